@@ -1,0 +1,18 @@
+"""Files on disk to batches of images. Imports numpy and TensorFlow, never JAX and never `mobilenet_jax`."""
+
+from input_pipeline.batches import eval_batches, train_batches
+from input_pipeline.examples import DataError, Examples
+from input_pipeline.isic import check_images, read_isic
+from input_pipeline.sample import sample_dir
+from input_pipeline.splits import split_by_lesion
+
+__all__ = [
+    "DataError",
+    "Examples",
+    "check_images",
+    "eval_batches",
+    "read_isic",
+    "sample_dir",
+    "split_by_lesion",
+    "train_batches",
+]

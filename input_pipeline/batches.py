@@ -1,0 +1,106 @@
+"""Examples to batches of images with tf.data.
+
+A training batch is a pure function of (seed, step): the order of an epoch is a permutation drawn from (seed, epoch),
+the geometry of an example is one matrix drawn from (seed, epoch, example), and the tf.data graph draws nothing. So a
+run that starts at step s reads what a run that came to step s would have read, at once.
+"""
+
+import os
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow as tf
+
+from input_pipeline.augment import Augmentation, draw_affine
+from input_pipeline.examples import Examples
+
+Batch = dict[str, np.ndarray]
+
+_STREAM = 1  # keeps the draws of the order apart from those of the geometry
+_PARALLEL = os.cpu_count() or 1
+_PREFETCH = 2  # batches; a fixed number, so that memory does not depend on what tf.data finds worth buffering
+
+
+def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
+    """The order in which an epoch goes through `n` examples."""
+    return np.random.default_rng((seed, _STREAM, epoch)).permutation(n)
+
+
+def train_batches(
+    examples: Examples,
+    augmentation: Augmentation,
+    *,
+    image_size: int,
+    batch_size: int,
+    seed: int,
+    first_step: int,
+    last_step: int,
+) -> Iterator[Batch]:
+    """Augmented batches of steps `first_step` up to, not including, `last_step`.
+
+    An epoch has `len(examples) // batch_size` steps. The examples left over differ from epoch to epoch.
+
+    Returns:
+        An iterator of `image` float32 `[batch, size, size, 3]` in [0, 1], `label` int32 `[batch]` and `index` int64
+        `[batch]`, the example's position in `examples`.
+    """
+    steps_per_epoch = len(examples) // batch_size
+
+    def plan() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+        order, order_epoch = np.empty(0), -1
+        for step in range(first_step, last_step):
+            epoch, position = divmod(step, steps_per_epoch)
+            if epoch != order_epoch:
+                order, order_epoch = epoch_order(len(examples), seed, epoch), epoch
+            index = order[position * batch_size : (position + 1) * batch_size]
+            affine = np.stack([draw_affine(augmentation, seed, epoch, i, image_size) for i in index])
+            # The op below takes a matrix by rows without its last entry, which is 1.
+            yield examples.paths[index], examples.labels[index], index, affine.reshape(-1, 9)[:, :8]
+
+    def load(path: tf.Tensor, label: tf.Tensor, index: tf.Tensor, affine: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"image": _load(path, image_size), "label": label, "index": index, "affine": affine}
+
+    def warp(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        image = tf.raw_ops.ImageProjectiveTransformV3(
+            images=batch["image"],
+            transforms=batch["affine"],
+            output_shape=[image_size, image_size],
+            interpolation="BILINEAR",
+            fill_mode="NEAREST",
+            fill_value=0.0,
+        )
+        return {"image": image / 255, "label": batch["label"], "index": batch["index"]}
+
+    signature = (
+        tf.TensorSpec([batch_size], tf.string),
+        tf.TensorSpec([batch_size], tf.int32),
+        tf.TensorSpec([batch_size], tf.int64),
+        tf.TensorSpec([batch_size, 8], tf.float32),
+    )
+    dataset = tf.data.Dataset.from_generator(plan, output_signature=signature).unbatch()
+    dataset = dataset.map(load, num_parallel_calls=_PARALLEL).batch(batch_size, drop_remainder=True).map(warp)
+    return dataset.prefetch(_PREFETCH).as_numpy_iterator()
+
+
+def eval_batches(examples: Examples, *, image_size: int, batch_size: int) -> Iterator[Batch]:
+    """Every example once, in order, unchanged but for its size; the last batch is filled up with zeros.
+
+    Returns:
+        An iterator of `image` float32 `[batch, size, size, 3]` in [0, 1], `label` int32 `[batch]` and `mask` bool
+        `[batch]`, False for what fills up.
+    """
+
+    def load(path: tf.Tensor, label: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"image": _load(path, image_size) / 255, "label": label, "mask": True}
+
+    dataset = tf.data.Dataset.from_tensor_slices((examples.paths, examples.labels))
+    dataset = dataset.map(load, num_parallel_calls=_PARALLEL).batch(batch_size).prefetch(_PREFETCH)
+    for batch in dataset.as_numpy_iterator():
+        missing = batch_size - len(batch["label"])
+        yield {k: np.pad(v, [(0, missing)] + [(0, 0)] * (v.ndim - 1)) if missing else v for k, v in batch.items()}
+
+
+def _load(path: tf.Tensor, image_size: int) -> tf.Tensor:
+    """A JPEG as float32 `[size, size, 3]` from 0 to 255, smoothed before it is made smaller."""
+    image = tf.io.decode_jpeg(tf.io.read_file(path), channels=3)
+    return tf.image.resize(image, (image_size, image_size), antialias=True)

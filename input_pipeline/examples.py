@@ -1,0 +1,44 @@
+"""The table every source is read into, and the error every source raises."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+
+class DataError(ValueError):
+    """The data are not as they should be. The message is one line: file, line and what to do."""
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """A list of images with what is known of each: four columns of one length. No pixels are held.
+
+    Attributes:
+        paths: `[n]` str, the JPEG files.
+        labels: `[n]` int32, positions in `class_names`.
+        lesions: `[n]` str, which lesion is shown; images of one lesion belong to one side of a split.
+        rows: `[n]` str, where the example was read from, as `file:line`, for error messages.
+        class_names: the classes in the order of the labels.
+    """
+
+    paths: np.ndarray
+    labels: np.ndarray
+    lesions: np.ndarray
+    rows: np.ndarray
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def take(self, indices: np.ndarray) -> "Examples":
+        """The examples at `indices`, in that order."""
+        columns = (c[indices] for c in (self.paths, self.labels, self.lesions, self.rows))
+        return Examples(*columns, self.class_names)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of file names, labels and lesions in order: the same data in another folder has the same."""
+        digest = hashlib.sha256(repr(self.class_names).encode())
+        for path, label, lesion in zip(self.paths, self.labels, self.lesions, strict=True):
+            digest.update(f"{path.rpartition('/')[2]},{label},{lesion}\n".encode())
+        return digest.hexdigest()
