@@ -1,5 +1,6 @@
 """Files on disk to batches of images. Imports numpy and TensorFlow, never JAX and never `mobilenet_jax`."""
 
+from input_pipeline.augment import Augmentation
 from input_pipeline.batches import eval_batches, train_batches
 from input_pipeline.examples import DataError, Examples
 from input_pipeline.isic import check_images, read_isic
@@ -7,6 +8,7 @@ from input_pipeline.sample import sample_dir
 from input_pipeline.splits import split_by_lesion
 
 __all__ = [
+    "Augmentation",
     "DataError",
     "Examples",
     "check_images",

@@ -1,0 +1,67 @@
+"""Fine-tunes MobileNet v1 to tell seven kinds of skin lesion apart.
+
+    python train.py --config=configs/mobilenet.py
+        the embedded sample of drawn lesions, from random weights: about two minutes on two CPU cores
+
+    python train.py --config=configs/mobilenet.py:isic2018 --config.data.dir=DIR
+        the recipe of the 2018 article on the real images; DIR is the ISIC archive's download, unpacked
+
+Any value below is changed by `--config.SECTION.KEY=VALUE`.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def get_config(recipe: str = "sample") -> ConfigDict:
+    """The configuration of one of two recipes, `sample` and `isic2018`."""
+    if recipe not in ("sample", "isic2018"):
+        raise ValueError(f"configs/mobilenet.py:{recipe}: the recipes are 'sample' and 'isic2018'")
+    config = ConfigDict()
+    config.seed = 0  # of the split, the weights, the order, the augmentation and dropout
+
+    config.data = ConfigDict()
+    config.data.source = "isic2018"  # 'isic2018', the archive's layout in data.dir, or 'sample', the drawn lesions
+    config.data.dir = ""  # the folder that holds ISIC2018_Task3_Training_Input
+    config.data.image_size = 224  # pixels, height and width; 32 or more
+    config.data.split = "lesion"  # all images of a lesion on one side, each class in the same share
+    config.data.val_fraction = 0.3  # of the lesions
+
+    config.augment = ConfigDict()  # of training images; validation images are only resized
+    config.augment.rotation = 30.0  # degrees to either side
+    config.augment.width_shift = 0.3  # share of the width, to either side
+    config.augment.height_shift = 0.3  # share of the height, up and down
+    config.augment.zoom = 0.3  # each axis by its own factor from 1 - zoom to 1 + zoom
+    config.augment.horizontal_flip = True
+
+    config.model = ConfigDict()
+    config.model.alpha = 1.0  # the width: 0.25, 0.5, 0.75 or 1.0
+    config.model.head = "article"  # 'article': two dense layers of 1024; 'small': global average pooling, for phones
+    config.model.dropout = 0.5
+    config.model.num_classes = 7
+
+    config.init = ConfigDict()
+    # A Keras HDF5 file of MobileNet without top, 'imagenet' for Keras's public file, or None for random weights
+    # (on the command line: --config.init.weights=).
+    config.init.weights = placeholder(str)
+    config.init.weights = "imagenet"
+
+    config.optimizer = ConfigDict()
+    config.optimizer.name = "sgd"  # or 'adadelta' (decay rate 0.95), which takes no momentum
+    config.optimizer.learning_rate = 0.001
+    config.optimizer.momentum = 0.9
+
+    config.train = ConfigDict()
+    config.train.batch_size = 32  # of all devices together
+    config.train.epochs = 100
+
+    if recipe == "sample":  # sized for two CPU cores; random weights take larger steps than trained ones
+        config.data.source = "sample"
+        config.data.image_size = 64
+        config.model.alpha = 0.25
+        config.model.head = "small"
+        config.model.dropout = 0.2
+        config.init.weights = None
+        config.optimizer.learning_rate = 0.05
+        config.train.epochs = 40
+    return config.lock()

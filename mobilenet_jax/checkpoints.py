@@ -1,0 +1,57 @@
+"""Checkpoints of a run: the latest, to go on from, and the best, to use."""
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from mobilenet_jax.train_step import TrainState
+
+BEST_BY = "val_balanced_accuracy"
+
+
+class Checkpoints:
+    """The folder `checkpoints/` of a workdir, one sub-folder for each step that is kept.
+
+    A checkpoint holds the state and the run's history: the record of every epoch so far, and what the data were.
+    Saving goes on in the background, and a checkpoint appears under its name only when it is whole. Use as a context:
+    leaving it waits for the last one.
+    """
+
+    def __init__(self, folder: Path):
+        policies = [
+            checkpoint_managers.LatestN(1),
+            checkpoint_managers.BestN(get_metric_fn=lambda metrics: metrics[BEST_BY], n=1),
+        ]
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+            best_fn=lambda metrics: metrics[BEST_BY],
+            best_mode="max",
+        )
+        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._manager.close()
+
+    def latest_step(self) -> int | None:
+        """The step of the newest whole checkpoint, None if there is none."""
+        return self._manager.latest_step()
+
+    def save(self, state: TrainState, history: dict[str, Any]) -> None:
+        """Starts to save after an epoch; `history["epochs"]` ends with that epoch's record."""
+        record = history["epochs"][-1]
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), history=ocp.args.JsonSave(history))
+        self._manager.save(record["step"], args=args, metrics={BEST_BY: record[BEST_BY]})
+
+    def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """The latest state and its history. `like` gives shapes, types and the devices to restore to."""
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), history=ocp.args.JsonRestore())
+        restored = self._manager.restore(self._manager.latest_step(), args=args)
+        return restored.state, restored.history

@@ -1,0 +1,117 @@
+"""What a configuration may say: each key, its type and its range. `configs/mobilenet.py` says what they mean."""
+
+import difflib
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from mobilenet_jax.model import ALPHAS, MIN_IMAGE_SIZE
+
+
+class ConfigError(ValueError):
+    """A configuration has an unknown key or a value out of range. The message names both, and the nearest right."""
+
+
+class _Rule(NamedTuple):
+    types: tuple[type, ...]
+    accepts: Callable[[Any], bool]
+    description: str
+
+
+def _number(low: float, high: float = float("inf"), *, above: bool = False, below: bool = False) -> _Rule:
+    """A number from `low` to `high`; `above` and `below` leave out the bound itself."""
+    left, right = "(" if above else "[", ")" if below or high == float("inf") else "]"
+
+    def accepts(x: float) -> bool:
+        return (low < x if above else low <= x) and (x < high if below else x <= high and x < float("inf"))
+
+    return _Rule((int, float), accepts, f"a number in {left}{low}, {high}{right}")
+
+
+def _integer(low: int) -> _Rule:
+    return _Rule((int,), lambda x: x >= low, f"a whole number, {low} or more")
+
+
+def _one_of(*values: Any) -> _Rule:
+    types = tuple({type(v) for v in values} | ({int} if isinstance(values[0], float) else set()))
+    return _Rule(types, lambda x: x in values, "one of " + ", ".join(map(repr, values)))
+
+
+_TEXT = _Rule((str,), lambda _: True, "text")
+_SWITCH = _Rule((bool,), lambda _: True, "True or False")
+
+_RULES: dict[str, _Rule] = {
+    "seed": _integer(0),
+    "data.source": _one_of("sample", "isic2018"),
+    "data.dir": _TEXT,
+    "data.image_size": _integer(MIN_IMAGE_SIZE),
+    "data.split": _one_of("lesion"),
+    "data.val_fraction": _number(0, 1, above=True, below=True),
+    "augment.rotation": _number(0, 180),
+    "augment.width_shift": _number(0, 1),
+    "augment.height_shift": _number(0, 1),
+    "augment.zoom": _number(0, 1, below=True),
+    "augment.horizontal_flip": _SWITCH,
+    "model.alpha": _one_of(*ALPHAS),
+    "model.head": _one_of("article", "small"),
+    "model.dropout": _number(0, 1, below=True),
+    "model.num_classes": _integer(2),
+    "init.weights": _Rule((str, type(None)), lambda _: True, "text or None"),
+    "optimizer.name": _one_of("sgd", "adadelta"),
+    "optimizer.learning_rate": _number(0, above=True),
+    "optimizer.momentum": _number(0, 1, below=True),
+    "train.batch_size": _integer(1),
+    "train.epochs": _integer(1),
+}
+
+
+def check_config(config: ConfigDict) -> None:
+    """Refuses a configuration with a key that is unknown or missing, or a value of the wrong type or out of range.
+
+    Raises:
+        ConfigError: names the first such key, its value and what is right.
+    """
+    values = _flatten(config.to_dict())
+    check_keys(values)
+    for key, rule in _RULES.items():
+        if key not in values:
+            raise ConfigError(f"config.{key} is missing: it is {rule.description}")
+        value = values[key]
+        of_type = isinstance(value, rule.types) and (bool in rule.types or not isinstance(value, bool))
+        if not of_type or not rule.accepts(value):
+            near = difflib.get_close_matches(value, rule.description.split("'"), 1) if isinstance(value, str) else []
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise ConfigError(f"config.{key} is {value!r}, not {rule.description}{hint}")
+    if values["data.source"] == "isic2018" and not values["data.dir"]:
+        raise ConfigError("config.data.dir is empty: --config.data.dir=DIR names the unpacked download of ISIC 2018")
+
+
+def check_keys(keys: Iterable[str]) -> None:
+    """Refuses a key, such as `train.epochs`, that no configuration has.
+
+    Raises:
+        ConfigError: names the first such key and the known one nearest to it.
+    """
+    for key in keys:
+        if key not in _RULES:
+            near = difflib.get_close_matches(key, _RULES, 1, 0.5)
+            hint = f"did you mean config.{near[0]}?" if near else f"the keys are {', '.join(_RULES)}"
+            raise ConfigError(f"unknown key config.{key}: {hint}")
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """The keys whose values differ, as `train.epochs: 10 -> 20`."""
+    before, after = _flatten(old), _flatten(new)
+    return [
+        f"{key}: {before.get(key)!r} -> {after.get(key)!r}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key)
+    ]

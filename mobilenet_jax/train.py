@@ -1,0 +1,248 @@
+"""The main job: a configuration and a workdir to a trained model and its figures."""
+
+import math
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from input_pipeline import (
+    Augmentation,
+    Examples,
+    check_images,
+    eval_batches,
+    read_isic,
+    sample_dir,
+    split_by_lesion,
+    train_batches,
+)
+from mobilenet_jax import mesh as meshes
+from mobilenet_jax.checkpoints import BEST_BY, Checkpoints
+from mobilenet_jax.config import ConfigError, check_config
+from mobilenet_jax.metrics import epoch_metrics
+from mobilenet_jax.model import MobileNet
+from mobilenet_jax.pretrained import imagenet_file, load_pretrained
+from mobilenet_jax.train_step import Outcome, TrainState, make_eval_step, make_optimizer, make_train_step, new_state
+from mobilenet_jax.workdir import WorkdirError, open_workdir, write_metrics, write_summary
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on. The message says where it stopped and what to try."""
+
+
+def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, Any]:
+    """Trains, evaluates after every epoch, and leaves figures and checkpoints in `workdir`.
+
+    Called again with the same workdir it goes on after the last epoch that was saved, and what comes out is, on a
+    CPU, equal to the bit to what an undisturbed run gives.
+
+    Args:
+        config: as `configs/mobilenet.py` gives it.
+        workdir: a folder that does not exist, is empty, or holds an earlier part of this run.
+
+    Returns:
+        What `summary.json` holds: `best` and `last` (the records of those epochs), sizes of data and model, seconds.
+
+    Raises:
+        ConfigError, DataError, WeightsError, WorkdirError: something is wrong with what the run is given; found before
+            the first step.
+        TrainingError: the loss became infinite or NaN.
+    """
+    workdir = Path(workdir)
+    check_config(config)
+    training, validation = load_examples(config)
+    if config.train.batch_size > len(training):
+        raise ConfigError(f"config.train.batch_size is {config.train.batch_size}, more than the training images")
+    mesh = meshes.data_mesh()
+    if config.train.batch_size % mesh.size:
+        raise ConfigError(f"config.train.batch_size is {config.train.batch_size}, no multiple of {mesh.size} devices")
+
+    run = _Run(config, mesh, training, validation)
+    open_workdir(workdir, config.to_dict(), bytes_needed=3 * sum(x.nbytes for x in jax.tree.leaves(run.state)))
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        if checkpoints.latest_step() is not None:
+            run.resume(checkpoints, workdir)
+        while run.epochs_done < config.train.epochs:
+            run.train_epoch()
+            write_metrics(workdir, run.records)
+            checkpoints.save(run.state, run.history)
+    summary = run.summary()
+    write_metrics(workdir, run.records)
+    write_summary(workdir, summary)
+    _report(workdir, summary)
+    return summary
+
+
+def load_examples(config: ConfigDict) -> tuple[Examples, Examples]:
+    """The examples for training and validation that a configuration names, each image checked.
+
+    Raises:
+        DataError: see `input_pipeline`.
+        ConfigError: the data's classes are not as many as the model's.
+    """
+    examples = read_isic(sample_dir() if config.data.source == "sample" else config.data.dir)
+    if len(examples.class_names) != config.model.num_classes:
+        raise ConfigError(
+            f"config.model.num_classes is {config.model.num_classes}, the data have {len(examples.class_names)}"
+        )
+    training, validation = split_by_lesion(examples, config.data.val_fraction, config.seed)
+    check_images(examples)
+    for name, part in (("training", training), ("validation", validation)):
+        counts = np.bincount(part.labels, minlength=len(part.class_names))
+        table = " ".join(f"{n} {c}" for n, c in zip(part.class_names, counts, strict=True))
+        print(f"{name}: {len(part)} images of {len(set(part.lesions))} lesions ({table})")
+    return training, validation
+
+
+def init_model(config: ConfigDict, key: jax.Array) -> tuple[MobileNet, dict[str, Any]]:
+    """The model of a configuration and its first variables: random, the backbone's from `init.weights` if given.
+
+    Raises:
+        WeightsError: the weights cannot be had, or are not for this model.
+    """
+    model = MobileNet(config.model.alpha, config.model.head, config.model.num_classes, config.model.dropout)
+    size, weights = config.data.image_size, config.init.weights
+    variables = jax.jit(lambda key: model.init(key, jnp.zeros((1, size, size, 3)), train=False))(key)
+    if weights:
+        path = imagenet_file(model.alpha, size) if weights == "imagenet" else weights
+        _, pretrained = load_pretrained(path, model.alpha)
+        variables = {name: {**variables[name], **pretrained[name]} for name in ("params", "batch_stats")}
+        print(f"backbone from {path}")
+    return model, variables
+
+
+class _Run:
+    """A run between its epochs: the state, and the records of the epochs done."""
+
+    def __init__(self, config: ConfigDict, mesh: Any, training: Examples, validation: Examples):
+        init_key, dropout_key = jax.random.split(jax.random.key(config.seed))
+        model, variables = init_model(config, init_key)
+        optimizer = make_optimizer(config.optimizer.name, config.optimizer.learning_rate, config.optimizer.momentum)
+        self.state = meshes.replicate(mesh, new_state(variables["params"], variables["batch_stats"], optimizer))
+        self.records: list[dict[str, Any]] = []
+        self._train_step = make_train_step(model, optimizer, dropout_key)
+        self._eval_step = make_eval_step(model)
+        self._config, self._mesh = config, mesh
+        self._training, self._validation = training, validation
+        self._batches: Iterator[dict[str, np.ndarray]] | None = None
+        print(f"model: {sum(x.size for x in jax.tree.leaves(variables['params'])):,} trainable parameters, "
+              f"on {mesh.size} {jax.default_backend()} device(s)")  # fmt: skip
+
+    @property
+    def epochs_done(self) -> int:
+        return len(self.records)
+
+    @property
+    def history(self) -> dict[str, Any]:
+        """What a checkpoint holds beside the state."""
+        return {"epochs": self.records, "data": [self._training.fingerprint(), self._validation.fingerprint()]}
+
+    def resume(self, checkpoints: Checkpoints, workdir: Path) -> None:
+        """Goes back to the latest checkpoint."""
+        self.state, history = checkpoints.restore(self.state)
+        if history["data"] != self.history["data"]:
+            raise WorkdirError(f"the images or their labels are not those {workdir} was trained on: choose another one")
+        self.records = history["epochs"]
+        print(f"going on after epoch {self.epochs_done}, step {int(self.state.step)}")
+
+    def train_epoch(self) -> None:
+        """Trains on one epoch, evaluates, and adds the record."""
+        start = time.perf_counter()
+        trained = epoch_metrics(self._train_one_epoch())
+        train_seconds = time.perf_counter() - start
+        if not math.isfinite(trained["loss"]):
+            raise TrainingError(
+                f"the training loss is {trained['loss']} in epoch {self.epochs_done + 1}: the last checkpoint is kept; "
+                f"lower config.optimizer.learning_rate ({self._config.optimizer.learning_rate})"
+            )
+        evaluated = epoch_metrics(self._evaluate())
+        steps = len(self._training) // self._config.train.batch_size
+        record = {
+            "epoch": self.epochs_done + 1,
+            "step": int(self.state.step),
+            **{f"train_{k}": v for k, v in trained.items()},
+            **{f"val_{k}": v for k, v in evaluated.items()},
+            "seconds": round(time.perf_counter() - start, 3),
+            "images_per_second": round(steps * self._config.train.batch_size / train_seconds, 1),
+        }
+        self.records.append(record)
+        tqdm.write(_epoch_line(record, self._config.train.epochs))
+
+    def _train_one_epoch(self) -> list[Outcome]:
+        config = self._config
+        steps = len(self._training) // config.train.batch_size
+        if self._batches is None:
+            self._batches = train_batches(
+                self._training,
+                Augmentation(**config.augment),
+                image_size=config.data.image_size,
+                batch_size=config.train.batch_size,
+                seed=config.seed,
+                first_step=int(self.state.step),
+                last_step=config.train.epochs * steps,
+            )
+        outcomes: list[Outcome] = []
+        bar = tqdm(
+            total=steps * config.train.batch_size,
+            desc=f"epoch {self.epochs_done + 1}/{config.train.epochs}",
+            unit=" images",
+            disable=None,  # on anything but a terminal
+            leave=False,
+        )
+        for _, batch in zip(range(steps), self._batches, strict=False):
+            self.state, outcome = self._train_step(self.state, meshes.shard(self._mesh, batch))
+            outcomes.append(outcome)
+            if len(outcomes) > 1 and not bar.disable:  # a step late, so that the device never waits for the bar
+                shown = epoch_metrics(outcomes[-2:-1])
+                bar.set_postfix(loss=f"{shown['loss']:.3f}", accuracy=f"{shown['accuracy']:.3f}", refresh=False)
+            bar.update(config.train.batch_size)
+        bar.close()
+        return outcomes
+
+    def _evaluate(self) -> list[Outcome]:
+        batches = eval_batches(
+            self._validation, image_size=self._config.data.image_size, batch_size=self._config.train.batch_size
+        )
+        return [self._eval_step(self.state, meshes.shard(self._mesh, batch)) for batch in batches]
+
+    def summary(self) -> dict[str, Any]:
+        """The run in figures. Of epochs equally good, the later is the best: its checkpoint is the one kept."""
+        return {
+            "best": max(self.records, key=lambda r: (r[BEST_BY], r["epoch"])),
+            "last": self.records[-1],
+            "training_images": len(self._training),
+            "validation_images": len(self._validation),
+            "parameters": sum(x.size for x in jax.tree.leaves(self.state.params)),
+            "seconds": round(sum(r["seconds"] for r in self.records), 1),
+        }
+
+
+def _epoch_line(record: dict[str, Any], epochs: int) -> str:
+    sides = "   ".join(
+        f"{name} loss {record[f'{side}_loss']:.4f} accuracy {record[f'{side}_accuracy']:.4f} "
+        f"balanced {record[f'{side}_balanced_accuracy']:.4f}"
+        for side, name in (("train", "training"), ("val", "validation"))
+    )
+    return (
+        f"epoch {record['epoch']:>{len(str(epochs))}}/{epochs}   {sides}   "
+        f"{record['seconds']:.1f} s, {record['images_per_second']:.0f} images/s"
+    )
+
+
+def _report(workdir: Path, summary: dict[str, Any]) -> None:
+    best = summary["best"]
+    print(
+        f"best: epoch {best['epoch']}, validation balanced accuracy {best['val_balanced_accuracy']:.4f}, "
+        f"accuracy {best['val_accuracy']:.4f}, loss {best['val_loss']:.4f}\n"
+        f"figures: {workdir / 'metrics.jsonl'}, {workdir / 'summary.json'}, {workdir / 'curves.png'}\n"
+        f"checkpoints: {workdir / 'checkpoints'} (latest {summary['last']['step']}, best {best['step']})",
+        file=sys.stdout,
+        flush=True,
+    )

@@ -1,0 +1,54 @@
+"""Trains a MobileNet as a configuration says.
+
+python train.py --config=configs/mobilenet.py [--workdir=DIR] [--config.SECTION.KEY=VALUE ...]
+"""
+
+import os
+import platform
+import sys
+
+if platform.libc_ver()[0] == "glibc" and "GLIBC_TUNABLES" not in os.environ:
+    # A step frees and takes again hundreds of megabytes, and the kernel hands them out a page at a time unless malloc
+    # asks for huge ones. Asking trains about 1.4 times faster on CPUs (benchmarks/train_step.py), but is read only
+    # when a process starts, so this one starts anew.
+    os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
+    os.execv(sys.executable, sys.orig_argv)
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only, not what TensorFlow was built with
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # nor a word on a library for layers it is not asked for
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # spares 100 MB: no Keras is used, and TensorFlow then imports none
+
+import re
+from pathlib import Path
+
+import tensorflow as tf
+from absl import flags, logging
+from ml_collections import config_flags
+
+from mobilenet_jax.cli import run_as_command
+from mobilenet_jax.config import ConfigError, check_keys
+from mobilenet_jax.train import train_and_evaluate
+
+CONFIG = config_flags.DEFINE_config_file("config", help_string="The experiment, such as configs/mobilenet.py.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder for all that comes out; runs/NAME-OF-CONFIG if not given.")
+DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
+
+
+def main() -> None:
+    """Parses the command line and trains."""
+    check_keys(re.findall(r"--config\.([\w.]+)", " ".join(sys.argv)))
+    try:
+        rest = flags.FLAGS(sys.argv)[1:]
+    except flags.Error as error:  # its last line says what is wrong; above may stand a traceback through the config
+        raise ConfigError(str(error).strip().rpartition("\n")[2]) from error
+    config_file = config_flags.get_config_filename(flags.FLAGS["config"])
+    if rest or not config_file:
+        raise ConfigError(f"unexpected argument {rest[0]}" if rest else "--config=configs/mobilenet.py is missing")
+    tf.config.set_visible_devices([], "GPU")  # or TensorFlow takes all the memory JAX is to have
+    name = Path(config_file).name.replace(".py", "").replace(":", "-")
+    train_and_evaluate(CONFIG.value, WORKDIR.value or Path("runs") / name)
+
+
+if __name__ == "__main__":
+    logging.set_verbosity("warning")
+    run_as_command(main, debug="--debug" in sys.argv)
