@@ -33,8 +33,9 @@ class Examples:
 
     def take(self, indices: np.ndarray) -> "Examples":
         """The examples at `indices`, in that order."""
-        columns = (c[indices] for c in (self.paths, self.labels, self.lesions, self.rows))
-        return Examples(*columns, self.class_names)
+        return Examples(
+            self.paths[indices], self.labels[indices], self.lesions[indices], self.rows[indices], self.class_names
+        )
 
     def fingerprint(self) -> str:
         """SHA-256 of file names, labels and lesions in order: the same data in another folder has the same."""

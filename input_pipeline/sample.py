@@ -163,7 +163,7 @@ def _paint_mel(canvas: _Canvas, rng: np.random.Generator) -> None:
     canvas.cover((0.8, 0.66, 0.62), 0.7 * body * _step((canvas.noise(rng, 0.8) - 1.4) / 0.2))
     streaks = _step((canvas.noise(rng, 3.0) - 0.6) / 0.2) * np.exp(-(((distance - 1.0) / 0.12) ** 2))
     canvas.cover((0.16, 0.1, 0.09), 0.8 * streaks)
-    canvas.dots(rng, rng.integers(5, 14), 0.6, (0.02, 0.06), (0.1, 0.07, 0.07))
+    canvas.dots(rng, int(rng.integers(5, 14)), 0.6, (0.02, 0.06), (0.1, 0.07, 0.07))
 
 
 def _paint_nv(canvas: _Canvas, rng: np.random.Generator) -> None:
@@ -181,7 +181,7 @@ def _paint_bcc(canvas: _Canvas, rng: np.random.Generator) -> None:
     canvas.cover((0.95, 0.84, 0.82), 0.5 * body * _step(canvas.noise(rng, 1.0) - 0.8))
     for _ in range(rng.integers(3, 6)):
         canvas.vessel(rng, rng.uniform(0.45, 0.7), (0.72, 0.16, 0.18))
-    canvas.dots(rng, rng.integers(4, 12), 0.45, (0.04, 0.12), (0.42, 0.44, 0.53), soft=0.7)
+    canvas.dots(rng, int(rng.integers(4, 12)), 0.45, (0.04, 0.12), (0.42, 0.44, 0.53), soft=0.7)
     if rng.random() < 0.4:
         canvas.dots(rng, 1, 0.25, (0.1, 0.18), (0.5, 0.14, 0.1))
 
@@ -201,8 +201,8 @@ def _paint_bkl(canvas: _Canvas, rng: np.random.Generator) -> None:
     canvas.cover(_shade(rng, (0.64, 0.5, 0.34), 0.05), body)
     furrows = np.exp(-((canvas.noise(rng, 1.3) / 0.18) ** 2))
     canvas.cover((0.42, 0.31, 0.2), 0.6 * body * furrows)
-    canvas.dots(rng, rng.integers(6, 14), 0.5, (0.025, 0.05), (0.97, 0.92, 0.78))
-    canvas.dots(rng, rng.integers(4, 10), 0.5, (0.03, 0.055), (0.22, 0.14, 0.08))
+    canvas.dots(rng, int(rng.integers(6, 14)), 0.5, (0.025, 0.05), (0.97, 0.92, 0.78))
+    canvas.dots(rng, int(rng.integers(4, 10)), 0.5, (0.03, 0.055), (0.22, 0.14, 0.08))
 
 
 def _paint_df(canvas: _Canvas, rng: np.random.Generator) -> None:
@@ -220,7 +220,7 @@ def _paint_vasc(canvas: _Canvas, rng: np.random.Generator) -> None:
     lacunae = ((0.55, 0.05, 0.12), (0.36, 0.05, 0.2), (0.2, 0.06, 0.18))
     tone = rng.integers(3)
     for _ in range(3):
-        canvas.dots(rng, rng.integers(3, 7), 0.42, (0.09, 0.18), _shade(rng, lacunae[tone], 0.02))
+        canvas.dots(rng, int(rng.integers(3, 7)), 0.42, (0.09, 0.18), _shade(rng, lacunae[tone], 0.02))
 
 
 _PAINT = {

@@ -104,9 +104,10 @@ def _kernel_gradient(x: jax.Array, grad: jax.Array, stride: int, padding: Paddin
         images -= 1
     out = grad.shape[1:3]
 
-    def add_images(total: jax.Array, part: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        xp = jnp.pad(part[0], ((0, 0), *padding, (0, 0)))
-        products = [_tap(xp, i, j, stride, out) * part[1] for i, j in _TAPS]
+    def add_images(total: jax.Array, part: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
+        x, grad = part
+        xp = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+        products = [_tap(xp, i, j, stride, out) * grad for i, j in _TAPS]
         return total + jnp.stack([p.sum((0, 1), dtype=total.dtype) for p in products]), None
 
     parts = tuple(a.reshape(batch // images, images, *a.shape[1:]) for a in (x, grad))

@@ -99,7 +99,7 @@ def make_eval_step(model: MobileNet) -> Callable[[TrainState, Arrays], Outcome]:
 
     def eval_step(state: TrainState, batch: Arrays) -> Outcome:
         variables = {"params": state.params, "batch_stats": state.batch_stats}
-        logits = model.apply(variables, batch["image"], train=False)
+        logits: Any = model.apply(variables, batch["image"], train=False)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
         return Outcome(losses, logits.argmax(-1), batch["label"], batch["mask"])
 

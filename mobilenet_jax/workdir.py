@@ -7,10 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("agg")
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 from mobilenet_jax.config import differences
 
@@ -81,7 +78,8 @@ def _write(path: Path, text: str) -> None:
 def _draw_curves(path: Path, records: Sequence[dict[str, Any]]) -> None:
     """The article's figure: loss and accuracy of training and validation by epoch, and balanced accuracy."""
     epochs = [r["epoch"] for r in records]
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    axes = figure.subplots(1, 3)
     for axis, metric in zip(axes, ("loss", "accuracy", "balanced_accuracy"), strict=True):
         for side, name, style in (("train", "training", "o-"), ("val", "validation", "s-")):
             values = [r[f"{side}_{metric}"] for r in records]
@@ -94,5 +92,4 @@ def _draw_curves(path: Path, records: Sequence[dict[str, Any]]) -> None:
     axes[0].legend()
     unfinished = path.with_name(f".{path.name}.unfinished")
     figure.savefig(unfinished, format="png", dpi=100)
-    plt.close(figure)
     os.replace(unfinished, path)

@@ -1,0 +1,1 @@
+"""Measurements, each against a named peer, both sides in one run."""
