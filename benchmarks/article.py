@@ -44,7 +44,7 @@ class Side:
                 status = Path(f"/proc/{self._process.pid}/status").read_text()
                 self.peak_megabytes = int(status.partition("VmHWM:")[2].split()[0]) / 1000
                 return line, seconds
-        raise RuntimeError(f"{self._process.args} ended early")
+        raise RuntimeError(f"{self._process.args!r} ended early")
 
     def end(self) -> None:
         """Lets the process finish."""

@@ -202,11 +202,13 @@ class _Run:
         for _, batch in zip(range(steps), self._batches, strict=False):
             self.state, outcome = self._train_step(self.state, meshes.shard(self._mesh, batch))
             outcomes.append(outcome)
-            if len(outcomes) > 1 and not bar.disable:  # a step late, so that the device never waits for the bar
-                shown = epoch_metrics(outcomes[-2:-1])
-                bar.set_postfix(loss=f"{shown['loss']:.3f}", accuracy=f"{shown['accuracy']:.3f}", refresh=False)
             if len(outcomes) == 1:
                 _return_memory()
+            # Looked at a step late: the device always has a step to do, and never more than two take memory.
+            before = jax.block_until_ready(outcomes[-2:-1])
+            if before and not bar.disable:
+                shown = epoch_metrics(before)
+                bar.set_postfix(loss=f"{shown['loss']:.3f}", accuracy=f"{shown['accuracy']:.3f}", refresh=False)
             bar.update(config.train.batch_size)
         bar.close()
         return outcomes

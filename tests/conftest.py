@@ -1,0 +1,84 @@
+"""Strict settings for all tests, and the data some of them need."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory) -> Path:
+    """A cache of its own, so that no test depends on, or changes, the user's."""
+    folder = tmp_path_factory.mktemp("cache")
+    os.environ["XDG_CACHE_HOME"] = str(folder)
+    return folder
+
+
+def _shared(path: str) -> Path:
+    if not (SHARED / path).exists():
+        pytest.skip(f"needs {SHARED / path}, which is not part of the repository")
+    return SHARED / path
+
+
+@pytest.fixture(scope="session")
+def weights() -> dict[float, Path]:
+    """Keras's ImageNet weights by alpha."""
+    names = {0.25: "mobilenet_2_5_224_tf_no_top.h5", 1.0: "mobilenet_1_0_224_tf_no_top.h5"}
+    return {alpha: _shared(f"weights/{name}") for alpha, name in names.items()}
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """27 dermoscopic images of 600 x 450 pixels in the archive's layout."""
+    return _shared("data/isic2018_task3_600x450")
+
+
+@pytest.fixture(scope="session")
+def real_images(real_data) -> list[Image.Image]:
+    """Four of them."""
+    return [Image.open(p) for p in sorted(real_data.glob("*/*.jpg"))[:4]]
+
+
+@pytest.fixture
+def tiny_isic(tmp_path) -> Path:
+    """42 images of 21 lesions, three lesions a class, of noise around a colour for each class."""
+    return write_isic(tmp_path / "isic")
+
+
+def write_isic(folder: Path, *, lesions_per_class: int = 3, size: int = 40, one: str = "1.0", zero: str = "0.0") -> Path:
+    """Writes a small data set in the archive's layout, two images a lesion."""
+    from input_pipeline.isic import CLASS_NAMES
+
+    images = folder / "ISIC2018_Task3_Training_Input"
+    truth = folder / "ISIC2018_Task3_Training_GroundTruth"
+    images.mkdir(parents=True)
+    truth.mkdir()
+    rng = np.random.default_rng(0)
+    rows, groups, number = [], [], 0
+    for label in range(7):
+        colour = np.array([40 + 30 * label, 250 - 30 * label, 128])
+        for lesion in range(lesions_per_class):
+            for _ in range(2):
+                name = f"ISIC_{number:07d}"
+                pixels = np.clip(colour + rng.normal(0, 10, (size, size, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(images / f"{name}.jpg")
+                rows.append(",".join([name, *(one if i == label else zero for i in range(7))]))
+                groups.append(f"{name},L{label}{lesion},histopathology")
+                number += 1
+    header = ",".join(["image", *CLASS_NAMES])
+    (truth / "ISIC2018_Task3_Training_GroundTruth.csv").write_text("\n".join([header, *rows]) + "\n")
+    (folder / "ISIC2018_Task3_Training_LesionGroupings.csv").write_text(
+        "\n".join(["image,lesion_id,diagnosis_confirm_type", *groups]) + "\n"
+    )
+    return folder
