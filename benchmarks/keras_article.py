@@ -28,8 +28,8 @@ def class_folders(examples: Examples, folder: Path) -> Path:
     return folder
 
 
-def build_model(alpha: float, size: int, weights: str) -> keras.Model:
-    """The article's model and its optimizer."""
+def build_model(alpha: float, size: int, weights: str | None) -> keras.Model:
+    """The article's model and its optimizer; weights are a path, or None for random ones."""
     backbone = keras.applications.MobileNet(
         weights=weights, include_top=False, alpha=alpha, input_shape=(size, size, 3)
     )

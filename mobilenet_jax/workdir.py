@@ -42,7 +42,9 @@ def open_workdir(workdir: Path, config: dict[str, Any], bytes_needed: int) -> No
                 f"{workdir} holds a run with another configuration ({'; '.join(changed)}): "
                 "choose another --workdir, or remove that one"
             )
-    elif workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+    elif workdir.exists() and (
+        not workdir.is_dir() or any(p.name != _unfinished(path).name for p in workdir.iterdir())
+    ):
         raise WorkdirError(f"{workdir} exists and holds no run: choose another --workdir")
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -68,11 +70,14 @@ def write_summary(workdir: Path, summary: dict[str, Any]) -> None:
     _write(workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
 
 
+def _unfinished(path: Path) -> Path:
+    """Where a file is written before it gets its name, so that under its name it is always whole."""
+    return path.with_name(f".{path.name}.unfinished")
+
+
 def _write(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(text)
-    os.replace(unfinished, path)
+    _unfinished(path).write_text(text)
+    os.replace(_unfinished(path), path)
 
 
 def _draw_curves(path: Path, records: Sequence[dict[str, Any]]) -> None:
@@ -90,6 +95,5 @@ def _draw_curves(path: Path, records: Sequence[dict[str, Any]]) -> None:
         axis.grid(alpha=0.3)
         axis.set_ylim(*((0, None) if metric == "loss" else (0, 1)))
     axes[0].legend()
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    figure.savefig(unfinished, format="png", dpi=100)
-    os.replace(unfinished, path)
+    figure.savefig(_unfinished(path), format="png", dpi=100)
+    os.replace(_unfinished(path), path)

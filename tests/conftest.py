@@ -56,7 +56,9 @@ def tiny_isic(tmp_path) -> Path:
     return write_isic(tmp_path / "isic")
 
 
-def write_isic(folder: Path, *, lesions_per_class: int = 3, size: int = 40, one: str = "1.0", zero: str = "0.0") -> Path:
+def write_isic(
+    folder: Path, *, lesions_per_class: int = 3, size: int = 40, one: str = "1.0", zero: str = "0.0"
+) -> Path:
     """Writes a small data set in the archive's layout, two images a lesion."""
     from input_pipeline.isic import CLASS_NAMES
 

@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from input_pipeline import Augmentation, eval_batches, read_isic, train_batches
+
+ARTICLE = Augmentation(30, 0.3, 0.3, 0.3, True)
+
+
+@pytest.fixture
+def examples(tiny_isic):
+    return read_isic(tiny_isic)
+
+
+def _train(examples, first, last, seed=0, augmentation=ARTICLE):
+    options = {"image_size": 32, "batch_size": 8, "seed": seed, "first_step": first, "last_step": last}
+    return list(train_batches(examples, augmentation, **options))
+
+
+def test_shapes_types_and_range(examples):
+    batch = _train(examples, 0, 1)[0]
+    assert batch["image"].shape == (8, 32, 32, 3)
+    assert batch["image"].dtype == np.float32
+    assert batch["label"].dtype == np.int32
+    assert 0 <= batch["image"].min() < batch["image"].max() <= 1
+    np.testing.assert_array_equal(batch["label"], examples.labels[batch["index"]])
+
+
+def test_a_batch_is_a_function_of_seed_and_step(examples):
+    whole = _train(examples, 0, 12)
+    for step in (0, 4, 5, 11):  # an epoch has 5 steps
+        [alone] = _train(examples, step, step + 1)
+        for key in alone:
+            np.testing.assert_array_equal(alone[key], whole[step][key])
+    assert not np.array_equal(_train(examples, 0, 1, seed=1)[0]["index"], whole[0]["index"])
+
+
+def test_an_epoch_shows_each_image_at_most_once_and_epochs_differ(examples):
+    batches = _train(examples, 0, 10)
+    first, second = (np.concatenate([b["index"] for b in part]) for part in (batches[:5], batches[5:]))
+    assert len(set(first)) == len(set(second)) == 40
+    assert not np.array_equal(first, second)
+
+
+def test_far_steps_are_as_near_as_the_first(examples):
+    assert len(_train(examples, 10**9, 10**9 + 2)) == 2
+
+
+def test_without_augmentation_training_sees_what_evaluation_sees(examples):
+    plain = np.concatenate([b["image"] for b in eval_batches(examples, image_size=32, batch_size=8)])
+    batch = _train(examples, 0, 1, augmentation=Augmentation())[0]
+    np.testing.assert_allclose(batch["image"], plain[batch["index"]], atol=1e-6)
+
+
+def test_evaluation_gives_every_example_once_in_order(examples):
+    batches = list(eval_batches(examples, image_size=32, batch_size=16))
+    assert [b["mask"].sum() for b in batches] == [16, 16, 10]
+    assert all(b["image"].shape == (16, 32, 32, 3) for b in batches)
+    labels, mask = (np.concatenate([b[k] for b in batches]) for k in ("label", "mask"))
+    np.testing.assert_array_equal(labels[mask], examples.labels)
+
+
+@pytest.mark.parametrize("size", [20, 32, 60])
+def test_resizing_keeps_the_mean_colour(examples, size):
+    image = np.concatenate([b["image"] for b in eval_batches(examples, image_size=size, batch_size=42)])
+    for path, resized in zip(examples.paths, image, strict=True):
+        original = np.asarray(Image.open(path), np.float32).mean((0, 1)) / 255
+        np.testing.assert_allclose(resized.mean((0, 1)), original, atol=0.01)

@@ -1,0 +1,66 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mobilenet_jax.cli import main, run_as_command
+
+
+def _run(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["mobilenet-jax", *arguments])
+    main()
+
+
+def test_summary_prints_the_table(monkeypatch, capsys):
+    _run(monkeypatch, "summary")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-3:] == [
+        "Total params: 3,228,864",
+        "Trainable params: 3,206,976",
+        "Non-trainable params: 21,888",
+    ]
+
+
+def test_summary_prints_json_for_other_sizes(monkeypatch, capsys):
+    _run(monkeypatch, "summary", "--alpha=0.25", "--image-size=65", "--include-top", "--format=json")
+    table = json.loads(capsys.readouterr().out)
+    assert table["layers"][1] == {
+        "name": "conv1_pad", "type": "ZeroPadding2D", "shape": [None, 67, 67, 3], "params": 0,
+    }  # fmt: skip
+    assert table["layers"][-1]["name"] == "conv_preds"
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"), [("--alpha=0.3", "invalid choice: 0.3"), ("--image-size=16", "16 is less than 32")]
+)
+def test_wrong_arguments_are_named(monkeypatch, capsys, argument, message):
+    with pytest.raises(SystemExit) as end:
+        _run(monkeypatch, "summary", argument)
+    assert end.value.code != 0
+    assert message in capsys.readouterr().err
+
+
+def test_the_installed_command_works():
+    command = Path(sys.executable).with_name("mobilenet-jax")
+    if not command.exists():
+        pytest.skip("the package is not installed in this environment: pip install -e .")
+    assert subprocess.run([command, "summary"], capture_output=True).returncode == 0
+
+
+def test_errors_are_one_line_and_debug_shows_where(capsys):
+    def fail():
+        raise ValueError("two\nlines")
+
+    with pytest.raises(SystemExit) as end:
+        run_as_command(fail, debug=False)
+    assert end.value.code == 1
+    assert capsys.readouterr().err == "error: two lines\n"
+    with pytest.raises(ValueError, match="two"):
+        run_as_command(fail, debug=True)
+
+
+def test_a_bug_is_not_hidden():
+    with pytest.raises(TypeError):
+        run_as_command(lambda: len(3), debug=False)

@@ -1,0 +1,77 @@
+import re
+
+import pytest
+from ml_collections import ConfigDict
+
+from configs.mobilenet import get_config
+from mobilenet_jax.config import ConfigError, check_config, differences
+
+
+def test_base_configurations_are_valid():
+    check_config(get_config())
+    config = get_config("isic2018")
+    config.data.dir = "somewhere"
+    check_config(config)
+
+
+def test_the_isic_recipe_is_the_articles():
+    config = get_config("isic2018").to_dict()
+    assert config["model"] == {"alpha": 1.0, "head": "article", "dropout": 0.5, "num_classes": 7}
+    assert config["optimizer"] == {"name": "sgd", "learning_rate": 0.001, "momentum": 0.9}
+    assert config["train"] == {"batch_size": 32, "epochs": 100}
+    assert config["data"]["image_size"] == 224
+    assert config["init"]["weights"] == "imagenet"
+    shifts = {"rotation": 30.0, "width_shift": 0.3, "height_shift": 0.3, "zoom": 0.3, "horizontal_flip": True}
+    assert config["augment"] == shifts
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("model.alpha", 0.3, "config.model.alpha is 0.3, not one of 0.25, 0.5, 0.75, 1.0"),
+        ("model.head", "artcle", "not one of 'article', 'small' (did you mean 'article'?)"),
+        ("model.dropout", 1.0, "config.model.dropout is 1.0, not a number in [0, 1)"),
+        ("model.num_classes", 1, "a whole number, 2 or more"),
+        ("data.image_size", 31, "config.data.image_size is 31, not a whole number, 32 or more"),
+        ("data.val_fraction", 0.0, "a number in (0, 1)"),
+        ("data.source", "isic", "did you mean 'isic2018'?"),
+        ("optimizer.learning_rate", 0.0, "a number in (0, inf)"),
+        ("optimizer.learning_rate", float("nan"), "config.optimizer.learning_rate is nan"),
+        ("optimizer.learning_rate", float("inf"), "config.optimizer.learning_rate is inf"),
+        ("optimizer.name", "adam", "one of 'sgd', 'adadelta'"),
+        ("train.batch_size", 0, "a whole number, 1 or more"),
+        ("train.epochs", True, "config.train.epochs is True"),
+        ("augment.zoom", 1.0, "a number in [0, 1)"),
+        ("seed", -1, "config.seed is -1"),
+    ],
+)
+def test_values_out_of_range_are_named_with_what_is_right(key, value, message):
+    *section, name = key.split(".")
+    config = get_config().to_dict()
+    (config[section[0]] if section else config)[name] = value
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        check_config(ConfigDict(config))
+
+
+def test_unknown_and_missing_keys_are_named_with_the_nearest():
+    config = ConfigDict(get_config().to_dict())
+    config.train.epoch = 3
+    with pytest.raises(ConfigError, match=r"unknown key config\.train\.epoch: did you mean config\.train\.epochs\?"):
+        check_config(config)
+    del config.train.epoch
+    del config.model.alpha
+    with pytest.raises(ConfigError, match=r"config\.model\.alpha is missing"):
+        check_config(config)
+
+
+def test_the_isic_recipe_needs_a_folder():
+    with pytest.raises(ConfigError, match=r"--config\.data\.dir=DIR"):
+        check_config(get_config("isic2018"))
+
+
+def test_differences_name_what_changed():
+    old, new = get_config().to_dict(), get_config().to_dict()
+    assert differences(old, new) == []
+    new["train"]["epochs"] = 7
+    del new["seed"]
+    assert differences(old, new) == ["seed: 0 -> None", f"train.epochs: {old['train']['epochs']} -> 7"]

@@ -1,0 +1,110 @@
+import re
+
+import numpy as np
+import pytest
+
+from input_pipeline import DataError, check_images, read_isic
+from tests.conftest import write_isic
+
+TRUTH = "ISIC2018_Task3_Training_GroundTruth/ISIC2018_Task3_Training_GroundTruth.csv"
+GROUPINGS = "ISIC2018_Task3_Training_LesionGroupings.csv"
+IMAGES = "ISIC2018_Task3_Training_Input"
+
+
+def test_reads_images_labels_and_lesions(tiny_isic):
+    examples = read_isic(tiny_isic)
+    assert examples.class_names == ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
+    assert len(examples) == 42
+    np.testing.assert_array_equal(examples.labels, np.repeat(np.arange(7), 6))
+    assert examples.paths[7] == str(tiny_isic / IMAGES / "ISIC_0000007.jpg")
+    assert examples.lesions[7] == "L10"
+    assert examples.rows[7].endswith("GroundTruth.csv:9")
+    check_images(examples)
+
+
+def test_the_articles_numbers_read_as_the_archives(tiny_isic, tmp_path):
+    article = read_isic(write_isic(tmp_path / "article", one="1", zero="0"))
+    assert article.fingerprint() == read_isic(tiny_isic).fingerprint()
+
+
+def test_reads_the_real_archive(real_data):
+    examples = read_isic(real_data)
+    assert len(examples) == 27
+    assert set(examples.labels) == set(range(7))
+    check_images(examples)
+
+
+def test_columns_in_another_order_keep_their_meaning(tiny_isic):
+    truth = tiny_isic / TRUTH
+    rows = [line.split(",") for line in truth.read_text().splitlines()]
+    truth.write_text("\n".join(",".join([r[0], *r[:0:-1]]) for r in rows))
+    np.testing.assert_array_equal(read_isic(tiny_isic).labels, np.repeat(np.arange(7), 6))
+
+
+def _edit(file, change):
+    def damage(folder):
+        path = folder / file
+        path.write_text(change(path.read_text()))
+
+    return damage
+
+
+def _swap_line(number, line):
+    def change(text):
+        lines = text.splitlines()
+        lines[number - 1 : number] = line
+        return "\n".join(lines) + "\n"
+
+    return change
+
+
+ROW = "ISIC_0000002,{}"
+BAD_TABLES = [
+    (lambda d: (d / IMAGES / "ISIC_0000004.jpg").unlink(), r"GroundTruth.csv:6: there is no .*ISIC_0000004.jpg"),
+    (_edit(TRUTH, _swap_line(4, [])), r"ISIC_0000002.jpg has no row in .*GroundTruth.csv"),
+    (_edit(TRUTH, _swap_line(4, [ROW.format("1.0,1.0,0.0,0.0,0.0,0.0,0.0")])), r"csv:4: ISIC_0000002 is not one-hot"),
+    (_edit(TRUTH, _swap_line(4, [ROW.format("0.0,0.0,0.0,0.0,0.0,0.0,0.0")])), r"csv:4: ISIC_0000002 is not one-hot"),
+    (_edit(TRUTH, _swap_line(4, [ROW.format("1.0,0.0,0.0,0.0,0.0,0.0")])), r"csv:4: ISIC_0000002 is not one-hot"),
+    (_edit(TRUTH, _swap_line(4, [ROW.format("0.7,0.3,0.0,0.0,0.0,0.0,0.0")])), r"csv:4: ISIC_0000002 is not one-hot"),
+    (_edit(TRUTH, _swap_line(4, ["ISIC_0000001,1,0,0,0,0,0,0"])), r"csv:4: ISIC_0000001 stands in line 3 already"),
+    (_edit(TRUTH, lambda t: t.replace("VASC", "SCC")), r"GroundTruth.csv:1: unknown class 'SCC'"),
+    (_edit(TRUTH, lambda t: t.replace("DF", "NV")), r"GroundTruth.csv:1: the columns are"),
+    (_edit(TRUTH, lambda t: t.partition("\n")[0] + "\n"), r"GroundTruth.csv holds no image"),
+    (_edit(TRUTH, lambda t: ""), r"GroundTruth.csv:1: the first column is missing"),
+    (lambda d: (d / TRUTH).write_bytes(b"\xff\xfe\x00\x01"), r"GroundTruth.csv is not a CSV text"),
+    (_edit(GROUPINGS, _swap_line(4, [])), r"GroundTruth.csv:4: ISIC_0000002 has no row in .*LesionGroupings.csv"),
+    (_edit(GROUPINGS, _swap_line(4, ["ISIC_0000001,L9,x"])), r"LesionGroupings.csv:4: ISIC_0000001 stands in an"),
+    (_edit(GROUPINGS, _swap_line(4, ["ISIC_0000002,,x"])), r"LesionGroupings.csv:4: no lesion_id"),
+    (lambda d: (d / GROUPINGS).unlink(), r"LesionGroupings.csv is missing: download it"),
+    (lambda d: (d / TRUTH).unlink(), r"GroundTruth.csv is missing: download it"),
+]
+
+
+@pytest.mark.parametrize(("damage", "message"), BAD_TABLES, ids=[m for _, m in BAD_TABLES])
+def test_bad_tables_are_named_by_file_and_line(tiny_isic, damage, message):
+    damage(tiny_isic)
+    with pytest.raises(DataError, match=message) as error:
+        read_isic(tiny_isic)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(DataError, match=re.escape(f"no such data folder: {tmp_path / 'nowhere'}")):
+        read_isic(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda data: b"", "is empty"),
+        (lambda data: data[: len(data) // 2], "is a truncated or damaged JPEG"),
+        (lambda data: data[:-2], "is a truncated or damaged JPEG"),
+        (lambda data: b"\x89PNG\r\n\x1a\n" + data, "is not a JPEG"),
+        (lambda data: b"<html>" + data, "is not a JPEG"),
+    ],
+)
+def test_broken_images_are_named_with_their_row(tiny_isic, damage, message):
+    path = tiny_isic / IMAGES / "ISIC_0000005.jpg"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(DataError, match=rf"ISIC_0000005.jpg \(ISIC2018.*csv:7\) {message}"):
+        check_images(read_isic(tiny_isic))

@@ -1,0 +1,63 @@
+import filecmp
+import os
+
+import numpy as np
+import pytest
+
+from input_pipeline import check_images, read_isic, sample_dir
+from input_pipeline.isic import CLASS_NAMES
+from input_pipeline.sample import contact_sheet, draw_lesion, write_sample
+
+
+@pytest.fixture(scope="module")
+def sample():
+    return read_isic(sample_dir())
+
+
+def test_sample_is_a_valid_data_set_with_uneven_classes_and_several_images_a_lesion(sample):
+    check_images(sample)
+    counts = np.bincount(sample.labels, minlength=7)
+    assert counts.argmax() == CLASS_NAMES.index("NV")
+    assert counts.max() > 3 * counts.min() > 0
+    assert 600 < len(sample) < 1000
+    _, images = np.unique(sample.lesions, return_counts=True)
+    assert images.max() == 3
+
+
+def test_drawn_twice_it_is_the_same_to_the_byte(tmp_path, monkeypatch, sample):
+    monkeypatch.setattr("input_pipeline.sample._LESIONS", {name: 2 for name in CLASS_NAMES})
+    for name in ("a", "b"):
+        write_sample(tmp_path / name)
+    files = [os.path.relpath(os.path.join(d, f), tmp_path / "a") for d, _, fs in os.walk(tmp_path / "a") for f in fs]
+    assert len(files) > 14
+    assert filecmp.cmpfiles(tmp_path / "a", tmp_path / "b", files, shallow=False) == (files, [], [])
+
+
+def test_views_of_a_lesion_differ_less_than_lesions(sample):
+    views = [np.asarray(draw_lesion("BKL", 3, v), float).mean((0, 1)) for v in range(2)]
+    others = [np.asarray(draw_lesion("MEL", i, 0), float).mean((0, 1)) for i in range(5)]
+    assert not np.array_equal(*views)
+    assert np.abs(views[0] - views[1]).mean() < min(np.abs(views[0] - o).mean() for o in others)
+
+
+def test_it_is_drawn_once(sample, monkeypatch):
+    monkeypatch.setattr("input_pipeline.sample.write_sample", lambda folder: pytest.fail("drawn again"))
+    assert sample_dir().is_dir()
+
+
+def test_an_interrupted_drawing_leaves_nothing_under_the_final_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def fail(folder):
+        (folder / "half").touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("input_pipeline.sample.write_sample", fail)
+    with pytest.raises(OSError, match="No space"):
+        sample_dir()
+    assert list((tmp_path / "mobilenet-jax").iterdir()) == []
+
+
+def test_contact_sheet_has_a_row_for_each_class():
+    sheet = contact_sheet(columns=3)
+    assert sheet.size == (56 + 3 * 132, 4 + 7 * 100)

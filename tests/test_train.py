@@ -1,0 +1,273 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from PIL import Image
+
+from configs.mobilenet import get_config
+from input_pipeline import DataError
+from mobilenet_jax.config import ConfigError
+from mobilenet_jax.pretrained import WeightsError
+from mobilenet_jax.train import TrainingError, train_and_evaluate
+from mobilenet_jax.workdir import WorkdirError
+from tests.conftest import ROOT, write_isic
+
+OVERRIDES = {
+    "data.image_size": 32,
+    "model.alpha": 0.25,
+    "model.head": "small",
+    "train.batch_size": 8,
+    "train.epochs": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_isic(tmp_path_factory.mktemp("data") / "isic")
+
+
+def _config(data, **changes):
+    config = get_config("isic2018")
+    config.update_from_flattened_dict({**OVERRIDES, "data.dir": str(data), "init.weights": None})
+    config.update_from_flattened_dict({key.replace("__", "."): value for key, value in changes.items()})
+    return config
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    """A workdir of two epochs; tests copy it before they change it."""
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    train_and_evaluate(_config(data), workdir)
+    return workdir
+
+
+@pytest.fixture
+def workdir(finished, tmp_path):
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def _records(workdir, *, timed=False):
+    records = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return records if timed else [_untimed(r) for r in records]
+
+
+def _untimed(record):
+    return {k: v for k, v in record.items() if k not in ("seconds", "images_per_second")}
+
+
+def test_workdir_holds_all_that_is_promised(finished, data):
+    assert {p.name for p in finished.iterdir()} == {
+        "config.json", "metrics.jsonl", "summary.json", "curves.png", "checkpoints",
+    }  # fmt: skip
+    assert json.loads((finished / "config.json").read_text()) == _config(data).to_dict()
+    records = _records(finished, timed=True)
+    sides = [f"{s}_{m}" for s in ("train", "val") for m in ("loss", "accuracy", "balanced_accuracy")]
+    assert all(list(r) == ["epoch", "step", *sides, "seconds", "images_per_second"] for r in records)
+    assert [(r["epoch"], r["step"]) for r in records] == [(1, 3), (2, 6)]  # 28 training images, 8 a batch
+    summary = json.loads((finished / "summary.json").read_text())
+    assert summary["last"] == records[-1]
+    assert summary["best"] == max(records, key=lambda r: (r["val_balanced_accuracy"], r["epoch"]))
+    assert (summary["training_images"], summary["validation_images"]) == (28, 14)
+    assert Image.open(finished / "curves.png").size == (1200, 360)
+    kept = {int(p.name) for p in (finished / "checkpoints").iterdir()}
+    assert kept == {summary["best"]["step"], summary["last"]["step"]}
+
+
+def test_validation_accuracy_counts_every_example_once(finished):
+    for record in _records(finished):  # 14 examples, 8 a batch: fractions of 14 and no others
+        assert record["val_accuracy"] * 14 == pytest.approx(round(record["val_accuracy"] * 14))
+
+
+def test_one_run_equals_one_that_was_lengthened(data, workdir, tmp_path):
+    train_and_evaluate(_config(data, train__epochs=4), workdir)
+    train_and_evaluate(_config(data, train__epochs=4), tmp_path / "whole")
+    assert _records(workdir) == _records(tmp_path / "whole")
+    assert json.loads((workdir / "config.json").read_text())["train"]["epochs"] == 4
+
+
+def test_a_finished_run_only_reports(data, workdir, capsys):
+    before = _records(workdir, timed=True)
+    train_and_evaluate(_config(data), workdir)
+    assert _records(workdir, timed=True) == before
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-3].startswith("best: epoch ")
+    assert str(workdir / "curves.png") in lines[-2]
+    assert str(workdir / "checkpoints") in lines[-1]
+
+
+def test_figures_lost_after_the_checkpoint_come_back(data, workdir):
+    before = _records(workdir, timed=True)
+    (workdir / "metrics.jsonl").write_text("half a li")
+    train_and_evaluate(_config(data), workdir)
+    assert _records(workdir, timed=True) == before
+
+
+def test_another_configuration_is_refused_with_the_difference(data, workdir):
+    before = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
+    with pytest.raises(WorkdirError, match=r"another configuration \(optimizer.learning_rate: 0.001 -> 0.5\)"):
+        train_and_evaluate(_config(data, optimizer__learning_rate=0.5), workdir)
+    assert {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()} == before
+
+
+def test_other_images_are_refused_on_resume(workdir, data, tmp_path):
+    changed = shutil.copytree(data, tmp_path / "isic")
+    config = _config(changed, train__epochs=3)
+    (workdir / "config.json").write_text(json.dumps(config.to_dict()))
+    truth = next(changed.glob("*/*GroundTruth.csv"))
+    truth.write_text(truth.read_text().replace("ISIC_0000003", "X").replace("ISIC_0000008", "ISIC_0000003").replace("X", "ISIC_0000008"))  # fmt: skip # noqa: E501
+    groups = next(changed.glob("*Groupings.csv"))
+    groups.write_text(groups.read_text().replace("ISIC_0000003", "X").replace("ISIC_0000008", "ISIC_0000003").replace("X", "ISIC_0000008"))  # fmt: skip # noqa: E501
+    with pytest.raises(WorkdirError, match="the images or their labels are not those"):
+        train_and_evaluate(config, workdir)
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(data, tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(WorkdirError, match="exists and holds no run"):
+        train_and_evaluate(_config(data), tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_disk_that_is_too_full_is_refused_before_the_first_step(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1_000_000))
+    with pytest.raises(WorkdirError, match=r"1 MB free and the run's checkpoints need \d+ MB"):
+        train_and_evaluate(_config(data), tmp_path / "run")
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_read_only_disk_is_refused(data):
+    with pytest.raises(WorkdirError, match="cannot write /proc/run"):
+        train_and_evaluate(_config(data), "/proc/run")
+
+
+def test_a_file_that_cannot_be_replaced_stays_whole(data, workdir, monkeypatch):
+    before = (workdir / "metrics.jsonl").read_text()
+
+    def full(self, text):
+        with open(self, "w") as file:
+            file.write(text[:5])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_text", full)
+    with pytest.raises(WorkdirError, match="No space left"):
+        train_and_evaluate(_config(data, train__epochs=3), workdir)
+    assert (workdir / "metrics.jsonl").read_text() == before
+    assert json.loads((workdir / "config.json").read_text())["train"]["epochs"] == 2
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(data, tmp_path):
+    with pytest.raises(TrainingError, match=r"the training loss is (nan|inf) in epoch \d: .*learning_rate \(1e\+30\)"):
+        train_and_evaluate(_config(data, optimizer__learning_rate=1e30), tmp_path / "run")
+    assert (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"train__batch_size": 29}, ConfigError, "more than the training images"),
+        ({"model__num_classes": 5}, ConfigError, "num_classes is 5, the data have 7"),
+        ({"init__weights": "nowhere.h5"}, WeightsError, "no such file of weights: nowhere.h5"),
+        ({"data__dir": "nowhere"}, DataError, "no such data folder: nowhere"),
+    ],
+)
+def test_wrong_inputs_are_found_before_anything_is_written(data, tmp_path, changes, error, message):
+    with pytest.raises(error, match=message):
+        train_and_evaluate(_config(data, **changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_of_another_alpha_are_refused(data, tmp_path, weights):
+    with pytest.raises(WeightsError, match="alpha 0.25; the model has alpha 0.5"):
+        train_and_evaluate(_config(data, model__alpha=0.5, init__weights=str(weights[0.25])), tmp_path / "run")
+
+
+def test_pretrained_weights_replace_the_backbone_and_only_that(data, weights):
+    import jax
+    import numpy as np
+
+    from mobilenet_jax.pretrained import load_pretrained
+    from mobilenet_jax.train import init_model
+
+    _, variables = init_model(_config(data, init__weights=str(weights[0.25])), jax.random.key(0, impl="rbg"))
+    _, pretrained = load_pretrained(weights[0.25])
+    assert set(variables["params"]) == {*pretrained["params"], "predictions"}
+    for collection in ("params", "batch_stats"):
+        for layer, tensors in pretrained[collection].items():
+            for name, value in tensors.items():
+                np.testing.assert_array_equal(variables[collection][layer][name], value)
+
+
+def _command(data, workdir, *more):
+    overrides = [f"--config.{k}={v}" for k, v in {**OVERRIDES, "train.epochs": 4, "data.dir": data}.items()]
+    base = [sys.executable, "train.py", "--config=configs/mobilenet.py:isic2018", f"--workdir={workdir}"]
+    return [*base, *overrides, "--config.init.weights=", *more]
+
+
+def test_killed_in_the_third_epoch_and_started_again_it_ends_as_if_undisturbed(data, tmp_path):
+    subprocess.run(_command(data, tmp_path / "whole"), cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+    process = subprocess.Popen(_command(data, tmp_path / "killed"), cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    metrics = tmp_path / "killed" / "metrics.jsonl"
+    while not metrics.exists() or metrics.read_text().count("\n") < 2:
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    process.stdout.close()
+
+    again = subprocess.run(_command(data, tmp_path / "killed"), cwd=ROOT, check=True, capture_output=True, text=True)
+    assert "going on after epoch" in again.stdout
+    assert len(_records(tmp_path / "whole")) == 4
+    assert _records(tmp_path / "killed") == _records(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config=configs/mobilenet.py", "--config.train.epoch=3"], "did you mean config.train.epochs?"),
+        (["--config=configs/mobilenet.py", "--config.train.epochs=many"], "invalid literal for int"),
+        (["--config=configs/mobilenet.py:isic2019"], "the recipes are 'sample' and 'isic2018'"),
+        (["--config=configs/none.py"], "configs/none.py"),
+        (["--confg=configs/mobilenet.py"], "'confg'"),
+        ([], "--config=configs/mobilenet.py is missing"),
+    ],
+)
+def test_a_wrong_command_ends_with_one_line_and_a_status(arguments, message):
+    result = subprocess.run([sys.executable, "train.py", *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+
+
+def test_output_is_plain_lines_when_no_terminal_is_there(data, tmp_path):
+    command = _command(data, tmp_path / "run", "--config.train.epochs=1")
+    result = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    assert "\r" not in result.stdout + result.stderr
+    assert result.stderr == ""
+    assert result.stdout.splitlines()[-4].startswith("epoch 1/1   training loss ")
+
+
+def test_a_terminal_shows_a_bar(data, tmp_path):
+    import pty
+
+    parent, child = pty.openpty()
+    command = _command(data, tmp_path / "run", "--config.train.epochs=1")
+    process = subprocess.Popen(command, cwd=ROOT, stdout=child, stderr=child)
+    os.close(child)
+    shown = b""
+    while True:
+        try:
+            shown += os.read(parent, 4096)
+        except OSError:  # the other end is closed
+            break
+    assert process.wait() == 0
+    os.close(parent)
+    for part in (b"epoch 1/1", b"loss=", b"accuracy=", b"images/s", b"best: epoch 1"):
+        assert part in shown

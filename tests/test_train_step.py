@@ -1,0 +1,149 @@
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import keras
+import numpy as np
+import optax
+import pytest
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss
+
+from mobilenet_jax.metrics import epoch_metrics
+from mobilenet_jax.model import MobileNet
+from mobilenet_jax.train_step import Outcome, make_eval_step, make_optimizer, make_train_step, new_state
+
+MODEL = MobileNet(0.25, "small", dropout=0.5)
+
+
+def _state_and_step(optimizer):
+    variables = jax.jit(lambda k: MODEL.init(k, jnp.zeros((1, 32, 32, 3)), train=False))(jax.random.key(0, impl="rbg"))
+    state = new_state(variables["params"], variables["batch_stats"], optimizer)
+    return state, make_train_step(MODEL, optimizer, jax.random.key(1, impl="rbg"))
+
+
+@pytest.fixture(scope="module")
+def batch():
+    rng = np.random.default_rng(0)
+    return {"image": rng.random((8, 32, 32, 3), np.float32), "label": np.arange(8, dtype=np.int32) % 7}
+
+
+def test_a_step_is_the_gradient_step_of_the_mean_cross_entropy(batch):
+    optimizer = make_optimizer("sgd", 0.1, 0.0)
+    state, step = _state_and_step(optimizer)
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+
+    @jax.jit
+    def loss(params):
+        dropout = jax.random.fold_in(jax.random.key(1, impl="rbg"), 0)
+        logits, _ = MODEL.apply(
+            {**variables, "params": params},
+            batch["image"],
+            train=True,
+            rngs={"dropout": dropout},
+            mutable=["batch_stats"],
+        )
+        return -jax.nn.log_softmax(logits)[jnp.arange(8), batch["label"]].mean()
+
+    value, grads = jax.value_and_grad(loss)(state.params)
+    expected = jax.tree.map(lambda p, g: np.asarray(p - 0.1 * g), state.params, grads)
+    after, outcome = step(state, batch)
+    assert int(after.step) == 1
+    np.testing.assert_allclose(outcome.loss.mean(), value, rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), after.params, expected)
+
+
+def test_training_learns_a_batch_by_heart_and_repeats_to_the_bit(batch):
+    def run():
+        state, step = _state_and_step(make_optimizer("sgd", 0.05, 0.9))
+        losses = []
+        for _ in range(25):
+            state, outcome = step(state, batch)
+            losses.append(float(outcome.loss.mean()))
+        return losses, jax.device_get(state)
+
+    (losses, first), (again, second) = run(), run()
+    assert losses == again
+    assert jax.tree.all(jax.tree.map(np.array_equal, first, second))
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_evaluation_has_no_dropout_and_changes_nothing(batch):
+    state, _ = _state_and_step(make_optimizer("sgd", 0.1, 0.9))
+    evaluate = make_eval_step(MODEL)
+    masked = {**batch, "mask": np.arange(8) < 5}
+    first, second = evaluate(state, masked), evaluate(state, masked)
+    np.testing.assert_array_equal(first.loss, second.loss)
+    np.testing.assert_array_equal(first.mask, masked["mask"])
+
+
+@pytest.mark.parametrize(
+    ("name", "momentum", "reference"),
+    [
+        ("sgd", 0.9, lambda: keras.optimizers.SGD(0.5, momentum=0.9)),
+        ("adadelta", 0.9, lambda: keras.optimizers.Adadelta(0.5, rho=0.95)),
+    ],
+)
+def test_optimizers_step_as_kerass(name, momentum, reference):
+    start = np.array([1.0, -2.0, 3.0], np.float32)
+    gradients = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    variable, theirs = keras.Variable(start), reference()
+    mine, params = make_optimizer(name, 0.5, momentum), jnp.array(start)
+    opt_state = mine.init(params)
+    for gradient in gradients:
+        theirs.apply([keras.ops.convert_to_tensor(gradient)], [variable])
+        updates, opt_state = mine.update(jnp.array(gradient), opt_state, params)
+        params = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(params, np.asarray(variable), rtol=1e-5)
+
+
+def test_epoch_metrics_are_sklearns_over_all_unmasked_examples():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(20, 7))
+    label, mask = rng.integers(0, 5, 20), np.arange(20) < 17  # classes 5 and 6 do not occur
+    log_p = np.asarray(jax.nn.log_softmax(logits))
+    whole = Outcome(-log_p[np.arange(20), label], logits.argmax(-1), label, mask)
+    parts = [jax.tree.map(lambda x, i=i: x[i : i + 5], whole) for i in range(0, 20, 5)]
+    metrics = epoch_metrics(parts)
+    y, p = label[:17], logits[:17].argmax(-1)
+    assert metrics["accuracy"] == accuracy_score(y, p)
+    recalls = [np.mean(p[y == c] == c) for c in range(5) if (y == c).any()]
+    np.testing.assert_allclose(metrics["balanced_accuracy"], np.mean(recalls))
+    assert metrics["balanced_accuracy"] == pytest.approx(_quietly(balanced_accuracy_score, y, p))
+    assert metrics["loss"] == pytest.approx(log_loss(y, np.exp(log_p[:17]), labels=range(7)), rel=1e-5)
+
+
+def _quietly(function, *args):
+    with pytest.warns(UserWarning, match="y_pred contains classes not in y_true"):
+        return function(*args)
+
+
+def test_four_devices_compute_what_one_does():
+    """Same numbers on 1 and on 4 simulated devices: loss, statistics of the global batch, dropout, parameters."""
+    code = """
+import os, sys
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={sys.argv[1]}"
+import jax, jax.numpy as jnp, numpy as np
+from mobilenet_jax import mesh as meshes
+from mobilenet_jax.model import MobileNet
+from mobilenet_jax.train_step import make_optimizer, make_train_step, new_state
+model, optimizer = MobileNet(0.25, "small", dropout=0.5), make_optimizer("sgd", 0.05, 0.9)
+variables = jax.jit(lambda k: model.init(k, jnp.zeros((1, 32, 32, 3)), train=False))(jax.random.key(0, impl="rbg"))
+mesh = meshes.data_mesh()
+assert mesh.size == int(sys.argv[1])
+state = meshes.replicate(mesh, new_state(variables["params"], variables["batch_stats"], optimizer))
+step = make_train_step(model, optimizer, jax.random.key(1, impl="rbg"))
+rng = np.random.default_rng(0)
+for i in range(3):
+    batch = {"image": rng.random((8, 32, 32, 3), np.float32), "label": rng.integers(0, 7, 8, np.int32)}
+    state, outcome = step(state, meshes.shard(mesh, batch))
+leaves = jax.tree.leaves((state.params, state.batch_stats))
+np.save(sys.argv[2], np.concatenate([np.ravel(x) for x in leaves] + [np.asarray(outcome.loss)]))
+"""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        for n in (1, 4):
+            subprocess.run([sys.executable, "-c", code, str(n), f"{folder}/{n}.npy"], check=True)
+        one, four = np.load(f"{folder}/1.npy"), np.load(f"{folder}/4.npy")
+    assert np.linalg.norm(four - one) < 1e-4 * np.linalg.norm(one)
