@@ -46,12 +46,12 @@ def our_side(alpha: float, size: int) -> Callable[[int], None]:
     variables = jax.jit(lambda: model.init(key, jnp.zeros((1, size, size, 3)), train=False))()
     state = new_state(variables["params"], variables["batch_stats"], optimizer)
     train_step = make_train_step(model, optimizer, key)
-    images, labels = _batch(size)
+    batch = dict(zip(("image", "label"), map(jnp.asarray, _batch(size)), strict=True))
 
     def run(steps: int) -> None:
         nonlocal state
         for _ in range(steps):
-            state, outcome = train_step(state, {"image": images, "label": labels})
+            state, outcome = train_step(state, batch)
             jax.block_until_ready(outcome)
 
     return run

@@ -42,9 +42,7 @@ def open_workdir(workdir: Path, config: dict[str, Any], bytes_needed: int) -> No
                 f"{workdir} holds a run with another configuration ({'; '.join(changed)}): "
                 "choose another --workdir, or remove that one"
             )
-    elif workdir.exists() and (
-        not workdir.is_dir() or any(p.name != _unfinished(path).name for p in workdir.iterdir())
-    ):
+    elif workdir.exists() and (not workdir.is_dir() or any(p != _unfinished(path) for p in workdir.iterdir())):
         raise WorkdirError(f"{workdir} exists and holds no run: choose another --workdir")
     try:
         workdir.mkdir(parents=True, exist_ok=True)

@@ -56,9 +56,7 @@ def tiny_isic(tmp_path) -> Path:
     return write_isic(tmp_path / "isic")
 
 
-def write_isic(
-    folder: Path, *, lesions_per_class: int = 3, size: int = 40, one: str = "1.0", zero: str = "0.0"
-) -> Path:
+def write_isic(folder: Path, *, one: str = "1.0", zero: str = "0.0") -> Path:
     """Writes a small data set in the archive's layout, two images a lesion."""
     from input_pipeline.isic import CLASS_NAMES
 
@@ -70,10 +68,10 @@ def write_isic(
     rows, groups, number = [], [], 0
     for label in range(7):
         colour = np.array([40 + 30 * label, 250 - 30 * label, 128])
-        for lesion in range(lesions_per_class):
+        for lesion in range(3):
             for _ in range(2):
                 name = f"ISIC_{number:07d}"
-                pixels = np.clip(colour + rng.normal(0, 10, (size, size, 3)), 0, 255).astype(np.uint8)
+                pixels = np.clip(colour + rng.normal(0, 10, (40, 40, 3)), 0, 255).astype(np.uint8)
                 Image.fromarray(pixels).save(images / f"{name}.jpg")
                 rows.append(",".join([name, *(one if i == label else zero for i in range(7))]))
                 groups.append(f"{name},L{label}{lesion},histopathology")
