@@ -41,9 +41,9 @@ def main() -> None:
         rest = flags.FLAGS(sys.argv)[1:]
     except flags.Error as error:  # its last line says what is wrong; above may stand a traceback through the config
         raise ConfigError(str(error).strip().rpartition("\n")[2]) from error
-    config_file = config_flags.get_config_filename(flags.FLAGS["config"])
-    if rest or not config_file:
+    if rest or CONFIG.value is None:
         raise ConfigError(f"unexpected argument {rest[0]}" if rest else "--config=configs/mobilenet.py is missing")
+    config_file = config_flags.get_config_filename(flags.FLAGS["config"])
     tf.config.set_visible_devices([], "GPU")  # or TensorFlow takes all the memory JAX is to have
     name = Path(config_file).name.replace(".py", "").replace(":", "-")
     train_and_evaluate(CONFIG.value, WORKDIR.value or Path("runs") / name)

