@@ -62,6 +62,6 @@ def get_config(recipe: str = "sample") -> ConfigDict:
         config.model.head = "small"
         config.model.dropout = 0.2
         config.init.weights = None
-        config.optimizer.learning_rate = 0.05
-        config.train.epochs = 40
+        config.optimizer.learning_rate = 0.01
+        config.train.epochs = 60
     return config.lock()
