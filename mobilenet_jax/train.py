@@ -160,12 +160,13 @@ class _Run:
         start = time.perf_counter()
         trained = epoch_metrics(self._train_one_epoch())
         train_seconds = time.perf_counter() - start
-        if not math.isfinite(trained["loss"]):
-            raise TrainingError(
-                f"the training loss is {trained['loss']} in epoch {self.epochs_done + 1}: the last checkpoint is kept; "
-                f"lower config.optimizer.learning_rate ({self._config.optimizer.learning_rate})"
-            )
         evaluated = epoch_metrics(self._evaluate())
+        if not math.isfinite(trained["loss"] + evaluated["loss"]):
+            raise TrainingError(
+                f"the loss of epoch {self.epochs_done + 1} is {trained['loss']} in training and {evaluated['loss']} in "
+                "validation: the checkpoint of the epoch before is kept; lower config.optimizer.learning_rate "
+                f"({self._config.optimizer.learning_rate})"
+            )
         steps = len(self._training) // self._config.train.batch_size
         record = {
             "epoch": self.epochs_done + 1,
@@ -217,7 +218,11 @@ class _Run:
         batches = eval_batches(
             self._validation, image_size=self._config.data.image_size, batch_size=self._config.train.batch_size
         )
-        return [self._eval_step(self.state, meshes.shard(self._mesh, batch)) for batch in batches]
+        outcomes: list[Outcome] = []
+        for batch in batches:
+            outcomes.append(self._eval_step(self.state, meshes.shard(self._mesh, batch)))
+            jax.block_until_ready(outcomes[-2:-1])  # a step late, as in training
+        return outcomes
 
     def summary(self) -> dict[str, Any]:
         """The run in figures. Of epochs equally good, the later is the best: its checkpoint is the one kept."""
