@@ -9,8 +9,8 @@ import sys
 
 if platform.libc_ver()[0] == "glibc" and "GLIBC_TUNABLES" not in os.environ:
     # A step frees and takes again hundreds of megabytes, and the kernel hands them out a page at a time unless malloc
-    # asks for huge ones. Asking trains about 1.4 times faster on CPUs (benchmarks/train_step.py), but is read only
-    # when a process starts, so this one starts anew.
+    # asks for huge ones. Asking makes a step 1.2 to 1.3 times as fast on a CPU (benchmarks/train_step.py), but is read
+    # only when a process starts, so this one starts anew.
     os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
     os.execv(sys.executable, sys.orig_argv)
 
@@ -50,5 +50,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    logging.set_verbosity("warning")
+    logging.set_verbosity("fatal")  # what goes wrong is told in a line by run_as_command
     run_as_command(main, debug="--debug" in sys.argv)

@@ -31,7 +31,7 @@ from mobilenet_jax.metrics import epoch_metrics
 from mobilenet_jax.model import MobileNet
 from mobilenet_jax.pretrained import imagenet_file, load_pretrained
 from mobilenet_jax.train_step import Outcome, make_eval_step, make_optimizer, make_train_step, new_state
-from mobilenet_jax.workdir import WorkdirError, open_workdir, write_metrics, write_summary
+from mobilenet_jax.workdir import WorkdirError, check_space, open_workdir, write_metrics, write_summary
 
 
 class TrainingError(RuntimeError):
@@ -66,12 +66,14 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, Any
         raise ConfigError(f"config.train.batch_size is {config.train.batch_size}, no multiple of {mesh.size} devices")
 
     run = _Run(config, mesh, training, validation)
-    open_workdir(workdir, config.to_dict(), bytes_needed=3 * sum(x.nbytes for x in jax.tree.leaves(run.state)))
+    checkpoint_bytes = sum(x.nbytes for x in jax.tree.leaves(run.state))
+    open_workdir(workdir, config.to_dict(), checkpoint_bytes)
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         if checkpoints.latest_step() is not None:
             run.resume(checkpoints, workdir)
         while run.epochs_done < config.train.epochs:
             run.train_epoch()
+            check_space(workdir, checkpoint_bytes)
             write_metrics(workdir, run.records)
             checkpoints.save(run.state, run.history)
     summary = run.summary()

@@ -1,5 +1,6 @@
 """The files of a run that people and programs read: `config.json`, `metrics.jsonl`, `summary.json`, `curves.png`."""
 
+import io
 import json
 import os
 import shutil
@@ -18,13 +19,13 @@ class WorkdirError(ValueError):
     """A run cannot use its workdir. The message says why and what to do."""
 
 
-def open_workdir(workdir: Path, config: dict[str, Any], bytes_needed: int) -> None:
+def open_workdir(workdir: Path, config: dict[str, Any], checkpoint_bytes: int) -> None:
     """Makes the folder, or checks that it holds an earlier part of the same run, and writes `config.json`.
 
     Args:
         workdir: the folder; made if it is not there.
         config: the run's configuration.
-        bytes_needed: disk space the run will take.
+        checkpoint_bytes: the size of a checkpoint; a new run needs three, the latest, the best and the next.
 
     Raises:
         WorkdirError: the folder belongs to a run with another configuration or to something else, or cannot be
@@ -46,15 +47,24 @@ def open_workdir(workdir: Path, config: dict[str, Any], bytes_needed: int) -> No
         raise WorkdirError(f"{workdir} exists and holds no run: choose another --workdir")
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(workdir).free
-        if free < bytes_needed:
-            raise WorkdirError(
-                f"the disk of {workdir} has {free / 1e6:.0f} MB free and the run's checkpoints need "
-                f"{bytes_needed / 1e6:.0f} MB: make room or choose another --workdir"
-            )
-        _write(path, json.dumps(config, indent=2) + "\n")
     except OSError as error:
-        raise WorkdirError(f"cannot write {workdir} ({error.strerror}): choose another --workdir") from error
+        raise WorkdirError(f"cannot make {workdir} ({error.strerror}): choose another --workdir") from error
+    check_space(workdir, checkpoint_bytes * (1 if path.exists() else 3))
+    _write(path, json.dumps(config, indent=2) + "\n")
+
+
+def check_space(workdir: Path, bytes_needed: int) -> None:
+    """Asks whether the disk has room, so that a full one is told of in a line and not by half a checkpoint.
+
+    Raises:
+        WorkdirError: it has not.
+    """
+    free = shutil.disk_usage(workdir).free
+    if free < bytes_needed:
+        raise WorkdirError(
+            f"the disk of {workdir} has {free / 1e6:.1f} MB free and checkpoints need {bytes_needed / 1e6:.1f} MB: "
+            "make room and start again, the run goes on after its last checkpoint; or choose another --workdir"
+        )
 
 
 def write_metrics(workdir: Path, records: Sequence[dict[str, Any]]) -> None:
@@ -73,9 +83,16 @@ def _unfinished(path: Path) -> Path:
     return path.with_name(f".{path.name}.unfinished")
 
 
-def _write(path: Path, text: str) -> None:
-    _unfinished(path).write_text(text)
-    os.replace(_unfinished(path), path)
+def _write(path: Path, content: bytes | str) -> None:
+    try:
+        _unfinished(path).write_bytes(content.encode() if isinstance(content, str) else content)
+        os.replace(_unfinished(path), path)
+    except OSError as error:
+        _unfinished(path).unlink(missing_ok=True)
+        raise WorkdirError(
+            f"cannot write {path} ({error.strerror}): make room or mend the disk and start again, the run goes on "
+            "after its last checkpoint"
+        ) from error
 
 
 def _draw_curves(path: Path, records: Sequence[dict[str, Any]]) -> None:
@@ -93,5 +110,5 @@ def _draw_curves(path: Path, records: Sequence[dict[str, Any]]) -> None:
         axis.grid(alpha=0.3)
         axis.set_ylim(*((0, None) if metric == "loss" else (0, 1)))
     axes[0].legend()
-    figure.savefig(_unfinished(path), format="png", dpi=100)
-    os.replace(_unfinished(path), path)
+    figure.savefig(png := io.BytesIO(), format="png", dpi=100)
+    _write(path, png.getvalue())

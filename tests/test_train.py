@@ -11,6 +11,7 @@ from PIL import Image
 
 from configs.mobilenet import get_config
 from input_pipeline import DataError
+from mobilenet_jax.checkpoints import Checkpoints
 from mobilenet_jax.config import ConfigError
 from mobilenet_jax.pretrained import WeightsError
 from mobilenet_jax.train import TrainingError, train_and_evaluate
@@ -136,25 +137,46 @@ def test_a_folder_that_holds_something_else_is_left_alone(data, tmp_path):
 
 def test_a_disk_that_is_too_full_is_refused_before_the_first_step(data, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1_000_000))
-    with pytest.raises(WorkdirError, match=r"1 MB free and the run's checkpoints need \d+ MB"):
+    with pytest.raises(WorkdirError, match=r"1\.0 MB free and checkpoints need \d\.\d MB"):
         train_and_evaluate(_config(data), tmp_path / "run")
     assert not (tmp_path / "run" / "config.json").exists()
 
 
+def test_a_disk_that_fills_up_stops_the_run_between_epochs_and_it_goes_on(data, workdir, monkeypatch, capsys):
+    config = _config(data, train__epochs=4)
+    real = shutil.disk_usage
+    full = lambda path: shutil._ntuple_diskusage(10, 9, 1_000_000)  # noqa: E731
+    save = Checkpoints.save
+
+    def save_and_fill(*args):
+        save(*args)
+        monkeypatch.setattr("shutil.disk_usage", full)
+
+    monkeypatch.setattr(Checkpoints, "save", save_and_fill)
+    with pytest.raises(WorkdirError, match="start again, the run goes on after its last checkpoint"):
+        train_and_evaluate(config, workdir)
+    assert len(_records(workdir)) == 3
+    monkeypatch.setattr("shutil.disk_usage", real)
+    monkeypatch.setattr(Checkpoints, "save", save)
+    train_and_evaluate(config, workdir)
+    assert "going on after epoch 3" in capsys.readouterr().out
+    assert len(_records(workdir)) == 4
+
+
 def test_a_read_only_disk_is_refused(data):
-    with pytest.raises(WorkdirError, match="cannot write /proc/run"):
+    with pytest.raises(WorkdirError, match="cannot make /proc/run"):
         train_and_evaluate(_config(data), "/proc/run")
 
 
 def test_a_file_that_cannot_be_replaced_stays_whole(data, workdir, monkeypatch):
     before = (workdir / "metrics.jsonl").read_text()
 
-    def full(self, text):
-        with open(self, "w") as file:
-            file.write(text[:5])
+    def full(self, content):
+        with open(self, "wb") as file:
+            file.write(content[:5])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pathlib.Path.write_text", full)
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
     with pytest.raises(WorkdirError, match="No space left"):
         train_and_evaluate(_config(data, train__epochs=3), workdir)
     assert (workdir / "metrics.jsonl").read_text() == before
