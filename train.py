@@ -25,17 +25,23 @@ import tensorflow as tf
 from absl import flags, logging
 from ml_collections import config_flags
 
+from input_pipeline import DataError
 from mobilenet_jax.cli import run_as_command
 from mobilenet_jax.config import ConfigError, check_keys
-from mobilenet_jax.train import train_and_evaluate
+from mobilenet_jax.pretrained import WeightsError
+from mobilenet_jax.train import TrainingError, train_and_evaluate
+from mobilenet_jax.workdir import WorkdirError
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="The experiment, such as configs/mobilenet.py.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder for all that comes out; runs/NAME-OF-CONFIG if not given.")
-DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
+flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 
 
 def main() -> None:
     """Parses the command line and trains."""
+    if "--help" in sys.argv:
+        print(f"{__doc__}\n{flags.FLAGS.main_module_help()}")
+        return
     check_keys(re.findall(r"--config\.([\w.]+)", " ".join(sys.argv)))
     try:
         rest = flags.FLAGS(sys.argv)[1:]
@@ -51,4 +57,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     logging.set_verbosity("fatal")  # what goes wrong is told in a line by run_as_command
-    run_as_command(main, debug="--debug" in sys.argv)
+    errors = (ConfigError, DataError, WeightsError, WorkdirError, TrainingError, OSError)
+    run_as_command(main, errors, debug="--debug" in sys.argv)

@@ -22,6 +22,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 
 class Side:
     """One of the two processes, run an epoch at a time."""
@@ -132,11 +134,14 @@ def _print_table(
 
 
 def _print_memory(args: argparse.Namespace, peer: Side, ours: Side) -> None:
-    size = 10015 * args.image_size**2 * 3 * 4 / 1e6
-    stored = 10015 * 200 * 150 * 3 * 4 / 1e6
+    paths = sorted(Path(args.data).glob("*/*.jpg"))
+    with Image.open(paths[0]) as image:
+        width, height = image.size
+    size = len(paths) * args.image_size**2 * 3 * 4 / 1e6
+    stored = len(paths) * width * height * 3 * 4 / 1e6
     print(f"Peak resident memory of the process: Keras {peer.peak_megabytes:.0f} MB, here {ours.peak_megabytes:.0f} "
           f"MB. All images decoded as float32 would take {size:.0f} MB at this size and {stored:.0f} MB at the "
-          "200 x 150 they are stored at.")  # fmt: skip
+          f"{width} x {height} they are stored at.")  # fmt: skip
 
 
 def _commit() -> str:

@@ -42,7 +42,7 @@ def get_config(recipe: str = "sample") -> ConfigDict:
 
     config.init = ConfigDict()
     # A Keras HDF5 file of MobileNet without top, 'imagenet' for Keras's public file, or None for random weights
-    # (on the command line: --config.init.weights=).
+    # (on the command line: --config.init.weights=None).
     config.init.weights = placeholder(str)
     config.init.weights = "imagenet"
 

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from input_pipeline.augment import Augmentation, draw_affine
-from input_pipeline.examples import Examples
+from input_pipeline.examples import DataError, Examples
 
 Batch = dict[str, np.ndarray]
 
@@ -79,7 +79,7 @@ def train_batches(
     )
     dataset = tf.data.Dataset.from_generator(plan, output_signature=signature).unbatch()
     dataset = dataset.map(load, num_parallel_calls=_PARALLEL).batch(batch_size, drop_remainder=True).map(warp)
-    return dataset.prefetch(_PREFETCH).as_numpy_iterator()
+    return _batches(dataset)
 
 
 def eval_batches(examples: Examples, *, image_size: int, batch_size: int) -> Iterator[Batch]:
@@ -94,10 +94,19 @@ def eval_batches(examples: Examples, *, image_size: int, batch_size: int) -> Ite
         return {"image": _load(path, image_size) / 255, "label": label, "mask": True}
 
     dataset = tf.data.Dataset.from_tensor_slices((examples.paths, examples.labels))
-    dataset = dataset.map(load, num_parallel_calls=_PARALLEL).batch(batch_size).prefetch(_PREFETCH)
-    for batch in dataset.as_numpy_iterator():
+    dataset = dataset.map(load, num_parallel_calls=_PARALLEL).batch(batch_size)
+    for batch in _batches(dataset):
         missing = batch_size - len(batch["label"])
         yield {k: np.pad(v, [(0, missing)] + [(0, 0)] * (v.ndim - 1)) if missing else v for k, v in batch.items()}
+
+
+def _batches(dataset: tf.data.Dataset) -> Iterator[Batch]:
+    """Reads ahead, and names the image that cannot be read although it could when the run began."""
+    try:
+        yield from dataset.prefetch(_PREFETCH).as_numpy_iterator()
+    except tf.errors.OpError as error:
+        line = str(error.message).partition("\n")[0]
+        raise DataError(f"an image changed or went away while it was used: {line}: mend it and start again") from error
 
 
 def _load(path: tf.Tensor, image_size: int) -> tf.Tensor:

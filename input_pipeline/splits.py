@@ -33,16 +33,16 @@ def split_by_lesion(examples: Examples, val_fraction: float, seed: int) -> tuple
             f"{examples.rows[row]}: lesion {examples.lesions[row]} is {names[examples.labels[row]]} here and "
             f"{names[examples.labels[other]]} at {examples.rows[other]}: give it one class"
         )
-    try:
-        _, validation = train_test_split(
-            np.arange(len(lesions)), test_size=val_fraction, random_state=seed, stratify=lesion_labels
-        )
-    except ValueError as error:
-        counts = np.bincount(lesion_labels, minlength=len(examples.class_names))
+    counts = np.bincount(lesion_labels, minlength=len(examples.class_names))
+    sides = (round(val_fraction * count) for count in counts)
+    if any(count and not 0 < side < count for side, count in zip(sides, counts, strict=True)):
         table = ", ".join(f"{n} {c}" for n, c in zip(examples.class_names, counts, strict=True))
         raise DataError(
-            f"cannot split by lesion with data.val_fraction={val_fraction} (lesions: {table}): "
-            f"each class needs lesions for both sides; add images or change data.val_fraction"
-        ) from error
+            f"cannot split by lesion with data.val_fraction={val_fraction} (lesions: {table}): each class needs "
+            "lesions for both sides; add images or change data.val_fraction"
+        )
+    _, validation = train_test_split(
+        np.arange(len(lesions)), test_size=val_fraction, random_state=seed, stratify=lesion_labels
+    )
     held_out = np.isin(lesion_of, validation)
     return examples.take(np.flatnonzero(~held_out)), examples.take(np.flatnonzero(held_out))

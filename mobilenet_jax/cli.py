@@ -21,7 +21,7 @@ def main() -> None:
     summary.set_defaults(run=_summary)
 
     args = parser.parse_args()
-    run_as_command(lambda: args.run(args), debug=args.debug)
+    run_as_command(lambda: args.run(args), (OSError,), debug=args.debug)
 
 
 def _image_size(text: str) -> int:
@@ -38,21 +38,20 @@ def _summary(args: argparse.Namespace) -> None:
     print(as_json(table) if args.format == "json" else as_text(table))
 
 
-def run_as_command(job: Callable[[], object], *, debug: bool) -> None:
+def run_as_command(job: Callable[[], object], errors: tuple[type[Exception], ...], *, debug: bool) -> None:
     """Runs a job; what its user can mend is printed as one line, and ends the process with status 1.
-
-    Every error this project raises on purpose is a ValueError, an OSError or a RuntimeError with such a line.
 
     Args:
         job: what to run.
-        debug: whether to show the traceback instead.
+        errors: the types of errors whose message is such a line. Any other is a bug and shows its traceback.
+        debug: whether to show the traceback of these too.
     """
     try:
         job()
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
-    except (ValueError, OSError, RuntimeError) as error:
+    except errors as error:
         if debug:
             raise
         line = " ".join(str(error).split()) or type(error).__name__

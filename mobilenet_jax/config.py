@@ -29,8 +29,9 @@ def _number(low: float, high: float = float("inf"), *, above: bool = False, belo
     return _Rule((int, float), accepts, f"a number in {left}{low}, {high}{right}")
 
 
-def _integer(low: int) -> _Rule:
-    return _Rule((int,), lambda x: x >= low, f"a whole number, {low} or more")
+def _integer(low: int, high: int | None = None) -> _Rule:
+    to = "or more" if high is None else f"to {high}"
+    return _Rule((int,), lambda x: low <= x and (high is None or x <= high), f"a whole number, {low} {to}")
 
 
 def _one_of(*values: Any) -> _Rule:
@@ -42,7 +43,7 @@ _TEXT = _Rule((str,), lambda _: True, "text")
 _SWITCH = _Rule((bool,), lambda _: True, "True or False")
 
 _RULES: dict[str, _Rule] = {
-    "seed": _integer(0),
+    "seed": _integer(0, 2**32 - 1),
     "data.source": _one_of("sample", "isic2018"),
     "data.dir": _TEXT,
     "data.image_size": _integer(MIN_IMAGE_SIZE),

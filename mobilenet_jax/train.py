@@ -31,7 +31,7 @@ from mobilenet_jax.metrics import epoch_metrics
 from mobilenet_jax.model import MobileNet
 from mobilenet_jax.pretrained import imagenet_file, load_pretrained
 from mobilenet_jax.train_step import Outcome, make_eval_step, make_optimizer, make_train_step, new_state
-from mobilenet_jax.workdir import WorkdirError, check_space, open_workdir, write_metrics, write_summary
+from mobilenet_jax.workdir import WorkdirError, check_space, open_workdir, write_config, write_metrics, write_summary
 
 
 class TrainingError(RuntimeError):
@@ -71,11 +71,12 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, Any
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         if checkpoints.latest_step() is not None:
             run.resume(checkpoints, workdir)
+        write_config(workdir, config.to_dict())
         while run.epochs_done < config.train.epochs:
-            run.train_epoch()
             check_space(workdir, checkpoint_bytes)
-            write_metrics(workdir, run.records)
+            run.train_epoch()
             checkpoints.save(run.state, run.history)
+            write_metrics(workdir, run.records)
     summary = run.summary()
     write_metrics(workdir, run.records)
     write_summary(workdir, summary)
@@ -113,7 +114,7 @@ def init_model(config: ConfigDict, key: jax.Array) -> tuple[MobileNet, dict[str,
     model = MobileNet(config.model.alpha, config.model.head, config.model.num_classes, config.model.dropout)
     size, weights = config.data.image_size, config.init.weights
     variables = jax.jit(lambda key: model.init(key, jnp.zeros((1, size, size, 3)), train=False))(key)
-    if weights:
+    if weights not in (None, "", "None"):  # a flag's value is text
         path = imagenet_file(model.alpha, size) if weights == "imagenet" else weights
         _, pretrained = load_pretrained(path, model.alpha)
         variables = {name: {**variables[name], **pretrained[name]} for name in ("params", "batch_stats")}
@@ -154,6 +155,11 @@ class _Run:
         self.state, history = checkpoints.restore(self.state)
         if history["data"] != self.history["data"]:
             raise WorkdirError(f"the images or their labels are not those {workdir} was trained on: choose another one")
+        if len(history["epochs"]) > self._config.train.epochs:
+            raise WorkdirError(
+                f"{workdir} holds {len(history['epochs'])} epochs, more than config.train.epochs="
+                f"{self._config.train.epochs}: choose another --workdir"
+            )
         self.records = history["epochs"]
         print(f"going on after epoch {self.epochs_done}, step {int(self.state.step)}")
 
@@ -166,8 +172,8 @@ class _Run:
         if not math.isfinite(trained["loss"] + evaluated["loss"]):
             raise TrainingError(
                 f"the loss of epoch {self.epochs_done + 1} is {trained['loss']} in training and {evaluated['loss']} in "
-                "validation: the checkpoint of the epoch before is kept; lower config.optimizer.learning_rate "
-                f"({self._config.optimizer.learning_rate})"
+                "validation; checkpoints of earlier epochs are kept: start again with another --workdir and a "
+                f"config.optimizer.learning_rate below {self._config.optimizer.learning_rate}"
             )
         steps = len(self._training) // self._config.train.batch_size
         record = {

@@ -20,7 +20,7 @@ class WorkdirError(ValueError):
 
 
 def open_workdir(workdir: Path, config: dict[str, Any], checkpoint_bytes: int) -> None:
-    """Makes the folder, or checks that it holds an earlier part of the same run, and writes `config.json`.
+    """Makes the folder, or checks that it holds an earlier part of the same run. Writes no file.
 
     Args:
         workdir: the folder; made if it is not there.
@@ -34,10 +34,9 @@ def open_workdir(workdir: Path, config: dict[str, Any], checkpoint_bytes: int) -
     path = workdir / "config.json"
     if path.exists():
         try:
-            earlier = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
+            changed = [d for d in differences(json.loads(path.read_text()), config) if not d.startswith(_MAY_CHANGE)]
+        except (OSError, ValueError, AttributeError) as error:  # the last: JSON, but no object
             raise WorkdirError(f"{path} cannot be read ({error}): choose another --workdir") from error
-        changed = [d for d in differences(earlier, config) if not d.startswith(_MAY_CHANGE)]
         if changed:
             raise WorkdirError(
                 f"{workdir} holds a run with another configuration ({'; '.join(changed)}): "
@@ -49,8 +48,13 @@ def open_workdir(workdir: Path, config: dict[str, Any], checkpoint_bytes: int) -
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise WorkdirError(f"cannot make {workdir} ({error.strerror}): choose another --workdir") from error
-    check_space(workdir, checkpoint_bytes * (1 if path.exists() else 3))
-    _write(path, json.dumps(config, indent=2) + "\n")
+    if not path.exists():
+        check_space(workdir, 3 * checkpoint_bytes)
+
+
+def write_config(workdir: Path, config: dict[str, Any]) -> None:
+    """Writes `config.json`."""
+    _write(workdir / "config.json", json.dumps(config, indent=2) + "\n")
 
 
 def check_space(workdir: Path, bytes_needed: int) -> None:

@@ -54,13 +54,13 @@ def test_errors_are_one_line_and_debug_shows_where(capsys):
         raise ValueError("two\nlines")
 
     with pytest.raises(SystemExit) as end:
-        run_as_command(fail, debug=False)
+        run_as_command(fail, (ValueError,), debug=False)
     assert end.value.code == 1
     assert capsys.readouterr().err == "error: two lines\n"
     with pytest.raises(ValueError, match="two"):
-        run_as_command(fail, debug=True)
+        run_as_command(fail, (ValueError,), debug=True)
 
 
 def test_a_bug_is_not_hidden():
-    with pytest.raises(TypeError):
-        run_as_command(lambda: len(3), debug=False)
+    with pytest.raises(ValueError, match="invalid literal"):
+        run_as_command(lambda: int("x"), (OSError,), debug=False)

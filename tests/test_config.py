@@ -43,6 +43,7 @@ def test_the_isic_recipe_is_the_articles():
         ("train.epochs", True, "config.train.epochs is True"),
         ("augment.zoom", 1.0, "a number in [0, 1)"),
         ("seed", -1, "config.seed is -1"),
+        ("seed", 2**32, "a whole number, 0 to 4294967295"),
     ],
 )
 def test_values_out_of_range_are_named_with_what_is_right(key, value, message):

@@ -81,6 +81,14 @@ def _add(file):
     file["dense/dense/kernel:0"] = np.zeros((1, 1), np.float32)
 
 
+def _add_at_root(file):
+    file["data"] = np.zeros(3, np.float32)
+
+
+def _add_twice(file):
+    file["conv1/zzz/kernel:0"] = np.zeros((3, 3, 3, 8), np.float32)
+
+
 def _poison(file):
     file["conv_dw_5_bn/conv_dw_5_bn/moving_variance:0"][3] = np.nan
 
@@ -98,6 +106,8 @@ def _link_outside(file):
         (_swap_layout, "conv_dw_1/depthwise_kernel is (3, 3, 1, 8), not (3, 3, 8, 1)"),
         (_retype, "conv1/kernel is float64"),
         (_add, "does not have: dense/kernel"),
+        (_add_at_root, "does not have: data"),
+        (_add_twice, "holds tensor conv1/kernel twice: /conv1/conv1/kernel:0 and /conv1/zzz/kernel:0"),
         (_poison, "conv_dw_5_bn/moving_variance holds NaN"),
         (_link_outside, "conv1/kernel is missing"),
     ],

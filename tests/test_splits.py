@@ -58,6 +58,11 @@ def test_a_lesion_of_two_classes_is_refused():
         split_by_lesion(examples, 0.3, seed=0)
 
 
+def test_a_share_that_leaves_a_class_out_of_validation_is_refused():
+    with pytest.raises(DataError, match="lesions: A 30, B 2"):
+        split_by_lesion(_examples([30, 2]), 0.1, seed=0)
+
+
 def test_too_few_lesions_are_counted():
     with pytest.raises(DataError, match="lesions: A 30, B 1"):
         split_by_lesion(_examples([30, 1]), 0.3, seed=0)

@@ -48,7 +48,7 @@ def load_pretrained(path: str | Path, alpha: float | None = None) -> tuple[Mobil
     path = Path(path)
     try:
         with h5py.File(path, "r") as file:
-            datasets = _datasets(file)
+            datasets = _datasets(path, file)
             found = _alpha(path, datasets)
             if alpha is not None and alpha != found:
                 raise WeightsError(f"{path} holds MobileNet of alpha {found}; the model has alpha {alpha}")
@@ -62,14 +62,17 @@ def load_pretrained(path: str | Path, alpha: float | None = None) -> tuple[Mobil
         raise WeightsError(f"{path} cannot be read as HDF5 weights: {error}") from error
 
 
-def _datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
+def _datasets(path: Path, file: h5py.File) -> dict[str, h5py.Dataset]:
     """Every dataset by `layer/tensor`, the group that Keras repeats and the `:0` left out. Links are not followed."""
-    found = {}
+    found: dict[str, h5py.Dataset] = {}
 
     def visit(name: str, node: h5py.Group | h5py.Dataset) -> None:
         if isinstance(node, h5py.Dataset):
-            layer, *_, tensor = name.removesuffix(":0").split("/")
-            found[f"{layer}/{tensor}"] = node
+            parts = name.removesuffix(":0").split("/")
+            key = f"{parts[0]}/{parts[-1]}" if len(parts) > 1 else name
+            if key in found:
+                raise WeightsError(f"{path} holds tensor {key} twice: {found[key].name} and {node.name}")
+            found[key] = node
 
     file.visititems(visit)
     return found
