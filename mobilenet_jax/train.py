@@ -205,6 +205,7 @@ class _Run:
             total=steps * config.train.batch_size,
             desc=f"epoch {self.epochs_done + 1}/{config.train.epochs}",
             unit=" images",
+            bar_format="{desc} {percentage:3.0f}% |{bar}| {rate_fmt}, {remaining} left{postfix}",  # fits 80 columns
             disable=None,  # on anything but a terminal
             leave=False,
         )
@@ -217,7 +218,7 @@ class _Run:
             before = jax.block_until_ready(outcomes[-2:-1])
             if before and not bar.disable:
                 shown = epoch_metrics(before)
-                bar.set_postfix(loss=f"{shown['loss']:.3f}", accuracy=f"{shown['accuracy']:.3f}", refresh=False)
+                bar.set_postfix_str(f"loss {shown['loss']:.3f}, accuracy {shown['accuracy']:.2f}", refresh=False)
             bar.update(config.train.batch_size)
         bar.close()
         return outcomes

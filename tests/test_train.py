@@ -306,9 +306,13 @@ def test_output_is_plain_lines_when_no_terminal_is_there(data, tmp_path):
 
 def test_a_terminal_shows_a_bar(data, tmp_path):
     import pty
+    import termios
 
     parent, child = pty.openpty()
-    command = _command(data, tmp_path / "run", "--config.train.epochs=1", "--config.train.batch_size=1")
+    termios.tcsetwinsize(child, (24, 80))
+    command = _command(
+        data, tmp_path / "run", "--config.train.epochs=1", "--config.data.image_size=224", "--config.train.batch_size=1"
+    )
     process = subprocess.Popen(command, cwd=ROOT, stdout=child, stderr=child)
     os.close(child)
     shown = b""
@@ -319,5 +323,5 @@ def test_a_terminal_shows_a_bar(data, tmp_path):
             break
     assert process.wait() == 0
     os.close(parent)
-    for part in (b"epoch 1/1", b"loss=", b"accuracy=", b"images/s", b"best: epoch 1"):
+    for part in (b"epoch 1/1 ", b" left, loss ", b", accuracy ", b" images/s, ", b"best: epoch 1"):
         assert part in shown
