@@ -49,7 +49,7 @@ def read_isic(folder: str | Path) -> Examples:
     groupings = folder / _GROUPINGS
     for path in (images, truth, groupings):
         if not path.exists():
-            raise DataError(f"{path} is missing: download it from {_DOWNLOADS} and unpack it in {folder}")
+            raise DataError(f"{path} is missing: config.data.dir names the folder that holds it; {_DOWNLOADS} has it")
 
     labels = _read_labels(truth)
     lesions = _read_lesions(groupings)

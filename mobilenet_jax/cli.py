@@ -1,6 +1,7 @@
 """The `mobilenet-jax` command, and how commands end: with status 0, or with one line that says what is wrong."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 
@@ -49,8 +50,8 @@ def run_as_command(job: Callable[[], object], errors: tuple[type[Exception], ...
     try:
         job()
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        sys.exit(130)
+        print("stopped", file=sys.stderr, flush=True)
+        os._exit(130)  # the threads of JAX and TensorFlow, still at work, can crash an orderly exit
     except errors as error:
         if debug:
             raise

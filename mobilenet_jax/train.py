@@ -60,7 +60,9 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, Any
     check_config(config)
     training, validation = load_examples(config)
     if config.train.batch_size > len(training):
-        raise ConfigError(f"config.train.batch_size is {config.train.batch_size}, more than the training images")
+        raise ConfigError(
+            f"config.train.batch_size is {config.train.batch_size}, more than the training images: {len(training)}"
+        )
     mesh = meshes.data_mesh()
     if config.train.batch_size % mesh.size:
         raise ConfigError(f"config.train.batch_size is {config.train.batch_size}, no multiple of {mesh.size} devices")
@@ -161,7 +163,10 @@ class _Run:
                 f"{self._config.train.epochs}: choose another --workdir"
             )
         self.records = history["epochs"]
-        print(f"going on after epoch {self.epochs_done}, step {int(self.state.step)}")
+        if self.epochs_done == self._config.train.epochs:
+            print("the run is finished: raise config.train.epochs to go on, or choose another --workdir")
+        else:
+            print(f"going on after epoch {self.epochs_done}, step {int(self.state.step)}")
 
     def train_epoch(self) -> None:
         """Trains on one epoch, evaluates, and adds the record."""

@@ -75,8 +75,8 @@ BAD_TABLES = [
     (_edit(GROUPINGS, _swap_line(4, [])), r"GroundTruth.csv:4: ISIC_0000002 has no row in .*LesionGroupings.csv"),
     (_edit(GROUPINGS, _swap_line(4, ["ISIC_0000001,L9,x"])), r"LesionGroupings.csv:4: ISIC_0000001 stands in an"),
     (_edit(GROUPINGS, _swap_line(4, ["ISIC_0000002,,x"])), r"LesionGroupings.csv:4: no lesion_id"),
-    (lambda d: (d / GROUPINGS).unlink(), r"LesionGroupings.csv is missing: download it"),
-    (lambda d: (d / TRUTH).unlink(), r"GroundTruth.csv is missing: download it"),
+    (lambda d: (d / GROUPINGS).unlink(), r"LesionGroupings.csv is missing: config.data.dir names"),
+    (lambda d: (d / TRUTH).unlink(), r"GroundTruth.csv is missing: config.data.dir names"),
 ]
 
 
