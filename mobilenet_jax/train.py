@@ -73,7 +73,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, Any
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         if checkpoints.latest_step() is not None:
             run.resume(checkpoints, workdir)
-        write_config(workdir, config.to_dict())
+        write_config(workdir, config.to_dict())  # only now: a refused resume leaves the earlier one
         while run.epochs_done < config.train.epochs:
             check_space(workdir, checkpoint_bytes)
             run.train_epoch()

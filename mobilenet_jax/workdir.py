@@ -20,7 +20,10 @@ class WorkdirError(ValueError):
 
 
 def open_workdir(workdir: Path, config: dict[str, Any], checkpoint_bytes: int) -> None:
-    """Makes the folder, or checks that it holds an earlier part of the same run. Writes no file.
+    """Makes the folder, or checks that it holds an earlier part of the same run.
+
+    A new run's `config.json` is written at once, so that a run killed at any moment finds its folder again; that of an
+    earlier part is left as it is.
 
     Args:
         workdir: the folder; made if it is not there.
@@ -50,6 +53,7 @@ def open_workdir(workdir: Path, config: dict[str, Any], checkpoint_bytes: int) -
         raise WorkdirError(f"cannot make {workdir} ({error.strerror}): choose another --workdir") from error
     if not path.exists():
         check_space(workdir, 3 * checkpoint_bytes)
+        write_config(workdir, config)
 
 
 def write_config(workdir: Path, config: dict[str, Any]) -> None:

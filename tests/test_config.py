@@ -7,9 +7,11 @@ from configs.mobilenet import get_config
 from mobilenet_jax.config import ConfigError, check_config, differences
 
 
-def test_base_configurations_are_valid():
+def test_base_configurations_are_valid_and_the_isic_recipe_needs_a_folder():
     check_config(get_config())
     config = get_config("isic2018")
+    with pytest.raises(ConfigError, match=r"--config\.data\.dir=DIR"):
+        check_config(config)
     config.data.dir = "somewhere"
     check_config(config)
 
@@ -63,11 +65,6 @@ def test_unknown_and_missing_keys_are_named_with_the_nearest():
     del config.model.alpha
     with pytest.raises(ConfigError, match=r"config\.model\.alpha is missing"):
         check_config(config)
-
-
-def test_the_isic_recipe_needs_a_folder():
-    with pytest.raises(ConfigError, match=r"--config\.data\.dir=DIR"):
-        check_config(get_config("isic2018"))
 
 
 def test_differences_name_what_changed():

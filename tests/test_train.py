@@ -129,6 +129,19 @@ def test_other_images_are_refused_on_resume(workdir, data, tmp_path):
     assert (workdir / "config.json").read_text() == before
 
 
+def test_a_run_killed_before_its_first_checkpoint_finds_its_folder_again(data, tmp_path, monkeypatch):
+    def die(folder):
+        folder.mkdir()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mobilenet_jax.train.Checkpoints", die)
+        with pytest.raises(KeyboardInterrupt):
+            train_and_evaluate(_config(data), tmp_path / "run")
+    train_and_evaluate(_config(data, train__epochs=1), tmp_path / "run")
+    assert len(_records(tmp_path / "run")) == 1
+
+
 def test_fewer_epochs_than_done_are_refused(data, workdir):
     with pytest.raises(WorkdirError, match=r"holds 2 epochs, more than config\.train\.epochs=1"):
         train_and_evaluate(_config(data, train__epochs=1), workdir)
