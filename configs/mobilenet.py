@@ -39,12 +39,14 @@ def get_config(recipe: str = "sample") -> ConfigDict:
     config.model.head = "article"  # 'article': two dense layers of 1024; 'small': global average pooling, for phones
     config.model.dropout = 0.5
     config.model.num_classes = 7
+    config.model.frozen_blocks = 0  # of 13: the stem and so many first blocks stay as they are; 13 trains only the head
 
     config.init = ConfigDict()
-    # A Keras HDF5 file of MobileNet without top, 'imagenet' for Keras's public file, or None for random weights
-    # (on the command line: --config.init.weights=None).
+    # Whatever `mobilenet-jax convert` reads (only the backbone is taken), 'imagenet' for Keras's public file, or None
+    # for random weights (on the command line: --config.init.weights=None).
     config.init.weights = placeholder(str)
     config.init.weights = "imagenet"
+    config.init.input_scaling = "1/255"  # pixels to [0, 1] as in the article; 'weights': as those were trained, [-1, 1]
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "sgd"  # or 'adadelta' (decay rate 0.95), which takes no momentum

@@ -15,6 +15,7 @@ from input_pipeline.augment import Augmentation, draw_affine
 from input_pipeline.examples import DataError, Examples
 
 Batch = dict[str, np.ndarray]
+Scaling = tuple[float, float]
 
 _STREAM = 1  # keeps the draws of the order apart from those of the geometry
 _PARALLEL = os.cpu_count() or 1
@@ -31,6 +32,7 @@ def train_batches(
     augmentation: Augmentation,
     *,
     image_size: int,
+    scaling: Scaling,
     batch_size: int,
     seed: int,
     first_step: int,
@@ -41,8 +43,8 @@ def train_batches(
     An epoch has `len(examples) // batch_size` steps. The examples left over differ from epoch to epoch.
 
     Returns:
-        An iterator of `image` float32 `[batch, size, size, 3]` in [0, 1], `label` int32 `[batch]` and `index` int64
-        `[batch]`, the example's position in `examples`.
+        An iterator of `image` float32 `[batch, size, size, 3]` in the range `scaling` maps pixel values 0 and 255 to,
+        `label` int32 `[batch]` and `index` int64 `[batch]`, the example's position in `examples`.
     """
     steps_per_epoch = len(examples) // batch_size
 
@@ -69,7 +71,7 @@ def train_batches(
             fill_mode="NEAREST",
             fill_value=0.0,
         )
-        return {"image": image / 255, "label": batch["label"], "index": batch["index"]}
+        return {"image": _scale(image, scaling), "label": batch["label"], "index": batch["index"]}
 
     signature = (
         tf.TensorSpec([batch_size], tf.string),
@@ -82,16 +84,15 @@ def train_batches(
     return _batches(dataset)
 
 
-def eval_batches(examples: Examples, *, image_size: int, batch_size: int) -> Iterator[Batch]:
+def eval_batches(examples: Examples, *, image_size: int, scaling: Scaling, batch_size: int) -> Iterator[Batch]:
     """Every example once, in order, unchanged but for its size; the last batch is filled up with zeros.
 
     Returns:
-        An iterator of `image` float32 `[batch, size, size, 3]` in [0, 1], `label` int32 `[batch]` and `mask` bool
-        `[batch]`, False for what fills up.
+        An iterator of `image` and `label` as above and `mask` bool `[batch]`, False for what fills up.
     """
 
     def load(path: tf.Tensor, label: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"image": _load(path, image_size) / 255, "label": label, "mask": True}
+        return {"image": _scale(_load(path, image_size), scaling), "label": label, "mask": True}
 
     dataset = tf.data.Dataset.from_tensor_slices((examples.paths, examples.labels))
     dataset = dataset.map(load, num_parallel_calls=_PARALLEL).batch(batch_size)
@@ -122,3 +123,8 @@ def _load(path: tf.Tensor, image_size: int) -> tf.Tensor:
         lambda: tf.image.resize(image, size, tf.image.ResizeMethod.AREA),
         lambda: tf.image.resize(image, size),
     )
+
+
+def _scale(image: tf.Tensor, scaling: Scaling) -> tf.Tensor:
+    low, high = scaling
+    return low + (high - low) * (image / 255)

@@ -1,6 +1,6 @@
 """MobileNet v1 in JAX/Flax: the model, its ImageNet weights, and its fine-tuning.
 
-    from mobilenet_jax import MobileNet, load_pretrained, train_and_evaluate
+    from mobilenet_jax import MobileNet, load_pretrained, save_pretrained, train_and_evaluate
 
 `train_and_evaluate` needs TensorFlow, for reading images; it is imported when it is first asked for, so the model and
 the weights can be used where TensorFlow is not installed.
@@ -9,12 +9,12 @@ the weights can be used where TensorFlow is not installed.
 from typing import TYPE_CHECKING, Any
 
 from mobilenet_jax.model import MobileNet
-from mobilenet_jax.pretrained import load_pretrained
+from mobilenet_jax.pretrained import Metadata, load_pretrained, read_weights, save_pretrained
 
 if TYPE_CHECKING:
     from mobilenet_jax.train import train_and_evaluate
 
-__all__ = ["MobileNet", "load_pretrained", "train_and_evaluate"]
+__all__ = ["Metadata", "MobileNet", "load_pretrained", "read_weights", "save_pretrained", "train_and_evaluate"]
 
 
 def __getattr__(name: str) -> Any:

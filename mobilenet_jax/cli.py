@@ -1,11 +1,18 @@
 """The `mobilenet-jax` command, and how commands end: with status 0, or with one line that says what is wrong."""
 
 import argparse
+import dataclasses
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
+from absl import logging
+
+from mobilenet_jax import pretrained
 from mobilenet_jax.model import ALPHAS, MIN_IMAGE_SIZE
+from mobilenet_jax.predict import ImageError, make_classifier
+from mobilenet_jax.pretrained import WeightsError
 
 
 def main() -> None:
@@ -21,8 +28,40 @@ def main() -> None:
     summary.add_argument("--format", choices=("text", "json"), default="text", help="(default: text)")
     summary.set_defaults(run=_summary)
 
+    convert = commands.add_parser(
+        "convert",
+        help="read weights of any kind, write them in another",
+        description="Reads Keras files (HDF5 of Keras 1 and 2, .weights.h5 and .keras of Keras 3), .safetensors and "
+        "folders written here, and the workdirs of training runs; what SRC is, is seen from its content. Writes "
+        "NAME.safetensors, NAME.weights.h5 for Keras 3, or, to a name without a suffix, a folder for Orbax.",
+    )
+    convert.add_argument("src", metavar="SRC", type=Path)
+    convert.add_argument("dst", metavar="DST", type=Path)
+    convert.add_argument("--dry-run", action="store_true", help="print what would become of each tensor; write nothing")
+    convert.add_argument("--force", action="store_true", help="overwrite weights that are there")
+    convert.add_argument("--no-top", action="store_true", help="leave the classifier out")
+    convert.add_argument("--allow-nonfinite", action="store_true", help="take NaN and infinity")
+    convert.add_argument(
+        "--checkpoint", choices=("best", "latest"), default="best", help="of a workdir (default: best)"
+    )
+    convert.add_argument(
+        "--input-scaling",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="what pixel values 0 and 255 were mapped to in training, where SRC does not say (default: -1 1, as for "
+        "Keras's ImageNet weights)",
+    )
+    convert.set_defaults(run=_convert)
+
+    predict = commands.add_parser("predict", help="print the five likeliest classes of photographs")
+    predict.add_argument("model", metavar="MODEL", type=Path, help="weights with a classifier, whatever convert reads")
+    predict.add_argument("images", metavar="IMAGE", type=Path, nargs="+")
+    predict.set_defaults(run=_predict)
+
     args = parser.parse_args()
-    run_as_command(lambda: args.run(args), (OSError,), debug=args.debug)
+    logging.set_verbosity("error")  # Orbax warns of folders that were opened to be read
+    run_as_command(lambda: args.run(args), (OSError, WeightsError, ImageError), debug=args.debug)
 
 
 def _image_size(text: str) -> int:
@@ -37,6 +76,42 @@ def _summary(args: argparse.Namespace) -> None:
 
     table = summarize(args.alpha, args.image_size, args.include_top)
     print(as_json(table) if args.format == "json" else as_text(table))
+
+
+def _convert(args: argparse.Namespace) -> None:
+    if args.dry_run:
+        rows = pretrained.mapping(args.src, args.dst, checkpoint=args.checkpoint, head=not args.no_top)
+        table = [("source", "target", "shape", "transform"), *((a, b, str(c), d or "none") for a, b, c, d in rows)]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        for row in table:
+            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        return
+    pretrained.check_destination(args.dst, force=args.force)
+    weights = pretrained.read_weights(args.src, checkpoint=args.checkpoint, allow_nonfinite=args.allow_nonfinite)
+    if args.no_top:
+        weights = weights.without_head()
+    if args.input_scaling:
+        metadata = dataclasses.replace(weights.metadata, input_scaling=tuple(args.input_scaling))
+        weights = dataclasses.replace(weights, metadata=metadata)
+    pretrained.write_weights(args.dst, weights, force=args.force)
+    found, metadata = weights.architecture, weights.metadata
+    size = "x".join(map(str, metadata.image_size)) if metadata.image_size else "a size not known"
+    print(
+        f"{args.src} ({weights.kind}) -> {args.dst}\n"
+        f"MobileNet alpha {found.alpha}, {sum(x.size for x in weights.tensors.values()):,} values in "
+        f"{len(weights.tensors)} tensors, "
+        + (f"head {found.head!r} for {found.num_classes} classes" if found.head else "no classifier")
+        + f"; trained on images of {size}, pixels scaled to [{metadata.input_scaling[0]:g}, "
+        f"{metadata.input_scaling[1]:g}]"
+    )
+
+
+def _predict(args: argparse.Namespace) -> None:
+    classify = make_classifier(pretrained.read_weights(args.model))
+    for path in args.images:
+        print(path)
+        for guess in classify(path)[:5]:
+            print(f"  {guess.class_index:>4}  {guess.probability:.4f}  {guess.name}".rstrip())
 
 
 def run_as_command(job: Callable[[], object], errors: tuple[type[Exception], ...], *, debug: bool) -> None:

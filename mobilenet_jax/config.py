@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from mobilenet_jax.model import ALPHAS, MIN_IMAGE_SIZE
+from mobilenet_jax.model import ALPHAS, BLOCKS, MIN_IMAGE_SIZE
 
 
 class ConfigError(ValueError):
@@ -58,7 +58,9 @@ _RULES: dict[str, _Rule] = {
     "model.head": _one_of("article", "small"),
     "model.dropout": _number(0, 1, below=True),
     "model.num_classes": _integer(2),
+    "model.frozen_blocks": _integer(0, len(BLOCKS)),
     "init.weights": _Rule((str, type(None)), lambda _: True, "text or None"),
+    "init.input_scaling": _one_of("1/255", "weights"),
     "optimizer.name": _one_of("sgd", "adadelta"),
     "optimizer.learning_rate": _number(0, above=True),
     "optimizer.momentum": _number(0, 1, below=True),
@@ -86,6 +88,13 @@ def check_config(config: ConfigDict) -> None:
             raise ConfigError(f"config.{key} is {value!r}, not {rule.description}{hint}")
     if values["data.source"] == "isic2018" and not values["data.dir"]:
         raise ConfigError("config.data.dir is empty: --config.data.dir=DIR names the unpacked download of ISIC 2018")
+    if values["init.input_scaling"] == "weights" and not has_weights(config):
+        raise ConfigError("config.init.input_scaling is 'weights', and config.init.weights names none: take '1/255'")
+
+
+def has_weights(config: ConfigDict) -> bool:
+    """Whether training starts from weights; on the command line None is text."""
+    return config.init.weights not in (None, "", "None")
 
 
 def check_keys(keys: Iterable[str]) -> None:

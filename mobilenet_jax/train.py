@@ -26,12 +26,14 @@ from input_pipeline import (
 )
 from mobilenet_jax import mesh as meshes
 from mobilenet_jax.checkpoints import BEST_BY, Checkpoints
-from mobilenet_jax.config import ConfigError, check_config
+from mobilenet_jax.config import ConfigError, check_config, has_weights
 from mobilenet_jax.metrics import epoch_metrics
 from mobilenet_jax.model import MobileNet
-from mobilenet_jax.pretrained import imagenet_file, load_pretrained
-from mobilenet_jax.train_step import Outcome, make_eval_step, make_optimizer, make_train_step, new_state
+from mobilenet_jax.pretrained import WeightsError, imagenet_file, read_weights
+from mobilenet_jax.train_step import Outcome, leave_frozen, make_eval_step, make_optimizer, make_train_step, new_state
 from mobilenet_jax.workdir import WorkdirError, check_space, open_workdir, write_config, write_metrics, write_summary
+
+ARTICLE_SCALING = (0.0, 1.0)  # 1/255
 
 
 class TrainingError(RuntimeError):
@@ -107,21 +109,29 @@ def load_examples(config: ConfigDict) -> tuple[Examples, Examples]:
     return training, validation
 
 
-def init_model(config: ConfigDict, key: jax.Array) -> tuple[MobileNet, dict[str, Any]]:
-    """The model of a configuration and its first variables: random, the backbone's from `init.weights` if given.
+def init_model(config: ConfigDict, key: jax.Array) -> tuple[MobileNet, dict[str, Any], tuple[float, float]]:
+    """The model of a configuration, its first variables, and what pixel values 0 and 255 are mapped to for it.
+
+    The variables are random; the backbone's are from `init.weights` if that is given.
 
     Raises:
         WeightsError: the weights cannot be had, or are not for this model.
     """
-    model = MobileNet(config.model.alpha, config.model.head, config.model.num_classes, config.model.dropout)
-    size, weights = config.data.image_size, config.init.weights
+    model = MobileNet(**config.model)
+    size, scaling = config.data.image_size, ARTICLE_SCALING
     variables = jax.jit(lambda key: model.init(key, jnp.zeros((1, size, size, 3)), train=False))(key)
-    if weights not in (None, "", "None"):  # a flag's value is text
-        path = imagenet_file(model.alpha, size) if weights == "imagenet" else weights
-        _, pretrained = load_pretrained(path, model.alpha)
-        variables = {name: {**variables[name], **pretrained[name]} for name in ("params", "batch_stats")}
-        print(f"backbone from {path}")
-    return model, variables
+    if has_weights(config):
+        path = imagenet_file(model.alpha, size) if config.init.weights == "imagenet" else config.init.weights
+        weights = read_weights(path)
+        if weights.architecture.alpha != model.alpha:
+            found = weights.architecture.alpha
+            raise WeightsError(f"{path} holds MobileNet of alpha {found}; the model has alpha {model.alpha}")
+        backbone = weights.without_head().variables
+        variables = {name: {**variables[name], **backbone[name]} for name in ("params", "batch_stats")}
+        if config.init.input_scaling == "weights":
+            scaling = weights.metadata.input_scaling
+        print(f"backbone from {path}; pixels scaled to [{scaling[0]:g}, {scaling[1]:g}]")
+    return model, variables, scaling
 
 
 class _Run:
@@ -130,8 +140,9 @@ class _Run:
     def __init__(self, config: ConfigDict, mesh: Any, training: Examples, validation: Examples):
         # The generator 'rbg' compiles in half the time and memory that JAX's default takes.
         init_key, dropout_key = jax.random.split(jax.random.key(config.seed, impl="rbg"))
-        model, variables = init_model(config, init_key)
+        model, variables, self._scaling = init_model(config, init_key)
         optimizer = make_optimizer(config.optimizer.name, config.optimizer.learning_rate, config.optimizer.momentum)
+        optimizer = leave_frozen(optimizer, model)
         self.state = meshes.replicate(mesh, new_state(variables["params"], variables["batch_stats"], optimizer))
         self.records: list[dict[str, Any]] = []
         self._train_step = make_train_step(model, optimizer, dropout_key)
@@ -150,7 +161,12 @@ class _Run:
     @property
     def history(self) -> dict[str, Any]:
         """What a checkpoint holds beside the state."""
-        return {"epochs": self.records, "data": [self._training.fingerprint(), self._validation.fingerprint()]}
+        return {
+            "epochs": self.records,
+            "data": [self._training.fingerprint(), self._validation.fingerprint()],
+            "classes": list(self._training.class_names),
+            "input_scaling": list(self._scaling),
+        }
 
     def resume(self, checkpoints: Checkpoints, workdir: Path) -> None:
         """Goes back to the latest checkpoint."""
@@ -200,6 +216,7 @@ class _Run:
                 self._training,
                 Augmentation(**config.augment),
                 image_size=config.data.image_size,
+                scaling=self._scaling,
                 batch_size=config.train.batch_size,
                 seed=config.seed,
                 first_step=int(self.state.step),
@@ -230,7 +247,10 @@ class _Run:
 
     def _evaluate(self) -> list[Outcome]:
         batches = eval_batches(
-            self._validation, image_size=self._config.data.image_size, batch_size=self._config.train.batch_size
+            self._validation,
+            image_size=self._config.data.image_size,
+            scaling=self._scaling,
+            batch_size=self._config.train.batch_size,
         )
         outcomes: list[Outcome] = []
         for batch in batches:

@@ -56,6 +56,18 @@ def make_optimizer(name: str, learning_rate: float, momentum: float) -> optax.Gr
     raise ValueError(f"optimizer is 'sgd' or 'adadelta', not {name!r}")
 
 
+def leave_frozen(optimizer: optax.GradientTransformation, model: MobileNet) -> optax.GradientTransformation:
+    """The same optimizer for the layers that the model trains; it holds no state for the others."""
+    frozen = model.frozen_layers()
+    if not frozen:
+        return optimizer
+
+    def labels(params: Any) -> dict[str, str]:
+        return {layer: "frozen" if layer in frozen else "trained" for layer in params}
+
+    return optax.partition({"trained": optimizer, "frozen": optax.set_to_zero()}, labels)
+
+
 def new_state(params: Any, batch_stats: Any, optimizer: optax.GradientTransformation) -> TrainState:
     """The state before the first update."""
     return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params))

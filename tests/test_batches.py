@@ -47,13 +47,13 @@ def test_far_steps_are_as_near_as_the_first(examples):
 
 
 def test_without_augmentation_training_sees_what_evaluation_sees(examples):
-    plain = np.concatenate([b["image"] for b in eval_batches(examples, image_size=32, batch_size=8)])
+    plain = np.concatenate([b["image"] for b in eval_batches(examples, scaling=(0.0, 1.0), image_size=32, batch_size=8)])
     batch = _train(examples, 0, 1, augmentation=Augmentation())[0]
     np.testing.assert_allclose(batch["image"], plain[batch["index"]], atol=1e-6)
 
 
 def test_evaluation_gives_every_example_once_in_order(examples):
-    batches = list(eval_batches(examples, image_size=32, batch_size=16))
+    batches = list(eval_batches(examples, scaling=(0.0, 1.0), image_size=32, batch_size=16))
     assert [b["mask"].sum() for b in batches] == [16, 16, 10]
     assert all(b["image"].shape == (16, 32, 32, 3) for b in batches)
     labels, mask = (np.concatenate([b[k] for b in batches]) for k in ("label", "mask"))
@@ -62,7 +62,7 @@ def test_evaluation_gives_every_example_once_in_order(examples):
 
 @pytest.mark.parametrize("size", [20, 32, 60])
 def test_resizing_keeps_the_mean_colour(examples, size):
-    image = np.concatenate([b["image"] for b in eval_batches(examples, image_size=size, batch_size=42)])
+    image = np.concatenate([b["image"] for b in eval_batches(examples, scaling=(0.0, 1.0), image_size=size, batch_size=42)])
     for path, resized in zip(examples.paths, image, strict=True):
         original = np.asarray(Image.open(path), np.float32).mean((0, 1)) / 255
         np.testing.assert_allclose(resized.mean((0, 1)), original, atol=0.01)

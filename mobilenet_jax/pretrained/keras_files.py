@@ -1,0 +1,125 @@
+"""Keras's files of weights: the HDF5 of Keras 1 and 2, and `.weights.h5` and `.keras` of Keras 3.
+
+A `.keras` file is a zip archive that holds a `.weights.h5` and a JSON description of the model. Of the description the
+size of the images and the order of the axes are looked up in its text; nothing of it is run.
+"""
+
+import contextlib
+import functools
+import json
+import re
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from mobilenet_jax.pretrained import hdf5, keras_names
+from mobilenet_jax.pretrained.source import Entry, Metadata, Source
+from mobilenet_jax.pretrained.tensors import WeightsError, axes
+
+_MAX_DESCRIPTION = 8 << 20  # bytes; Keras writes 90 kB
+_MAX_EXPANSION = 4  # a member's size over its size in the archive; trained weights come to 1.1
+_METADATA = "mobilenet_jax"  # the attribute this project leaves in a file; Keras passes it over
+
+
+@contextlib.contextmanager
+def open_hdf5(path: Path) -> Iterator[Source]:
+    """Opens a Keras HDF5 file.
+
+    Raises:
+        WeightsError: it is damaged, holds links, or was written for another order of axes.
+    """
+    with _damage_told(), h5py.File(path, "r") as file:
+        # Keras's public files tell the size of the images in their name only.
+        named = re.fullmatch(r"mobilenet_\d_\d_(\d{2,4})_tf(_no_top)?\.h5", path.name)
+        image_size = f"[{named[1]}, {named[1]}]" if named else None
+        yield _source("Keras HDF5", file, hdf5.text_attribute(file, "model_config") or "", image_size)
+
+
+@contextlib.contextmanager
+def open_archive(path: Path) -> Iterator[Source]:
+    """Opens a `.keras` archive.
+
+    Raises:
+        WeightsError: see `open_hdf5`; or the archive holds names that leave it, or members that expand without end.
+    """
+    with _damage_told(), zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory() as folder:
+        members = {member.filename: member for member in archive.infolist()}
+        for name, member in members.items():
+            if name.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", name) or ":" in name:
+                raise WeightsError(f"its member {name[:80]!r} would leave the folder it is unpacked to")
+            if member.file_size > _MAX_EXPANSION * member.compress_size + (1 << 20):
+                size = f"from {member.compress_size:,} to {member.file_size:,} bytes"
+                raise WeightsError(f"its member {name[:80]!r} expands {size}")
+        if "model.weights.h5" not in members:
+            raise WeightsError("a zip archive without model.weights.h5: no .keras file")
+        description = b""
+        if "config.json" in members and members["config.json"].file_size <= _MAX_DESCRIPTION:
+            description = archive.read("config.json")
+        unpacked = Path(folder) / "model.weights.h5"
+        with archive.open("model.weights.h5") as packed, unpacked.open("wb") as out:
+            shutil.copyfileobj(packed, out, 1 << 20)
+        with h5py.File(unpacked, "r") as file:
+            yield _source("Keras 3 archive", file, description.decode(), None)
+
+
+@contextlib.contextmanager
+def _damage_told() -> Iterator[None]:
+    """HDF5 and zip fail on damaged files with almost any error."""
+    try:
+        yield
+    except WeightsError:
+        raise
+    except Exception as error:
+        line = str(error).partition("\n")[0][:200] or type(error).__name__
+        raise WeightsError(f"damaged, or no file of weights ({line})") from error
+
+
+def _source(kind: str, file: h5py.File, description: str, image_size: str | None) -> Source:
+    if re.search(r'"data_format":\s*"channels_first"', description):
+        raise WeightsError("its model works on channels first; save it with data_format='channels_last'")
+    for group in (file, file.get("model_weights")):
+        if isinstance(group, h5py.Group) and hdf5.text_attribute(group, "backend") == "theano":
+            raise WeightsError("written by Keras on Theano, whose kernels are flipped; save it from TensorFlow")
+
+    datasets = hdf5.datasets(file)
+    if any(re.search(r"(^|/)vars/\d+$", path) for path in datasets):
+        names = keras_names.from_keras_3({p: hdf5.text_attribute(d.parent, "name") for p, d in datasets.items()})
+    else:
+        names = keras_names.from_keras_2(datasets)
+    entries: dict[str, Entry] = {}
+    for path, dataset in datasets.items():
+        name = names.get(path, path)
+        if name in entries:
+            raise WeightsError(f"tensor {name} stands in it twice: {entries[name].name} and {path}")
+        entries[name] = Entry(path, dataset.shape or (), str(dataset.dtype), functools.partial(hdf5.read, dataset))
+
+    stated = json.loads(hdf5.text_attribute(file, _METADATA) or "{}")
+    if not isinstance(stated, dict):
+        raise WeightsError(f"its attribute {_METADATA} is no JSON object")
+    described = re.search(r'"batch(?:_input)?_shape":\s*\[null,\s*(\d{2,5}),\s*(\d{2,5}),\s*3\]', description)
+    if described:
+        image_size = f"[{described[1]}, {described[2]}]"
+    if image_size and "image_size" not in stated:
+        stated["image_size"] = image_size
+    return Source(kind, entries, keras_layout=True, stated=stated, metadata=Metadata.from_json(stated))
+
+
+def write_hdf5(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Writes a `.weights.h5` that Keras 3 loads into its `MobileNet`, or one with this project's head after it.
+
+    Args:
+        path: the file, which is not there.
+        tensors: by their names here, in Flax's layout.
+        metadata: kept as JSON in an attribute that Keras passes over.
+    """
+    names = keras_names.to_keras_3(tensors)
+    with h5py.File(path, "w") as file:
+        file.attrs[_METADATA] = json.dumps(dict(metadata))
+        for name, value in tensors.items():
+            dataset = file.create_dataset(names[name], data=value.transpose(axes(name) or range(value.ndim)))
+            dataset.parent.attrs["name"] = name.split(".")[1]

@@ -1,0 +1,119 @@
+"""What every reader gives: the tensors of a file, not read yet, and what the file says of itself."""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mobilenet_jax.model import MIN_IMAGE_SIZE
+from mobilenet_jax.pretrained.tensors import Shape, WeightsError
+
+Range = tuple[float, float]
+
+
+class Entry(NamedTuple):
+    """A tensor in a file: its name, shape and type there, and how to read it."""
+
+    name: str
+    shape: Shape
+    dtype: str
+    read: Callable[[], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a network's tensors do not tell.
+
+    Attributes:
+        image_size: height and width in pixels of the images it was trained on; None if not known.
+        input_scaling: what pixel values 0 and 255 are mapped to: (-1, 1) for ImageNet weights, (0, 1) in the article.
+        classes: the classes' names in the order of the logits; None if not known.
+        source: the name of the file these weights were read from.
+        source_sha256: its SHA-256; a folder's is that of its files' names and contents in order.
+    """
+
+    image_size: tuple[int, int] | None = None
+    input_scaling: Range = (-1.0, 1.0)
+    classes: tuple[str, ...] | None = None
+    source: str = ""
+    source_sha256: str = ""
+
+    def to_json(self) -> dict[str, str]:
+        """As text by name, what is not known left out."""
+        known = {name: value for name, value in self.__dict__.items() if value not in (None, "")}
+        return {name: value if isinstance(value, str) else json.dumps(value) for name, value in known.items()}
+
+    @classmethod
+    def from_json(cls, texts: Mapping[str, str]) -> "Metadata":
+        """Reads it back. Names it does not know are passed over.
+
+        Raises:
+            WeightsError: a value is not of its type or out of range.
+        """
+        found: dict[str, Any] = {}
+        parsers = {"image_size": _image_size, "input_scaling": _range, "classes": _names}
+        for name, parse in (parsers | dict.fromkeys(("source", "source_sha256"), str)).items():
+            if name in texts:
+                try:
+                    found[name] = parse(texts[name])
+                except (ValueError, TypeError, RecursionError) as error:
+                    raise WeightsError(f"its metadata {name} cannot be {str(texts[name])[:80]!r}") from error
+        return cls(**found)
+
+
+def _image_size(text: str) -> tuple[int, int]:
+    height, width = json.loads(text)
+    if type(height) is not int or type(width) is not int or not MIN_IMAGE_SIZE <= min(height, width) <= 2**15:
+        raise ValueError
+    return height, width
+
+
+def _range(text: str) -> Range:
+    low, high = map(float, json.loads(text))
+    if not -math.inf < low < high < math.inf:
+        raise ValueError
+    return low, high
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = json.loads(text)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError
+    return tuple(names)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file of weights, opened.
+
+    Attributes:
+        kind: what sort of file it is, for people.
+        entries: the tensors by the name they have here; one that has none here by the name it has in the file.
+        keras_layout: whether depthwise kernels are `[3, 3, channels, 1]`.
+        stated: what the file says of itself, as text by name.
+        metadata: that, read; what the file does not say is as Keras's ImageNet weights have it.
+    """
+
+    kind: str
+    entries: dict[str, Entry]
+    keras_layout: bool
+    stated: Mapping[str, str]
+    metadata: Metadata
+
+
+def sha256(path: Path) -> str:
+    """Of a file's content; of a folder's files' names and contents, sorted by name."""
+    digest = hashlib.sha256()
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    for file in files:
+        if file != path:
+            digest.update(f"{file.relative_to(path).as_posix()}\n{file.stat().st_size}\n".encode())
+        with file.open("rb") as content:
+            while block := content.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
