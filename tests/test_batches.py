@@ -13,7 +13,14 @@ def examples(tiny_isic):
 
 
 def _train(examples, first, last, seed=0, augmentation=ARTICLE):
-    options = {"image_size": 32, "batch_size": 8, "seed": seed, "first_step": first, "last_step": last}
+    options = {
+        "image_size": 32,
+        "scaling": (0.0, 1.0),
+        "batch_size": 8,
+        "seed": seed,
+        "first_step": first,
+        "last_step": last,
+    }
     return list(train_batches(examples, augmentation, **options))
 
 
@@ -47,7 +54,9 @@ def test_far_steps_are_as_near_as_the_first(examples):
 
 
 def test_without_augmentation_training_sees_what_evaluation_sees(examples):
-    plain = np.concatenate([b["image"] for b in eval_batches(examples, scaling=(0.0, 1.0), image_size=32, batch_size=8)])
+    plain = np.concatenate(
+        [b["image"] for b in eval_batches(examples, scaling=(0.0, 1.0), image_size=32, batch_size=8)]
+    )
     batch = _train(examples, 0, 1, augmentation=Augmentation())[0]
     np.testing.assert_allclose(batch["image"], plain[batch["index"]], atol=1e-6)
 
@@ -62,7 +71,20 @@ def test_evaluation_gives_every_example_once_in_order(examples):
 
 @pytest.mark.parametrize("size", [20, 32, 60])
 def test_resizing_keeps_the_mean_colour(examples, size):
-    image = np.concatenate([b["image"] for b in eval_batches(examples, scaling=(0.0, 1.0), image_size=size, batch_size=42)])
+    image = np.concatenate(
+        [b["image"] for b in eval_batches(examples, scaling=(0.0, 1.0), image_size=size, batch_size=42)]
+    )
     for path, resized in zip(examples.paths, image, strict=True):
         original = np.asarray(Image.open(path), np.float32).mean((0, 1)) / 255
         np.testing.assert_allclose(resized.mean((0, 1)), original, atol=0.01)
+
+
+def test_pixels_are_scaled_to_any_range(examples):
+    for batches in (
+        lambda scaling: eval_batches(examples, image_size=32, scaling=scaling, batch_size=42),
+        lambda scaling: train_batches(
+            examples, ARTICLE, image_size=32, scaling=scaling, batch_size=8, seed=0, first_step=0, last_step=1
+        ),
+    ):
+        [plain], [scaled] = batches((0.0, 1.0)), batches((-1.0, 1.0))
+        np.testing.assert_array_equal(scaled["image"], 2 * plain["image"] - 1)

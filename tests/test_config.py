@@ -18,11 +18,11 @@ def test_base_configurations_are_valid_and_the_isic_recipe_needs_a_folder():
 
 def test_the_isic_recipe_is_the_articles():
     config = get_config("isic2018").to_dict()
-    assert config["model"] == {"alpha": 1.0, "head": "article", "dropout": 0.5, "num_classes": 7}
+    assert config["model"] == {"alpha": 1.0, "head": "article", "dropout": 0.5, "num_classes": 7, "frozen_blocks": 0}
     assert config["optimizer"] == {"name": "sgd", "learning_rate": 0.001, "momentum": 0.9}
     assert config["train"] == {"batch_size": 32, "epochs": 100}
     assert config["data"]["image_size"] == 224
-    assert config["init"]["weights"] == "imagenet"
+    assert config["init"] == {"weights": "imagenet", "input_scaling": "1/255"}
     shifts = {"rotation": 30.0, "width_shift": 0.3, "height_shift": 0.3, "zoom": 0.3, "horizontal_flip": True}
     assert config["augment"] == shifts
 
@@ -33,6 +33,9 @@ def test_the_isic_recipe_is_the_articles():
         ("model.alpha", 0.3, "config.model.alpha is 0.3, not one of 0.25, 0.5, 0.75, 1.0"),
         ("model.head", "artcle", "not one of 'article', 'small' (did you mean 'article'?)"),
         ("model.dropout", 1.0, "config.model.dropout is 1.0, not a number in [0, 1)"),
+        ("model.frozen_blocks", 14, "a whole number, 0 to 13"),
+        ("init.input_scaling", "[-1, 1]", "one of '1/255', 'weights'"),
+        ("init.input_scaling", "weights", "config.init.weights names none"),
         ("model.num_classes", 1, "a whole number, 2 or more"),
         ("data.image_size", 31, "config.data.image_size is 31, not a whole number, 32 or more"),
         ("data.val_fraction", 0.0, "a number in (0, 1)"),

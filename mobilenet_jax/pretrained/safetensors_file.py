@@ -41,5 +41,5 @@ def open_safetensors(path: Path) -> Iterator[Source]:
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Writes the file. The same tensors and metadata give the same bytes."""
+    """Writes the file; any program that knows safetensors reads it, metadata included."""
     save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, path, dict(metadata))
