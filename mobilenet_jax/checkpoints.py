@@ -18,9 +18,7 @@ BEST_BY = "val_balanced_accuracy"
 
 def kept_folder(folder: Path, which: Literal["best", "latest"]) -> Path | None:
     """The folder of a run's best or latest whole checkpoint, None if there is none. Nothing is changed there."""
-    options = ocp.CheckpointManagerOptions(
-        save_interval_steps=0, create=False, read_only=True, best_fn=lambda metrics: metrics[BEST_BY], best_mode="max"
-    )
+    options = ocp.CheckpointManagerOptions(create=False, best_fn=lambda metrics: metrics[BEST_BY], best_mode="max")
     with ocp.CheckpointManager(folder.absolute(), options=options) as manager:
         step = manager.best_step() if which == "best" else manager.latest_step()
     return None if step is None else folder / str(step)

@@ -16,7 +16,8 @@ from mobilenet_jax.pretrained.tensors import WeightsError, size
 
 _MAX_OBJECTS = 10_000  # links in a file; a MobileNet with its optimizer's tensors has some 1,500
 _MAX_TEXT = 8 << 20  # bytes of an attribute; the JSON that describes a model has 90 kB
-_NOT_WEIGHTS = re.compile("(optimizer|optimizer_weights)/|(.*/)?seed_generator")
+_MAX_DEPTH = 12  # groups in groups; a model in a model in a model has 8
+_NOT_WEIGHTS = re.compile("(optimizer|optimizer_weights)$|(.*/)?seed_generator")
 
 
 def datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
@@ -25,19 +26,29 @@ def datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
     Raises:
         WeightsError: something in the file is a link to something else, or there is no end of it.
     """
-    paths: list[str] = []
+    found: dict[str, h5py.Dataset] = {}
+    seen = 0
 
-    def visit(path: str, link: Any) -> None:
-        if not isinstance(link, h5py.HardLink):
-            kind = "a soft" if isinstance(link, h5py.SoftLink) else "an external"
-            raise WeightsError(f"{path} is {kind} link; links are not followed")
-        paths.append(path)
-        if len(paths) > _MAX_OBJECTS:
-            raise WeightsError(f"it holds more than {_MAX_OBJECTS} objects; a MobileNet does not")
+    def walk(group: h5py.Group, path: str, depth: int) -> None:
+        nonlocal seen
+        for name in group:
+            seen += 1
+            if seen > _MAX_OBJECTS or depth > _MAX_DEPTH:
+                raise WeightsError(
+                    f"it holds more than {_MAX_OBJECTS} objects, or groups {_MAX_DEPTH} deep: no MobileNet"
+                )
+            link = group.get(name, getlink=True)
+            if not isinstance(link, h5py.HardLink):
+                kind = "a soft" if isinstance(link, h5py.SoftLink) else "an external"
+                raise WeightsError(f"{path}{name} is {kind} link; links are not followed")
+            node = None if _NOT_WEIGHTS.match(path + name) else group[name]
+            if isinstance(node, h5py.Group):
+                walk(node, f"{path}{name}/", depth + 1)
+            elif isinstance(node, h5py.Dataset):
+                found[path + name] = node
 
-    file.visititems_links(visit)
-    nodes = {path: file[path] for path in paths if not _NOT_WEIGHTS.match(path)}
-    return {path: node for path, node in nodes.items() if isinstance(node, h5py.Dataset)}
+    walk(file, "", 1)
+    return found
 
 
 def text_attribute(node: h5py.Group, name: str) -> str | None:
@@ -72,14 +83,19 @@ def _check_chunks(dataset: h5py.Dataset) -> None:
     if not filters <= {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}:
         raise WeightsError(f"tensor {name} is packed with another filter than gzip")
     grid = math.prod(-(-n // c) for n, c in zip(shape, chunk, strict=True))
-    if size(chunk) > max(2 * size(shape), 1 << 20) or grid > 16 + size(shape) // 1024:
+    if size(chunk) > max(2 * size(shape), 1 << 20) or grid > 16 + size(shape) // (16 << 10):
         raise WeightsError(f"tensor {name} of {shape} is cut into chunks of {chunk}")
     if dataset.id.get_num_chunks() != grid:
         raise WeightsError(f"tensor {name} was not written to its end")
-    for i in range(grid):
-        mask, packed = dataset.id.read_direct_chunk(dataset.id.get_chunk_info(i).chunk_offset)
-        if h5py.h5z.FILTER_DEFLATE in filters and not mask:
+    stored: list[Any] = []
+    dataset.id.chunk_iter(stored.append)
+    for info in stored:
+        packed_limit = size(chunk) + size(chunk) // 8 + 1024  # what gzip cannot pack grows a little
+        if info.size > packed_limit:
+            raise WeightsError(f"tensor {name} has a chunk of {info.size:,} bytes for {size(chunk):,}")
+        if h5py.h5z.FILTER_DEFLATE in filters and not info.filter_mask:
             unpacker = zlib.decompressobj()
-            unpacker.decompress(packed, size(chunk) + 64)  # with room for a checksum
+            _, packed = dataset.id.read_direct_chunk(info.chunk_offset)
+            unpacker.decompress(packed, packed_limit)
             if unpacker.unconsumed_tail:
                 raise WeightsError(f"tensor {name} expands to more than its {size(shape):,} bytes")
