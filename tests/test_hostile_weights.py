@@ -590,13 +590,12 @@ def to_mutate(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fuzz")
     write_keras_2(folder / "keras2.h5")
     with h5py.File(folder / "packed.h5", "w", libver="latest") as packed, h5py.File(folder / "keras2.h5") as plain:
-        plain.visititems(
-            lambda name, node: (
+
+        def pack(name, node):
+            if isinstance(node, h5py.Dataset):
                 packed.create_dataset(name, data=node[()], compression="gzip", shuffle=True, fletcher32=True)
-                if isinstance(node, h5py.Dataset)
-                else None
-            )
-        )
+
+        plain.visititems(pack)
     write_archive(folder / "keras3.keras", write_keras_3(folder / "keras3.weights.h5"))
     write_safetensors(folder / "own.safetensors", {"image_size": "[64, 64]", "alpha": "0.25"})
     return {
