@@ -50,6 +50,12 @@ def real_images(real_data) -> list[Image.Image]:
     return [Image.open(p) for p in sorted(real_data.glob("*/*.jpg"))[:4]]
 
 
+@pytest.fixture(scope="session")
+def real_photographs() -> list[Path]:
+    """A hundred of the dermoscopic images of ISIC 2018, 200 x 150 pixels."""
+    return sorted(_shared("data/isic2018_task3").glob("*/*.jpg"))[:100]
+
+
 @pytest.fixture
 def tiny_isic(tmp_path) -> Path:
     """42 images of 21 lesions, three lesions a class, of noise around a colour for each class."""

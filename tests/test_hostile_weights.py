@@ -475,8 +475,8 @@ REFUSE = """
 import json, resource, sys, time
 from mobilenet_jax.pretrained import WeightsError, read_weights
 
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def peak():  # of this process and of the one that reads HDF5
+    return sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1024
 
 good, *paths = sys.argv[1:]
 read_weights(good)
@@ -652,14 +652,21 @@ LIMITS = {"deadline": timedelta(seconds=2), "suppress_health_check": list(Health
 
 @pytest.mark.parametrize("name", FILES)
 @given(changes=CHANGES, cut=CUT)
-@settings(max_examples=60, derandomize=True, **LIMITS)
+@settings(max_examples=25, derandomize=True, **LIMITS)
 def test_a_mutated_file_gives_weights_or_a_clean_error(to_mutate, tmp_path_factory, name, changes, cut):
     _fuzz(to_mutate, tmp_path_factory.getbasetemp() / name, name, changes, cut)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", FILES[:-1])
 @given(changes=CHANGES, cut=CUT)
-@settings(max_examples=2000, **LIMITS)
-def test_ten_thousand_mutated_files_give_weights_or_clean_errors(to_mutate, tmp_path_factory, name, changes, cut):
+@settings(max_examples=1500, **LIMITS)
+def test_thousands_of_mutated_keras_files_give_weights_or_clean_errors(to_mutate, tmp_path_factory, name, changes, cut):
     _fuzz(to_mutate, tmp_path_factory.getbasetemp() / name, name, changes, cut)
+
+
+@pytest.mark.slow
+@given(changes=CHANGES, cut=CUT)
+@settings(max_examples=4000, **LIMITS)
+def test_thousands_of_mutated_safetensors_files_give_weights_or_clean_errors(to_mutate, tmp_path_factory, changes, cut):
+    _fuzz(to_mutate, tmp_path_factory.getbasetemp() / "own.safetensors", "own.safetensors", changes, cut)

@@ -183,7 +183,6 @@ def test_a_file_tells_what_its_tensors_do_not(tmp_path, weights):
     with safetensors.safe_open(path, framework="numpy") as file:
         assert file.metadata() == {
             "alpha": "0.25",
-            "head": "None",
             "image_size": "[224, 224]",
             "input_scaling": "[-1.0, 1.0]",
             "source": "mobilenet_2_5_224_tf_no_top.h5",

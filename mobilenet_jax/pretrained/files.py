@@ -107,7 +107,9 @@ def read_weights(path: str | Path, *, checkpoint: Checkpoint = "best", allow_non
         for name in found.shapes():
             value = source.entries[name].read()
             if not allow_nonfinite and not np.isfinite(value).all():
-                raise WeightsError(f"tensor {source.entries[name].name} holds NaN or infinity")
+                raise WeightsError(
+                    f"tensor {source.entries[name].name} holds NaN or infinity (--allow-nonfinite takes it)"
+                )
             if name.endswith("_bn.var") and (value <= -_EPSILON).any():
                 raise WeightsError(f"tensor {source.entries[name].name} holds a variance of {value.min():.3g}")
             tensors[name] = value.transpose(axes(name) or range(value.ndim)) if source.keras_layout else value
@@ -174,7 +176,8 @@ def write_weights(path: str | Path, weights: Weights, *, force: bool = False) ->
     """The same for weights that were read."""
     path = Path(path)
     write, found = _writer(path), weights.architecture
-    texts = {"alpha": str(found.alpha), "head": str(found.head), **weights.metadata.to_json()}
+    head = {"head": found.head, "num_classes": str(found.num_classes)} if found.head else {}
+    texts = {"alpha": str(found.alpha), **head, **weights.metadata.to_json()}
     with _placed(path, force) as unfinished:
         write(unfinished, weights.tensors, texts)
 

@@ -33,11 +33,11 @@ def open_hdf5(path: Path) -> Iterator[Source]:
     Raises:
         WeightsError: it is damaged, holds links, or was written for another order of axes.
     """
-    with _damage_told(), h5py.File(path, "r") as file:
+    with hdf5.opened(path) as file:
         # Keras's public files tell the size of the images in their name only.
         named = re.fullmatch(r"mobilenet_\d_\d_(\d{2,4})_tf(_no_top)?\.h5", path.name)
         image_size = f"[{named[1]}, {named[1]}]" if named else None
-        yield _source("Keras HDF5", file, hdf5.text_attribute(file, "model_config") or "", image_size)
+        yield _source("Keras HDF5", file, file.attributes.get("model_config", ""), image_size)
 
 
 @contextlib.contextmanager
@@ -63,13 +63,13 @@ def open_archive(path: Path) -> Iterator[Source]:
         unpacked = Path(folder) / "model.weights.h5"
         with archive.open("model.weights.h5") as packed, unpacked.open("wb") as out:
             shutil.copyfileobj(packed, out, 1 << 20)
-        with h5py.File(unpacked, "r") as file:
+        with hdf5.opened(unpacked) as file:
             yield _source("Keras 3 archive", file, description.decode(), None)
 
 
 @contextlib.contextmanager
 def _damage_told() -> Iterator[None]:
-    """HDF5 and zip fail on damaged files with almost any error."""
+    """Zip archives fail, when they are damaged, with almost any error."""
     try:
         yield
     except WeightsError:
@@ -79,34 +79,40 @@ def _damage_told() -> Iterator[None]:
         raise WeightsError(f"damaged, or no file of weights ({line})") from error
 
 
-def _source(kind: str, file: h5py.File, description: str, image_size: str | None) -> Source:
+def _source(kind: str, file: hdf5.File, description: str, image_size: str | None) -> Source:
     if re.search(r'"data_format":\s*"channels_first"', description):
         raise WeightsError("its model works on channels first; save it with data_format='channels_last'")
-    for group in (file, file.get("model_weights")):
-        if isinstance(group, h5py.Group) and hdf5.text_attribute(group, "backend") == "theano":
-            raise WeightsError("written by Keras on Theano, whose kernels are flipped; save it from TensorFlow")
+    if file.attributes.get("backend") == "theano":
+        raise WeightsError("written by Keras on Theano, whose kernels are flipped; save it from TensorFlow")
 
-    datasets = hdf5.datasets(file)
-    if any(re.search(r"(^|/)vars/\d+$", path) for path in datasets):
-        names = keras_names.from_keras_3({p: hdf5.text_attribute(d.parent, "name") for p, d in datasets.items()})
+    if any(re.search(r"(^|/)vars/\d+$", path) for path in file.datasets):
+        names = keras_names.from_keras_3({path: found["layer"] for path, found in file.datasets.items()})
     else:
-        names = keras_names.from_keras_2(datasets)
+        names = keras_names.from_keras_2(file.datasets)
     entries: dict[str, Entry] = {}
-    for path, dataset in datasets.items():
-        name = names.get(path, path)
+    for path, found in file.datasets.items():
+        name, shape = names.get(path, path), tuple(found["shape"])
         if name in entries:
             raise WeightsError(f"tensor {name} stands in it twice: {entries[name].name} and {path}")
-        entries[name] = Entry(path, dataset.shape or (), str(dataset.dtype), functools.partial(hdf5.read, dataset))
+        entries[name] = Entry(path, shape, found["dtype"], functools.partial(file.read, path, shape))
 
-    stated = json.loads(hdf5.text_attribute(file, _METADATA) or "{}")
-    if not isinstance(stated, dict):
-        raise WeightsError(f"its attribute {_METADATA} is no JSON object")
+    stated = _stated(file.attributes.get(_METADATA, "{}"))
     described = re.search(r'"batch(?:_input)?_shape":\s*\[null,\s*(\d{2,5}),\s*(\d{2,5}),\s*3\]', description)
     if described:
         image_size = f"[{described[1]}, {described[2]}]"
     if image_size and "image_size" not in stated:
         stated["image_size"] = image_size
     return Source(kind, entries, keras_layout=True, stated=stated, metadata=Metadata.from_json(stated))
+
+
+def _stated(text: str) -> dict[str, str]:
+    try:
+        stated = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"its attribute {_METADATA} is no JSON") from error
+    if not isinstance(stated, dict) or not all(isinstance(value, str) for value in stated.values()):
+        raise WeightsError(f"its attribute {_METADATA} is no JSON object of texts")
+    return stated
 
 
 def write_hdf5(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:

@@ -1,0 +1,242 @@
+"""The commands `convert` and `predict`, run as a user runs them."""
+
+import errno
+import json
+import re
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import h5py
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs.mobilenet import get_config
+from mobilenet_jax.cli import main
+from mobilenet_jax.pretrained import Metadata, read_weights, safetensors_file, write_weights
+from mobilenet_jax.pretrained.tensors import Architecture
+from mobilenet_jax.train import train_and_evaluate
+from tests.conftest import ROOT, write_isic
+from tests.keras_models import random_mobilenet
+from tests.test_hostile_weights import write_keras_2
+
+IMAGENET = Architecture(0.25, "imagenet", 1000, 1)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs the command; gives its status, and what it wrote to stdout and stderr."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["mobilenet-jax", *map(str, arguments)])
+        try:
+            main()
+            status = 0
+        except SystemExit as end:
+            status = end.code
+        return status, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def source(tmp_path):
+    return write_keras_2(tmp_path / "mobilenet_2_5_128_tf.h5", IMAGENET)
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.weights.h5", "w"])
+def test_convert_tells_what_it_read_and_wrote(run, source, tmp_path, name):
+    status, out, err = run("convert", source, tmp_path / name)
+    assert (status, err) == (0, "")
+    assert out.splitlines() == [
+        f"{source} (Keras HDF5) -> {tmp_path / name}",
+        "MobileNet alpha 0.25, 475,544 values in 137 tensors, head 'imagenet' for 1000 classes; "
+        "trained on images of 128x128, pixels scaled to [-1, 1]",
+    ]
+    assert read_weights(tmp_path / name).architecture == IMAGENET
+    assert {p.name for p in tmp_path.iterdir()} == {source.name, name}
+
+
+def test_a_dry_run_prints_where_each_tensor_goes_and_writes_nothing(run, source, tmp_path):
+    status, out, _ = run("convert", source, tmp_path / "w.safetensors", "--dry-run")
+    assert status == 0
+    rows = [[cell for cell in line.split("  ") if cell] for line in out.splitlines()]
+    assert len(rows) == 138
+    assert [" ".join(cell.strip() for cell in rows[i]) for i in (0, 1, 6, 136)] == [
+        "source target shape transform",
+        "conv1/conv1/kernel:0 params.conv1.kernel (3, 3, 3, 8) none",
+        "conv_dw_1/conv_dw_1/depthwise_kernel:0 params.conv_dw_1.kernel (3, 3, 1, 8) transpose (0, 1, 3, 2)",
+        "conv_preds/conv_preds/kernel:0 params.conv_preds.kernel (1, 1, 256, 1000) none",
+    ]
+    out = run("convert", source, tmp_path / "w.weights.h5", "--dry-run", "--no-top")[1]
+    assert len(out.splitlines()) == 136
+    assert re.search(r"layers/depthwise_conv2d_12/vars/0 +\(3, 3, 256, 1\) +none\n", out)
+    assert [p.name for p in tmp_path.iterdir()] == [source.name]
+
+
+def test_the_classifier_is_left_out_and_the_scaling_said(run, source, tmp_path):
+    run("convert", source, tmp_path / "w.safetensors", "--no-top", "--input-scaling", 0, 1)
+    weights = read_weights(tmp_path / "w.safetensors")
+    assert weights.architecture == Architecture(0.25, None, 0, 1)
+    assert weights.metadata.input_scaling == (0, 1)
+
+
+def test_nan_is_refused_unless_allowed(run, tmp_path):
+    with h5py.File(write_keras_2(tmp_path / "nan.h5"), "r+") as file:
+        file["conv_pw_3/conv_pw_3/kernel:0"][0, 0, 0, 0] = np.nan
+    status, out, err = run("convert", tmp_path / "nan.h5", tmp_path / "w.safetensors")
+    assert (status, out) == (1, "")
+    assert err.endswith("tensor conv_pw_3/conv_pw_3/kernel:0 holds NaN or infinity (--allow-nonfinite takes it)\n")
+    assert run("convert", tmp_path / "nan.h5", tmp_path / "w.safetensors", "--allow-nonfinite")[0] == 0
+    assert np.isnan(
+        read_weights(tmp_path / "w.safetensors", allow_nonfinite=True).tensors["params.conv_pw_3.kernel"]
+    ).any()
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.weights.h5", "w"])
+def test_what_is_there_is_overwritten_only_by_force(run, source, tmp_path, name):
+    run("convert", source, tmp_path / name, "--no-top")
+    status, _, err = run("convert", source, tmp_path / name)
+    assert status == 1
+    assert err == f"error: {tmp_path / name} exists: choose another name, or overwrite it with --force\n"
+    assert read_weights(tmp_path / name).architecture.head is None
+    assert run("convert", source, tmp_path / name, "--force")[0] == 0
+    assert read_weights(tmp_path / name).architecture == IMAGENET
+
+
+def test_force_does_not_overwrite_what_holds_no_weights(run, source, tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter1").touch()
+    for name in ("thesis", "thesis.safetensors"):
+        (tmp_path / name).exists() or (tmp_path / name).mkdir()
+        assert "neither the workdir of a run nor weights" in run("convert", source, tmp_path / name, "--force")[2]
+    assert (tmp_path / "thesis" / "chapter1").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("w.h5", "the name says what is written: NAME.safetensors, NAME.weights.h5 (Keras 3), or"),
+        ("w.onnx", "the name says what is written"),
+        ("nowhere/w.safetensors", "no such folder: "),
+    ],
+)
+def test_a_destination_that_cannot_be_is_refused_first(run, source, tmp_path, name, message):
+    status, out, err = run("convert", source, tmp_path / name)
+    assert (status, out) == (1, "")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("there_before", [False, True])
+def test_a_write_that_fails_leaves_nothing_half(run, source, tmp_path, monkeypatch, there_before):
+    destination = tmp_path / "w.safetensors"
+    if there_before:
+        destination.write_bytes(b"what was there before")
+
+    def fill_the_disk(path, tensors, metadata):
+        path.write_bytes(b"half of it")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(safetensors_file, "write_safetensors", fill_the_disk)
+    status, out, err = run("convert", source, destination, "--force")
+    assert (status, out) == (1, "")
+    assert err == (f"error: cannot write {destination} (No space left on device): make room or choose another folder\n")
+    assert {p.name for p in tmp_path.iterdir()} == {source.name} | ({destination.name} if there_before else set())
+    assert not there_before or destination.read_bytes() == b"what was there before"
+
+
+def test_converting_the_widest_takes_seconds_and_no_tensorflow(weights, tmp_path):
+    code = "import sys; from mobilenet_jax.cli import main; main(); sys.exit('tensorflow' in sys.modules)"
+    start = time.perf_counter()
+    command = [sys.executable, "-c", code, "convert", weights[1.0], tmp_path / "w.safetensors"]
+    assert subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL).returncode == 0
+    assert time.perf_counter() - start < 5
+
+
+def test_predict_prints_keras_five_likeliest_classes(run, tmp_path, real_data):
+    reference = random_mobilenet(0.25, "imagenet", (128, 128))
+    reference.save(tmp_path / "k.keras")
+    assert run("convert", tmp_path / "k.keras", tmp_path / "w.safetensors")[0] == 0
+    images = sorted(real_data.glob("*/*.jpg"))[:2]
+    status, out, _ = run("predict", tmp_path / "w.safetensors", *images)
+    assert status == 0
+    lines = iter(out.splitlines())
+    for path in images:
+        with Image.open(path) as image:
+            pixels = np.asarray(image.resize((128, 128), Image.Resampling.BOX), np.float32) / 127.5 - 1
+        expected = np.asarray(keras.ops.softmax(reference.predict(pixels[None], verbose=0)[0]))
+        assert next(lines) == str(path)
+        for rank in np.argsort(-expected)[:5]:
+            index, probability = next(lines).split()
+            assert int(index) == rank
+            assert float(probability) == pytest.approx(expected[rank], abs=1e-4)
+
+
+@pytest.mark.parametrize("head", ["small", "article"])
+def test_predict_names_the_classes_of_a_run(run, tmp_path, head):
+    positions = 2 if head == "article" else 1
+    source = write_keras_2(tmp_path / "w.h5", Architecture(0.25, head, 3, positions))
+    weights = replace(read_weights(source), metadata=Metadata((32, 64), (0, 1), ("MEL", "NV", "DF")))
+    write_weights(tmp_path / "w.safetensors", weights)
+    Image.new("RGB", (30, 20), "brown").save(tmp_path / "i.png")
+    out = run("predict", tmp_path / "w.safetensors", tmp_path / "i.png")[1]
+    rows = [line.split() for line in out.splitlines()[1:]]
+    assert sorted((int(row[0]), row[2]) for row in rows) == [(0, "MEL"), (1, "NV"), (2, "DF")]
+    assert sum(float(row[1]) for row in rows) == pytest.approx(1, abs=1e-3)
+
+
+def test_predict_names_what_it_cannot_use(run, source, tmp_path):
+    (tmp_path / "text.jpg").write_text("no image")
+    assert f"cannot read image {tmp_path / 'text.jpg'}" in run("predict", source, tmp_path / "text.jpg")[2]
+    bare = write_keras_2(tmp_path / "bare.h5")
+    assert "bare.h5 holds no classifier, only features" in run("predict", bare, tmp_path / "text.jpg")[2]
+
+
+def test_a_fine_tuned_run_goes_on_in_keras(run, tmp_path, weights, real_photographs):
+    config = get_config("isic2018")
+    config.update_from_flattened_dict({
+        "data.dir": str(write_isic(tmp_path / "isic")), "data.image_size": 64, "model.alpha": 0.25,
+        "init.weights": str(weights[0.25]), "init.input_scaling": "weights", "train.batch_size": 8, "train.epochs": 3,
+    })  # fmt: skip
+    summary = train_and_evaluate(config, tmp_path / "run")
+    status, out, err = run("convert", tmp_path / "run", tmp_path / "best.weights.h5")
+    assert (status, err) == (0, "")
+    assert f"best checkpoint, step {summary['best']['step']}" in out
+    assert "head 'article' for 7 classes; trained on images of 64x64, pixels scaled to [-1, 1]" in out
+    assert read_weights(tmp_path / "best.weights.h5").metadata.classes == (
+        "MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC",
+    )  # fmt: skip
+    latest = run("convert", tmp_path / "run", tmp_path / "latest", "--checkpoint=latest")[1]
+    assert f"latest checkpoint, step {summary['last']['step']}" in latest
+
+    keras_model = random_mobilenet(0.25, "article", (64, 64), seed=1)
+    keras_model.load_weights(tmp_path / "best.weights.h5")
+    keras_model = keras.Sequential([keras_model, keras.layers.Softmax()])
+    assert len(real_photographs) == 100
+    out = run("predict", tmp_path / "run", *real_photographs)[1]
+    found = np.zeros((100, 7))
+    for i, block in enumerate(out.split(f"{real_photographs[0].parent}")[1:]):
+        for line in block.splitlines()[1:]:
+            index, probability, _ = line.split()
+            found[i, int(index)] = float(probability)
+    pixels = []
+    for path in real_photographs:
+        with Image.open(path) as image:
+            pixels.append(np.asarray(image.resize((64, 64), Image.Resampling.BOX), np.float32) / 127.5 - 1)
+    expected = keras_model.predict(np.stack(pixels), verbose=0)
+    shown = found > 0
+    assert shown.sum() >= 100
+    np.testing.assert_allclose(found[shown], expected[shown], atol=1.5e-4)
+
+
+def test_the_metadata_is_text_that_any_program_reads(run, source, tmp_path):
+    run("convert", source, tmp_path / "w.safetensors")
+    content = (tmp_path / "w.safetensors").read_bytes()
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    assert header["__metadata__"]["alpha"] == "0.25"
+    assert header["__metadata__"]["head"] == "imagenet"
+    assert header["__metadata__"]["num_classes"] == "1000"
