@@ -120,7 +120,7 @@ def test_every_file_keras_3_writes_holds_the_same_tensors(tmp_path, head):
 @pytest.mark.filterwarnings("ignore")  # Keras 2 warns of its own format
 @pytest.mark.parametrize("head", [None, "imagenet", "article"])
 def test_files_of_keras_2_are_read(tmp_path, head):
-    tf_keras = pytest.importorskip("tf_keras")
+    tf_keras = pytest.importorskip("tf_keras", reason="needs Keras 2: pip install --no-deps tf-keras")
     reference = random_mobilenet(0.25, head, framework=tf_keras)
     reference.save_weights(tmp_path / "mobilenet_2_5_160_tf.h5")
     reference.compile("adam", "mse")

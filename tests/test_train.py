@@ -6,15 +6,20 @@ import subprocess
 import sys
 import time
 
+import jax
+import numpy as np
 import pytest
 from PIL import Image
 
 from configs.mobilenet import get_config
 from input_pipeline import DataError
+from input_pipeline.isic import CLASS_NAMES
 from mobilenet_jax.checkpoints import Checkpoints
 from mobilenet_jax.config import ConfigError
-from mobilenet_jax.pretrained import WeightsError
-from mobilenet_jax.train import TrainingError, train_and_evaluate
+from mobilenet_jax.pretrained import Metadata, WeightsError, load_pretrained, read_weights
+from mobilenet_jax.pretrained.tensors import Architecture
+from mobilenet_jax.train import TrainingError, init_model, train_and_evaluate
+from mobilenet_jax.train_step import make_optimizer, new_state
 from mobilenet_jax.workdir import WorkdirError
 from tests.conftest import ROOT, write_isic
 
@@ -227,7 +232,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(data, 
     [
         ({"train__batch_size": 29}, ConfigError, "more than the training images"),
         ({"model__num_classes": 5}, ConfigError, "num_classes is 5, the data have 7"),
-        ({"init__weights": "nowhere.h5"}, WeightsError, "no such file of weights: nowhere.h5"),
+        ({"init__weights": "nowhere.h5"}, WeightsError, "nowhere.h5: no such file of weights"),
         ({"data__dir": "nowhere"}, DataError, "no such data folder: nowhere"),
     ],
 )
@@ -243,19 +248,39 @@ def test_weights_of_another_alpha_are_refused(data, tmp_path, weights):
 
 
 def test_pretrained_weights_replace_the_backbone_and_only_that(data, weights):
-    import jax
-    import numpy as np
-
-    from mobilenet_jax.pretrained import load_pretrained
-    from mobilenet_jax.train import init_model
-
-    _, variables = init_model(_config(data, init__weights=str(weights[0.25])), jax.random.key(0, impl="rbg"))
+    _, variables, scaling = init_model(_config(data, init__weights=str(weights[0.25])), jax.random.key(0, impl="rbg"))
+    assert scaling == (0, 1), "the article's, unless the configuration follows the weights"
     _, pretrained = load_pretrained(weights[0.25])
     assert set(variables["params"]) == {*pretrained["params"], "predictions"}
     for collection in ("params", "batch_stats"):
         for layer, tensors in pretrained[collection].items():
             for name, value in tensors.items():
                 np.testing.assert_array_equal(variables[collection][layer][name], value)
+
+
+def test_a_run_starts_from_the_backbone_of_another_run_scaled_as_that_was(data, finished, tmp_path, capsys):
+    changes = {"init__weights": str(finished), "init__input_scaling": "weights", "train__epochs": 1}
+    train_and_evaluate(_config(data, model__frozen_blocks=13, model__head="article", **changes), tmp_path / "run")
+    assert f"backbone from {finished}; pixels scaled to [0, 1]" in capsys.readouterr().out
+    first, second = read_weights(finished), read_weights(tmp_path / "run")
+    assert second.architecture == Architecture(0.25, "article", 7, 1)
+    for name, value in first.without_head().tensors.items():
+        np.testing.assert_array_equal(second.tensors[name], value)
+
+
+def test_a_workdirs_weights_are_those_of_its_best_or_latest_checkpoint(data, finished):
+    summary = json.loads((finished / "summary.json").read_text())
+    _, variables, _ = init_model(_config(data), jax.random.key(0, impl="rbg"))
+    like = new_state(variables["params"], variables["batch_stats"], make_optimizer("sgd", 0.001, 0.9))
+    with Checkpoints(finished / "checkpoints") as checkpoints:
+        state, _ = checkpoints.restore(like)
+    latest = read_weights(finished, checkpoint="latest")
+    assert latest.kind == f"latest checkpoint, step {summary['last']['step']}"
+    jax.tree.map(
+        np.testing.assert_array_equal, latest.variables, {"params": state.params, "batch_stats": state.batch_stats}
+    )
+    assert latest.metadata == Metadata((32, 32), (0, 1), CLASS_NAMES, "run", latest.metadata.source_sha256)
+    assert read_weights(finished).kind == f"best checkpoint, step {summary['best']['step']}"
 
 
 def _command(data, workdir, *more):

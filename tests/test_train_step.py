@@ -11,7 +11,15 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss
 
 from mobilenet_jax.metrics import epoch_metrics
 from mobilenet_jax.model import MobileNet
-from mobilenet_jax.train_step import Outcome, make_eval_step, make_optimizer, make_train_step, new_state
+from mobilenet_jax.pretrained import load_pretrained
+from mobilenet_jax.train_step import (
+    Outcome,
+    leave_frozen,
+    make_eval_step,
+    make_optimizer,
+    make_train_step,
+    new_state,
+)
 
 MODEL = MobileNet(0.25, "small", dropout=0.5)
 
@@ -51,6 +59,28 @@ def test_a_step_is_the_gradient_step_of_the_mean_cross_entropy(batch):
     assert int(after.step) == 1
     np.testing.assert_allclose(outcome.loss.mean(), value, rtol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), after.params, expected)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adadelta"])
+@pytest.mark.parametrize("frozen_blocks", [0, 4, 13])
+def test_a_step_from_converted_weights_changes_all_but_the_frozen_tensors(weights, batch, frozen_blocks, optimizer):
+    model = MobileNet(0.25, "small", frozen_blocks=frozen_blocks)
+    _, backbone = load_pretrained(weights[0.25])
+    kernel = np.random.default_rng(0).normal(0, 0.1, (256, 7)).astype(np.float32)
+    head = {"predictions": {"kernel": kernel, "bias": np.zeros(7, np.float32)}}
+    before = {"params": {**backbone["params"], **head}, "batch_stats": backbone["batch_stats"]}
+    optimizer = leave_frozen(make_optimizer(optimizer, 0.1, 0.9), model)
+    state = jax.tree.map(jnp.array, new_state(before["params"], before["batch_stats"], optimizer))
+    after, _ = make_train_step(model, optimizer, jax.random.key(1, impl="rbg"))(state, batch)
+    unchanged = {
+        f"{layer}.{tensor}"
+        for collection, layers in before.items()
+        for layer, tensors in layers.items()
+        for tensor, value in tensors.items()
+        if getattr(after, collection)[layer][tensor].tobytes() == value.tobytes()
+    }
+    assert {name.split(".")[0] for name in unchanged} == model.frozen_layers()
+    assert len(unchanged) == 5 * (2 * frozen_blocks + bool(frozen_blocks))  # kernel, scale, bias, mean, var
 
 
 def test_training_learns_a_batch_by_heart_and_repeats_to_the_bit(batch):
