@@ -80,7 +80,8 @@ def _summary(args: argparse.Namespace) -> None:
 
 def _convert(args: argparse.Namespace) -> None:
     if args.dry_run:
-        rows = pretrained.mapping(args.src, args.dst, checkpoint=args.checkpoint, head=not args.no_top)
+        to_keras = args.dst.name.endswith(".weights.h5")
+        rows = pretrained.mapping(args.src, to_keras=to_keras, checkpoint=args.checkpoint, head=not args.no_top)
         table = [("source", "target", "shape", "transform"), *((a, b, str(c), d or "none") for a, b, c, d in rows)]
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         for row in table:

@@ -89,7 +89,9 @@ def test_nan_is_refused_unless_allowed(run, tmp_path):
         file["conv_pw_3/conv_pw_3/kernel:0"][0, 0, 0, 0] = np.nan
     status, out, err = run("convert", tmp_path / "nan.h5", tmp_path / "w.safetensors")
     assert (status, out) == (1, "")
-    assert err.endswith("tensor conv_pw_3/conv_pw_3/kernel:0 holds NaN or infinity (--allow-nonfinite takes it)\n")
+    assert err.endswith(
+        "tensor conv_pw_3/conv_pw_3/kernel:0 holds NaN or infinity (mobilenet-jax convert --allow-nonfinite takes it)\n"
+    )
     assert run("convert", tmp_path / "nan.h5", tmp_path / "w.safetensors", "--allow-nonfinite")[0] == 0
     assert np.isnan(
         read_weights(tmp_path / "w.safetensors", allow_nonfinite=True).tensors["params.conv_pw_3.kernel"]
@@ -112,7 +114,9 @@ def test_force_does_not_overwrite_what_holds_no_weights(run, source, tmp_path):
     (tmp_path / "thesis" / "chapter1").touch()
     for name in ("thesis", "thesis.safetensors"):
         (tmp_path / name).exists() or (tmp_path / name).mkdir()
-        assert "neither the workdir of a run nor weights" in run("convert", source, tmp_path / name, "--force")[2]
+        assert (
+            "exists and holds no weights: choose another name" in run("convert", source, tmp_path / name, "--force")[2]
+        )
     assert (tmp_path / "thesis" / "chapter1").exists()
 
 

@@ -26,6 +26,7 @@ class File:
     """
 
     def __init__(self, process: subprocess.Popen[bytes]):
+        self._process = process
         self._to, self._from = cast(BinaryIO, process.stdin), cast(BufferedReader, process.stdout)
         listed = self._answer()
         self.datasets: dict[str, dict[str, Any]] = listed["datasets"]
@@ -49,6 +50,8 @@ class File:
     def _answer(self) -> dict[str, Any]:
         line = self._from.readline(_MAX_ANSWER)
         if not line.endswith(b"\n"):
+            if not line and self._process.wait() > 0:  # a signal's number would be negative
+                raise RuntimeError(f"{_WORKER} ended with status {self._process.returncode}; run it to see why")
             raise WeightsError("damaged: HDF5 crashed, or took more memory or time than a good file of its size needs")
         answer = json.loads(line)
         if "error" in answer:

@@ -37,7 +37,7 @@ def open_hdf5(path: Path) -> Iterator[Source]:
         # Keras's public files tell the size of the images in their name only.
         named = re.fullmatch(r"mobilenet_\d_\d_(\d{2,4})_tf(_no_top)?\.h5", path.name)
         image_size = f"[{named[1]}, {named[1]}]" if named else None
-        yield _source("Keras HDF5", file, file.attributes.get("model_config", ""), image_size)
+        yield _source("Keras HDF5", path, file, file.attributes.get("model_config", ""), image_size)
 
 
 @contextlib.contextmanager
@@ -64,7 +64,7 @@ def open_archive(path: Path) -> Iterator[Source]:
         with archive.open("model.weights.h5") as packed, unpacked.open("wb") as out:
             shutil.copyfileobj(packed, out, 1 << 20)
         with hdf5.opened(unpacked) as file:
-            yield _source("Keras 3 archive", file, description.decode(), None)
+            yield _source("Keras 3 archive", path, file, description.decode(), None)
 
 
 @contextlib.contextmanager
@@ -79,7 +79,7 @@ def _damage_told() -> Iterator[None]:
         raise WeightsError(f"damaged, or no file of weights ({line})") from error
 
 
-def _source(kind: str, file: hdf5.File, description: str, image_size: str | None) -> Source:
+def _source(kind: str, path: Path, file: hdf5.File, description: str, image_size: str | None) -> Source:
     if re.search(r'"data_format":\s*"channels_first"', description):
         raise WeightsError("its model works on channels first; save it with data_format='channels_last'")
     if file.attributes.get("backend") == "theano":
@@ -90,11 +90,11 @@ def _source(kind: str, file: hdf5.File, description: str, image_size: str | None
     else:
         names = keras_names.from_keras_2(file.datasets)
     entries: dict[str, Entry] = {}
-    for path, found in file.datasets.items():
-        name, shape = names.get(path, path), tuple(found["shape"])
+    for tensor, found in file.datasets.items():
+        name, shape = names.get(tensor, tensor), tuple(found["shape"])
         if name in entries:
-            raise WeightsError(f"tensor {name} stands in it twice: {entries[name].name} and {path}")
-        entries[name] = Entry(path, shape, found["dtype"], functools.partial(file.read, path, shape))
+            raise WeightsError(f"tensor {name} stands in it twice: {entries[name].name} and {tensor}")
+        entries[name] = Entry(tensor, shape, found["dtype"], functools.partial(file.read, tensor, shape))
 
     stated = _stated(file.attributes.get(_METADATA, "{}"))
     described = re.search(r'"batch(?:_input)?_shape":\s*\[null,\s*(\d{2,5}),\s*(\d{2,5}),\s*3\]', description)
@@ -102,7 +102,7 @@ def _source(kind: str, file: hdf5.File, description: str, image_size: str | None
         image_size = f"[{described[1]}, {described[2]}]"
     if image_size and "image_size" not in stated:
         stated["image_size"] = image_size
-    return Source(kind, entries, keras_layout=True, stated=stated, metadata=Metadata.from_json(stated))
+    return Source(kind, path, entries, keras_layout=True, stated=stated, metadata=Metadata.from_json(stated))
 
 
 def _stated(text: str) -> dict[str, str]:

@@ -27,7 +27,9 @@ def open_folder(path: Path) -> Iterator[Source]:
     with _damage_told():
         stated = ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore((path / "metadata").absolute())
         entries = _entries(path / "variables", ("params", "batch_stats"))
-        yield Source("Orbax folder", entries, keras_layout=False, stated=stated, metadata=Metadata.from_json(stated))
+        yield Source(
+            "Orbax folder", path, entries, keras_layout=False, stated=stated, metadata=Metadata.from_json(stated)
+        )
 
 
 @contextlib.contextmanager
@@ -50,7 +52,7 @@ def open_workdir(path: Path, checkpoint: Literal["best", "latest"]) -> Iterator[
         metadata = Metadata((size, size), tuple(history["input_scaling"]), tuple(history["classes"]))
         entries = _entries(step / "state", ("params", "batch_stats"))
         kind = f"{checkpoint} checkpoint, step {step.name}"
-        yield Source(kind, entries, keras_layout=False, stated={}, metadata=metadata)
+        yield Source(kind, step, entries, keras_layout=False, stated={}, metadata=metadata)
 
 
 def write_folder(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:

@@ -35,7 +35,9 @@ def open_safetensors(path: Path) -> Iterator[Source]:
                 dtype = {"F32": "float32"}.get(part.get_dtype(), part.get_dtype())
                 entries[name] = Entry(name, tuple(part.get_shape()), dtype, read)
             stated = file.metadata() or {}
-            yield Source("safetensors", entries, keras_layout=False, stated=stated, metadata=Metadata.from_json(stated))
+            yield Source(
+                "safetensors", path, entries, keras_layout=False, stated=stated, metadata=Metadata.from_json(stated)
+            )
     except safetensors.SafetensorError as error:
         raise WeightsError(f"damaged, or no file of weights ({str(error)[:200]})") from error
 

@@ -93,6 +93,7 @@ class Source:
 
     Attributes:
         kind: what sort of file it is, for people.
+        path: the file or folder that the tensors are in.
         entries: the tensors by the name they have here; one that has none here by the name it has in the file.
         keras_layout: whether depthwise kernels are `[3, 3, channels, 1]`.
         stated: what the file says of itself, as text by name.
@@ -100,10 +101,17 @@ class Source:
     """
 
     kind: str
+    path: Path
     entries: dict[str, Entry]
     keras_layout: bool
     stated: Mapping[str, str]
     metadata: Metadata
+
+
+def content_size(path: Path) -> int:
+    """The bytes of a file, or of the files in a folder."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def sha256(path: Path) -> str:

@@ -1,0 +1,172 @@
+"""Files and folders of any kind to weights in memory."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from mobilenet_jax.model import MobileNet
+from mobilenet_jax.pretrained import keras_files, keras_names, safetensors_file
+from mobilenet_jax.pretrained.source import Source, content_size, sha256
+from mobilenet_jax.pretrained.tensors import Architecture, Shape, WeightsError, architecture, axes, size, transposed
+from mobilenet_jax.pretrained.weights import Weights, check_tensors
+
+Checkpoint = Literal["best", "latest"]
+
+_SLACK = 64 << 20  # bytes that a packed file's tensors may hold more than the file
+_EPSILON = 1e-3  # batch normalisation takes the root of variance + epsilon
+
+
+def load_pretrained(
+    path: str | Path, alpha: float | None = None, *, checkpoint: Checkpoint = "best", allow_nonfinite: bool = False
+) -> tuple[MobileNet, dict[str, Any]]:
+    """Loads a MobileNet v1, with its classifier if the file holds one.
+
+    Args:
+        path: a Keras file (HDF5 of Keras 1 or 2, `.weights.h5` or `.keras` of Keras 3), a file or folder that
+            `save_pretrained` wrote, or the workdir of a training run. What it is, is seen from its content.
+        alpha: the width it is to have; None takes whatever width it has.
+        checkpoint: which checkpoint of a workdir, `"best"` or `"latest"`.
+        allow_nonfinite: whether NaN and infinity may stand in a tensor.
+
+    Returns:
+        The model, and its variables `{"params": ..., "batch_stats": ...}` as float32 arrays:
+        `model.apply(variables, images, train=False)`. `read_weights` tells how images are to be scaled.
+
+    Raises:
+        WeightsError: the file is damaged, or a tensor is missing, unknown, or of another shape or type.
+    """
+    weights = read_weights(path, checkpoint=checkpoint, allow_nonfinite=allow_nonfinite)
+    found = weights.architecture.alpha
+    if alpha not in (None, found):
+        raise WeightsError(f"{path} holds MobileNet of alpha {found}; the model has alpha {alpha}")
+    return weights.architecture.model(), weights.variables
+
+
+def read_weights(path: str | Path, *, checkpoint: Checkpoint = "best", allow_nonfinite: bool = False) -> Weights:
+    """Reads weights and what is known of them; arguments and errors as for `load_pretrained`."""
+    path = Path(path)
+    with _opened(path, checkpoint) as source:
+        found = _checked(source)
+        tensors = {}
+        for name in found.shapes():
+            value = source.entries[name].read()
+            title = f"tensor {source.entries[name].name}"
+            if not allow_nonfinite and not np.isfinite(value).all():
+                raise WeightsError(f"{title} holds NaN or infinity (mobilenet-jax convert --allow-nonfinite takes it)")
+            if name.endswith("_bn.var") and (value <= -_EPSILON).any():
+                raise WeightsError(f"{title} holds a variance of {value.min():.3g}")
+            tensors[name] = value.transpose(axes(name) or range(value.ndim)) if source.keras_layout else value
+    metadata = dataclasses.replace(source.metadata, source=path.name, source_sha256=sha256(source.path))
+    return Weights(source.kind, found, tensors, metadata)
+
+
+class Mapped(NamedTuple):
+    """How a tensor goes from one file to another: its name there and here, its shape in the target, its transform."""
+
+    source: str
+    target: str
+    shape: Shape
+    transform: str
+
+
+def mapping(path: str | Path, *, to_keras: bool, checkpoint: Checkpoint = "best", head: bool = True) -> list[Mapped]:
+    """How each tensor of a file would be named and laid out in another; nothing but names and shapes is read.
+
+    Args:
+        path: see `load_pretrained`.
+        to_keras: whether the other is a Keras 3 file, and not one of this project's.
+        checkpoint: see `load_pretrained`.
+        head: whether the classifier comes along.
+
+    Raises:
+        WeightsError: see `load_pretrained`.
+    """
+    with _opened(Path(path), checkpoint) as source:
+        found = _checked(source)
+        shapes = (found if head else found.without_head()).shapes()
+        names = keras_names.to_keras_3(shapes) if to_keras else {name: name for name in shapes}
+        rows = []
+        for name, shape in shapes.items():
+            moved = f"transpose {axes(name)}" if axes(name) and source.keras_layout != to_keras else ""
+            rows.append(Mapped(source.entries[name].name, names[name], _laid_out(name, shape, to_keras), moved))
+        return rows
+
+
+@contextlib.contextmanager
+def _opened(path: Path, checkpoint: Checkpoint) -> Iterator[Source]:
+    """A file of weights of whatever kind. Errors while it is open name it, on one printable line."""
+    try:
+        with _reader(path, checkpoint) as source:
+            yield source
+    except (WeightsError, OSError) as error:
+        line = "".join(c if c.isprintable() else "?" for c in str(error))
+        raise WeightsError(f"{path}: {line}") from error
+
+
+def _reader(path: Path, checkpoint: Checkpoint) -> AbstractContextManager[Source]:
+    kind = kind_of(path)
+    if kind == "hdf5":
+        return keras_files.open_hdf5(path)
+    if kind == "zip":
+        return keras_files.open_archive(path)
+    if kind == "safetensors":
+        return safetensors_file.open_safetensors(path)
+    from mobilenet_jax.pretrained import orbax_folder  # Orbax takes its time to import
+
+    if kind == "workdir":
+        return orbax_folder.open_workdir(path, checkpoint)
+    return orbax_folder.open_folder(path)
+
+
+def kind_of(path: Path) -> str:
+    """What a file or folder is, by its content."""
+    if path.is_dir():
+        if (path / "config.json").is_file() and (path / "checkpoints").is_dir():
+            return "workdir"
+        if (path / "variables").is_dir() and (path / "metadata").is_dir():
+            return "folder"
+        raise WeightsError("a folder, but neither the workdir of a run nor weights that Orbax keeps")
+    if not path.exists():
+        raise WeightsError("no such file of weights")
+    if not path.is_file():
+        raise WeightsError("no regular file")
+    with path.open("rb") as file:
+        start = file.read(9)
+    if start.startswith(b"\x89HDF\r\n\x1a\n"):
+        return "hdf5"
+    if start.startswith(b"PK\3\4"):
+        return "zip"
+    if start[8:] == b"{":
+        return "safetensors"
+    if not start:
+        raise WeightsError("an empty file")
+    if start[0] == 0x80 and start[1:2] in (b"\2", b"\3", b"\4", b"\5"):
+        raise WeightsError("a Python pickle, which can run any code when it is loaded; none is")
+    raise WeightsError("no file of weights: neither HDF5 nor a .keras archive nor safetensors")
+
+
+def _laid_out(name: str, shape: Shape, keras: bool) -> Shape:
+    """A shape in Keras's layout or in Flax's, given in the other or the same."""
+    return transposed(name, shape) if keras and len(shape) == 4 else shape
+
+
+def _checked(source: Source) -> Architecture:
+    """Whether the tensors of a file are those of a MobileNet, and of which one; none has been read yet."""
+    shapes = {name: _laid_out(name, entry.shape, source.keras_layout) for name, entry in source.entries.items()}
+    found = architecture(shapes)
+    expected = {name: _laid_out(name, shape, source.keras_layout) for name, shape in found.shapes().items()}
+    check_tensors({name: (entry.shape, entry.dtype) for name, entry in source.entries.items()}, expected)
+    total, file_size = sum(map(size, expected.values())), content_size(source.path)
+    if total > file_size + _SLACK:
+        raise WeightsError(f"its tensors claim {total:,} bytes, and the file has {file_size:,}")
+    classes = source.metadata.classes
+    if source.stated.get("alpha", str(found.alpha)) != str(found.alpha):
+        raise WeightsError(f"it says alpha {source.stated['alpha'][:80]}, and its tensors are of alpha {found.alpha}")
+    if classes is not None and len(classes) != found.num_classes:
+        raise WeightsError(f"it names {len(classes)} classes, and its last layer has {found.num_classes}")
+    return found
