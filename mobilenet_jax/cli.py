@@ -49,8 +49,8 @@ def main() -> None:
         type=float,
         nargs=2,
         metavar=("LOW", "HIGH"),
-        help="what pixel values 0 and 255 were mapped to in training, where SRC does not say (default: -1 1, as for "
-        "Keras's ImageNet weights)",
+        help="what pixel values 0 and 255 were mapped to in training; Keras's files do not say, and -1 1 is taken, "
+        "as for its ImageNet weights",
     )
     convert.set_defaults(run=_convert)
 

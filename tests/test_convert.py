@@ -82,6 +82,7 @@ def test_the_classifier_is_left_out_and_the_scaling_said(run, source, tmp_path):
     weights = read_weights(tmp_path / "w.safetensors")
     assert weights.architecture == Architecture(0.25, None, 0, 1)
     assert weights.metadata.input_scaling == (0, 1)
+    assert "not a low and a higher number" in run("convert", source, tmp_path / "x", "--input-scaling", 1, 1)[2]
 
 
 def test_nan_is_refused_unless_allowed(run, tmp_path):

@@ -461,7 +461,7 @@ def metadata_of_another_head(path):
     write_safetensors(path, {"classes": '["a", "b"]'})
 
 
-@case("its metadata input_scaling cannot be '[1, -1]'", ".safetensors")
+@case("input_scaling is (1.0, -1.0), not a low and a higher number", ".safetensors")
 def metadata_out_of_range(path):
     write_safetensors(path, {"input_scaling": "[1, -1]"})
 

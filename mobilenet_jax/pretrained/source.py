@@ -43,6 +43,12 @@ class Metadata:
     source: str = ""
     source_sha256: str = ""
 
+    def __post_init__(self) -> None:
+        if self.image_size and not MIN_IMAGE_SIZE <= min(self.image_size) <= max(self.image_size) <= 2**15:
+            raise WeightsError(f"image_size is {self.image_size}, not a height and a width in pixels")
+        if not -math.inf < self.input_scaling[0] < self.input_scaling[1] < math.inf:
+            raise WeightsError(f"input_scaling is {self.input_scaling}, not a low and a higher number")
+
     def to_json(self) -> dict[str, str]:
         """As text by name, what is not known left out."""
         known = {name: value for name, value in self.__dict__.items() if value not in (None, "")}
@@ -68,15 +74,13 @@ class Metadata:
 
 def _image_size(text: str) -> tuple[int, int]:
     height, width = json.loads(text)
-    if type(height) is not int or type(width) is not int or not MIN_IMAGE_SIZE <= min(height, width) <= 2**15:
+    if type(height) is not int or type(width) is not int:
         raise ValueError
     return height, width
 
 
 def _range(text: str) -> Range:
     low, high = map(float, json.loads(text))
-    if not -math.inf < low < high < math.inf:
-        raise ValueError
     return low, high
 
 
