@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import h5py
 import keras
@@ -152,6 +153,15 @@ def test_a_write_that_fails_leaves_nothing_half(run, source, tmp_path, monkeypat
     assert err == (f"error: cannot write {destination} (No space left on device): make room or choose another folder\n")
     assert {p.name for p in tmp_path.iterdir()} == {source.name} | ({destination.name} if there_before else set())
     assert not there_before or destination.read_bytes() == b"what was there before"
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.weights.h5", "w"])
+def test_a_disk_without_room_is_told_of_first(run, source, tmp_path, monkeypatch, name):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=3_000_000))
+    status, out, err = run("convert", source, tmp_path / name)
+    assert (status, out) == (1, "")
+    assert err == f"error: cannot write {tmp_path / name}: the disk has 3.0 MB free, and 4.0 are needed\n"
+    assert [p.name for p in tmp_path.iterdir()] == [source.name]
 
 
 def test_converting_the_widest_takes_seconds_and_no_tensorflow(weights, tmp_path):

@@ -156,7 +156,7 @@ def test_round_trips_through_every_format_keep_every_bit(tmp_path, head):
     start = read_weights(tmp_path / "k.weights.h5")
     metadata = Metadata((64, 64), (0.0, 1.0), tuple(map(str, range(start.architecture.num_classes))) or None)
     weights, previous = start, None
-    for name in (*KINDS, "w2.weights.h5"):
+    for name in (*KINDS, "w2.safetensors", "w2.weights.h5"):
         write_weights(tmp_path / name, weights)
         weights = read_weights(tmp_path / name)
         assert _same(weights.tensors, start.tensors)

@@ -72,7 +72,7 @@ def _damage_told() -> Iterator[None]:
     """Zip archives fail, when they are damaged, with almost any error."""
     try:
         yield
-    except WeightsError:
+    except (WeightsError, OSError):  # such as a disk without room to unpack it
         raise
     except Exception as error:
         line = str(error).partition("\n")[0][:200] or type(error).__name__

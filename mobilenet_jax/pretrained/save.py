@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -13,10 +14,11 @@ from flax.traverse_util import flatten_dict
 from mobilenet_jax.model import MobileNet
 from mobilenet_jax.pretrained import keras_files, safetensors_file
 from mobilenet_jax.pretrained.source import Metadata
-from mobilenet_jax.pretrained.tensors import WeightsError, architecture
+from mobilenet_jax.pretrained.tensors import WeightsError, architecture, size
 from mobilenet_jax.pretrained.weights import Weights, check_tensors
 
 _UNKNOWN = Metadata()
+_OVERHEAD = 2 << 20  # bytes; the groups of HDF5 take 1.3 MB
 
 
 def save_pretrained(
@@ -57,7 +59,13 @@ def write_weights(path: str | Path, weights: Weights, *, force: bool = False) ->
     write, found = _writer(path), weights.architecture
     head = {"head": found.head, "num_classes": str(found.num_classes)} if found.head else {}
     texts = {"alpha": str(found.alpha), **head, **weights.metadata.to_json()}
-    with _placed(path, force) as unfinished:
+    check_destination(path, force=force)
+    needed, free = sum(map(size, found.shapes().values())) + _OVERHEAD, shutil.disk_usage(path.parent).free
+    if free < needed:  # found out here it is a line; found out while writing, Orbax says it in hundreds
+        raise WeightsError(
+            f"cannot write {path}: the disk has {free / 1e6:.1f} MB free, and {needed / 1e6:.1f} are needed"
+        )
+    with _placed(path) as unfinished:
         write(unfinished, weights.tensors, texts)
 
 
@@ -81,9 +89,8 @@ def check_destination(path: str | Path, *, force: bool) -> None:
 
 
 @contextlib.contextmanager
-def _placed(path: Path, force: bool) -> Iterator[Path]:
+def _placed(path: Path) -> Iterator[Path]:
     """A name to write to; what was written gets its real name when it is whole, and goes away if it is not."""
-    check_destination(path, force=force)
     try:
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
             unfinished = Path(folder) / path.name
