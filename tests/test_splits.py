@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from input_pipeline import DataError, Examples, split_by_lesion
+from input_pipeline import DataError, Examples, split_by_lesion, split_examples
+from input_pipeline.splits import as_table, crossing_lesions, is_split
 
 
 def _examples(lesions_of_class, images=(1, 2, 3)):
@@ -66,3 +67,79 @@ def test_a_share_that_leaves_a_class_out_of_validation_is_refused():
 def test_too_few_lesions_are_counted():
     with pytest.raises(DataError, match="lesions: A 30, B 1"):
         split_by_lesion(_examples([30, 1]), 0.3, seed=0)
+
+
+def _split(examples, how, seed=0):
+    return split_examples(examples, how, val_fraction=0.3, seed=seed)
+
+
+def test_folds_hold_each_lesion_out_once():
+    examples = _examples([300, 50, 10])
+    folds = [_split(examples, f"fold:{k}/5") for k in range(1, 6)]
+    for training, validation in folds:
+        assert crossing_lesions(training, validation) == 0
+        assert len(training) + len(validation) == len(examples)
+        assert [len(set(validation.lesions[validation.labels == c])) for c in range(3)] == [60, 10, 2]
+    assert sorted(np.concatenate([v.paths for _, v in folds])) == sorted(examples.paths)
+    assert _split(examples, "fold:1/5", seed=1)[1].paths.tolist() != folds[0][1].paths.tolist()
+
+
+def test_the_articles_splits_take_the_first_or_the_last_of_the_table():
+    examples = _examples([20, 13])
+    n = int(0.3 * len(examples))
+    training, validation = _split(examples, "last:0.3")
+    assert [*training.paths, *validation.paths] == examples.paths.tolist()
+    assert len(validation) == n
+    training, validation = _split(examples, "first:0.3")
+    assert [*validation.paths, *training.paths] == examples.paths.tolist()
+    assert len(validation) == n
+
+
+def test_per_class_is_what_keras_validation_split_does(tmp_path):
+    from keras.src.legacy.preprocessing.image import ImageDataGenerator
+    from PIL import Image
+
+    examples = _examples([20, 13, 4], images=(1,))
+    for path, label in zip(examples.paths, examples.labels, strict=True):
+        (tmp_path / "ABC"[label]).mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "ABC"[label] / path)
+    flow = ImageDataGenerator(validation_split=0.3).flow_from_directory(tmp_path, (8, 8), subset="validation")
+    expected = sorted(name.rpartition("/")[2] for name in flow.filenames)
+    assert sorted(_split(examples, "per_class:0.3")[1].paths) == expected
+
+
+def test_a_split_comes_back_from_its_table(tmp_path):
+    examples = _examples([30, 20])
+    training, validation = _split(examples, "lesion")
+    (tmp_path / "splits.csv").write_text(as_table(training, validation))
+    again = _split(examples, str(tmp_path / "splits.csv"), seed=7)
+    assert [part.paths.tolist() for part in again] == [training.paths.tolist(), validation.paths.tolist()]
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("image,side\n", "splits.csv:1: the columns are"),
+        ("image,split\n0,test\n", "splits.csv:2: split is 'test', not one of training, validation"),
+        ("image,split\n0,training\n0,training\n", "splits.csv:3: 0 stands in an earlier line already"),
+        ("image,split\n0,training\n", "does not name 1, and 1 other images"),
+        ("image,split\n0,training\n1,training\n2,validation\n3,training\n", "names 3, and 0 other images the data"),
+        ("image,split\n0,training\n1,training\n2,training\n", "3 images for training, 0 for validation"),
+    ],
+)
+def test_a_wrong_table_is_named_by_line(tmp_path, table, message):
+    names = np.array(["0.jpg", "1.jpg", "2.jpg"])
+    examples = Examples(names, np.zeros(3, np.int32), names, names, ("A",))
+    (tmp_path / "splits.csv").write_text(table)
+    with pytest.raises(DataError, match=message):
+        _split(examples, str(tmp_path / "splits.csv"))
+
+
+def test_too_few_lesions_for_the_folds_are_counted():
+    with pytest.raises(DataError, match="cannot make 5 folds by lesion .lesions: A 30, B 4"):
+        _split(_examples([30, 4]), "fold:1/5")
+
+
+def test_ways_to_split_are_known_by_their_form():
+    assert all(map(is_split, ("lesion", "fold:1/2", "fold:5/5", "last:0.3", "first:0.25", "per_class:0.3", "s.csv")))
+    assert not any(map(is_split, ("", "fold:0/5", "fold:6/5", "fold:1/1", "last", "last:1", "last:0.0", "random:0.3")))
