@@ -37,9 +37,9 @@ def main() -> None:
     )
     convert.add_argument("src", metavar="SRC", type=Path)
     convert.add_argument("dst", metavar="DST", type=Path)
-    convert.add_argument("--dry-run", action="store_true", help="print what would become of each tensor; write nothing")
+    convert.add_argument("--dry-run", action="store_true", help="print where each tensor would go; write nothing")
     convert.add_argument("--force", action="store_true", help="overwrite weights that are there")
-    convert.add_argument("--no-top", action="store_true", help="leave the classifier out")
+    convert.add_argument("--no-top", action="store_true", help="leave the classifier out, whatever it is")
     convert.add_argument("--allow-nonfinite", action="store_true", help="take NaN and infinity")
     convert.add_argument(
         "--checkpoint", choices=("best", "latest"), default="best", help="of a workdir (default: best)"
@@ -79,6 +79,7 @@ def _summary(args: argparse.Namespace) -> None:
 
 
 def _convert(args: argparse.Namespace) -> None:
+    pretrained.check_destination(args.dst, force=args.force)
     if args.dry_run:
         to_keras = args.dst.name.endswith(".weights.h5")
         rows = pretrained.mapping(args.src, to_keras=to_keras, checkpoint=args.checkpoint, head=not args.no_top)
@@ -87,10 +88,9 @@ def _convert(args: argparse.Namespace) -> None:
         for row in table:
             print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
         return
-    pretrained.check_destination(args.dst, force=args.force)
-    weights = pretrained.read_weights(args.src, checkpoint=args.checkpoint, allow_nonfinite=args.allow_nonfinite)
-    if args.no_top:
-        weights = weights.without_head()
+    weights = pretrained.read_weights(
+        args.src, head=not args.no_top, checkpoint=args.checkpoint, allow_nonfinite=args.allow_nonfinite
+    )
     if args.input_scaling:
         metadata = dataclasses.replace(weights.metadata, input_scaling=tuple(args.input_scaling))
         weights = dataclasses.replace(weights, metadata=metadata)
@@ -110,8 +110,9 @@ def _convert(args: argparse.Namespace) -> None:
 def _predict(args: argparse.Namespace) -> None:
     classify = make_classifier(pretrained.read_weights(args.model))
     for path in args.images:
+        guesses = classify(path)[:5]
         print(path)
-        for guess in classify(path)[:5]:
+        for guess in guesses:
             print(f"  {guess.class_index:>4}  {guess.probability:.4f}  {guess.name}".rstrip())
 
 

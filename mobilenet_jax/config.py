@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from mobilenet_jax.model import ALPHAS, BLOCKS, MIN_IMAGE_SIZE
+from mobilenet_jax.model import ALPHAS, BLOCKS, MAX_IMAGE_SIZE, MIN_IMAGE_SIZE
 
 
 class ConfigError(ValueError):
@@ -46,7 +46,7 @@ _RULES: dict[str, _Rule] = {
     "seed": _integer(0, 2**32 - 1),
     "data.source": _one_of("sample", "isic2018"),
     "data.dir": _TEXT,
-    "data.image_size": _integer(MIN_IMAGE_SIZE),
+    "data.image_size": _integer(MIN_IMAGE_SIZE, MAX_IMAGE_SIZE),
     "data.split": _one_of("lesion"),
     "data.val_fraction": _number(0, 1, above=True, below=True),
     "augment.rotation": _number(0, 180),

@@ -15,7 +15,7 @@ from flax import linen as nn
 from mobilenet_jax.depthwise import Method, Padding, depthwise_conv
 
 ALPHAS = (0.25, 0.5, 0.75, 1.0)
-MIN_IMAGE_SIZE = 32
+MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 32, 2048
 
 # (output channels at alpha 1, stride) of the thirteen depthwise-separable blocks; table 1 of the paper.
 BLOCKS = (

@@ -1,5 +1,6 @@
 """Photographs to classes, with any weights that hold a classifier. No TensorFlow is imported here."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -27,7 +28,7 @@ class Guess(NamedTuple):
 
 
 def read_image(path: str | Path, size: tuple[int, int]) -> np.ndarray:
-    """A photograph as float32 `[height, width, 3]` in [0, 1].
+    """A photograph as float32 `[height, width, 3]` in [0, 1], whole, its sides brought to that size.
 
     Made smaller, a pixel is the mean of the area it covers; made larger, it is interpolated: as in training.
 
@@ -40,7 +41,8 @@ def read_image(path: str | Path, size: tuple[int, int]) -> np.ndarray:
             method = Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR
             return np.asarray(image.convert("RGB").resize(size[::-1], method), np.float32) / 255
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ImageError(f"cannot read image {path} ({error})") from error
+        reason = getattr(error, "strerror", None) or error
+        raise ImageError(f"cannot read image {path} ({reason})") from error
 
 
 def make_classifier(weights: Weights) -> Callable[[str | Path], list[Guess]]:
@@ -52,10 +54,10 @@ def make_classifier(weights: Weights) -> Callable[[str | Path], list[Guess]]:
     found, metadata = weights.architecture, weights.metadata
     if found.head is None:
         raise WeightsError(f"{metadata.source} holds no classifier, only features")
-    size = metadata.image_size or DEFAULT_SIZE
+    side = 32 * math.isqrt(found.positions)
+    size = metadata.image_size or ((side, side) if found.head == "article" else DEFAULT_SIZE)
     if found.head == "article" and -(-size[0] // 32) * -(-size[1] // 32) != found.positions:
-        side = round(32 * found.positions**0.5)
-        size = (side, side)
+        raise WeightsError(f"{metadata.source} does not say for which size of images its head is, and it is no square")
     low, high = metadata.input_scaling
     names = metadata.classes or ("",) * found.num_classes
     model, variables = found.model(), weights.variables

@@ -29,7 +29,7 @@ from mobilenet_jax.checkpoints import BEST_BY, Checkpoints
 from mobilenet_jax.config import ConfigError, check_config, has_weights
 from mobilenet_jax.metrics import epoch_metrics
 from mobilenet_jax.model import MobileNet
-from mobilenet_jax.pretrained import WeightsError, imagenet_file, read_weights
+from mobilenet_jax.pretrained import imagenet_file, read_weights
 from mobilenet_jax.train_step import Outcome, leave_frozen, make_eval_step, make_optimizer, make_train_step, new_state
 from mobilenet_jax.workdir import WorkdirError, check_space, open_workdir, write_config, write_metrics, write_summary
 
@@ -122,11 +122,8 @@ def init_model(config: ConfigDict, key: jax.Array) -> tuple[MobileNet, dict[str,
     variables = jax.jit(lambda key: model.init(key, jnp.zeros((1, size, size, 3)), train=False))(key)
     if has_weights(config):
         path = imagenet_file(model.alpha, size) if config.init.weights == "imagenet" else config.init.weights
-        weights = read_weights(path)
-        if weights.architecture.alpha != model.alpha:
-            found = weights.architecture.alpha
-            raise WeightsError(f"{path} holds MobileNet of alpha {found}; the model has alpha {model.alpha}")
-        backbone = weights.without_head().variables
+        weights = read_weights(path, model.alpha, head=False)
+        backbone = weights.variables
         variables = {name: {**variables[name], **backbone[name]} for name in ("params", "batch_stats")}
         if config.init.input_scaling == "weights":
             scaling = weights.metadata.input_scaling
@@ -179,6 +176,7 @@ class _Run:
                 f"{self._config.train.epochs}: choose another --workdir"
             )
         self.records = history["epochs"]
+        self._scaling = tuple(history["input_scaling"])  # what the state was trained with
         if self.epochs_done == self._config.train.epochs:
             print("the run is finished: raise config.train.epochs to go on, or choose another --workdir")
         else:

@@ -2,11 +2,14 @@
 
 import errno
 import json
+import os
 import re
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import h5py
@@ -76,6 +79,7 @@ def test_a_dry_run_prints_where_each_tensor_goes_and_writes_nothing(run, source,
     assert len(out.splitlines()) == 136
     assert re.search(r"layers/depthwise_conv2d_12/vars/0 +\(3, 3, 256, 1\) +none\n", out)
     assert [p.name for p in tmp_path.iterdir()] == [source.name]
+    assert "the name says what is written" in run("convert", source, tmp_path / "w.npz", "--dry-run")[2]
 
 
 def test_the_classifier_is_left_out_and_the_scaling_said(run, source, tmp_path):
@@ -105,7 +109,7 @@ def test_what_is_there_is_overwritten_only_by_force(run, source, tmp_path, name)
     run("convert", source, tmp_path / name, "--no-top")
     status, _, err = run("convert", source, tmp_path / name)
     assert status == 1
-    assert err == f"error: {tmp_path / name} exists: choose another name, or overwrite it with --force\n"
+    assert err == f"error: {tmp_path / name} exists: choose another name, or overwrite it with --force (force=True)\n"
     assert read_weights(tmp_path / name).architecture.head is None
     assert run("convert", source, tmp_path / name, "--force")[0] == 0
     assert read_weights(tmp_path / name).architecture == IMAGENET
@@ -135,6 +139,44 @@ def test_a_destination_that_cannot_be_is_refused_first(run, source, tmp_path, na
     assert (status, out) == (1, "")
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_a_folder_that_cannot_be_replaced_stays(run, source, tmp_path, monkeypatch):
+    run("convert", source, tmp_path / "w", "--no-top")
+    replace_ = os.replace
+
+    def fail_to_place(a, b):
+        if Path(b) == tmp_path / "w" and Path(a).name == "w":
+            raise OSError(errno.EIO, "Input/output error")
+        replace_(a, b)
+
+    monkeypatch.setattr("os.replace", fail_to_place)
+    assert "(Input/output error)" in run("convert", source, tmp_path / "w", "--force")[2]
+    assert read_weights(tmp_path / "w").architecture.head is None
+    assert {p.name for p in tmp_path.iterdir()} == {source.name, "w"}
+
+
+def test_folders_are_written_by_many_threads(source, tmp_path):
+    weights = read_weights(source)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda i: write_weights(tmp_path / f"w{i}", weights), range(4)))
+    assert all(read_weights(tmp_path / f"w{i}").architecture == IMAGENET for i in range(4))
+    assert len(list(tmp_path.iterdir())) == 5
+
+
+def test_any_classifier_can_be_left_out(run, tmp_path):
+    model = random_mobilenet(0.25)
+    x = keras.layers.GlobalMaxPooling2D()(model.output)
+    for units in (30, 20):
+        x = keras.layers.BatchNormalization()(keras.layers.Dense(units, activation="tanh")(x))
+    keras.Model(model.input, x).save(tmp_path / "k.keras")
+    keras.Model(model.input, x).save_weights(tmp_path / "k.weights.h5")
+    for name in ("k.keras", "k.weights.h5"):
+        status, _, err = run("convert", tmp_path / name, tmp_path / "w.safetensors", "--force")
+        assert (status, err.count("\n")) == (1, 1)
+        assert run("convert", tmp_path / name, tmp_path / "w.safetensors", "--no-top", "--force")[0] == 0
+        found = read_weights(tmp_path / "w.safetensors").tensors["params.conv_pw_13.kernel"]
+        np.testing.assert_array_equal(found, model.get_layer("conv_pw_13").kernel)
 
 
 @pytest.mark.parametrize("there_before", [False, True])

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ from input_pipeline import DataError
 from input_pipeline.isic import CLASS_NAMES
 from mobilenet_jax.checkpoints import Checkpoints
 from mobilenet_jax.config import ConfigError
-from mobilenet_jax.pretrained import Metadata, WeightsError, load_pretrained, read_weights
+from mobilenet_jax.pretrained import Metadata, WeightsError, load_pretrained, read_weights, write_weights
 from mobilenet_jax.pretrained.tensors import Architecture
 from mobilenet_jax.train import TrainingError, init_model, train_and_evaluate
 from mobilenet_jax.train_step import make_optimizer, new_state
@@ -262,10 +263,21 @@ def test_a_run_starts_from_the_backbone_of_another_run_scaled_as_that_was(data, 
     changes = {"init__weights": str(finished), "init__input_scaling": "weights", "train__epochs": 1}
     train_and_evaluate(_config(data, model__frozen_blocks=13, model__head="article", **changes), tmp_path / "run")
     assert f"backbone from {finished}; pixels scaled to [0, 1]" in capsys.readouterr().out
-    first, second = read_weights(finished), read_weights(tmp_path / "run")
+    second = read_weights(tmp_path / "run")
     assert second.architecture == Architecture(0.25, "article", 7, 1)
-    for name, value in first.without_head().tensors.items():
+    for name, value in read_weights(finished, head=False).tensors.items():
         np.testing.assert_array_equal(second.tensors[name], value)
+
+
+def test_a_run_that_goes_on_scales_pixels_as_it_began(data, finished, tmp_path):
+    weights = read_weights(finished)
+    changes = {"init__weights": str(tmp_path / "w.safetensors"), "init__input_scaling": "weights"}
+    write_weights(tmp_path / "w.safetensors", weights)
+    train_and_evaluate(_config(data, train__epochs=1, **changes), tmp_path / "run")
+    other = dataclasses.replace(weights, metadata=Metadata(input_scaling=(-1, 1)))
+    write_weights(tmp_path / "w.safetensors", other, force=True)
+    train_and_evaluate(_config(data, train__epochs=2, **changes), tmp_path / "run")
+    assert read_weights(tmp_path / "run", checkpoint="latest").metadata.input_scaling == (0, 1)
 
 
 def test_a_workdirs_weights_are_those_of_its_best_or_latest_checkpoint(data, finished):
@@ -279,7 +291,9 @@ def test_a_workdirs_weights_are_those_of_its_best_or_latest_checkpoint(data, fin
     jax.tree.map(
         np.testing.assert_array_equal, latest.variables, {"params": state.params, "batch_stats": state.batch_stats}
     )
-    assert latest.metadata == Metadata((32, 32), (0, 1), CLASS_NAMES, "run", latest.metadata.source_sha256)
+    assert latest.metadata == Metadata(
+        (32, 32), (0, 1), CLASS_NAMES, f"run ({latest.kind})", latest.metadata.source_sha256
+    )
     assert read_weights(finished).kind == f"best checkpoint, step {summary['best']['step']}"
 
 

@@ -72,3 +72,5 @@ def opened(path: Path) -> Iterator[File]:
             yield File(process)
         finally:
             process.kill()
+            with contextlib.suppress(BrokenPipeError):
+                cast(BinaryIO, process.stdin).close()

@@ -25,6 +25,7 @@ import numpy as np
 
 MAX_OBJECTS = 10_000  # links in a file; a MobileNet with its optimizer's tensors has some 1,500
 MAX_DEPTH = 12  # groups in groups; a model in a model in a model has 8
+MAX_FILE = 1 << 30  # bytes; more gives no more memory and time
 MAX_TEXT = 8 << 20  # bytes of an attribute; the JSON that describes a model has 90 kB
 NOT_WEIGHTS = re.compile("(optimizer|optimizer_weights)$|(.*/)?seed_generator")
 
@@ -35,12 +36,15 @@ class RefusedError(Exception):
 
 def limit(file_size: int) -> None:
     """Ends the process when it takes more memory or time than a good file of this size needs."""
+    file_size = min(file_size, MAX_FILE)
     if os.path.exists("/proc/self/statm"):
         with open("/proc/self/statm") as statm:
             now = int(statm.read().split()[0]) * resource.getpagesize()
-        most = now + (120 << 20) + 2 * file_size
-        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        most = now + (120 << 20) + 5 * file_size  # HDF5 holds a chunk packed and, in a buffer that doubles, unpacked
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        resource.setrlimit(resource.RLIMIT_AS, (most if hard < 0 else min(most, hard), hard))
     signal.setitimer(signal.ITIMER_PROF, 1 + file_size / 20e6)  # seconds of processor time; unpacking takes a third
+    signal.setitimer(signal.ITIMER_REAL, 20 + file_size / 2e6)  # and of the clock, on a busy machine
 
 
 def find_datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
@@ -56,6 +60,8 @@ def find_datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
                 raise RefusedError(
                     f"it holds more than {MAX_OBJECTS} objects, or groups {MAX_DEPTH} deep: no MobileNet"
                 )
+            if not isinstance(name, str) or name in ("", ".") or "/" in name:  # which HDF5 would take for a path
+                raise RefusedError(f"{path}: a name in it is {name!r}")
             link = group.get(name, getlink=True)
             if not isinstance(link, h5py.HardLink):
                 kind = "a soft" if isinstance(link, h5py.SoftLink) else "an external"
@@ -102,8 +108,12 @@ def read(dataset: h5py.Dataset) -> np.ndarray:
 def check_chunks(dataset: h5py.Dataset) -> None:
     """Unpacks each chunk up to its size and no further; HDF5, which does it again, has no such limit."""
     creation = dataset.id.get_create_plist()
-    filters = {creation.get_filter(i)[0] for i in range(creation.get_nfilters())}
-    if not filters <= {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}:
+    filters = [creation.get_filter(i)[0] for i in range(creation.get_nfilters())]
+    if len(set(filters)) < len(filters) or not set(filters) <= {
+        h5py.h5z.FILTER_DEFLATE,
+        h5py.h5z.FILTER_SHUFFLE,
+        h5py.h5z.FILTER_FLETCHER32,
+    }:
         raise RefusedError("is packed with another filter than gzip")
     size = 4 * math.prod(dataset.chunks)
     grid = math.prod(-(-n // c) for n, c in zip(dataset.shape, dataset.chunks, strict=True))
@@ -117,12 +127,21 @@ def check_chunks(dataset: h5py.Dataset) -> None:
         most = size + size // 8 + 1024  # what gzip cannot pack grows a little
         if chunk.size > most:
             raise RefusedError(f"has a chunk of {chunk.size:,} bytes for {size:,}")
-        if h5py.h5z.FILTER_DEFLATE in filters and not chunk.filter_mask:
-            unpacker = zlib.decompressobj()
+        if chunk.filter_mask:
+            raise RefusedError("has a chunk that skips a filter")
+        if h5py.h5z.FILTER_DEFLATE in filters:
             _, packed = dataset.id.read_direct_chunk(chunk.chunk_offset)
-            unpacker.decompress(packed, most)
-            if unpacker.unconsumed_tail:
+            if unpacked_size(packed, most) > most:
                 raise RefusedError(f"expands to more than its {dataset.nbytes:,} bytes")
+
+
+def unpacked_size(packed: bytes, most: int) -> int:
+    """The bytes something packed by gzip expands to, counted up to `most` and little further; none of them is kept."""
+    unpacker, size = zlib.decompressobj(), 0
+    while packed and size <= most:
+        size += len(unpacker.decompress(packed, 1 << 20))
+        packed = unpacker.unconsumed_tail
+    return size
 
 
 def answer(content: dict[str, Any], array: np.ndarray | None = None) -> None:
@@ -151,8 +170,8 @@ def serve(path: str) -> None:
 
 
 if __name__ == "__main__":
-    limit(os.path.getsize(sys.argv[1]))
     try:
+        limit(os.path.getsize(sys.argv[1]))
         serve(sys.argv[1])
     except RefusedError as error:
         answer({"error": str(error)})

@@ -1,7 +1,6 @@
 """Keras's files of weights: the HDF5 of Keras 1 and 2, and `.weights.h5` and `.keras` of Keras 3.
 
-A `.keras` file is a zip archive that holds a `.weights.h5` and a JSON description of the model. Of the description the
-size of the images and the order of the axes are looked up in its text; nothing of it is run.
+A `.keras` file is a zip archive that holds a `.weights.h5` and a JSON description of the model.
 """
 
 import contextlib
@@ -17,18 +16,19 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from mobilenet_jax.pretrained import hdf5, keras_names
+from mobilenet_jax.pretrained import hdf5, keras_description, keras_names
 from mobilenet_jax.pretrained.source import Entry, Metadata, Source
 from mobilenet_jax.pretrained.tensors import WeightsError, axes
 
 _MAX_DESCRIPTION = 8 << 20  # bytes; Keras writes 90 kB
 _MAX_EXPANSION = 4  # a member's size over its size in the archive; trained weights come to 1.1
+_MAX_DIRECTORY = 1 << 16  # bytes; Keras's archives have three members
 _METADATA = "mobilenet_jax"  # the attribute this project leaves in a file; Keras passes it over
 
 
 @contextlib.contextmanager
-def open_hdf5(path: Path) -> Iterator[Source]:
-    """Opens a Keras HDF5 file.
+def open_hdf5(path: Path, head: bool) -> Iterator[Source]:
+    """Opens a Keras HDF5 file; `head` says whether its classifier is wanted.
 
     Raises:
         WeightsError: it is damaged, holds links, or was written for another order of axes.
@@ -37,16 +37,18 @@ def open_hdf5(path: Path) -> Iterator[Source]:
         # Keras's public files tell the size of the images in their name only.
         named = re.fullmatch(r"mobilenet_\d_\d_(\d{2,4})_tf(_no_top)?\.h5", path.name)
         image_size = f"[{named[1]}, {named[1]}]" if named else None
-        yield _source("Keras HDF5", path, file, file.attributes.get("model_config", ""), image_size)
+        described = _described_size(file.attributes.get("model_config"), head)
+        yield _source("Keras HDF5", path, file, described or image_size)
 
 
 @contextlib.contextmanager
-def open_archive(path: Path) -> Iterator[Source]:
-    """Opens a `.keras` archive.
+def open_archive(path: Path, head: bool) -> Iterator[Source]:
+    """Opens a `.keras` archive; `head` says whether its classifier is wanted.
 
     Raises:
         WeightsError: see `open_hdf5`; or the archive holds names that leave it, or members that expand without end.
     """
+    _check_directory(path)
     with _damage_told(), zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory() as folder:
         members = {member.filename: member for member in archive.infolist()}
         for name, member in members.items():
@@ -57,14 +59,25 @@ def open_archive(path: Path) -> Iterator[Source]:
                 raise WeightsError(f"its member {name[:80]!r} expands {size}")
         if "model.weights.h5" not in members:
             raise WeightsError("a zip archive without model.weights.h5: no .keras file")
-        description = b""
+        described = None
         if "config.json" in members and members["config.json"].file_size <= _MAX_DESCRIPTION:
-            description = archive.read("config.json")
+            described = _described_size(archive.read("config.json").decode(), head)
         unpacked = Path(folder) / "model.weights.h5"
         with archive.open("model.weights.h5") as packed, unpacked.open("wb") as out:
             shutil.copyfileobj(packed, out, 1 << 20)
         with hdf5.opened(unpacked) as file:
-            yield _source("Keras 3 archive", path, file, description.decode(), None)
+            yield _source("Keras 3 archive", path, file, described)
+
+
+def _check_directory(path: Path) -> None:
+    """Refuses an archive whose list of members, which zipfile reads whole, is larger than Keras's ever is."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - (1 << 17)))
+        tail = file.read()
+    end = tail.rfind(b"PK\5\6")
+    size = int.from_bytes(tail[end + 12 : end + 16], "little")
+    if end < 0 or size > _MAX_DIRECTORY or b"PK\6\7" in tail[max(0, end - 20) : end]:
+        raise WeightsError("damaged, or an archive of more than a model")
 
 
 @contextlib.contextmanager
@@ -79,9 +92,7 @@ def _damage_told() -> Iterator[None]:
         raise WeightsError(f"damaged, or no file of weights ({line})") from error
 
 
-def _source(kind: str, path: Path, file: hdf5.File, description: str, image_size: str | None) -> Source:
-    if re.search(r'"data_format":\s*"channels_first"', description):
-        raise WeightsError("its model works on channels first; save it with data_format='channels_last'")
+def _source(kind: str, path: Path, file: hdf5.File, image_size: str | None) -> Source:
     if file.attributes.get("backend") == "theano":
         raise WeightsError("written by Keras on Theano, whose kernels are flipped; save it from TensorFlow")
 
@@ -97,12 +108,13 @@ def _source(kind: str, path: Path, file: hdf5.File, description: str, image_size
         entries[name] = Entry(tensor, shape, found["dtype"], functools.partial(file.read, tensor, shape))
 
     stated = _stated(file.attributes.get(_METADATA, "{}"))
-    described = re.search(r'"batch(?:_input)?_shape":\s*\[null,\s*(\d{2,5}),\s*(\d{2,5}),\s*3\]', description)
-    if described:
-        image_size = f"[{described[1]}, {described[2]}]"
     if image_size and "image_size" not in stated:
         stated["image_size"] = image_size
     return Source(kind, path, entries, keras_layout=True, stated=stated, metadata=Metadata.from_json(stated))
+
+
+def _described_size(description: str | None, head: bool) -> str | None:
+    return keras_description.check(description, head=head) if description else None
 
 
 def _stated(text: str) -> dict[str, str]:

@@ -39,7 +39,7 @@ def from_keras_2(paths: Iterable[str]) -> dict[str, str]:
         if groups and tensor in _TENSORS:
             found[path] = (next((group for group in groups if group in _KNOWN), groups[-1]), _TENSORS[tensor])
     others = {layer for layer, _ in found.values()} - _KNOWN
-    head = _head(sorted(others, key=lambda name: [int(s) if s.isdigit() else s for s in re.split(r"(\d+)", name)]))
+    head = _head(sorted(others, key=_in_numbers_order))
     return {path: _name(head.get(layer, layer), tensor) for path, (layer, tensor) in found.items()}
 
 
@@ -81,6 +81,12 @@ def to_keras_3(names: Iterable[str]) -> dict[str, str]:
     }
     number = {"kernel": 0, "scale": 0, "bias": 1, "mean": 2, "var": 3}
     return {name: f"{groups[name.split('.')[1]]}/vars/{number[name.split('.')[2]]}" for name in names}
+
+
+def _in_numbers_order(name: str) -> list[str | int]:
+    """Sorts `dense_9` before `dense_10`."""
+    parts = re.split("([0-9]{1,9})", name)
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)]
 
 
 def _head(layers: list[str]) -> dict[str, str]:

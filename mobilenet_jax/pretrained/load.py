@@ -13,11 +13,12 @@ from mobilenet_jax.model import MobileNet
 from mobilenet_jax.pretrained import keras_files, keras_names, safetensors_file
 from mobilenet_jax.pretrained.source import Source, content_size, sha256
 from mobilenet_jax.pretrained.tensors import Architecture, Shape, WeightsError, architecture, axes, size, transposed
-from mobilenet_jax.pretrained.weights import Weights, check_tensors
+from mobilenet_jax.pretrained.weights import Weights, check_metadata, check_tensors
 
 Checkpoint = Literal["best", "latest"]
 
 _SLACK = 64 << 20  # bytes that a packed file's tensors may hold more than the file
+_MOST = 8  # times its tensors a file may have; an optimizer's make it three, HDF5's groups four for the least
 _EPSILON = 1e-3  # batch normalisation takes the root of variance + epsilon
 
 
@@ -40,18 +41,31 @@ def load_pretrained(
     Raises:
         WeightsError: the file is damaged, or a tensor is missing, unknown, or of another shape or type.
     """
-    weights = read_weights(path, checkpoint=checkpoint, allow_nonfinite=allow_nonfinite)
-    found = weights.architecture.alpha
-    if alpha not in (None, found):
-        raise WeightsError(f"{path} holds MobileNet of alpha {found}; the model has alpha {alpha}")
+    weights = read_weights(path, alpha, checkpoint=checkpoint, allow_nonfinite=allow_nonfinite)
     return weights.architecture.model(), weights.variables
 
 
-def read_weights(path: str | Path, *, checkpoint: Checkpoint = "best", allow_nonfinite: bool = False) -> Weights:
-    """Reads weights and what is known of them; arguments and errors as for `load_pretrained`."""
+def read_weights(
+    path: str | Path,
+    alpha: float | None = None,
+    *,
+    head: bool = True,
+    checkpoint: Checkpoint = "best",
+    allow_nonfinite: bool = False,
+) -> Weights:
+    """Reads weights and what is known of them.
+
+    Args:
+        path: see `load_pretrained`; so are the other arguments, and the errors.
+        alpha: the width.
+        head: whether to read the classifier. Without it, any classifier will do, also one this project does not have.
+        checkpoint: of a workdir.
+        allow_nonfinite: whether to take NaN and infinity.
+    """
     path = Path(path)
-    with _opened(path, checkpoint) as source:
-        found = _checked(source)
+    with _opened(path, head, checkpoint) as (source, found):
+        if alpha not in (None, found.alpha):
+            raise WeightsError(f"it holds MobileNet of alpha {found.alpha}; the model has alpha {alpha}")
         tensors = {}
         for name in found.shapes():
             value = source.entries[name].read()
@@ -61,8 +75,19 @@ def read_weights(path: str | Path, *, checkpoint: Checkpoint = "best", allow_non
             if name.endswith("_bn.var") and (value <= -_EPSILON).any():
                 raise WeightsError(f"{title} holds a variance of {value.min():.3g}")
             tensors[name] = value.transpose(axes(name) or range(value.ndim)) if source.keras_layout else value
-    metadata = dataclasses.replace(source.metadata, source=path.name, source_sha256=sha256(source.path))
+    name = path.name if source.path == path else f"{path.name} ({source.kind})"
+    metadata = dataclasses.replace(
+        source.metadata,
+        classes=source.metadata.classes if head else None,
+        source=printable(name),
+        source_sha256=sha256(source.path),
+    )
     return Weights(source.kind, found, tensors, metadata)
+
+
+def printable(text: str) -> str:
+    """The text with `?` for what could move a terminal's cursor, or could not be printed at all."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 class Mapped(NamedTuple):
@@ -86,34 +111,34 @@ def mapping(path: str | Path, *, to_keras: bool, checkpoint: Checkpoint = "best"
     Raises:
         WeightsError: see `load_pretrained`.
     """
-    with _opened(Path(path), checkpoint) as source:
-        found = _checked(source)
-        shapes = (found if head else found.without_head()).shapes()
+    with _opened(Path(path), head, checkpoint) as (source, found):
+        shapes = found.shapes()
         names = keras_names.to_keras_3(shapes) if to_keras else {name: name for name in shapes}
         rows = []
         for name, shape in shapes.items():
             moved = f"transpose {axes(name)}" if axes(name) and source.keras_layout != to_keras else ""
-            rows.append(Mapped(source.entries[name].name, names[name], _laid_out(name, shape, to_keras), moved))
+            rows.append(
+                Mapped(printable(source.entries[name].name), names[name], _laid_out(name, shape, to_keras), moved)
+            )
         return rows
 
 
 @contextlib.contextmanager
-def _opened(path: Path, checkpoint: Checkpoint) -> Iterator[Source]:
-    """A file of weights of whatever kind. Errors while it is open name it, on one printable line."""
+def _opened(path: Path, head: bool, checkpoint: Checkpoint) -> Iterator[tuple[Source, Architecture]]:
+    """A file of weights of whatever kind, checked. Errors while it is open name it, on one printable line."""
     try:
-        with _reader(path, checkpoint) as source:
-            yield source
+        with _reader(path, head, checkpoint) as source:
+            yield source, _checked(source, head)
     except (WeightsError, OSError) as error:
-        line = "".join(c if c.isprintable() else "?" for c in str(error))
-        raise WeightsError(f"{path}: {line}") from error
+        raise WeightsError(printable(f"{path}: {error}")) from error
 
 
-def _reader(path: Path, checkpoint: Checkpoint) -> AbstractContextManager[Source]:
+def _reader(path: Path, head: bool, checkpoint: Checkpoint) -> AbstractContextManager[Source]:
     kind = kind_of(path)
     if kind == "hdf5":
-        return keras_files.open_hdf5(path)
+        return keras_files.open_hdf5(path, head)
     if kind == "zip":
-        return keras_files.open_archive(path)
+        return keras_files.open_archive(path, head)
     if kind == "safetensors":
         return safetensors_file.open_safetensors(path)
     from mobilenet_jax.pretrained import orbax_folder  # Orbax takes its time to import
@@ -155,18 +180,20 @@ def _laid_out(name: str, shape: Shape, keras: bool) -> Shape:
     return transposed(name, shape) if keras and len(shape) == 4 else shape
 
 
-def _checked(source: Source) -> Architecture:
-    """Whether the tensors of a file are those of a MobileNet, and of which one; none has been read yet."""
+def _checked(source: Source, head: bool) -> Architecture:
+    """Which MobileNet the tensors of a file are those of, if they are; none has been read yet."""
     shapes = {name: _laid_out(name, entry.shape, source.keras_layout) for name, entry in source.entries.items()}
-    found = architecture(shapes)
+    found = architecture(shapes, head=head)
     expected = {name: _laid_out(name, shape, source.keras_layout) for name, shape in found.shapes().items()}
-    check_tensors({name: (entry.shape, entry.dtype) for name, entry in source.entries.items()}, expected)
+    here = {name: (e.shape, e.dtype) for name, e in source.entries.items() if head or name in expected}
+    check_tensors(here, expected)
     total, file_size = sum(map(size, expected.values())), content_size(source.path)
     if total > file_size + _SLACK:
         raise WeightsError(f"its tensors claim {total:,} bytes, and the file has {file_size:,}")
-    classes = source.metadata.classes
+    if file_size > _MOST * total + _SLACK and head:
+        raise WeightsError(f"it has {file_size:,} bytes, and {total:,} of them are a MobileNet's")
     if source.stated.get("alpha", str(found.alpha)) != str(found.alpha):
         raise WeightsError(f"it says alpha {source.stated['alpha'][:80]}, and its tensors are of alpha {found.alpha}")
-    if classes is not None and len(classes) != found.num_classes:
-        raise WeightsError(f"it names {len(classes)} classes, and its last layer has {found.num_classes}")
+    if head:
+        check_metadata(found, source.metadata)
     return found

@@ -1,20 +1,31 @@
-"""Weights that Orbax keeps: a folder of the variables alone, or a checkpoint in the workdir of a training run."""
+"""Weights that Orbax keeps: a folder of the variables alone, or a checkpoint in the workdir of a training run.
+
+Orbax writes them. They are read by TensorStore, on which Orbax is built, an array at a time: so nothing is read that
+was not looked at, and what is damaged is told of in a line.
+"""
 
 import contextlib
-import functools
 import json
+import math
+import stat
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from flax.traverse_util import flatten_dict, unflatten_dict
+import tensorstore as ts
+from flax.traverse_util import unflatten_dict
 
 from mobilenet_jax.checkpoints import kept_folder
 from mobilenet_jax.pretrained.source import Entry, Metadata, Source
 from mobilenet_jax.pretrained.tensors import WeightsError
+
+_MAX_FILES = 10_000  # in a folder; Orbax makes some twenty
+_MAX_JSON = 64 << 20  # bytes; the history of a run has 400 an epoch
+_VARIABLES = ("params.", "batch_stats.")
+_one_at_a_time = threading.Lock()  # Orbax does not write two folders at once
 
 
 @contextlib.contextmanager
@@ -25,11 +36,11 @@ def open_folder(path: Path) -> Iterator[Source]:
         WeightsError: it is damaged.
     """
     with _damage_told():
-        stated = ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore((path / "metadata").absolute())
-        entries = _entries(path / "variables", ("params", "batch_stats"))
-        yield Source(
-            "Orbax folder", path, entries, keras_layout=False, stated=stated, metadata=Metadata.from_json(stated)
-        )
+        _check_files(path)
+        stated = _json(path / "metadata" / "metadata")
+        entries = _entries(path / "variables")
+        metadata = Metadata.from_json(stated)
+        yield Source("Orbax folder", path, entries, keras_layout=False, stated=stated, metadata=metadata)
 
 
 @contextlib.contextmanager
@@ -44,13 +55,14 @@ def open_workdir(path: Path, checkpoint: Literal["best", "latest"]) -> Iterator[
         WeightsError: it is damaged, or there is no whole checkpoint yet.
     """
     with _damage_told():
+        _check_files(path)
         step = kept_folder(path / "checkpoints", checkpoint)
         if step is None:
             raise WeightsError("no whole checkpoint yet")
-        history = ocp.Checkpointer(ocp.JsonCheckpointHandler()).restore((step / "history").absolute())
-        size = json.loads((path / "config.json").read_text())["data"]["image_size"]
+        history = _json(step / "history" / "metadata")
+        size = _json(path / "config.json")["data"]["image_size"]
         metadata = Metadata((size, size), tuple(history["input_scaling"]), tuple(history["classes"]))
-        entries = _entries(step / "state", ("params", "batch_stats"))
+        entries = {name: entry for name, entry in _entries(step / "state").items() if name.startswith(_VARIABLES)}
         kind = f"{checkpoint} checkpoint, step {step.name}"
         yield Source(kind, step, entries, keras_layout=False, stated={}, metadata=metadata)
 
@@ -59,13 +71,13 @@ def write_folder(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mappin
     """Writes the folder: `variables`, as `MobileNet.apply` takes them, and `metadata`, a JSON object of texts."""
     variables = unflatten_dict(dict(tensors), sep=".")
     args = ocp.args.Composite(variables=ocp.args.PyTreeSave(variables), metadata=ocp.args.JsonSave(dict(metadata)))
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+    with _one_at_a_time, ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         checkpointer.save(path.absolute(), args=args)
 
 
 @contextlib.contextmanager
 def _damage_told() -> Iterator[None]:
-    """Orbax fails on damaged folders with whatever its storage raised."""
+    """Storage fails on damaged folders with almost any error."""
     try:
         yield
     except WeightsError:
@@ -75,22 +87,39 @@ def _damage_told() -> Iterator[None]:
         raise WeightsError(f"damaged, or no weights ({line})") from error
 
 
-def _entries(folder: Path, collections: tuple[str, ...]) -> dict[str, Entry]:
-    """The tensors of these collections. The first one read reads them all."""
-    handler = ocp.PyTreeCheckpointHandler()
-    tree: Any = handler.metadata(folder.absolute())
-    wanted = {name: tree[name] for name in collections}
+def _check_files(folder: Path) -> None:
+    """Refuses links, which could lead anywhere, and what is no file: reading a pipe never ends."""
+    for i, path in enumerate(folder.rglob("*")):
+        if i > _MAX_FILES:
+            raise WeightsError(f"it holds more than {_MAX_FILES} files")
+        kind = path.lstat().st_mode
+        if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
+            raise WeightsError(f"{path.relative_to(folder)} in it is a link, or no file")
 
-    @functools.cache
-    def restored() -> dict[str, np.ndarray]:
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
-        args = ocp.args.PyTreeRestore(item=wanted, restore_args=as_numpy, partial_restore=True)
-        return flatten_dict(handler.restore(folder.absolute(), args=args), sep=".")
 
-    def read(name: str) -> np.ndarray:
-        return restored()[name]
+def _json(path: Path) -> Any:
+    if path.stat().st_size > _MAX_JSON:
+        raise WeightsError(f"{path.name} in it is too large")
+    return json.loads(path.read_text())
 
+
+def _entries(folder: Path) -> dict[str, Entry]:
+    """The arrays of an Orbax folder: a database whose keys are `NAME/.zarray` and `NAME/CHUNK`."""
+    database = {"driver": "ocdbt", "base": folder.absolute().as_uri()}
+    keys = [key.decode() for key in ts.KvStore.open(database).result().list().result()]
     return {
-        name: Entry(name, tuple(leaf.shape), str(leaf.dtype), functools.partial(read, name))
-        for name, leaf in flatten_dict(wanted, sep=".").items()
+        name: _entry(name, {"driver": "zarr", "kvstore": {**database, "path": f"{name}/"}})
+        for name in (key.removesuffix("/.zarray") for key in keys if key.endswith("/.zarray"))
     }
+
+
+def _entry(name: str, spec: dict[str, Any]) -> Entry:
+    array = ts.open(spec, open=True, read=True).result()
+
+    def read() -> np.ndarray:
+        chunk: Any = array.chunk_layout.read_chunk.shape
+        if math.prod(chunk) > max(2 * math.prod(array.shape), 1 << 18):
+            raise WeightsError(f"tensor {name} of {array.shape} is cut into chunks of {chunk}")
+        return np.array(array.read().result())
+
+    return Entry(name, tuple(array.shape), str(array.dtype.numpy_dtype), read)

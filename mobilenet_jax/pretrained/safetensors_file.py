@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import safetensors
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from mobilenet_jax.pretrained.source import Entry, Metadata, Source
 from mobilenet_jax.pretrained.tensors import WeightsError
 
-_MAX_HEADER = 1 << 20  # bytes; ours have 15 kB, and some more where there are a thousand classes
+_MAX_HEADER = 8 << 20  # bytes; ours have 15 kB, and more where there are thousands of classes
 
 
 @contextlib.contextmanager
@@ -44,4 +44,4 @@ def open_safetensors(path: Path) -> Iterator[Source]:
 
 def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
     """Writes the file; any program that knows safetensors reads it, metadata included."""
-    save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, path, dict(metadata))
+    path.write_bytes(save({name: np.ascontiguousarray(value) for name, value in tensors.items()}, dict(metadata)))

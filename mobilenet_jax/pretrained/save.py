@@ -15,9 +15,10 @@ from mobilenet_jax.model import MobileNet
 from mobilenet_jax.pretrained import keras_files, safetensors_file
 from mobilenet_jax.pretrained.source import Metadata
 from mobilenet_jax.pretrained.tensors import WeightsError, architecture, size
-from mobilenet_jax.pretrained.weights import Weights, check_tensors
+from mobilenet_jax.pretrained.weights import Weights, check_metadata, check_tensors
 
 _UNKNOWN = Metadata()
+_FOLDER = {"variables", "metadata", "_CHECKPOINT_METADATA", "commit_success.txt"}  # what Orbax makes of one
 _OVERHEAD = 2 << 20  # bytes; the groups of HDF5 take 1.3 MB
 
 
@@ -59,6 +60,7 @@ def write_weights(path: str | Path, weights: Weights, *, force: bool = False) ->
     write, found = _writer(path), weights.architecture
     head = {"head": found.head, "num_classes": str(found.num_classes)} if found.head else {}
     texts = {"alpha": str(found.alpha), **head, **weights.metadata.to_json()}
+    check_metadata(found, weights.metadata)
     check_destination(path, force=force)
     needed, free = sum(map(size, found.shapes().values())) + _OVERHEAD, shutil.disk_usage(path.parent).free
     if free < needed:  # found out here it is a line; found out while writing, Orbax says it in hundreds
@@ -81,11 +83,10 @@ def check_destination(path: str | Path, *, force: bool) -> None:
         raise WeightsError(f"no such folder: {path.parent}")
     if not os.path.lexists(path):
         return
-    if not force:
-        raise WeightsError(f"{path} exists: choose another name, or overwrite it with --force")
-    ours = (path / "variables").is_dir() and (path / "metadata").is_dir() if path.is_dir() else path.is_file()
-    if not ours:
+    if path.is_dir() != (not path.suffix) or (path.is_dir() and {p.name for p in path.iterdir()} != _FOLDER):
         raise WeightsError(f"{path} exists and holds no weights: choose another name")
+    if not force:
+        raise WeightsError(f"{path} exists: choose another name, or overwrite it with --force (force=True)")
 
 
 @contextlib.contextmanager
@@ -95,9 +96,15 @@ def _placed(path: Path) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
             unfinished = Path(folder) / path.name
             yield unfinished
-            if path.is_dir():
-                os.replace(path, Path(folder) / "before")
-            os.replace(unfinished, path)
+            before = Path(folder) / "before"
+            if path.is_dir():  # a folder cannot be replaced in one go
+                os.replace(path, before)
+            try:
+                os.replace(unfinished, path)
+            except OSError:
+                if before.exists():
+                    os.replace(before, path)
+                raise
     except Exception as error:
         line = getattr(error, "strerror", None) or str(error).partition("\n")[0][:200]
         raise WeightsError(f"cannot write {path} ({line}): make room or choose another folder") from error

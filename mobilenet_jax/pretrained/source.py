@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mobilenet_jax.model import MIN_IMAGE_SIZE
+from mobilenet_jax.model import MAX_IMAGE_SIZE, MIN_IMAGE_SIZE
 from mobilenet_jax.pretrained.tensors import Shape, WeightsError
 
 Range = tuple[float, float]
@@ -44,15 +44,22 @@ class Metadata:
     source_sha256: str = ""
 
     def __post_init__(self) -> None:
-        if self.image_size and not MIN_IMAGE_SIZE <= min(self.image_size) <= max(self.image_size) <= 2**15:
-            raise WeightsError(f"image_size is {self.image_size}, not a height and a width in pixels")
-        if not -math.inf < self.input_scaling[0] < self.input_scaling[1] < math.inf:
-            raise WeightsError(f"input_scaling is {self.input_scaling}, not a low and a higher number")
+        size, scaling, classes = self.image_size, self.input_scaling, self.classes
+        sides = size is None or (len(size) == 2 and all(type(n) is int for n in size))
+        if not sides or (size and not MIN_IMAGE_SIZE <= min(size) <= max(size) <= MAX_IMAGE_SIZE):
+            raise WeightsError(f"image_size is {size}, not a height and a width in pixels up to {MAX_IMAGE_SIZE}")
+        if len(scaling) != 2 or not -math.inf < scaling[0] < scaling[1] < math.inf:
+            raise WeightsError(f"input_scaling is {scaling}, not a low and a higher number")
+        if classes is not None and not all(isinstance(name, str) and name.isprintable() for name in classes):
+            raise WeightsError("classes are not names")
 
     def to_json(self) -> dict[str, str]:
         """As text by name, what is not known left out."""
         known = {name: value for name, value in self.__dict__.items() if value not in (None, "")}
-        return {name: value if isinstance(value, str) else json.dumps(value) for name, value in known.items()}
+        return {
+            name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            for name, value in known.items()
+        }
 
     @classmethod
     def from_json(cls, texts: Mapping[str, str]) -> "Metadata":
@@ -62,33 +69,19 @@ class Metadata:
             WeightsError: a value is not of its type or out of range.
         """
         found: dict[str, Any] = {}
-        parsers = {"image_size": _image_size, "input_scaling": _range, "classes": _names}
-        for name, parse in (parsers | dict.fromkeys(("source", "source_sha256"), str)).items():
-            if name in texts:
-                try:
-                    found[name] = parse(texts[name])
-                except (ValueError, TypeError, RecursionError) as error:
-                    raise WeightsError(f"its metadata {name} cannot be {str(texts[name])[:80]!r}") from error
-        return cls(**found)
-
-
-def _image_size(text: str) -> tuple[int, int]:
-    height, width = json.loads(text)
-    if type(height) is not int or type(width) is not int:
-        raise ValueError
-    return height, width
-
-
-def _range(text: str) -> Range:
-    low, high = map(float, json.loads(text))
-    return low, high
-
-
-def _names(text: str) -> tuple[str, ...]:
-    names = json.loads(text)
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise ValueError
-    return tuple(names)
+        try:
+            for name in ("image_size", "input_scaling", "classes"):
+                if name in texts:
+                    value = json.loads(texts[name])
+                    if not isinstance(value, list):
+                        raise ValueError
+                    found[name] = tuple(map(float, value) if name == "input_scaling" else value)
+            found |= {name: texts[name] for name in ("source", "source_sha256") if name in texts}
+            return cls(**found)
+        except WeightsError:
+            raise
+        except (ValueError, TypeError, ArithmeticError, RecursionError) as error:
+            raise WeightsError(f"its metadata {name} cannot be {str(texts[name])[:80]!r}") from error
 
 
 @dataclass(frozen=True)

@@ -39,10 +39,6 @@ class Architecture(NamedTuple):
         """The model these tensors are for."""
         return MobileNet(alpha=self.alpha, head=self.head, num_classes=self.num_classes or MobileNet.num_classes)
 
-    def without_head(self) -> "Architecture":
-        """The same for the features."""
-        return Architecture(self.alpha, None, 0, 1)
-
     def shapes(self) -> dict[str, Shape]:
         """The shape of every tensor by its name, in the order of the layers."""
         channels = int(32 * self.alpha)
@@ -77,8 +73,12 @@ def _batch_norm(layer: str, channels: int) -> dict[str, Shape]:
     return {name.format(f"{layer}_bn"): (channels,) for name in names}
 
 
-def architecture(shapes: Mapping[str, Shape]) -> Architecture:
+def architecture(shapes: Mapping[str, Shape], *, head: bool = True) -> Architecture:
     """The MobileNet that tensors of these names and shapes belong to, as far as they tell; they may still be wrong.
+
+    Args:
+        shapes: by the tensors' names.
+        head: whether to look for a classifier.
 
     Raises:
         WeightsError: the first kernel is not that of a MobileNet v1.
@@ -96,12 +96,14 @@ def architecture(shapes: Mapping[str, Shape]) -> Architecture:
         "imagenet": {"conv_preds"},
         "small": {"predictions"},
     }
-    head = next((head for head, names in unique.items() if layers & names), None)
-    if head is None:
+    kind = next((kind for kind, names in unique.items() if layers & names), None)
+    if kind is None or not head:
         return Architecture(alphas[stem], None, 0, 1)
-    first, last = (shapes.get(f"params.{HEAD_LAYERS[head][i]}.kernel") for i in (0, -1))
-    positions = max(1, first[0] // int(1024 * alphas[stem])) if head == "article" and first else 1
-    return Architecture(alphas[stem], head, last[-1] if last else 0, positions)
+    first, last = (shapes.get(f"params.{HEAD_LAYERS[kind][i]}.kernel") for i in (0, -1))
+    if not last or last[-1] < 1:
+        raise WeightsError(f"the layer {HEAD_LAYERS[kind][-1]} of its head is missing, or has no classes")
+    positions = max(1, first[0] // int(1024 * alphas[stem])) if kind == "article" and first else 1
+    return Architecture(alphas[stem], kind, last[-1], positions)
 
 
 def axes(name: str) -> tuple[int, ...] | None:

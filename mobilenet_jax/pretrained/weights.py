@@ -1,6 +1,5 @@
 """Weights in memory, and whether tensors are those of a MobileNet."""
 
-import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -35,12 +34,15 @@ class Weights:
         """The tensors as `MobileNet.apply` takes them."""
         return unflatten_dict(self.tensors, sep=".")
 
-    def without_head(self) -> "Weights":
-        """The same without the classifier."""
-        bare = self.architecture.without_head()
-        tensors = {name: self.tensors[name] for name in bare.shapes()}
-        metadata = dataclasses.replace(self.metadata, classes=None)
-        return dataclasses.replace(self, architecture=bare, tensors=tensors, metadata=metadata)
+
+def check_metadata(found: Architecture, metadata: Metadata) -> None:
+    """Compares the names of classes with the last layer.
+
+    Raises:
+        WeightsError: they are more or fewer.
+    """
+    if metadata.classes is not None and len(metadata.classes) != found.num_classes:
+        raise WeightsError(f"{len(metadata.classes)} classes are named, and the last layer has {found.num_classes}")
 
 
 def check_tensors(found: Mapping[str, tuple[Shape, str]], expected: Mapping[str, Shape]) -> None:
