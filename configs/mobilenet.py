@@ -24,8 +24,10 @@ def get_config(recipe: str = "sample") -> ConfigDict:
     config.data.source = "isic2018"  # 'isic2018', the archive's layout in data.dir, or 'sample', the drawn lesions
     config.data.dir = ""  # the folder that holds ISIC2018_Task3_Training_Input
     config.data.image_size = 224  # pixels, height and width; 32 or more
-    config.data.split = "lesion"  # all images of a lesion on one side, each class in the same share
-    config.data.val_fraction = 0.3  # of the lesions
+    # 'lesion': all images of a lesion on one side, each class in the same share. 'fold:K/N': the same, for
+    # cross-validation. 'last:0.3', 'first:0.3', 'per_class:0.3': the article's, which part lesions. Or a splits.csv.
+    config.data.split = "lesion"
+    config.data.val_fraction = 0.3  # of the lesions, for 'lesion'
 
     config.augment = ConfigDict()  # of training images; validation images are only resized
     config.augment.rotation = 30.0  # degrees to either side

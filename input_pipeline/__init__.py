@@ -5,16 +5,19 @@ from input_pipeline.batches import eval_batches, train_batches
 from input_pipeline.examples import DataError, Examples
 from input_pipeline.isic import check_images, read_isic
 from input_pipeline.sample import sample_dir
-from input_pipeline.splits import as_table, crossing_lesions, is_split, split_by_lesion, split_examples, table_hash
+from input_pipeline.splits import as_table, crossing_lesions, split_examples, table_hash
 
 __all__ = [
     "Augmentation",
     "DataError",
     "Examples",
+    "as_table",
     "check_images",
+    "crossing_lesions",
     "eval_batches",
     "read_isic",
     "sample_dir",
-    "split_by_lesion",
+    "split_examples",
+    "table_hash",
     "train_batches",
 ]

@@ -13,20 +13,9 @@ from input_pipeline.examples import DataError, Examples
 
 SIDES = ("training", "validation")
 
+_WAYS = "lesion, fold:K/N (K from 1 to N), last:S, first:S, per_class:S (S a share such as 0.3), or FILE.csv"
 _FOLD = re.compile(r"fold:([1-9]\d*)/([1-9]\d*)")
 _SHARE = re.compile(r"(first|last|per_class):(0\.\d+)")
-
-
-def is_split(how: str) -> bool:
-    """Whether `split_examples` takes it."""
-    fold = _FOLD.fullmatch(how)
-    share = _SHARE.fullmatch(how)
-    return bool(
-        how == "lesion"
-        or how.endswith(".csv")
-        or (fold and int(fold[1]) <= int(fold[2]) and int(fold[2]) > 1)
-        or (share and float(share[2]) > 0)
-    )
 
 
 def split_examples(examples: Examples, how: str, *, val_fraction: float, seed: int) -> tuple[Examples, Examples]:
@@ -51,12 +40,12 @@ def split_examples(examples: Examples, how: str, *, val_fraction: float, seed: i
         return split_by_lesion(examples, val_fraction, seed)
     if how.endswith(".csv"):
         held_out = _in_table(examples, Path(how))
-    elif fold := _FOLD.fullmatch(how):
+    elif (fold := _FOLD.fullmatch(how)) and int(fold[1]) <= int(fold[2]) > 1:
         held_out = _in_fold(examples, int(fold[1]), int(fold[2]), seed)
     elif share := _SHARE.fullmatch(how):
         held_out = _in_share(examples, share[1], float(share[2]))
     else:
-        raise ValueError(f"no way to split: {how!r}")
+        raise DataError(f"data.split is {how!r}; it is one of {_WAYS}")
     training, validation = examples.take(np.flatnonzero(~held_out)), examples.take(np.flatnonzero(held_out))
     if not len(training) or not len(validation):
         raise DataError(

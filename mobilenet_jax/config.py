@@ -47,7 +47,7 @@ _RULES: dict[str, _Rule] = {
     "data.source": _one_of("sample", "isic2018"),
     "data.dir": _TEXT,
     "data.image_size": _integer(MIN_IMAGE_SIZE, MAX_IMAGE_SIZE),
-    "data.split": _one_of("lesion"),
+    "data.split": _TEXT,
     "data.val_fraction": _number(0, 1, above=True, below=True),
     "augment.rotation": _number(0, 180),
     "augment.width_shift": _number(0, 1),

@@ -17,11 +17,14 @@ from tqdm import tqdm
 from input_pipeline import (
     Augmentation,
     Examples,
+    as_table,
     check_images,
+    crossing_lesions,
     eval_batches,
     read_isic,
     sample_dir,
-    split_by_lesion,
+    split_examples,
+    table_hash,
     train_batches,
 )
 from mobilenet_jax import mesh as meshes
@@ -31,7 +34,15 @@ from mobilenet_jax.metrics import epoch_metrics
 from mobilenet_jax.model import MobileNet
 from mobilenet_jax.pretrained import imagenet_file, read_weights
 from mobilenet_jax.train_step import Outcome, leave_frozen, make_eval_step, make_optimizer, make_train_step, new_state
-from mobilenet_jax.workdir import WorkdirError, check_space, open_workdir, write_config, write_metrics, write_summary
+from mobilenet_jax.workdir import (
+    WorkdirError,
+    check_space,
+    open_workdir,
+    write_config,
+    write_metrics,
+    write_split,
+    write_summary,
+)
 
 ARTICLE_SCALING = (0.0, 1.0)  # 1/255
 
@@ -75,6 +86,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path) -> dict[str, Any
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         if checkpoints.latest_step() is not None:
             run.resume(checkpoints, workdir)
+        write_split(workdir, as_table(training, validation))
         write_config(workdir, config.to_dict())  # only now: a refused resume leaves the earlier one
         while run.epochs_done < config.train.epochs:
             check_space(workdir, checkpoint_bytes)
@@ -100,12 +112,17 @@ def load_examples(config: ConfigDict) -> tuple[Examples, Examples]:
         raise ConfigError(
             f"config.model.num_classes is {config.model.num_classes}, the data have {len(examples.class_names)}"
         )
-    training, validation = split_by_lesion(examples, config.data.val_fraction, config.seed)
+    how = config.data.split
+    training, validation = split_examples(examples, how, val_fraction=config.data.val_fraction, seed=config.seed)
     check_images(examples)
     for name, part in (("training", training), ("validation", validation)):
         counts = np.bincount(part.labels, minlength=len(part.class_names))
         table = " ".join(f"{n} {c}" for n, c in zip(part.class_names, counts, strict=True))
         print(f"{name}: {len(part)} images of {len(set(part.lesions))} lesions ({table})")
+    crossing = crossing_lesions(training, validation)
+    print(f"split {how}, hash {table_hash(as_table(training, validation))[:12]}; lesions on both sides: {crossing}")
+    if crossing:
+        print("warning: lesions that were trained on are validated on, and flatter; data.split=lesion keeps them apart")
     return training, validation
 
 

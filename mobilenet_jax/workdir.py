@@ -1,4 +1,4 @@
-"""The files of a run that people and programs read: `config.json`, `metrics.jsonl`, `summary.json`, `curves.png`."""
+"""The files of a run that people and programs read: tables and figures, each written whole or not at all."""
 
 import io
 import json
@@ -79,6 +79,11 @@ def write_metrics(workdir: Path, records: Sequence[dict[str, Any]]) -> None:
     """Writes `metrics.jsonl`, a line an epoch, and `curves.png`."""
     _write(workdir / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in records))
     _draw_curves(workdir / "curves.png", records)
+
+
+def write_split(workdir: Path, table: str) -> None:
+    """Writes `splits.csv`: which image is on which side."""
+    _write(workdir / "splits.csv", table)
 
 
 def write_summary(workdir: Path, summary: dict[str, Any]) -> None:

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from input_pipeline import DataError, Examples, split_by_lesion, split_examples
-from input_pipeline.splits import as_table, crossing_lesions, is_split
+from input_pipeline import DataError, Examples, as_table, crossing_lesions, split_examples
+from input_pipeline.splits import split_by_lesion
 
 
 def _examples(lesions_of_class, images=(1, 2, 3)):
@@ -140,6 +140,12 @@ def test_too_few_lesions_for_the_folds_are_counted():
         _split(_examples([30, 4]), "fold:1/5")
 
 
-def test_ways_to_split_are_known_by_their_form():
-    assert all(map(is_split, ("lesion", "fold:1/2", "fold:5/5", "last:0.3", "first:0.25", "per_class:0.3", "s.csv")))
-    assert not any(map(is_split, ("", "fold:0/5", "fold:6/5", "fold:1/1", "last", "last:1", "last:0.0", "random:0.3")))
+@pytest.mark.parametrize("how", ["", "leson", "fold:0/5", "fold:6/5", "fold:1/1", "last", "last:1", "random:0.3"])
+def test_another_way_to_split_is_refused_with_those_there_are(how):
+    with pytest.raises(DataError, match="lesion, fold:K/N .K from 1 to N., last:S, first:S, per_class:S"):
+        _split(_examples([30, 20]), how)
+
+
+def test_a_share_of_nothing_is_refused():
+    with pytest.raises(DataError, match="0 for validation"):
+        _split(_examples([30, 20]), "last:0.001")

@@ -19,7 +19,7 @@ from mobilenet_jax.checkpoints import Checkpoints
 from mobilenet_jax.config import ConfigError
 from mobilenet_jax.pretrained import Metadata, WeightsError, load_pretrained, read_weights, write_weights
 from mobilenet_jax.pretrained.tensors import Architecture
-from mobilenet_jax.train import TrainingError, init_model, train_and_evaluate
+from mobilenet_jax.train import TrainingError, init_model, load_examples, train_and_evaluate
 from mobilenet_jax.train_step import make_optimizer, new_state
 from mobilenet_jax.workdir import WorkdirError
 from tests.conftest import ROOT, write_isic
@@ -69,7 +69,7 @@ def _untimed(record):
 
 def test_workdir_holds_all_that_is_promised(finished, data):
     assert {p.name for p in finished.iterdir()} == {
-        "config.json", "metrics.jsonl", "summary.json", "curves.png", "checkpoints",
+        "config.json", "splits.csv", "metrics.jsonl", "summary.json", "curves.png", "checkpoints",
     }  # fmt: skip
     assert json.loads((finished / "config.json").read_text()) == _config(data).to_dict()
     records = _records(finished, timed=True)
@@ -84,6 +84,18 @@ def test_workdir_holds_all_that_is_promised(finished, data):
         assert curves.size == (1200, 360)
     kept = {int(p.name) for p in (finished / "checkpoints").iterdir()}
     assert kept == {summary["best"]["step"], summary["last"]["step"]}
+
+
+def test_a_runs_split_can_be_given_to_another_and_one_that_parts_lesions_warns(data, finished, capsys):
+    split = finished / "splits.csv"
+    _, validation = load_examples(_config(data))
+    assert ": 0 lesions on both sides\n" in capsys.readouterr().out
+    _, again = load_examples(_config(data, data__split=str(split), seed=5))
+    assert again.paths.tolist() == validation.paths.tolist()
+    load_examples(_config(data, data__split="last:0.3", data__val_fraction=0.5))
+    out = capsys.readouterr().out
+    assert "split last:0.3, " in out
+    assert "warning: near copies of validation images are trained on" not in out.split("split last:0.3")[0]
 
 
 def test_validation_accuracy_counts_every_example_once(finished):
