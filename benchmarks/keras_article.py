@@ -14,7 +14,7 @@ import numpy as np
 from keras.src.legacy.preprocessing.image import ImageDataGenerator
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
-from input_pipeline import Examples, read_isic, split_examples
+from input_pipeline import Examples, read_examples, split_examples
 
 BATCH_SIZE = 32
 
@@ -54,7 +54,7 @@ def main() -> None:
     args = parser.parse_args()
     keras.utils.set_random_seed(0)
 
-    training, validation = split_examples(read_isic(args.data), "lesion", val_fraction=0.3, seed=0)
+    training, validation = split_examples(read_examples("isic2018", args.data), "lesion", val_fraction=0.3, seed=0)
     augmented = ImageDataGenerator(
         rescale=1 / 255,
         horizontal_flip=True,

@@ -21,8 +21,10 @@ def get_config(recipe: str = "sample") -> ConfigDict:
     config.seed = 0  # of the split, the weights, the order, the augmentation and dropout
 
     config.data = ConfigDict()
-    config.data.source = "isic2018"  # 'isic2018', the archive's layout in data.dir, or 'sample', the drawn lesions
-    config.data.dir = ""  # the folder that holds ISIC2018_Task3_Training_Input
+    # 'isic2018': the archive's layout; 'ham10000': that of Kaggle's copy; 'folders': a folder a class; 'sample': the
+    # drawn lesions, which need no folder.
+    config.data.source = "isic2018"
+    config.data.dir = ""  # the folder that holds them
     config.data.image_size = 224  # pixels, height and width; 32 or more
     # 'lesion': all images of a lesion on one side, each class in the same share. 'fold:K/N': the same, for
     # cross-validation. 'last:0.3', 'first:0.3', 'per_class:0.3': the article's, which part lesions. Or a splits.csv.

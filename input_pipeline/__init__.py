@@ -3,8 +3,9 @@
 from input_pipeline.augment import Augmentation
 from input_pipeline.batches import eval_batches, train_batches
 from input_pipeline.examples import DataError, Examples
-from input_pipeline.isic import check_images, read_isic
-from input_pipeline.sample import sample_dir
+from input_pipeline.folders import write_folders
+from input_pipeline.isic import check_images
+from input_pipeline.sources import read_examples
 from input_pipeline.splits import as_table, crossing_lesions, split_examples, table_hash
 
 __all__ = [
@@ -15,9 +16,9 @@ __all__ = [
     "check_images",
     "crossing_lesions",
     "eval_batches",
-    "read_isic",
-    "sample_dir",
+    "read_examples",
     "split_examples",
     "table_hash",
     "train_batches",
+    "write_folders",
 ]

@@ -37,6 +37,16 @@ class Examples:
             self.paths[indices], self.labels[indices], self.lesions[indices], self.rows[indices], self.class_names
         )
 
+    def class_table(self) -> str:
+        """The images and lesions of each class, as a table for people."""
+        rows = [("class", "images", "lesions")]
+        for label, name in enumerate(self.class_names):
+            members = self.labels == label
+            rows.append((name, str(members.sum()), str(len(set(self.lesions[members])))))
+        rows.append(("all", str(len(self)), str(len(set(self.lesions)))))
+        width = max(len(name) for name, _, _ in rows)
+        return "\n".join(f"{name:<{width}}  {images:>6}  {lesions:>7}" for name, images, lesions in rows)
+
     def fingerprint(self) -> str:
         """SHA-256 of file names, labels and lesions in order: the same data in another folder has the same."""
         digest = hashlib.sha256(repr(self.class_names).encode())

@@ -52,7 +52,7 @@ def read_isic(folder: str | Path) -> Examples:
             raise DataError(f"{path} is missing: config.data.dir names the folder that holds it; {_DOWNLOADS} has it")
 
     labels = _read_labels(truth)
-    lesions = _read_lesions(groupings)
+    lesions = read_lesions(groupings)
     files = {f[:-4]: f for f in sorted(os.listdir(images)) if f.lower().endswith(".jpg")}
     for name, (line, _) in labels.items():
         if name not in files:
@@ -71,8 +71,12 @@ def read_isic(folder: str | Path) -> Examples:
     )
 
 
-def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Line number (from 1) and cells of each line that is not empty."""
+def table_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Line number (from 1) and cells of each line of a CSV table that is not empty.
+
+    Raises:
+        DataError: it is no CSV text.
+    """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, strict=True)
@@ -83,7 +87,7 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 def _read_labels(path: Path) -> dict[str, tuple[int, int]]:
     """Image -> (line, label)."""
-    rows = _rows(path)
+    rows = table_rows(path)
     _, header = next(rows, (1, []))
     if header[:1] != ["image"]:
         raise DataError(f"{path}:1: the first column is {header[:1] or 'missing'}, not 'image'")
@@ -110,9 +114,13 @@ def _read_labels(path: Path) -> dict[str, tuple[int, int]]:
     return labels
 
 
-def _read_lesions(path: Path) -> dict[str, str]:
-    """Image -> lesion."""
-    rows = _rows(path)
+def read_lesions(path: Path) -> dict[str, str]:
+    """Image -> lesion, from a table whose first columns are `image` and `lesion_id`.
+
+    Raises:
+        DataError: it is no such table; the message names the line.
+    """
+    rows = table_rows(path)
     _, header = next(rows, (1, []))
     if header[:2] != ["image", "lesion_id"]:
         raise DataError(f"{path}:1: the first columns are {header[:2]}, not image and lesion_id")

@@ -54,6 +54,22 @@ def main() -> None:
     )
     convert.set_defaults(run=_convert)
 
+    prepare = commands.add_parser(
+        "prepare",
+        help="arrange images in a folder a class",
+        description="Copies images into DST/Train/CLASS/, as the article did, with a table of their lesions. A copy "
+        "that was stopped goes on where it was.",
+    )
+    prepare.add_argument("raw", metavar="RAW", type=Path, help="the folder of the download")
+    prepare.add_argument("dst", metavar="DST", type=Path)
+    prepare.add_argument(
+        "--source",
+        choices=("isic2018", "ham10000", "folders"),
+        default="isic2018",
+        help="the layout of RAW (default: isic2018)",
+    )
+    prepare.set_defaults(run=_prepare)
+
     predict = commands.add_parser("predict", help="print the five likeliest classes of photographs")
     predict.add_argument("model", metavar="MODEL", type=Path, help="weights with a classifier, whatever convert reads")
     predict.add_argument("images", metavar="IMAGE", type=Path, nargs="+")
@@ -105,6 +121,18 @@ def _convert(args: argparse.Namespace) -> None:
         + f"; trained on images of {size}, pixels scaled to [{metadata.input_scaling[0]:g}, "
         f"{metadata.input_scaling[1]:g}]"
     )
+
+
+def _prepare(args: argparse.Namespace) -> None:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    from input_pipeline import DataError, read_examples, write_folders  # TensorFlow takes its time
+
+    def job() -> None:
+        examples = read_examples(args.source, args.raw)
+        write_folders(examples, args.dst)
+        print(f"{args.dst}\n{examples.class_table()}")
+
+    run_as_command(job, (DataError, OSError), debug=args.debug)
 
 
 def _predict(args: argparse.Namespace) -> None:

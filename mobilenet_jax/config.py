@@ -44,7 +44,7 @@ _SWITCH = _Rule((bool,), lambda _: True, "True or False")
 
 _RULES: dict[str, _Rule] = {
     "seed": _integer(0, 2**32 - 1),
-    "data.source": _one_of("sample", "isic2018"),
+    "data.source": _one_of("sample", "isic2018", "ham10000", "folders"),
     "data.dir": _TEXT,
     "data.image_size": _integer(MIN_IMAGE_SIZE, MAX_IMAGE_SIZE),
     "data.split": _TEXT,
@@ -86,8 +86,8 @@ def check_config(config: ConfigDict) -> None:
             near = difflib.get_close_matches(value, rule.description.split("'"), 1) if isinstance(value, str) else []
             hint = f" (did you mean {near[0]!r}?)" if near else ""
             raise ConfigError(f"config.{key} is {value!r}, not {rule.description}{hint}")
-    if values["data.source"] == "isic2018" and not values["data.dir"]:
-        raise ConfigError("config.data.dir is empty: --config.data.dir=DIR names the unpacked download of ISIC 2018")
+    if values["data.source"] != "sample" and not values["data.dir"]:
+        raise ConfigError(f"config.data.dir is empty: --config.data.dir=DIR names the {values['data.source']} data")
     if values["init.input_scaling"] == "weights" and not has_weights(config):
         raise ConfigError("config.init.input_scaling is 'weights', and config.init.weights names none: take '1/255'")
 

@@ -21,8 +21,7 @@ from input_pipeline import (
     check_images,
     crossing_lesions,
     eval_batches,
-    read_isic,
-    sample_dir,
+    read_examples,
     split_examples,
     table_hash,
     train_batches,
@@ -107,7 +106,7 @@ def load_examples(config: ConfigDict) -> tuple[Examples, Examples]:
         DataError: see `input_pipeline`.
         ConfigError: the data's classes are not as many as the model's.
     """
-    examples = read_isic(sample_dir() if config.data.source == "sample" else config.data.dir)
+    examples = read_examples(config.data.source, config.data.dir)
     if len(examples.class_names) != config.model.num_classes:
         raise ConfigError(
             f"config.model.num_classes is {config.model.num_classes}, the data have {len(examples.class_names)}"

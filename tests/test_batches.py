@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from input_pipeline import Augmentation, eval_batches, read_isic, train_batches
+from input_pipeline import Augmentation, eval_batches, train_batches
+from input_pipeline.isic import read_isic
 
 ARTICLE = Augmentation(30, 0.3, 0.3, 0.3, True)
 

@@ -3,7 +3,8 @@ import re
 import numpy as np
 import pytest
 
-from input_pipeline import DataError, check_images, read_isic
+from input_pipeline import DataError, check_images
+from input_pipeline.isic import read_isic
 from tests.conftest import write_isic
 
 TRUTH = "ISIC2018_Task3_Training_GroundTruth/ISIC2018_Task3_Training_GroundTruth.csv"

@@ -4,9 +4,9 @@ import os
 import numpy as np
 import pytest
 
-from input_pipeline import check_images, read_isic, sample_dir
-from input_pipeline.isic import CLASS_NAMES
-from input_pipeline.sample import contact_sheet, draw_lesion, write_sample
+from input_pipeline import check_images
+from input_pipeline.isic import CLASS_NAMES, read_isic
+from input_pipeline.sample import contact_sheet, draw_lesion, sample_dir, write_sample
 
 
 @pytest.fixture(scope="module")

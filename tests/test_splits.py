@@ -42,7 +42,7 @@ def test_the_seed_decides():
 
 
 def test_real_data_set_splits_as_it_should():
-    from input_pipeline import read_isic
+    from input_pipeline.isic import read_isic
     from tests.conftest import _shared
 
     examples = read_isic(_shared("data/isic2018_task3"))

@@ -1,0 +1,92 @@
+"""Reads a folder a class, as the article arranged its images, and makes such folders from any other source.
+
+    DIR/Train/MEL/ISIC_0024310.jpg ...     or DIR/MEL/ISIC_0024310.jpg ...
+    DIR/lesions.csv                        optional: image, lesion_id
+
+The classes are the folders' names in order. Without `lesions.csv` every image is taken for a lesion of its own.
+"""
+
+import csv
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from input_pipeline.examples import DataError, Examples
+from input_pipeline.isic import read_lesions
+
+_SUFFIXES = (".jpg", ".jpeg")
+_LESIONS = "lesions.csv"
+
+
+def read_folders(folder: str | Path) -> Examples:
+    """Reads the names of class folders and of the images in them.
+
+    Raises:
+        DataError: there are no such folders, a folder is empty, or something in one is no JPEG by its name.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"no such data folder: {folder} (--config.data.dir names the one that holds class folders)")
+    top = folder / "Train" if (folder / "Train").is_dir() else folder
+    classes = sorted(entry.name for entry in os.scandir(top) if entry.is_dir() and not entry.name.startswith("."))
+    if len(classes) < 2:
+        raise DataError(f"{top} holds {len(classes)} class folders; there are to be two or more, such as {top}/MEL")
+    found: list[tuple[Path, int]] = []
+    for label, name in enumerate(classes):
+        files = sorted(path for path in (top / name).iterdir() if not path.name.startswith("."))
+        if not files:
+            raise DataError(f"{top / name} is empty: add its images or remove it")
+        for path in files:
+            if path.suffix.lower() not in _SUFFIXES or not path.is_file():
+                raise DataError(f"{path} is no JPEG by its name: remove it from the class folder")
+        found += [(path, label) for path in files]
+    names = [path.stem for path, _ in found]
+    twice, times = Counter(names).most_common(1)[0]
+    if times > 1:
+        raise DataError(f"{top} holds {times} images of the name {twice}: give each a name of its own")
+    lesions = {name: name for name in names}
+    if (folder / _LESIONS).exists():
+        lesions = read_lesions(folder / _LESIONS)
+        missing = [path for path, _ in found if path.stem not in lesions]
+        if missing:
+            raise DataError(f"{missing[0]} has no row in {folder / _LESIONS}: add one, a split by lesion needs it")
+    return Examples(
+        paths=np.array([str(path) for path, _ in found]),
+        labels=np.array([label for _, label in found], np.int32),
+        lesions=np.array([lesions[name] for name in names]),
+        rows=np.array([f"{path.parent.name}/{path.name}" for path, _ in found]),
+        class_names=tuple(classes),
+    )
+
+
+def write_folders(examples: Examples, folder: str | Path) -> None:
+    """Copies images into `FOLDER/Train/CLASS/` and writes `lesions.csv`: the article's first step.
+
+    Until it is whole the folder has another name, and a copy that was stopped goes on where it was.
+
+    Raises:
+        DataError: there is something under that name.
+        OSError: it cannot be written.
+    """
+    folder = Path(folder)
+    if folder.exists():
+        raise DataError(f"{folder} exists: choose another name, or remove it")
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    for name in examples.class_names:
+        (unfinished / "Train" / name).mkdir(parents=True, exist_ok=True)
+    pairs = list(zip(examples.paths, examples.labels, strict=True))
+    for path, label in tqdm(pairs, "copying", unit=" images", disable=None, leave=False):
+        target = unfinished / "Train" / examples.class_names[label] / Path(path).name
+        if not target.exists() or target.stat().st_size != os.path.getsize(path):
+            shutil.copyfile(path, target)
+    with open(unfinished / _LESIONS, "w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("image", "lesion_id"))
+        writer.writerows(
+            (Path(path).stem, lesion) for path, lesion in zip(examples.paths, examples.lesions, strict=True)
+        )
+    os.replace(unfinished, folder)

@@ -1,0 +1,73 @@
+"""Reads HAM10000 in the layout of its copy on Kaggle.
+
+DIR/HAM10000_metadata.csv                  lesion_id, image_id, dx, ...
+DIR/HAM10000_images_part_1/ISIC_0024306.jpg ...
+DIR/HAM10000_images_part_2/ISIC_0029306.jpg ...
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from input_pipeline.examples import DataError, Examples
+from input_pipeline.isic import CLASS_NAMES, table_rows
+
+_TABLE = "HAM10000_metadata.csv"
+_PARTS = ("HAM10000_images_part_1", "HAM10000_images_part_2")
+_DOWNLOADS = "https://www.kaggle.com/datasets/kmader/skin-cancer-mnist-ham10000"
+
+
+def read_ham10000(folder: str | Path) -> Examples:
+    """Reads the table and finds the images.
+
+    Returns:
+        The examples in the order of the table, the classes in the ISIC archive's order.
+
+    Raises:
+        DataError: something is missing or contradicts itself; the message names the file and the line.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"no such data folder: {folder} (--config.data.dir names the one that holds {_TABLE})")
+    table = folder / _TABLE
+    parts = [folder / part for part in _PARTS]
+    for path in (table, *parts):
+        if not path.exists():
+            raise DataError(f"{path} is missing: config.data.dir names the folder that holds it; {_DOWNLOADS} has it")
+    files = {path.stem: path for part in parts for path in sorted(part.iterdir()) if path.suffix.lower() == ".jpg"}
+    rows = table_rows(table)
+    _, header = next(rows, (1, []))
+    if not {"lesion_id", "image_id", "dx"} <= set(header):
+        raise DataError(f"{table}:1: the columns are {header}; lesion_id, image_id and dx are to be among them")
+    lesion_at, name_at, class_at = (header.index(column) for column in ("lesion_id", "image_id", "dx"))
+    found: dict[str, tuple[int, str, int]] = {}
+    for line, row in rows:
+        where = f"{table}:{line}"
+        if len(row) != len(header):
+            raise DataError(f"{where}: it has {len(row)} cells, the header has {len(header)}")
+        name, lesion, dx = row[name_at], row[lesion_at], row[class_at].upper()
+        if dx not in CLASS_NAMES:
+            raise DataError(
+                f"{where}: unknown class {row[class_at]!r}: the classes are {', '.join(CLASS_NAMES).lower()}"
+            )
+        if name in found:
+            raise DataError(f"{where}: {name} stands in line {found[name][0]} already: remove one of the two")
+        if name not in files:
+            raise DataError(
+                f"{where}: there is no {name}.jpg in {' or '.join(_PARTS)}: add the image or remove the row"
+            )
+        if not lesion:
+            raise DataError(f"{where}: no lesion_id for {name}")
+        found[name] = line, lesion, CLASS_NAMES.index(dx)
+    extra = [path for name, path in files.items() if name not in found]
+    if extra:
+        raise DataError(f"{extra[0]} has no row in {table}: add one or remove the image")
+    if not found:
+        raise DataError(f"{table} holds no image")
+    return Examples(
+        paths=np.array([str(files[name]) for name in found]),
+        labels=np.array([label for _, _, label in found.values()], np.int32),
+        lesions=np.array([lesion for _, lesion, _ in found.values()]),
+        rows=np.array([f"{_TABLE}:{line}" for line, _, _ in found.values()]),
+        class_names=CLASS_NAMES,
+    )
