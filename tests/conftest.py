@@ -22,6 +22,9 @@ def cache(tmp_path_factory) -> Path:
     """A cache of its own, so that no test depends on, or changes, the user's."""
     folder = tmp_path_factory.mktemp("cache")
     os.environ["XDG_CACHE_HOME"] = str(folder)
+    # Runs that start anew compile the same steps again and again; half of the suite's time would go into that.
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "jax")
+    jax.config.update("jax_compilation_cache_dir", str(folder / "jax"))
     return folder
 
 

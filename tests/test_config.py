@@ -37,7 +37,7 @@ def test_the_isic_recipe_is_the_articles():
         ("init.input_scaling", "[-1, 1]", "one of '1/255', 'weights'"),
         ("init.input_scaling", "weights", "config.init.weights names none"),
         ("model.num_classes", 1, "a whole number, 2 or more"),
-        ("data.image_size", 31, "config.data.image_size is 31, not a whole number, 32 or more"),
+        ("data.image_size", 31, "config.data.image_size is 31, not a whole number, 32 to 2048"),
         ("data.val_fraction", 0.0, "a number in (0, 1)"),
         ("data.source", "isic", "did you mean 'isic2018'?"),
         ("optimizer.learning_rate", 0.0, "a number in (0, inf)"),

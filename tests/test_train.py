@@ -313,7 +313,7 @@ def test_a_workdirs_weights_are_those_of_its_best_or_latest_checkpoint(data, fin
 
 
 def _command(data, workdir, *more):
-    overrides = [f"--config.{k}={v}" for k, v in {**OVERRIDES, "train.epochs": 12, "data.dir": data}.items()]
+    overrides = [f"--config.{k}={v}" for k, v in {**OVERRIDES, "train.epochs": 6, "data.dir": data}.items()]
     base = [sys.executable, "train.py", "--config=configs/mobilenet.py:isic2018", f"--workdir={workdir}"]
     return [*base, *overrides, "--config.init.weights=", *more]
 
@@ -332,7 +332,7 @@ def test_killed_in_the_third_epoch_and_started_again_it_ends_as_if_undisturbed(d
 
     again = subprocess.run(_command(data, tmp_path / "killed"), cwd=ROOT, check=True, capture_output=True, text=True)
     assert "going on after epoch" in again.stdout
-    assert len(_records(tmp_path / "whole")) == 12
+    assert len(_records(tmp_path / "whole")) == 6
     assert _records(tmp_path / "killed") == _records(tmp_path / "whole")
 
 

@@ -61,8 +61,7 @@ def test_a_step_is_the_gradient_step_of_the_mean_cross_entropy(batch):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), after.params, expected)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adadelta"])
-@pytest.mark.parametrize("frozen_blocks", [0, 4, 13])
+@pytest.mark.parametrize(("frozen_blocks", "optimizer"), [(0, "sgd"), (4, "sgd"), (13, "sgd"), (13, "adadelta")])
 def test_a_step_from_converted_weights_changes_all_but_the_frozen_tensors(weights, batch, frozen_blocks, optimizer):
     model = MobileNet(0.25, "small", frozen_blocks=frozen_blocks)
     _, backbone = load_pretrained(weights[0.25])
