@@ -78,9 +78,13 @@ def write_folders(examples: Examples, folder: str | Path) -> None:
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     for name in examples.class_names:
         (unfinished / "Train" / name).mkdir(parents=True, exist_ok=True)
-    pairs = list(zip(examples.paths, examples.labels, strict=True))
-    for path, label in tqdm(pairs, "copying", unit=" images", disable=None, leave=False):
-        target = unfinished / "Train" / examples.class_names[label] / Path(path).name
+    targets = {
+        unfinished / "Train" / examples.class_names[label] / Path(path).name: path
+        for path, label in zip(examples.paths, examples.labels, strict=True)
+    }
+    for left in set(unfinished.glob("Train/*/*")) - set(targets):  # by a copy from elsewhere
+        left.unlink()
+    for target, path in tqdm(targets.items(), "copying", unit=" images", disable=None, leave=False):
         if not target.exists() or target.stat().st_size != os.path.getsize(path):
             shutil.copyfile(path, target)
     with open(unfinished / _LESIONS, "w", newline="") as file:

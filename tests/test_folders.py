@@ -2,11 +2,10 @@ import csv
 import shutil
 import sys
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from input_pipeline import DataError, read_examples, write_folders
+from input_pipeline import DataError, check_images, read_examples, write_folders
 from input_pipeline.isic import CLASS_NAMES, read_isic
 from mobilenet_jax.cli import main
 
@@ -161,5 +160,12 @@ def test_a_copy_that_was_stopped_goes_on(monkeypatch, tiny_isic, tmp_path):
     assert len(copied) == 43, "none of the first twenty again"
     found = read_examples("folders", tmp_path / "out")
     assert _by_name(found) == _by_name(examples)
-    for path in found.paths:
-        np.testing.assert_array_equal(Image.open(path).size, (40, 40))
+    check_images(found)
+
+
+def test_what_another_copy_left_is_not_taken_over(tiny_isic, tmp_path):
+    left = tmp_path / ".out.unfinished" / "Train" / "MEL"
+    left.mkdir(parents=True)
+    (left / "other.jpg").write_bytes(b"of another download")
+    write_folders(read_isic(tiny_isic), tmp_path / "out")
+    assert _by_name(read_examples("folders", tmp_path / "out")) == _by_name(read_isic(tiny_isic))
