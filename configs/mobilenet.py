@@ -31,12 +31,21 @@ def get_config(recipe: str = "sample") -> ConfigDict:
     config.data.split = "lesion"
     config.data.val_fraction = 0.3  # of the lesions, for 'lesion'
 
-    config.augment = ConfigDict()  # of training images; validation images are only resized
+    config.augment = ConfigDict()  # of training images
     config.augment.rotation = 30.0  # degrees to either side
     config.augment.width_shift = 0.3  # share of the width, to either side
     config.augment.height_shift = 0.3  # share of the height, up and down
     config.augment.zoom = 0.3  # each axis by its own factor from 1 - zoom to 1 + zoom
+    config.augment.shear = 0.0  # degrees to either side
     config.augment.horizontal_flip = True
+    config.augment.vertical_flip = False
+    config.augment.fill_mode = "nearest"  # beyond the edge; or 'reflect', 'wrap', 'constant' (fill_value, 0 to 255)
+    config.augment.fill_value = 0.0
+    config.augment.brightness = 0.0  # a factor from 1 - brightness to 1 + brightness; so contrast and saturation
+    config.augment.contrast = 0.0
+    config.augment.saturation = 0.0
+    config.augment.hue = 0.0  # share of the colour circle, to either side
+    config.augment.on_validation = False  # the article's generator augmented validation images too
 
     config.model = ConfigDict()
     config.model.alpha = 1.0  # the width: 0.25, 0.5, 0.75 or 1.0

@@ -6,12 +6,13 @@ run that starts at step s reads what a run that came to step s would have read, 
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from input_pipeline.augment import Augmentation, draw_affine
+from input_pipeline.augment import Augmentation, draw_affine, draw_colour
 from input_pipeline.examples import DataError, Examples
 
 Batch = dict[str, np.ndarray]
@@ -19,6 +20,7 @@ Scaling = tuple[float, float]
 
 _STREAM = 1  # keeps the draws of the order apart from those of the geometry
 _PARALLEL = os.cpu_count() or 1
+_VALIDATION = 1 << 32  # added to an example's index, so that validation draws nothing that training does
 _PREFETCH = 2  # batches; a fixed number, so that memory does not depend on what tf.data finds worth buffering
 
 
@@ -48,57 +50,122 @@ def train_batches(
     """
     steps_per_epoch = len(examples) // batch_size
 
-    def plan() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+    def plan() -> Iterator[_Planned]:
         order, order_epoch = np.empty(0), -1
         for step in range(first_step, last_step):
             epoch, position = divmod(step, steps_per_epoch)
             if epoch != order_epoch:
                 order, order_epoch = epoch_order(len(examples), seed, epoch), epoch
             index = order[position * batch_size : (position + 1) * batch_size]
-            affine = np.stack([draw_affine(augmentation, seed, epoch, i, image_size) for i in index])
-            # The op below takes a matrix by rows without its last entry, which is 1.
-            yield examples.paths[index], examples.labels[index], index, affine.reshape(-1, 9)[:, :8]
+            yield (
+                examples.paths[index],
+                examples.labels[index],
+                index,
+                *_draw(augmentation, seed, epoch, index, image_size),
+            )
 
-    def load(path: tf.Tensor, label: tf.Tensor, index: tf.Tensor, affine: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"image": _load(path, image_size), "label": label, "index": index, "affine": affine}
+    return _batches(_augmented(plan, augmentation, image_size, scaling, batch_size))
 
-    def warp(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+
+_Planned = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
+def _draw(
+    augmentation: Augmentation, seed: int, epoch: int, index: np.ndarray, image_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The geometry of a batch, by rows without the last entry of each matrix, which is 1; and its colours."""
+    affine = np.stack([draw_affine(augmentation, seed, epoch, int(i), image_size) for i in index])
+    colour = np.stack([draw_colour(augmentation, seed, epoch, int(i)) for i in index])
+    return affine.reshape(-1, 9)[:, :8], colour
+
+
+def _augmented(
+    plan: Callable[[], Iterator[_Planned]],
+    augmentation: Augmentation,
+    image_size: int,
+    scaling: Scaling,
+    batch_size: int,
+) -> tf.data.Dataset:
+    """The batches of a plan, which says of each its paths, labels, indices, geometry and colours."""
+
+    def load(path: tf.Tensor, *rest: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        return _load(path, image_size), *rest
+
+    def change(image: tf.Tensor, label: tf.Tensor, index: tf.Tensor, affine: tf.Tensor, colour: tf.Tensor) -> Any:
         image = tf.raw_ops.ImageProjectiveTransformV3(
-            images=batch["image"],
-            transforms=batch["affine"],
+            images=image,
+            transforms=affine,
             output_shape=[image_size, image_size],
             interpolation="BILINEAR",
-            fill_mode="NEAREST",
-            fill_value=0.0,
+            fill_mode=augmentation.fill_mode.upper(),
+            fill_value=augmentation.fill_value,
         )
-        return {"image": _scale(image, scaling), "label": batch["label"], "index": batch["index"]}
+        if augmentation.changes_colour:
+            image = _recolour(image, colour)
+        return {"image": _scale(image, scaling), "label": label, "index": index}
 
     signature = (
-        tf.TensorSpec([batch_size], tf.string),
-        tf.TensorSpec([batch_size], tf.int32),
-        tf.TensorSpec([batch_size], tf.int64),
-        tf.TensorSpec([batch_size, 8], tf.float32),
+        tf.TensorSpec([None], tf.string),
+        tf.TensorSpec([None], tf.int32),
+        tf.TensorSpec([None], tf.int64),
+        tf.TensorSpec([None, 8], tf.float32),
+        tf.TensorSpec([None, 4, 3], tf.float32),
     )
     dataset = tf.data.Dataset.from_generator(plan, output_signature=signature).unbatch()
-    dataset = dataset.map(load, num_parallel_calls=_PARALLEL).batch(batch_size, drop_remainder=True).map(warp)
-    return _batches(dataset)
+    return dataset.map(load, num_parallel_calls=_PARALLEL).batch(batch_size).map(change)
 
 
-def eval_batches(examples: Examples, *, image_size: int, scaling: Scaling, batch_size: int) -> Iterator[Batch]:
-    """Every example once, in order, unchanged but for its size; the last batch is filled up with zeros.
+def _recolour(image: tf.Tensor, colour: tf.Tensor) -> tf.Tensor:
+    """Changes the colours of images `[batch, height, width, 3]` from 0 to 255, as `draw_colour` says."""
+    image = tf.einsum("bhwc,bdc->bhwd", image, colour[:, :3])
+    mean = tf.reduce_mean(image, (1, 2), keepdims=True)
+    return tf.clip_by_value(mean + colour[:, None, 3:] * (image - mean), 0, 255)
+
+
+def eval_batches(
+    examples: Examples,
+    *,
+    image_size: int,
+    scaling: Scaling,
+    batch_size: int,
+    augmentation: Augmentation | None = None,
+    seed: int = 0,
+    epoch: int = 0,
+) -> Iterator[Batch]:
+    """Every example once, in order; the last batch is filled up with zeros.
+
+    Args:
+        examples: of validation.
+        image_size: height and width in pixels.
+        scaling: what pixel values 0 and 255 are mapped to.
+        batch_size: of every batch, the last included.
+        augmentation: None leaves the images as they are. The article augmented them too, as its generator did.
+        seed: of the augmentation.
+        epoch: counted from 0; each draws anew.
 
     Returns:
         An iterator of `image` and `label` as above and `mask` bool `[batch]`, False for what fills up.
     """
 
     def load(path: tf.Tensor, label: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"image": _scale(_load(path, image_size), scaling), "label": label, "mask": True}
+        return {"image": _scale(_load(path, image_size), scaling), "label": label}
 
-    dataset = tf.data.Dataset.from_tensor_slices((examples.paths, examples.labels))
-    dataset = dataset.map(load, num_parallel_calls=_PARALLEL).batch(batch_size)
+    def plan() -> Iterator[_Planned]:
+        for first in range(0, len(examples), batch_size):
+            index = np.arange(first, min(first + batch_size, len(examples)))
+            drawn = _draw(augmentation or Augmentation(), seed, epoch, index + _VALIDATION, image_size)
+            yield examples.paths[index], examples.labels[index], index, *drawn
+
+    if augmentation:
+        dataset = _augmented(plan, augmentation, image_size, scaling, batch_size)
+    else:
+        dataset = tf.data.Dataset.from_tensor_slices((examples.paths, examples.labels))
+        dataset = dataset.map(load, num_parallel_calls=_PARALLEL).batch(batch_size)
     for batch in _batches(dataset):
-        missing = batch_size - len(batch["label"])
-        yield {k: np.pad(v, [(0, missing)] + [(0, 0)] * (v.ndim - 1)) if missing else v for k, v in batch.items()}
+        n = len(batch["label"])
+        whole = {"image": batch["image"], "label": batch["label"], "mask": np.ones(n, bool)}
+        missing = batch_size - n
+        yield {k: np.pad(v, [(0, missing)] + [(0, 0)] * (v.ndim - 1)) if missing else v for k, v in whole.items()}
 
 
 def _batches(dataset: tf.data.Dataset) -> Iterator[Batch]:

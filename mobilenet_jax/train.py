@@ -161,6 +161,7 @@ class _Run:
         self._train_step = make_train_step(model, optimizer, dropout_key)
         self._eval_step = make_eval_step(model)
         self._config, self._mesh = config, mesh
+        self._augmentation = Augmentation(**{k: v for k, v in config.augment.items() if k != "on_validation"})
         self._training, self._validation = training, validation
         self._batches: Iterator[dict[str, np.ndarray]] | None = None
         _return_memory()
@@ -228,7 +229,7 @@ class _Run:
         if self._batches is None:
             self._batches = train_batches(
                 self._training,
-                Augmentation(**config.augment),
+                self._augmentation,
                 image_size=config.data.image_size,
                 scaling=self._scaling,
                 batch_size=config.train.batch_size,
@@ -265,6 +266,9 @@ class _Run:
             image_size=self._config.data.image_size,
             scaling=self._scaling,
             batch_size=self._config.train.batch_size,
+            augmentation=self._augmentation if self._config.augment.on_validation else None,
+            seed=self._config.seed,
+            epoch=self.epochs_done,
         )
         outcomes: list[Outcome] = []
         for batch in batches:

@@ -4,38 +4,54 @@ import tensorflow as tf
 from keras.src.legacy.preprocessing.image import ImageDataGenerator, apply_affine_transform
 from scipy.stats import kstest
 
-from input_pipeline.augment import Augmentation, affine_matrix, draw_affine
+from input_pipeline.augment import Augmentation, affine_matrix, colour_matrix, draw_affine, draw_colour
+from input_pipeline.batches import _recolour
 
 ARTICLE = Augmentation(rotation=30, width_shift=0.3, height_shift=0.3, zoom=0.3, horizontal_flip=True)
+ALL = Augmentation(30, 0.3, 0.3, 0.3, 20, True, True, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.1)
 
 
-def _warp(images, matrices):
+def _warp(images, matrices, fill_mode="nearest"):
     return tf.raw_ops.ImageProjectiveTransformV3(
         images=images,
         transforms=np.stack(matrices).reshape(-1, 9)[:, :8],
         output_shape=images.shape[1:3],
         interpolation="BILINEAR",
-        fill_mode="NEAREST",
-        fill_value=0.0,
+        fill_mode=fill_mode.upper(),
+        fill_value=90.0,
     ).numpy()
 
 
-def test_warp_equals_keras_on_real_images(real_images):
+def _just_outside(matrices, size):
+    y, x = np.mgrid[:size, :size]
+    beyond = np.stack([np.tensordot(m[:2], np.stack([x, y, np.ones_like(x)]), 1) for m in matrices])
+    outside = np.maximum(-beyond, beyond - (size - 1)).max(1)  # [matrix, y, x], in pixels
+    return (outside > -1e-3) & (outside < 1 + 1e-3)
+
+
+@pytest.mark.parametrize("fill_mode", ["nearest", "constant", "reflect"])
+def test_warp_equals_keras_on_real_images(real_images, fill_mode):
     size, rng = 96, np.random.default_rng(0)
     images = np.stack([np.asarray(i.resize((size, size)), np.float32) for i in real_images])
-    for _ in range(10):
+    for _ in range(17):  # 204 sets of parameters in all
         matrices, expected = [], []
         for image in images:
             theta, dx, dy = rng.uniform(-30, 30), *rng.uniform(-0.3, 0.3, 2) * size
             zoom_x, zoom_y = rng.uniform(0.7, 1.3, 2)
-            flip = rng.random() < 0.5
-            matrices.append(affine_matrix(theta, dx, dy, zoom_x, zoom_y, flip, size))
+            flip, upside_down, shear = rng.random() < 0.5, rng.random() < 0.5, rng.uniform(-20, 20)
+            matrices.append(
+                affine_matrix(theta, dx, dy, zoom_x, zoom_y, flip, size, shear=shear, upside_down=upside_down)
+            )
             # Keras's tx moves along the columns, though its generator draws it from height_shift_range.
             warped = apply_affine_transform(
-                image, theta, dx, dy, 0, zoom_x, zoom_y, row_axis=0, col_axis=1, channel_axis=2
+                image, theta, dx, dy, shear, zoom_x, zoom_y, 0, 1, 2, fill_mode=fill_mode, cval=90
             )
-            expected.append(warped[:, ::-1] if flip else warped)
-        assert np.abs(_warp(images, matrices) - expected).max() < 0.05
+            warped = warped[:, ::-1] if flip else warped
+            expected.append(warped[::-1] if upside_down else warped)
+        difference = np.abs(_warp(images, matrices, fill_mode) - expected)
+        if fill_mode == "constant":  # less than a pixel beyond the edge TensorFlow blends what Keras fills
+            difference[_just_outside(matrices, size)] = 0
+        assert difference.max() < 0.05
 
 
 def test_no_augmentation_is_the_identity(real_images):
@@ -53,10 +69,10 @@ def test_width_shift_moves_along_the_columns():
 
 
 def test_parameters_are_distributed_as_kerass():
-    size, n = 100, 3000
+    size, n = 100, 10_000
     generator = ImageDataGenerator(rotation_range=30, width_shift_range=0.3, height_shift_range=0.3, zoom_range=0.3)
     theirs = [generator.get_random_transform((size, size, 3), seed=i) for i in range(n)]
-    no_flip = Augmentation(30, 0.3, 0.3, 0.3, False)
+    no_flip = Augmentation(30, 0.3, 0.3, 0.3)
     mine = [_parameters(draw_affine(no_flip, 0, 0, i, size).astype(float), size) for i in range(n)]
     for key, ours in zip(("theta", "tx", "ty", "zx", "zy"), np.transpose(mine), strict=True):
         assert kstest(ours, [t[key] for t in theirs]).pvalue > 1e-3, key
@@ -72,6 +88,46 @@ def _parameters(matrix, size):
     return np.rad2deg(theta), dx, dy, zoom_x, zoom_y
 
 
+def test_a_wrapped_image_comes_in_again_at_the_other_side():
+    image = np.arange(16, dtype=np.float32).reshape(1, 4, 4, 1)
+    moved = _warp(image, [affine_matrix(0, 1, 2, 1, 1, False, 4)], "wrap")
+    np.testing.assert_allclose(moved, np.roll(image, (-2, -1), (1, 2)), atol=1e-4)
+
+
+def test_colours_change_as_said(real_images):
+    image = np.asarray(real_images[0].resize((32, 32)), np.float32)
+
+    def recolour(*factors):
+        return _recolour(image[None], colour_matrix(*factors)[None]).numpy()[0]
+
+    grey = image @ np.array([0.299, 0.587, 0.114])
+    mean = image.mean((0, 1))
+    np.testing.assert_allclose(recolour(1, 1, 1, 0), image, atol=0.01)
+    np.testing.assert_allclose(recolour(0.5, 1, 1, 0), image * 0.5, atol=0.01)
+    np.testing.assert_allclose(recolour(1, 0.5, 1, 0), mean + 0.5 * (image - mean), atol=0.01)
+    np.testing.assert_allclose(recolour(1, 1, 0, 0), np.repeat(grey[..., None], 3, 2), atol=0.5)
+    np.testing.assert_allclose(recolour(1, 1, 1, 1), image, atol=0.01)
+    half = recolour(1, 1, 0.2, 0.5)
+    np.testing.assert_allclose(half @ [0.299, 0.587, 0.114], grey, atol=0.5)  # a turn keeps the luminance
+    np.testing.assert_allclose(half - grey[..., None], -0.2 * (image - grey[..., None]), atol=1)
+    assert recolour(1.5, 1.5, 1.5, 0).max() <= 255
+
+
+@pytest.mark.parametrize("changes", ["brightness", "contrast", "saturation", "hue"])
+def test_colours_are_drawn_from_their_range_and_only_theirs(changes):
+    assert not ARTICLE.changes_colour
+    assert Augmentation(**{changes: 0.1}).changes_colour
+    drawn = np.stack([draw_colour(Augmentation(**{changes: 0.1}), 0, 0, i) for i in range(500)])
+    still = np.stack([draw_colour(Augmentation(), 0, 0, i) for i in range(5)])
+    np.testing.assert_allclose(still, np.broadcast_to(colour_matrix(1, 1, 1, 0), still.shape))
+    values = {"contrast": drawn[:, 3, 0], "brightness": drawn[:, :3].sum((1, 2)) / 3}.get(changes)
+    if values is not None:
+        assert kstest(values, "uniform", (0.9, 0.2)).pvalue > 1e-3
+    else:
+        np.testing.assert_allclose(drawn[:, :3].sum(2), 1, atol=1e-2)  # grey stays as it is
+        assert len(np.unique(drawn[:, 0, 0])) == 500
+
+
 def test_half_of_the_images_are_flipped():
     flips = [np.linalg.det(draw_affine(ARTICLE, 0, 0, i, 64)) < 0 for i in range(2000)]
     assert 0.45 < np.mean(flips) < 0.55
@@ -79,5 +135,7 @@ def test_half_of_the_images_are_flipped():
 
 @pytest.mark.parametrize("other", [(1, 0, 0), (0, 1, 0), (0, 0, 1)])
 def test_a_draw_depends_on_seed_epoch_and_index_alone(other):
-    np.testing.assert_array_equal(draw_affine(ARTICLE, 0, 0, 0, 64), draw_affine(ARTICLE, 0, 0, 0, 64))
-    assert not np.allclose(draw_affine(ARTICLE, 0, 0, 0, 64), draw_affine(ARTICLE, *other, 64))
+    np.testing.assert_array_equal(draw_affine(ALL, 0, 0, 0, 64), draw_affine(ALL, 0, 0, 0, 64))
+    np.testing.assert_array_equal(draw_colour(ALL, 0, 0, 0), draw_colour(ALL, 0, 0, 0))
+    assert not np.allclose(draw_affine(ALL, 0, 0, 0, 64), draw_affine(ALL, *other, 64))
+    assert not np.allclose(draw_colour(ALL, 0, 0, 0), draw_colour(ALL, *other))

@@ -5,7 +5,7 @@ from PIL import Image
 from input_pipeline import Augmentation, eval_batches, train_batches
 from input_pipeline.isic import read_isic
 
-ARTICLE = Augmentation(30, 0.3, 0.3, 0.3, True)
+ARTICLE = Augmentation(30, 0.3, 0.3, 0.3, horizontal_flip=True)
 
 
 @pytest.fixture
@@ -89,3 +89,34 @@ def test_pixels_are_scaled_to_any_range(examples):
     ):
         [plain], [scaled] = batches((0.0, 1.0)), batches((-1.0, 1.0))
         np.testing.assert_array_equal(scaled["image"], 2 * plain["image"] - 1)
+
+
+def test_validation_is_augmented_when_asked_for_anew_each_epoch_and_not_as_training(examples):
+    def images(**options):
+        batches = eval_batches(examples, image_size=32, scaling=(0.0, 1.0), batch_size=16, **options)
+        return np.concatenate([b["image"][b["mask"]] for b in batches])
+
+    plain, first, again, second = (
+        images(**options)
+        for options in ({}, *({"augmentation": ARTICLE, "seed": 0, "epoch": epoch} for epoch in (0, 0, 1)))
+    )
+    assert len(first) == len(examples)
+    np.testing.assert_array_equal(first, again)
+    assert not np.allclose(first, plain)
+    assert not np.allclose(first, second)
+    np.testing.assert_allclose(images(augmentation=Augmentation()), plain, atol=1e-6)
+    [trained] = train_batches(
+        examples, ARTICLE, image_size=32, scaling=(0.0, 1.0), batch_size=42, seed=0, first_step=0, last_step=1
+    )
+    assert not np.allclose(trained["image"][np.argsort(trained["index"])], first)
+
+
+def test_colours_change_in_training_batches(examples):
+    options = {"image_size": 32, "scaling": (0.0, 1.0), "batch_size": 8, "seed": 0, "first_step": 0, "last_step": 1}
+    [plain], [dark] = (
+        train_batches(examples, augmentation, **options)
+        for augmentation in (Augmentation(), Augmentation(brightness=1.0))
+    )
+    factors = dark["image"].mean((1, 2, 3)) / plain["image"].mean((1, 2, 3))
+    assert factors.min() < 0.7
+    assert len(np.unique(factors.round(3))) == 8
