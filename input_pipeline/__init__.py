@@ -1,10 +1,10 @@
 """Files on disk to batches of images. Imports numpy and TensorFlow, never JAX and never `mobilenet_jax`."""
 
+from input_pipeline.audit import check_images
 from input_pipeline.augment import Augmentation
 from input_pipeline.batches import eval_batches, train_batches
 from input_pipeline.examples import DataError, Examples
 from input_pipeline.folders import write_folders
-from input_pipeline.isic import check_images
 from input_pipeline.sources import read_examples
 from input_pipeline.splits import as_table, crossing_lesions, split_examples, table_hash
 

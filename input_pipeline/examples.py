@@ -1,13 +1,22 @@
 """The table every source is read into, and the error every source raises."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 
 class DataError(ValueError):
-    """The data are not as they should be. The message is one line: file, line and what to do."""
+    """The data are not as they should be. The message is one line: file, line and what to do.
+
+    Attributes:
+        details: a line for each fault, where there is more than one.
+    """
+
+    def __init__(self, message: str, details: Sequence[str] = ()):
+        super().__init__(message)
+        self.details = details
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,12 +10,9 @@ The ground truth is one-hot, in the archive's numbers (`1.0`, `0.0`) or in the a
 import csv
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
-from tqdm import tqdm
 
 from input_pipeline.examples import DataError, Examples
 
@@ -30,7 +27,7 @@ _DOWNLOADS = "https://challenge.isic-archive.com/data/#2018"
 def read_isic(folder: str | Path) -> Examples:
     """Reads the tables of the archive's training set and checks them against the image files.
 
-    The images themselves are not opened: `check_images` does that.
+    The images themselves are not opened: `audit.check_images` does that.
 
     Args:
         folder: the folder that holds the two folders and the CSV file above.
@@ -132,38 +129,3 @@ def read_lesions(path: Path) -> dict[str, str]:
             raise DataError(f"{path}:{line}: {row[0]} stands in an earlier line already: remove one of the two")
         lesions[row[0]] = row[1]
     return lesions
-
-
-def check_images(examples: Examples) -> None:
-    """Decodes every image once, so that one that training could not decode stops the run before its first step.
-
-    What the decoder lets pass, such as a picture whose lower half is grey, is not found.
-
-    Raises:
-        DataError: an image is empty, truncated, damaged or no JPEG; the first such is named.
-    """
-    cores = os.cpu_count() or 1
-    with ThreadPoolExecutor(cores) as pool:
-        faults = pool.map(_fault, examples.paths)
-        bar = tqdm(faults, "checking images", len(examples), unit=" images", disable=None, leave=False)
-        for path, row, fault in zip(examples.paths, examples.rows, bar, strict=True):
-            if fault:
-                pool.shutdown(cancel_futures=True)
-                raise DataError(f"{path} ({row}) {fault}: replace the file, or remove it and its row")
-
-
-def _fault(path: str) -> str | None:
-    """What is wrong with a file, or None."""
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        return f"cannot be read ({error.strerror})"
-    if not data:
-        return "is empty"
-    if not data.startswith(b"\xff\xd8\xff"):
-        return "is not a JPEG"
-    try:
-        tf.io.decode_jpeg(data, channels=3, ratio=8)  # an eighth of the size reads all of the file and is quick
-    except tf.errors.InvalidArgumentError:
-        return "is a truncated or damaged JPEG"
-    return None

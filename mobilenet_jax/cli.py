@@ -160,6 +160,9 @@ def run_as_command(job: Callable[[], object], errors: tuple[type[Exception], ...
     except errors as error:
         if debug:
             raise
+        details = getattr(error, "details", ())  # of an audit that found more than one thing
+        for detail in details if len(details) > 1 else ():
+            print(detail, file=sys.stderr)
         line = " ".join(str(error).split()) or type(error).__name__
         print(f"error: {line}", file=sys.stderr)
         sys.exit(1)

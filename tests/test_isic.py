@@ -92,20 +92,3 @@ def test_bad_tables_are_named_by_file_and_line(tiny_isic, damage, message):
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(DataError, match=re.escape(f"no such data folder: {tmp_path / 'nowhere'}")):
         read_isic(tmp_path / "nowhere")
-
-
-@pytest.mark.parametrize(
-    ("damage", "message"),
-    [
-        (lambda data: b"", "is empty"),
-        (lambda data: data[: len(data) // 2], "is a truncated or damaged JPEG"),
-        (lambda data: data[:-2], "is a truncated or damaged JPEG"),
-        (lambda data: b"\x89PNG\r\n\x1a\n" + data, "is not a JPEG"),
-        (lambda data: b"<html>" + data, "is not a JPEG"),
-    ],
-)
-def test_broken_images_are_named_with_their_row(tiny_isic, damage, message):
-    path = tiny_isic / IMAGES / "ISIC_0000005.jpg"
-    path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(DataError, match=rf"ISIC_0000005.jpg \(ISIC2018.*csv:7\) {message}"):
-        check_images(read_isic(tiny_isic))
