@@ -46,6 +46,7 @@ def get_config(recipe: str = "sample") -> ConfigDict:
     config.augment.saturation = 0.0
     config.augment.hue = 0.0  # share of the colour circle, to either side
     config.augment.on_validation = False  # the article's generator augmented validation images too
+    config.augment.where = "host"  # training images are changed by TensorFlow, or by JAX on the 'device'
 
     config.model = ConfigDict()
     config.model.alpha = 1.0  # the width: 0.25, 0.5, 0.75 or 1.0

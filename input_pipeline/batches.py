@@ -7,7 +7,7 @@ run that starts at step s reads what a run that came to step s would have read, 
 
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import tensorflow as tf
@@ -39,10 +39,14 @@ def train_batches(
     seed: int,
     first_step: int,
     last_step: int,
+    where: Literal["host", "device"] = "host",
 ) -> Iterator[Batch]:
     """Augmented batches of steps `first_step` up to, not including, `last_step`.
 
     An epoch has `len(examples) // batch_size` steps. The examples left over differ from epoch to epoch.
+
+    Where the images are to be changed on the device, they come as they are, from 0 to 255, with what was drawn for
+    them: `affine` float32 `[batch, 8]` and `colour` float32 `[batch, 4, 3]`, for `mobilenet_jax.device_augment`.
 
     Returns:
         An iterator of `image` float32 `[batch, size, size, 3]` in the range `scaling` maps pixel values 0 and 255 to,
@@ -64,7 +68,10 @@ def train_batches(
                 *_draw(augmentation, seed, epoch, index, image_size),
             )
 
-    return _batches(_augmented(plan, augmentation, image_size, scaling, batch_size))
+    dataset = _planned(plan, image_size, batch_size)
+    if where == "device":
+        return _batches(dataset)
+    return _batches(dataset.map(_changed(augmentation, image_size, scaling)))
 
 
 _Planned = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
@@ -79,30 +86,11 @@ def _draw(
     return affine.reshape(-1, 9)[:, :8], colour
 
 
-def _augmented(
-    plan: Callable[[], Iterator[_Planned]],
-    augmentation: Augmentation,
-    image_size: int,
-    scaling: Scaling,
-    batch_size: int,
-) -> tf.data.Dataset:
-    """The batches of a plan, which says of each its paths, labels, indices, geometry and colours."""
+def _planned(plan: Callable[[], Iterator[_Planned]], image_size: int, batch_size: int) -> tf.data.Dataset:
+    """The batches of a plan, which says of each its paths, labels, indices, geometry and colours; decoded."""
 
-    def load(path: tf.Tensor, *rest: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        return _load(path, image_size), *rest
-
-    def change(image: tf.Tensor, label: tf.Tensor, index: tf.Tensor, affine: tf.Tensor, colour: tf.Tensor) -> Any:
-        image = tf.raw_ops.ImageProjectiveTransformV3(
-            images=image,
-            transforms=affine,
-            output_shape=[image_size, image_size],
-            interpolation="BILINEAR",
-            fill_mode=augmentation.fill_mode.upper(),
-            fill_value=augmentation.fill_value,
-        )
-        if augmentation.changes_colour:
-            image = _recolour(image, colour)
-        return {"image": _scale(image, scaling), "label": label, "index": index}
+    def load(path: tf.Tensor, label: tf.Tensor, index: tf.Tensor, affine: tf.Tensor, colour: tf.Tensor) -> Any:
+        return {"image": _load(path, image_size), "label": label, "index": index, "affine": affine, "colour": colour}
 
     signature = (
         tf.TensorSpec([None], tf.string),
@@ -112,7 +100,26 @@ def _augmented(
         tf.TensorSpec([None, 4, 3], tf.float32),
     )
     dataset = tf.data.Dataset.from_generator(plan, output_signature=signature).unbatch()
-    return dataset.map(load, num_parallel_calls=_PARALLEL).batch(batch_size).map(change)
+    return dataset.map(load, num_parallel_calls=_PARALLEL).batch(batch_size)
+
+
+def _changed(augmentation: Augmentation, image_size: int, scaling: Scaling) -> Callable[[dict[str, tf.Tensor]], Any]:
+    """The change of a batch as drawn for it."""
+
+    def change(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        image = tf.raw_ops.ImageProjectiveTransformV3(
+            images=batch["image"],
+            transforms=batch["affine"],
+            output_shape=[image_size, image_size],
+            interpolation="BILINEAR",
+            fill_mode=augmentation.fill_mode.upper(),
+            fill_value=augmentation.fill_value,
+        )
+        if augmentation.changes_colour:
+            image = _recolour(image, batch["colour"])
+        return {"image": _scale(image, scaling), "label": batch["label"], "index": batch["index"]}
+
+    return change
 
 
 def _recolour(image: tf.Tensor, colour: tf.Tensor) -> tf.Tensor:
@@ -157,7 +164,7 @@ def eval_batches(
             yield examples.paths[index], examples.labels[index], index, *drawn
 
     if augmentation:
-        dataset = _augmented(plan, augmentation, image_size, scaling, batch_size)
+        dataset = _planned(plan, image_size, batch_size).map(_changed(augmentation, image_size, scaling))
     else:
         dataset = tf.data.Dataset.from_tensor_slices((examples.paths, examples.labels))
         dataset = dataset.map(load, num_parallel_calls=_PARALLEL).batch(batch_size)

@@ -63,6 +63,7 @@ _RULES: dict[str, _Rule] = {
     "augment.saturation": _number(0, 1),
     "augment.hue": _number(0, 0.5),
     "augment.on_validation": _SWITCH,
+    "augment.where": _one_of("host", "device"),
     "model.alpha": _one_of(*ALPHAS),
     "model.head": _one_of("article", "small"),
     "model.dropout": _number(0, 1, below=True),

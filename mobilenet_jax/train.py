@@ -4,7 +4,7 @@ import ctypes
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,19 @@ from input_pipeline import (
 from mobilenet_jax import mesh as meshes
 from mobilenet_jax.checkpoints import BEST_BY, Checkpoints
 from mobilenet_jax.config import ConfigError, check_config, has_weights
+from mobilenet_jax.device_augment import make_augment
 from mobilenet_jax.metrics import epoch_metrics
 from mobilenet_jax.model import MobileNet
 from mobilenet_jax.pretrained import imagenet_file, read_weights
-from mobilenet_jax.train_step import Outcome, leave_frozen, make_eval_step, make_optimizer, make_train_step, new_state
+from mobilenet_jax.train_step import (
+    Arrays,
+    Outcome,
+    leave_frozen,
+    make_eval_step,
+    make_optimizer,
+    make_train_step,
+    new_state,
+)
 from mobilenet_jax.workdir import (
     WorkdirError,
     check_space,
@@ -161,8 +170,10 @@ class _Run:
         self._train_step = make_train_step(model, optimizer, dropout_key)
         self._eval_step = make_eval_step(model)
         self._config, self._mesh = config, mesh
-        self._augmentation = Augmentation(**{k: v for k, v in config.augment.items() if k != "on_validation"})
+        ranges = {name: value for name, value in config.augment.items() if name not in ("on_validation", "where")}
+        self._augmentation = Augmentation(**ranges)
         self._training, self._validation = training, validation
+        self._augment_on_device: Callable[[Arrays], Arrays] | None = None
         self._batches: Iterator[dict[str, np.ndarray]] | None = None
         _return_memory()
         print(f"model: {sum(x.size for x in jax.tree.leaves(variables['params'])):,} trainable parameters, "
@@ -236,7 +247,10 @@ class _Run:
                 seed=config.seed,
                 first_step=int(self.state.step),
                 last_step=config.train.epochs * steps,
+                where=config.augment.where,
             )
+            if config.augment.where == "device":
+                self._augment_on_device = make_augment(self._augmentation, self._scaling)
         outcomes: list[Outcome] = []
         bar = tqdm(
             total=steps * config.train.batch_size,
@@ -247,7 +261,10 @@ class _Run:
             leave=False,
         )
         for _, batch in zip(range(steps), self._batches, strict=False):
-            self.state, outcome = self._train_step(self.state, meshes.shard(self._mesh, batch))
+            sharded: Arrays = meshes.shard(self._mesh, batch)
+            if self._augment_on_device:
+                sharded = self._augment_on_device(sharded)
+            self.state, outcome = self._train_step(self.state, sharded)
             outcomes.append(outcome)
             if len(outcomes) == 1:
                 _return_memory()

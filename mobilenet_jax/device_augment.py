@@ -1,0 +1,63 @@
+"""The geometry and colours that `input_pipeline` drew, applied to a batch on the accelerator instead of the host."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.ndimage import map_coordinates
+
+Arrays = Mapping[str, jax.Array]
+
+
+def make_augment(augmentation: Any, scaling: tuple[float, float]) -> Callable[[Arrays], dict[str, jax.Array]]:
+    """Builds the jitted change of a batch that `train_batches(..., where="device")` gives.
+
+    Args:
+        augmentation: an `input_pipeline.Augmentation`; its module is not imported here, it would import TensorFlow.
+        scaling: what pixel values 0 and 255 are mapped to.
+
+    Returns:
+        A function of a batch (`image` float32 `[batch, height, width, 3]` from 0 to 255, `affine` `[batch, 8]`,
+        `colour` `[batch, 4, 3]`, and others) to the same with `image` changed and scaled, and without those two.
+    """
+    low, high = scaling
+    fill_mode, fill_value = augmentation.fill_mode, augmentation.fill_value
+
+    def warp(image: jax.Array, affine: jax.Array) -> jax.Array:
+        height, width, _ = image.shape
+        y, x = jnp.mgrid[:height, :width].astype(jnp.float32)
+        matrix = jnp.append(affine, 1.0).reshape(3, 3)
+        source_x, source_y, _ = jnp.tensordot(matrix, jnp.stack([x, y, jnp.ones_like(x)]), 1, precision="highest")
+
+        if fill_mode == "wrap":
+            source_x, source_y = _wrapped(source_x, width), _wrapped(source_y, height)
+
+        def channel(values: jax.Array) -> jax.Array:
+            mode = "nearest" if fill_mode == "wrap" else fill_mode
+            return map_coordinates(values, [source_y, source_x], order=1, mode=mode, cval=fill_value)
+
+        return jax.vmap(channel, in_axes=2, out_axes=2)(image)
+
+    def recolour(image: jax.Array, colour: jax.Array) -> jax.Array:
+        image = jnp.einsum("hwc,dc->hwd", image, colour[:3], precision="highest")
+        mean = image.mean((0, 1), keepdims=True)
+        return jnp.clip(mean + colour[None, 3:] * (image - mean), 0, 255)
+
+    @jax.jit
+    def augment(batch: Arrays) -> dict[str, jax.Array]:
+        image = jax.vmap(warp)(batch["image"], batch["affine"])
+        if augmentation.changes_colour:
+            image = jax.vmap(recolour)(image, batch["colour"])
+        rest = {name: value for name, value in batch.items() if name not in ("affine", "colour")}
+        return {**rest, "image": low + (high - low) * (image / 255)}
+
+    return augment
+
+
+def _wrapped(position: jax.Array, size: int) -> jax.Array:
+    """Positions in a repeated image as TensorFlow takes them: it does not blend the last pixel with the first."""
+    below = position + size * (jnp.floor(-position / (size - 1)) + 1)
+    above = position - size * jnp.floor(position / (size - 1))
+    inside = jnp.where(position < 0, below, jnp.where(position > size - 1, above, position))
+    return jnp.clip(inside, 0, size - 1)
