@@ -1,0 +1,95 @@
+"""Images a second from JPEGs to augmented batches: this project's pipeline, and Keras's `ImageDataGenerator`.
+
+    python -m benchmarks.input_pipeline --data DIR [--rounds 5] [--images 992]
+
+DIR is in the ISIC archive's layout. Both sides read the same files in class folders, with the article's augmentation,
+to 224 x 224 in batches of 32, by turns in one process. Bare decoding of the same files is the limit of both.
+"""
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+import tensorflow as tf
+from keras.src.legacy.preprocessing.image import ImageDataGenerator
+
+from input_pipeline import Augmentation, Examples, read_examples, train_batches, write_folders
+
+SIZE, BATCH = 224, 32
+ARTICLE = {"rotation": 30, "width_shift": 0.3, "height_shift": 0.3, "zoom": 0.3, "horizontal_flip": True}
+
+
+def main() -> None:
+    """Prints a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--images", type=int, default=992, help="images a side and round, a multiple of 32")
+    args = parser.parse_args()
+    args.images = max(1, args.images // BATCH) * BATCH
+    with tempfile.TemporaryDirectory() as folder:
+        source = read_examples("isic2018", args.data)
+        write_folders(source, Path(folder) / "images")
+        examples = read_examples("folders", Path(folder) / "images")
+        sides = {
+            "bare decoding": lambda: _decode(examples, args.images),
+            "keras": _keras(Path(folder) / "images" / "Train"),
+            "here": _here(examples, args.images),
+        }
+        rates: dict[str, list[float]] = {name: [] for name in sides}
+        for round_ in range(args.rounds + 1):
+            for name, side in sides.items():
+                start, images = time.perf_counter(), 0
+                while images < args.images:
+                    images += side()
+                if round_:  # the first warms up
+                    rates[name].append(images / (time.perf_counter() - start))
+    print(
+        f"keras {keras.__version__} tensorflow {tf.__version__} numpy {np.__version__}, {os.cpu_count()} CPU cores; "
+        f"{len(examples)} files, {args.images} images a side and round, {args.rounds} rounds\n\n"
+        "| side | images/s: median | lowest | highest | ratio to Keras, median of rounds |\n|---|---|---|---|---|"
+    )
+    for name, found in rates.items():
+        ratio = statistics.median(a / b for a, b in zip(found, rates["keras"], strict=True))
+        print(f"| {name} | {statistics.median(found):.0f} | {min(found):.0f} | {max(found):.0f} | {ratio:.2f} |")
+
+
+def _keras(folder: Path) -> Callable[[], int]:
+    generator = ImageDataGenerator(
+        rescale=1 / 255, rotation_range=30, width_shift_range=0.3, height_shift_range=0.3, zoom_range=0.3,
+        horizontal_flip=True,
+    )  # fmt: skip
+    flow = generator.flow_from_directory(folder, (SIZE, SIZE), batch_size=BATCH)
+    return lambda: len(next(flow)[0])
+
+
+def _here(examples: Examples, images: int) -> Callable[[], int]:
+    def one_round() -> int:
+        many = examples.take(np.arange(images) % len(examples))
+        batches = train_batches(
+            many, Augmentation(**ARTICLE), image_size=SIZE, scaling=(0.0, 1.0), batch_size=BATCH, seed=0,
+            first_step=0, last_step=images // BATCH,
+        )  # fmt: skip
+        return sum(len(batch["image"]) for batch in batches)
+
+    return one_round
+
+
+def _decode(examples: Examples, images: int) -> int:
+    paths = examples.paths[np.arange(images) % len(examples)]
+    dataset = tf.data.Dataset.from_tensor_slices(paths).map(
+        lambda path: tf.io.decode_jpeg(tf.io.read_file(path), channels=3), num_parallel_calls=os.cpu_count()
+    )
+    return sum(1 for _ in dataset)
+
+
+if __name__ == "__main__":
+    main()
