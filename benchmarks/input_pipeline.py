@@ -24,7 +24,7 @@ from keras.src.legacy.preprocessing.image import ImageDataGenerator
 from input_pipeline import Augmentation, Examples, read_examples, train_batches, write_folders
 
 SIZE, BATCH = 224, 32
-ARTICLE = {"rotation": 30, "width_shift": 0.3, "height_shift": 0.3, "zoom": 0.3, "horizontal_flip": True}
+ARTICLE = Augmentation(rotation=30, width_shift=0.3, height_shift=0.3, zoom=0.3, horizontal_flip=True)
 
 
 def main() -> None:
@@ -75,7 +75,7 @@ def _here(examples: Examples, images: int) -> Callable[[], int]:
     def one_round() -> int:
         many = examples.take(np.arange(images) % len(examples))
         batches = train_batches(
-            many, Augmentation(**ARTICLE), image_size=SIZE, scaling=(0.0, 1.0), batch_size=BATCH, seed=0,
+            many, ARTICLE, image_size=SIZE, scaling=(0.0, 1.0), batch_size=BATCH, seed=0,
             first_step=0, last_step=images // BATCH,
         )  # fmt: skip
         return sum(len(batch["image"]) for batch in batches)
