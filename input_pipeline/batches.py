@@ -74,6 +74,7 @@ def train_batches(
     return _batches(dataset.map(_changed(augmentation, image_size, scaling)))
 
 
+_SAME_COLOUR = np.vstack([np.eye(3), np.ones((1, 3))]).astype(np.float32)
 _Planned = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
@@ -82,7 +83,10 @@ def _draw(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The geometry of a batch, by rows without the last entry of each matrix, which is 1; and its colours."""
     affine = np.stack([draw_affine(augmentation, seed, epoch, int(i), image_size) for i in index])
-    colour = np.stack([draw_colour(augmentation, seed, epoch, int(i)) for i in index])
+    if augmentation.changes_colour:
+        colour = np.stack([draw_colour(augmentation, seed, epoch, int(i)) for i in index])
+    else:
+        colour = np.tile(_SAME_COLOUR, (len(index), 1, 1))
     return affine.reshape(-1, 9)[:, :8], colour
 
 
