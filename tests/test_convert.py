@@ -25,8 +25,8 @@ from mobilenet_jax.pretrained import Metadata, read_weights, safetensors_file, w
 from mobilenet_jax.pretrained.tensors import Architecture
 from mobilenet_jax.train import train_and_evaluate
 from tests.conftest import ROOT, write_isic
+from tests.hostile_files import write_keras_2
 from tests.keras_models import random_mobilenet
-from tests.test_hostile_weights import write_keras_2
 
 IMAGENET = Architecture(0.25, "imagenet", 1000, 1)
 

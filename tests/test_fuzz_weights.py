@@ -1,0 +1,129 @@
+"""Mutated files of weights: reading one gives weights or a clean error, soon."""
+
+import zipfile
+from datetime import timedelta
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mobilenet_jax.pretrained import WeightsError, read_weights
+from tests.hostile_files import BACKBONE, write_archive, write_keras_2, write_keras_3, write_safetensors
+
+
+def _structure(path):
+    """The positions of a file's bytes that are not the tensors' values, those that are zero left out."""
+    content = np.frombuffer(path.read_bytes(), np.uint8)
+    if path.suffix == ".safetensors":
+        return np.arange(8 + int.from_bytes(content[:8].tobytes(), "little"))
+    values = np.zeros(len(content), bool)
+    if path.suffix == ".keras":
+        start = content.tobytes().index(b"\x89HDF")
+        with zipfile.ZipFile(path) as archive:
+            archive.extract("model.weights.h5", path.parent)
+        inner = path.parent / "model.weights.h5"
+    else:
+        start, inner = 0, path
+
+    def note(_, node):
+        if isinstance(node, h5py.Dataset):
+            stored = [(node.id.get_offset(), node.id.get_storage_size())]
+            if node.chunks:
+                infos = []
+                node.id.chunk_iter(infos.append)
+                stored = [(info.byte_offset, info.size) for info in infos]
+            for offset, length in stored:
+                values[start + offset : start + offset + length] = True
+
+    with h5py.File(inner) as file:
+        file.visititems(note)
+    return np.flatnonzero(~values & (content != 0))
+
+
+@pytest.fixture(scope="module")
+def to_mutate(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fuzz")
+    write_keras_2(folder / "keras2.h5")
+    with h5py.File(folder / "packed.h5", "w", libver="latest") as packed, h5py.File(folder / "keras2.h5") as plain:
+
+        def pack(name, node):
+            if isinstance(node, h5py.Dataset):
+                packed.create_dataset(name, data=node[()], compression="gzip", shuffle=True, fletcher32=True)
+
+        plain.visititems(pack)
+    write_archive(folder / "keras3.keras", write_keras_3(folder / "keras3.weights.h5"))
+    write_safetensors(folder / "own.safetensors", {"image_size": "[64, 64]", "alpha": "0.25"})
+    return {
+        path.name: (path.read_bytes(), _structure(path))
+        for path in folder.glob("*.*")
+        if path.name != "model.weights.h5"
+    }
+
+
+NUMBERS = st.sampled_from([0, 1, 2**7, 2**8 - 1, 2**15, 2**16 - 1, 2**31, 2**32 - 1, 2**63, 2**64 - 1])
+CHANGES = st.lists(
+    st.tuples(
+        st.integers(0, 2**20),  # where
+        st.one_of(st.binary(min_size=1, max_size=8), st.builds(lambda n: n.to_bytes(8, "little"), NUMBERS), st.none()),
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+def _fuzz(files, path, name, changes, cut):
+    """Changes a file at places that matter, or copies eight bytes from one of them to another, and reads it."""
+    content, places = files[name]
+    mutated = bytearray(content)
+    for where, new in changes:
+        at = places[where % len(places)]
+        if new is None:
+            source = places[where * 7919 % len(places)]
+            new = content[source : source + 8]
+        mutated[at : at + len(new)] = new
+    path.write_bytes(mutated[: None if cut is None else len(mutated) * cut // 1000])
+    try:
+        weights = read_weights(path)
+    except WeightsError as error:
+        said = str(error)
+    else:
+        said = ""
+        assert {n: t.shape for n, t in weights.tensors.items()} == weights.architecture.shapes()
+        assert all(np.isfinite(t).all() and t.dtype == np.float32 for t in weights.tensors.values())
+    assert len(said) < 1000
+    assert said == "" or said.isprintable()
+
+
+def test_the_files_to_mutate_are_good(to_mutate, tmp_path):
+    for name, (content, _) in to_mutate.items():
+        (tmp_path / name).write_bytes(content)
+        assert read_weights(tmp_path / name).architecture == BACKBONE
+
+
+FILES = ("keras2.h5", "packed.h5", "keras3.weights.h5", "keras3.keras", "own.safetensors")
+CUT = st.one_of(st.none(), st.none(), st.none(), st.integers(0, 999))
+LIMITS = {"deadline": timedelta(seconds=2), "suppress_health_check": list(HealthCheck), "database": None}
+
+
+@pytest.mark.parametrize("name", FILES)
+@given(changes=CHANGES, cut=CUT)
+@settings(max_examples=25, derandomize=True, **LIMITS)
+def test_a_mutated_file_gives_weights_or_a_clean_error(to_mutate, tmp_path_factory, name, changes, cut):
+    _fuzz(to_mutate, tmp_path_factory.getbasetemp() / name, name, changes, cut)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FILES[:-1])
+@given(changes=CHANGES, cut=CUT)
+@settings(max_examples=1500, **LIMITS)
+def test_thousands_of_mutated_keras_files_give_weights_or_clean_errors(to_mutate, tmp_path_factory, name, changes, cut):
+    _fuzz(to_mutate, tmp_path_factory.getbasetemp() / name, name, changes, cut)
+
+
+@pytest.mark.slow
+@given(changes=CHANGES, cut=CUT)
+@settings(max_examples=4000, **LIMITS)
+def test_thousands_of_mutated_safetensors_files_give_weights_or_clean_errors(to_mutate, tmp_path_factory, changes, cut):
+    _fuzz(to_mutate, tmp_path_factory.getbasetemp() / "own.safetensors", "own.safetensors", changes, cut)
