@@ -30,6 +30,7 @@ def test_the_isic_recipe_is_the_articles():
         "zoom": 0.3,
         "horizontal_flip": True,
         "fill_mode": "nearest",
+        "where": "host",
     }
     assert {name: value for name, value in config["augment"].items() if value} == shifts
 
