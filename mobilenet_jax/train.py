@@ -176,7 +176,8 @@ class _Run:
         self._augment_on_device: Callable[[Arrays], Arrays] | None = None
         self._batches: Iterator[dict[str, np.ndarray]] | None = None
         _return_memory()
-        print(f"model: {sum(x.size for x in jax.tree.leaves(variables['params'])):,} trainable parameters, "
+        trained = {name: layer for name, layer in variables["params"].items() if name not in model.frozen_layers()}
+        print(f"model: {sum(x.size for x in jax.tree.leaves(trained)):,} trainable parameters, "
               f"on {mesh.size} {jax.default_backend()} device(s)")  # fmt: skip
 
     @property

@@ -277,7 +277,9 @@ def test_pretrained_weights_replace_the_backbone_and_only_that(data, weights):
 def test_a_run_starts_from_the_backbone_of_another_run_scaled_as_that_was(data, finished, tmp_path, capsys):
     changes = {"init__weights": str(finished), "init__input_scaling": "weights", "train__epochs": 1}
     train_and_evaluate(_config(data, model__frozen_blocks=13, model__head="article", **changes), tmp_path / "run")
-    assert f"backbone from {finished}; pixels scaled to [0, 1]" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"backbone from {finished}; pixels scaled to [0, 1]" in out
+    assert "model: 1,319,943 trainable parameters" in out, "those of the head"
     second = read_weights(tmp_path / "run")
     assert second.architecture == Architecture(0.25, "article", 7, 1)
     for name, value in read_weights(finished, head=False).tensors.items():
