@@ -14,25 +14,19 @@ if platform.libc_ver()[0] == "glibc" and "GLIBC_TUNABLES" not in os.environ:
     os.environ["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=1"
     os.execv(sys.executable, sys.orig_argv)
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # errors only, not what TensorFlow was built with
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # nor a word on a library for layers it is not asked for
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # spares 100 MB: no Keras is used, and TensorFlow then imports none
 
-import re
 from pathlib import Path
 
-import tensorflow as tf
 from absl import flags, logging
-from ml_collections import config_flags
 
 from input_pipeline import DataError
 from mobilenet_jax.cli import run_as_command
-from mobilenet_jax.config import ConfigError, check_keys
+from mobilenet_jax.config import ConfigError, parse_config
 from mobilenet_jax.pretrained import WeightsError
 from mobilenet_jax.train import TrainingError, train_and_evaluate
 from mobilenet_jax.workdir import WorkdirError
 
-CONFIG = config_flags.DEFINE_config_file("config", help_string="The experiment, such as configs/mobilenet.py.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder for all that comes out; runs/NAME-OF-CONFIG if not given.")
 flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 
@@ -42,17 +36,10 @@ def main() -> None:
     if "--help" in sys.argv:
         print(f"{__doc__}\n{flags.FLAGS.main_module_help()}")
         return
-    check_keys(re.findall(r"--config\.([\w.]+)", " ".join(sys.argv)))
-    try:
-        rest = flags.FLAGS(sys.argv)[1:]
-    except flags.Error as error:  # its last line says what is wrong; above may stand a traceback through the config
-        raise ConfigError(str(error).strip().rpartition("\n")[2]) from error
-    if rest or CONFIG.value is None:
-        raise ConfigError(f"unexpected argument {rest[0]}" if rest else "--config=configs/mobilenet.py is missing")
-    config_file = config_flags.get_config_filename(flags.FLAGS["config"])
-    tf.config.set_visible_devices([], "GPU")  # or TensorFlow takes all the memory JAX is to have
-    name = Path(config_file).name.replace(".py", "").replace(":", "-")
-    train_and_evaluate(CONFIG.value, WORKDIR.value or Path("runs") / name)
+    config, name, rest = parse_config(sys.argv, flags.FLAGS)
+    if rest:
+        raise ConfigError(f"unexpected argument {rest[0]}")
+    train_and_evaluate(config, WORKDIR.value or Path("runs") / name)
 
 
 if __name__ == "__main__":

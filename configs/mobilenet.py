@@ -30,6 +30,7 @@ def get_config(recipe: str = "sample") -> ConfigDict:
     # cross-validation. 'last:0.3', 'first:0.3', 'per_class:0.3': the article's, which part lesions. Or a splits.csv.
     config.data.split = "lesion"
     config.data.val_fraction = 0.3  # of the lesions, for 'lesion'
+    config.data.cache = "none"  # or 'memory' or 'disk': decode each image once and keep it, at image_size
 
     config.augment = ConfigDict()  # of training images
     config.augment.rotation = 30.0  # degrees to either side

@@ -1,8 +1,9 @@
-"""Files on disk to batches of images. Imports numpy and TensorFlow, never JAX and never `mobilenet_jax`."""
+"""Files on disk to batches of images. Imports numpy, OpenCV and TensorFlow, never JAX and never `mobilenet_jax`."""
 
 from input_pipeline.audit import check_images
 from input_pipeline.augment import Augmentation
 from input_pipeline.batches import eval_batches, train_batches
+from input_pipeline.cache import Cache, open_cache
 from input_pipeline.examples import DataError, Examples
 from input_pipeline.folders import write_folders
 from input_pipeline.sources import read_examples
@@ -10,12 +11,14 @@ from input_pipeline.splits import as_table, crossing_lesions, split_examples, ta
 
 __all__ = [
     "Augmentation",
+    "Cache",
     "DataError",
     "Examples",
     "as_table",
     "check_images",
     "crossing_lesions",
     "eval_batches",
+    "open_cache",
     "read_examples",
     "split_examples",
     "table_hash",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 FillMode = Literal["nearest", "constant", "reflect", "wrap"]
 
@@ -60,46 +61,54 @@ class Augmentation:
         return any((self.brightness, self.contrast, self.saturation, self.hue))
 
 
-def draw_affine(augmentation: Augmentation, seed: int, epoch: int, index: int, size: int) -> np.ndarray:
-    """Draws the matrix of one example in one epoch: a pure function of its arguments.
+def draw_affine(augmentation: Augmentation, seed: int, epoch: int, n: int, size: int) -> np.ndarray:
+    """Draws the matrices of all examples in one epoch: that of example i is a function of (seed, epoch, i) alone.
 
     Args:
         augmentation: the ranges.
         seed: of the run.
         epoch: counted from 0.
-        index: the example's position in the training set.
-        size: height and width of the image in pixels.
+        n: how many examples there are.
+        size: height and width of the images in pixels.
 
     Returns:
-        float32 `[3, 3]`, as `affine_matrix` gives it.
+        float32 `[n, 3, 3]`, as `affine_matrix` gives them.
     """
-    rng = np.random.default_rng((seed, _GEOMETRY, epoch, index))
-    degrees = rng.uniform(-augmentation.rotation, augmentation.rotation)
-    dx = rng.uniform(-augmentation.width_shift, augmentation.width_shift) * size
-    dy = rng.uniform(-augmentation.height_shift, augmentation.height_shift) * size
-    zoom_x, zoom_y = rng.uniform(1 - augmentation.zoom, 1 + augmentation.zoom, 2)
-    flip = augmentation.horizontal_flip and rng.random() < 0.5
-    shear = rng.uniform(-augmentation.shear, augmentation.shear)
-    upside_down = augmentation.vertical_flip and rng.random() < 0.5
-    return affine_matrix(degrees, dx, dy, zoom_x, zoom_y, flip, size, shear=shear, upside_down=upside_down)
+    u = np.random.default_rng((seed, _GEOMETRY, epoch)).random((n, 8)).T
+    return affine_matrix(
+        degrees=_spread(u[0], augmentation.rotation),
+        dx=_spread(u[1], augmentation.width_shift) * size,
+        dy=_spread(u[2], augmentation.height_shift) * size,
+        zoom_x=1 + _spread(u[3], augmentation.zoom),
+        zoom_y=1 + _spread(u[4], augmentation.zoom),
+        flip=augmentation.horizontal_flip & (u[5] < 0.5),
+        size=size,
+        shear=_spread(u[6], augmentation.shear),
+        upside_down=augmentation.vertical_flip & (u[7] < 0.5),
+    )
+
+
+def _spread(u: np.ndarray, reach: float) -> np.ndarray:
+    """Uniform numbers from [0, 1) to [-reach, reach)."""
+    return (2 * u - 1) * reach
 
 
 def affine_matrix(
-    degrees: float,
-    dx: float,
-    dy: float,
-    zoom_x: float,
-    zoom_y: float,
-    flip: bool,
+    degrees: ArrayLike,
+    dx: ArrayLike,
+    dy: ArrayLike,
+    zoom_x: ArrayLike,
+    zoom_y: ArrayLike,
+    flip: ArrayLike,
     size: int,
     *,
-    shear: float = 0.0,
-    upside_down: bool = False,
+    shear: ArrayLike = 0.0,
+    upside_down: ArrayLike = False,
 ) -> np.ndarray:
-    """Composes rotation, shift, shear, zoom and mirrors about the centre of a square image.
+    """Composes rotation, shift, shear, zoom and mirrors about the centre of square images.
 
     Args:
-        degrees: the angle of the rotation.
+        degrees: the angle of the rotation; this and the others are numbers, or arrays of one shape.
         dx: the shift along the columns, in pixels.
         dy: the shift along the rows, in pixels.
         zoom_x: the factor along the columns; above 1 shows more of the scene, smaller.
@@ -110,51 +119,62 @@ def affine_matrix(
         upside_down: whether the result is mirrored top to bottom.
 
     Returns:
-        float32 `[3, 3]` that takes an output pixel `(x, y, 1)` to the input position it is read from.
+        float32 `[..., 3, 3]` that takes an output pixel `(x, y, 1)` to the input position it is read from.
     """
-    sin, cos = np.sin(np.deg2rad(degrees)), np.cos(np.deg2rad(degrees))
+    angle, slant = np.deg2rad(degrees), np.deg2rad(shear)
+    sin, cos = np.sin(angle), np.cos(angle)
     centre = (size - 1) / 2
-    factors = [
-        [[1, 0, centre], [0, 1, centre], [0, 0, 1]],
-        [[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]],
-        [[1, 0, dx], [0, 1, dy], [0, 0, 1]],
-        [[1, -np.sin(np.deg2rad(shear)), 0], [0, np.cos(np.deg2rad(shear)), 0], [0, 0, 1]],
-        [[zoom_x, 0, 0], [0, zoom_y, 0], [0, 0, 1]],
-        [[1, 0, -centre], [0, 1, -centre], [0, 0, 1]],
-    ]
-    if flip:  # Keras mirrors what it has warped, so output coordinates pass the mirror first
-        factors.append([[-1, 0, size - 1], [0, 1, 0], [0, 0, 1]])
-    if upside_down:
-        factors.append([[1, 0, 0], [0, -1, size - 1], [0, 0, 1]])
-    return np.linalg.multi_dot([np.array(f, np.float64) for f in factors]).astype(np.float32)
+    mirror_x, mirror_y = 1 - 2 * np.asarray(flip, float), 1 - 2 * np.asarray(upside_down, float)
+    matrix = (
+        _affine(1, 0, centre, 0, 1, centre)
+        @ _affine(cos, -sin, 0, sin, cos, 0)
+        @ _affine(1, 0, dx, 0, 1, dy)
+        @ _affine(1, -np.sin(slant), 0, 0, np.cos(slant), 0)
+        @ _affine(zoom_x, 0, 0, 0, zoom_y, 0)
+        @ _affine(mirror_x, 0, 0, 0, mirror_y, 0)  # last, as Keras mirrors what it has warped
+        @ _affine(1, 0, -centre, 0, 1, -centre)
+    )
+    return matrix.astype(np.float32)
 
 
-def draw_colour(augmentation: Augmentation, seed: int, epoch: int, index: int) -> np.ndarray:
-    """Draws the change of colour of one example in one epoch: a pure function of its arguments.
+def _affine(*rows: ArrayLike) -> np.ndarray:
+    """`[..., 3, 3]` from the first two rows."""
+    return _matrix(*rows, 0, 0, 1)
+
+
+def _matrix(*rows: ArrayLike) -> np.ndarray:
+    """`[..., 3, 3]` from nine entries, each a number or an array."""
+    entries = np.broadcast_arrays(*(np.asarray(x, np.float64) for x in rows))
+    return np.stack(entries, -1).reshape(*entries[0].shape, 3, 3)
+
+
+def draw_colour(augmentation: Augmentation, seed: int, epoch: int, n: int) -> np.ndarray:
+    """Draws the changes of colour of all examples in one epoch, like `draw_affine`.
 
     Returns:
-        float32 `[4, 3]`: the three rows that red, green and blue are multiplied by, and a row of the contrast.
+        float32 `[n, 4, 3]`: three rows that red, green and blue are multiplied by, and a row of the contrast.
     """
-    rng = np.random.default_rng((seed, _COLOUR, epoch, index))
+    u = np.random.default_rng((seed, _COLOUR, epoch)).random((n, 4)).T
     ranges = (augmentation.brightness, augmentation.contrast, augmentation.saturation)
-    brightness, contrast, saturation = (rng.uniform(1 - r, 1 + r) for r in ranges)
-    return colour_matrix(brightness, contrast, saturation, rng.uniform(-augmentation.hue, augmentation.hue))
+    brightness, contrast, saturation = (1 + _spread(x, reach) for x, reach in zip(u[:3], ranges, strict=True))
+    return colour_matrix(brightness, contrast, saturation, _spread(u[3], augmentation.hue))
 
 
-def colour_matrix(brightness: float, contrast: float, saturation: float, hue: float) -> np.ndarray:
+def colour_matrix(brightness: ArrayLike, contrast: ArrayLike, saturation: ArrayLike, hue: ArrayLike) -> np.ndarray:
     """Composes changes of colour, all of which are linear: a pixel as a column is multiplied from the left.
 
     Args:
-        brightness: the factor of all values.
+        brightness: the factor of all values; this and the others are numbers, or arrays of one shape.
         contrast: the factor of the difference from the image's mean colour.
         saturation: the factor of the difference from grey of the same luminance.
         hue: the turn about the axis of grey in the YIQ colour space, as a share of the circle.
 
     Returns:
-        float32 `[4, 3]`, see `draw_colour`.
+        float32 `[..., 4, 3]`, see `draw_colour`.
     """
-    sin, cos = np.sin(2 * np.pi * hue), np.cos(2 * np.pi * hue)
-    turn = np.linalg.inv(_YIQ) @ np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]]) @ _YIQ
+    brightness, contrast, saturation = (np.asarray(x)[..., None, None] for x in (brightness, contrast, saturation))
+    sin, cos = np.sin(2 * np.pi * np.asarray(hue)), np.cos(2 * np.pi * np.asarray(hue))
+    turn = np.linalg.inv(_YIQ) @ _matrix(1, 0, 0, 0, cos, -sin, 0, sin, cos) @ _YIQ
     grey = np.tile(_LUMINANCE, (3, 1))
     matrix = brightness * turn @ (grey + saturation * (np.eye(3) - grey))
-    return np.vstack([matrix, np.full((1, 3), contrast)]).astype(np.float32)
+    return np.concatenate([matrix, np.broadcast_to(contrast, (*matrix.shape[:-2], 1, 3))], -2).astype(np.float32)

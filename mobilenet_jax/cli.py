@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from absl import logging
+from absl import flags, logging
 
 from mobilenet_jax import pretrained
 from mobilenet_jax.model import ALPHAS, MIN_IMAGE_SIZE
@@ -70,12 +70,25 @@ def main() -> None:
     )
     prepare.set_defaults(run=_prepare)
 
+    preview = commands.add_parser(
+        "preview",
+        help="draw real examples beside their augmented versions",
+        description="Writes a PNG: an example of each class, as it is and as the first eight epochs see it.",
+        epilog="--config.SECTION.KEY=VALUE changes the configuration, as for train.py.",
+    )
+    preview.add_argument("out", metavar="OUT.png", type=Path)
+    preview.add_argument("--config", required=True, help="the experiment, such as configs/mobilenet.py:isic2018")
+    preview.set_defaults(run=_preview)
+
     predict = commands.add_parser("predict", help="print the five likeliest classes of photographs")
     predict.add_argument("model", metavar="MODEL", type=Path, help="weights with a classifier, whatever convert reads")
     predict.add_argument("images", metavar="IMAGE", type=Path, nargs="+")
     predict.set_defaults(run=_predict)
 
-    args = parser.parse_args()
+    args, rest = parser.parse_known_args()
+    if rest and args.run is not _preview:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    args.rest = rest  # of a configuration
     logging.set_verbosity("error")  # Orbax warns of folders that were opened to be read
     run_as_command(lambda: args.run(args), (OSError, WeightsError, ImageError), debug=args.debug)
 
@@ -124,7 +137,6 @@ def _convert(args: argparse.Namespace) -> None:
 
 
 def _prepare(args: argparse.Namespace) -> None:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     from input_pipeline import DataError, read_examples, write_folders  # TensorFlow takes its time
 
     def job() -> None:
@@ -133,6 +145,26 @@ def _prepare(args: argparse.Namespace) -> None:
         print(f"{args.dst}\n{examples.class_table()}")
 
     run_as_command(job, (DataError, OSError), debug=args.debug)
+
+
+def _preview(args: argparse.Namespace) -> None:
+    from input_pipeline import DataError
+    from input_pipeline.preview import write_preview
+    from mobilenet_jax.config import ConfigError, check_config, parse_config
+    from mobilenet_jax.train import load_examples, make_augmentation
+
+    def job() -> None:
+        config, _, rest = parse_config(["preview", f"--config={args.config}", *args.rest], flags.FlagValues())
+        if rest:
+            raise ConfigError(f"unexpected argument {rest[0]}")
+        check_config(config)
+        training, _ = load_examples(config)
+        write_preview(
+            args.out, training, make_augmentation(config), image_size=config.data.image_size, seed=config.seed
+        )
+        print(args.out)
+
+    run_as_command(job, (DataError, ConfigError, OSError), debug=args.debug)
 
 
 def _predict(args: argparse.Namespace) -> None:

@@ -1,10 +1,13 @@
 """What a configuration may say: each key, its type and its range. `configs/mobilenet.py` says what they mean."""
 
 import difflib
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from ml_collections import ConfigDict
+from absl import flags
+from ml_collections import ConfigDict, config_flags
 
 from mobilenet_jax.model import ALPHAS, BLOCKS, MAX_IMAGE_SIZE, MIN_IMAGE_SIZE
 
@@ -49,6 +52,7 @@ _RULES: dict[str, _Rule] = {
     "data.image_size": _integer(MIN_IMAGE_SIZE, MAX_IMAGE_SIZE),
     "data.split": _TEXT,
     "data.val_fraction": _number(0, 1, above=True, below=True),
+    "data.cache": _one_of("none", "memory", "disk"),
     "augment.rotation": _number(0, 180),
     "augment.width_shift": _number(0, 1),
     "augment.height_shift": _number(0, 1),
@@ -77,6 +81,31 @@ _RULES: dict[str, _Rule] = {
     "train.batch_size": _integer(1),
     "train.epochs": _integer(1),
 }
+
+
+def parse_config(argv: Sequence[str], known: flags.FlagValues) -> tuple[ConfigDict, str, list[str]]:
+    """Reads `--config=FILE[:RECIPE]` and `--config.SECTION.KEY=VALUE` from a command line.
+
+    Args:
+        argv: the program's name and its arguments.
+        known: the program's other flags, which are read too.
+
+    Returns:
+        The configuration, a name for it such as `mobilenet-isic2018`, and the arguments that are no flags.
+
+    Raises:
+        ConfigError: there is no such flag, no such key, or the value is of the wrong type.
+    """
+    config_flags.DEFINE_config_file("config", help_string="The experiment.", flag_values=known)
+    check_keys(re.findall(r"--config\.([\w.]+)", " ".join(argv)))
+    try:
+        rest = known(argv)[1:]
+    except flags.Error as error:  # its last line says what is wrong; above may stand a traceback through the config
+        raise ConfigError(str(error).strip().rpartition("\n")[2]) from error
+    if known.config is None:
+        raise ConfigError("--config=configs/mobilenet.py is missing")
+    file = config_flags.get_config_filename(known["config"])
+    return known.config, Path(file).name.replace(".py", "").replace(":", "-"), rest
 
 
 def check_config(config: ConfigDict) -> None:

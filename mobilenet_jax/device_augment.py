@@ -18,8 +18,8 @@ def make_augment(augmentation: Any, scaling: tuple[float, float]) -> Callable[[A
         scaling: what pixel values 0 and 255 are mapped to.
 
     Returns:
-        A function of a batch (`image` float32 `[batch, height, width, 3]` from 0 to 255, `affine` `[batch, 8]`,
-        `colour` `[batch, 4, 3]`, and others) to the same with `image` changed and scaled, and without those two.
+        A function of a batch (`image` uint8 `[batch, height, width, 3]`, `affine` `[batch, 3, 3]`, `colour`
+        `[batch, 4, 3]`, and others) to the same with `image` changed and scaled, and without those two.
     """
     low, high = scaling
     fill_mode, fill_value = augmentation.fill_mode, augmentation.fill_value
@@ -27,15 +27,10 @@ def make_augment(augmentation: Any, scaling: tuple[float, float]) -> Callable[[A
     def warp(image: jax.Array, affine: jax.Array) -> jax.Array:
         height, width, _ = image.shape
         y, x = jnp.mgrid[:height, :width].astype(jnp.float32)
-        matrix = jnp.append(affine, 1.0).reshape(3, 3)
-        source_x, source_y, _ = jnp.tensordot(matrix, jnp.stack([x, y, jnp.ones_like(x)]), 1, precision="highest")
-
-        if fill_mode == "wrap":
-            source_x, source_y = _wrapped(source_x, width), _wrapped(source_y, height)
+        source_x, source_y, _ = jnp.tensordot(affine, jnp.stack([x, y, jnp.ones_like(x)]), 1, precision="highest")
 
         def channel(values: jax.Array) -> jax.Array:
-            mode = "nearest" if fill_mode == "wrap" else fill_mode
-            return map_coordinates(values, [source_y, source_x], order=1, mode=mode, cval=fill_value)
+            return map_coordinates(values, [source_y, source_x], order=1, mode=fill_mode, cval=fill_value)
 
         return jax.vmap(channel, in_axes=2, out_axes=2)(image)
 
@@ -46,18 +41,10 @@ def make_augment(augmentation: Any, scaling: tuple[float, float]) -> Callable[[A
 
     @jax.jit
     def augment(batch: Arrays) -> dict[str, jax.Array]:
-        image = jax.vmap(warp)(batch["image"], batch["affine"])
+        image = jax.vmap(warp)(batch["image"].astype(jnp.float32), batch["affine"])
         if augmentation.changes_colour:
             image = jax.vmap(recolour)(image, batch["colour"])
         rest = {name: value for name, value in batch.items() if name not in ("affine", "colour")}
         return {**rest, "image": low + (high - low) * (image / 255)}
 
     return augment
-
-
-def _wrapped(position: jax.Array, size: int) -> jax.Array:
-    """Positions in a repeated image as TensorFlow takes them: it does not blend the last pixel with the first."""
-    below = position + size * (jnp.floor(-position / (size - 1)) + 1)
-    above = position - size * jnp.floor(position / (size - 1))
-    inside = jnp.where(position < 0, below, jnp.where(position > size - 1, above, position))
-    return jnp.clip(inside, 0, size - 1)

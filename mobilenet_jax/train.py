@@ -21,6 +21,7 @@ from input_pipeline import (
     check_images,
     crossing_lesions,
     eval_batches,
+    open_cache,
     read_examples,
     split_examples,
     table_hash,
@@ -134,6 +135,11 @@ def load_examples(config: ConfigDict) -> tuple[Examples, Examples]:
     return training, validation
 
 
+def make_augmentation(config: ConfigDict) -> Augmentation:
+    """The ranges of a configuration's augmentation."""
+    return Augmentation(**{k: v for k, v in config.augment.items() if k not in ("on_validation", "where")})
+
+
 def init_model(config: ConfigDict, key: jax.Array) -> tuple[MobileNet, dict[str, Any], tuple[float, float]]:
     """The model of a configuration, its first variables, and what pixel values 0 and 255 are mapped to for it.
 
@@ -170,9 +176,10 @@ class _Run:
         self._train_step = make_train_step(model, optimizer, dropout_key)
         self._eval_step = make_eval_step(model)
         self._config, self._mesh = config, mesh
-        ranges = {name: value for name, value in config.augment.items() if name not in ("on_validation", "where")}
-        self._augmentation = Augmentation(**ranges)
+        self._augmentation = make_augmentation(config)
         self._training, self._validation = training, validation
+        paths = np.concatenate([training.paths, validation.paths])
+        self._cache = open_cache(config.data.cache, paths, config.data.image_size)
         self._augment_on_device: Callable[[Arrays], Arrays] | None = None
         self._batches: Iterator[dict[str, np.ndarray]] | None = None
         _return_memory()
@@ -249,6 +256,7 @@ class _Run:
                 first_step=int(self.state.step),
                 last_step=config.train.epochs * steps,
                 where=config.augment.where,
+                cache=self._cache,
             )
             if config.augment.where == "device":
                 self._augment_on_device = make_augment(self._augmentation, self._scaling)
@@ -287,6 +295,7 @@ class _Run:
             augmentation=self._augmentation if self._config.augment.on_validation else None,
             seed=self._config.seed,
             epoch=self.epochs_done,
+            cache=self._cache,
         )
         outcomes: list[Outcome] = []
         for batch in batches:

@@ -1,8 +1,10 @@
+import time
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from input_pipeline import Augmentation, eval_batches, train_batches
+from input_pipeline import Augmentation, eval_batches, graph, train_batches
 from input_pipeline.isic import read_isic
 
 ARTICLE = Augmentation(30, 0.3, 0.3, 0.3, horizontal_flip=True)
@@ -13,7 +15,7 @@ def examples(tiny_isic):
     return read_isic(tiny_isic)
 
 
-def _train(examples, first, last, seed=0, augmentation=ARTICLE):
+def _train(examples, first, last, seed=0, augmentation=ARTICLE, **more):
     options = {
         "image_size": 32,
         "scaling": (0.0, 1.0),
@@ -21,6 +23,7 @@ def _train(examples, first, last, seed=0, augmentation=ARTICLE):
         "seed": seed,
         "first_step": first,
         "last_step": last,
+        **more,
     }
     return list(train_batches(examples, augmentation, **options))
 
@@ -50,8 +53,55 @@ def test_an_epoch_shows_each_image_at_most_once_and_epochs_differ(examples):
     assert not np.array_equal(first, second)
 
 
+def test_twenty_random_starts_give_what_a_whole_run_gives(examples):
+    whole = _train(examples, 0, 60)
+    for step in np.random.default_rng(0).integers(0, 60, 20):
+        for found, expected in zip(_train(examples, step, min(step + 2, 60)), whole[step:], strict=False):
+            for key in expected:
+                np.testing.assert_array_equal(found[key], expected[key])
+
+
 def test_far_steps_are_as_near_as_the_first(examples):
-    assert len(_train(examples, 10**9, 10**9 + 2)) == 2
+    def seconds(first):
+        start = time.perf_counter()
+        assert len(_train(examples, first, first + 2)) == 2
+        return time.perf_counter() - start
+
+    near, far = ([seconds(first) for _ in range(5)] for first in (0, 10**6))
+    assert min(far) < 2 * min(near)
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_batches_do_not_depend_on_the_number_of_processes(examples, processes):
+    for batches in (
+        lambda process: _train(examples, 3, 8, process=process),
+        lambda process: list(eval_batches(examples, image_size=32, scaling=(0.0, 1.0), batch_size=16, process=process)),
+    ):
+        alone = batches((0, 1))
+        shares = [batches((number, processes)) for number in range(processes)]
+        for whole, *parts in zip(alone, *shares, strict=True):
+            for key, expected in whole.items():
+                np.testing.assert_array_equal(np.concatenate([part[key] for part in parts]), expected)
+
+
+def test_a_process_without_examples_still_gets_as_many_batches(examples):
+    few = examples.take(np.arange(3))
+    options = {"image_size": 32, "scaling": (0.0, 1.0), "batch_size": 8}
+    for number, expected in enumerate(([True, True], [True, False], [False] * 2, [False] * 2)):
+        for augmentation in (None, ARTICLE):
+            [batch] = eval_batches(few, **options, augmentation=augmentation, process=(number, 4))
+            assert batch["mask"].tolist() == expected
+            assert batch["image"].shape == (2, 32, 32, 3)
+            assert batch["image"].dtype == np.float32
+
+
+@pytest.mark.parametrize("threads", [1, 3, 8])
+def test_batches_do_not_depend_on_the_number_of_threads(examples, threads, monkeypatch):
+    expected = _train(examples, 0, 6)
+    monkeypatch.setattr(graph, "_PARALLEL", threads)
+    for found, batch in zip(_train(examples, 0, 6), expected, strict=True):
+        for key in batch:
+            np.testing.assert_array_equal(found[key], batch[key])
 
 
 def test_without_augmentation_training_sees_what_evaluation_sees(examples):

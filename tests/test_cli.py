@@ -3,9 +3,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from mobilenet_jax.cli import main, run_as_command
+from tests.conftest import ROOT
 
 
 def _run(monkeypatch, *arguments):
@@ -64,3 +67,23 @@ def test_errors_are_one_line_and_debug_shows_where(capsys):
 def test_a_bug_is_not_hidden():
     with pytest.raises(ValueError, match="invalid literal"):
         run_as_command(lambda: int("x"), (OSError,), debug=False)
+
+
+def test_preview_draws_each_class_as_the_first_eight_epochs_see_it(monkeypatch, tiny_isic, tmp_path, capsys):
+    def preview(*overrides):
+        recipe = f"--config={ROOT}/configs/mobilenet.py:isic2018"
+        data = [f"--config.data.dir={tiny_isic}", "--config.data.image_size=32"]
+        _run(monkeypatch, "preview", str(tmp_path / "out.png"), recipe, *data, *overrides)
+        with Image.open(tmp_path / "out.png") as picture:
+            return np.asarray(picture.convert("RGB"), np.float32)
+
+    shown = preview()
+    assert shown.shape[1] > 1000
+    assert np.abs(preview("--config.augment.brightness=1") - shown).mean() > 5
+    assert np.array_equal(preview(), shown)
+    assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "out.png")
+    with pytest.raises(SystemExit):
+        preview("--config.augment.rotatoin=3")
+    assert capsys.readouterr().err == (
+        "error: unknown key config.augment.rotatoin: did you mean config.augment.rotation?\n"
+    )

@@ -1,0 +1,78 @@
+"""The pixels of one image, from its own size to what a network takes. OpenCV does the work; nothing here is random."""
+
+import cv2
+import numpy as np
+
+from input_pipeline.augment import Augmentation
+
+Scaling = tuple[float, float]
+
+cv2.setNumThreads(0)  # an image is one thread's work, since many are worked on at once
+
+_BORDERS = {
+    "nearest": cv2.BORDER_REPLICATE,
+    "constant": cv2.BORDER_CONSTANT,
+    "reflect": cv2.BORDER_REFLECT,
+    "wrap": cv2.BORDER_WRAP,
+}
+
+
+def resize(image: np.ndarray, size: int) -> np.ndarray:
+    """uint8 `[height, width, 3]` to `[size, size, 3]`.
+
+    Made smaller, a pixel is the mean of the area it covers, so that nothing aliases; made larger, it is interpolated.
+    """
+    smaller = min(image.shape[:2]) >= size
+    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+
+
+def scale(image: np.ndarray, scaling: Scaling, out: np.ndarray | None = None) -> np.ndarray:
+    """Pixels from 0 to 255, of any shape, to float32 in the range `scaling` maps 0 and 255 to; in `out` if given."""
+    low, high = scaling
+    scaled = np.multiply(image, np.float32((high - low) / 255), out=out, dtype=np.float32)
+    return np.add(scaled, np.float32(low), out=scaled) if low else scaled
+
+
+def change(
+    images: np.ndarray, affine: np.ndarray, colour: np.ndarray, augmentation: Augmentation, scaling: Scaling
+) -> np.ndarray:
+    """Images as they were drawn to be changed.
+
+    Args:
+        images: uint8 `[batch, size, size, 3]`.
+        affine: float32 `[batch, 3, 3]`, see `augment.affine_matrix`.
+        colour: float32 `[batch, 4, 3]`, see `augment.draw_colour`.
+        augmentation: says what is seen beyond the edge, and whether colours change.
+        scaling: what pixel values 0 and 255 are mapped to.
+
+    Returns:
+        float32 `[batch, size, size, 3]`.
+    """
+    changed = np.empty(images.shape, np.float32)
+    for image, matrix, colours, out in zip(images, affine, colour, changed, strict=True):
+        warp(image, matrix, augmentation, out)
+        if augmentation.changes_colour:
+            out[:] = recolour(out, colours)
+        scale(out, scaling, out)
+    return changed
+
+
+def warp(image: np.ndarray, affine: np.ndarray, augmentation: Augmentation, out: np.ndarray) -> None:
+    """Reads each pixel from where the matrix says, between four pixels, into `out`: float32, from 0 to 255."""
+    cv2.warpAffine(
+        image.astype(np.float32),
+        affine[:2],
+        image.shape[1::-1],
+        dst=out,
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=_BORDERS[augmentation.fill_mode],
+        borderValue=(augmentation.fill_value,) * 3,
+        hint=cv2.ALGO_HINT_ACCURATE,  # or positions are rounded to 1/32 of a pixel
+    )
+
+
+def recolour(image: np.ndarray, colour: np.ndarray) -> np.ndarray:
+    """Changes the colours of float32 `[height, width, 3]`, from 0 to 255."""
+    image = cv2.transform(image, colour[:3])
+    mean = image.mean((0, 1), keepdims=True)
+    return np.clip(mean + colour[3] * (image - mean), 0, 255)
