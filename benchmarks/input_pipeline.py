@@ -1,9 +1,12 @@
-"""Images a second from JPEGs to augmented batches: this project's pipeline, and Keras's `ImageDataGenerator`.
+"""Images a second from JPEGs to augmented batches: this project's pipeline, Keras's `ImageDataGenerator`, and Grain.
 
+    pip install grain
     python -m benchmarks.input_pipeline --data DIR [--rounds 5] [--images 992]
 
-DIR is in the ISIC archive's layout. Both sides read the same files in class folders, with the article's augmentation,
-to 224 x 224 in batches of 32, by turns in one process. Bare decoding of the same files is the limit of both.
+DIR is in the ISIC archive's layout. All sides read the same files in class folders, with the article's augmentation,
+to 224 x 224 in batches of 32, by turns in one process. Grain's pipeline decodes with OpenCV and changes images by this
+project's own functions, so that only what drives the work differs. Bare decoding of the same files, whole and without
+more, is what files allow.
 """
 
 import argparse
@@ -12,16 +15,21 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import cv2
+import grain.python as grain
 import keras
 import numpy as np
 import tensorflow as tf
 from keras.src.legacy.preprocessing.image import ImageDataGenerator
 
-from input_pipeline import Augmentation, Examples, read_examples, train_batches, write_folders
+from input_pipeline import Augmentation, Cache, Examples, open_cache, read_examples, train_batches, write_folders
+from input_pipeline.augment import draw_affine, draw_colour
+from input_pipeline.images import change, resize
 
 SIZE, BATCH = 224, 32
 ARTICLE = Augmentation(rotation=30, width_shift=0.3, height_shift=0.3, zoom=0.3, horizontal_flip=True)
@@ -42,7 +50,9 @@ def main() -> None:
         sides = {
             "bare decoding": lambda: _decode(examples, args.images),
             "keras": _keras(Path(folder) / "images" / "Train"),
+            "grain": _grain(examples, args.images),
             "here": _here(examples, args.images),
+            "here, from the memory cache": _here(examples, args.images, open_cache("memory", examples.paths, SIZE)),
         }
         rates: dict[str, list[float]] = {name: [] for name in sides}
         for round_ in range(args.rounds + 1):
@@ -53,13 +63,21 @@ def main() -> None:
                 if round_:  # the first warms up
                     rates[name].append(images / (time.perf_counter() - start))
     print(
-        f"keras {keras.__version__} tensorflow {tf.__version__} numpy {np.__version__}, {os.cpu_count()} CPU cores; "
+        f"keras {keras.__version__} tensorflow {tf.__version__} opencv {cv2.__version__} grain {version('grain')} "
+        f"numpy {np.__version__}, {os.cpu_count()} CPU cores; "
         f"{len(examples)} files, {args.images} images a side and round, {args.rounds} rounds\n\n"
-        "| side | images/s: median | lowest | highest | ratio to Keras, median of rounds |\n|---|---|---|---|---|"
+        "| side | images/s: median | lowest | highest | ratio to Keras, median of rounds | to bare decoding |\n"
+        "|---|---|---|---|---|---|"
     )
     for name, found in rates.items():
-        ratio = statistics.median(a / b for a, b in zip(found, rates["keras"], strict=True))
-        print(f"| {name} | {statistics.median(found):.0f} | {min(found):.0f} | {max(found):.0f} | {ratio:.2f} |")
+        ratios = [
+            statistics.median(a / b for a, b in zip(found, rates[peer], strict=True))
+            for peer in ("keras", "bare decoding")
+        ]
+        print(
+            f"| {name} | {statistics.median(found):.0f} | {min(found):.0f} | {max(found):.0f} "
+            f"| {ratios[0]:.2f} | {ratios[1]:.2f} |"
+        )
 
 
 def _keras(folder: Path) -> Callable[[], int]:
@@ -71,12 +89,29 @@ def _keras(folder: Path) -> Callable[[], int]:
     return lambda: len(next(flow)[0])
 
 
-def _here(examples: Examples, images: int) -> Callable[[], int]:
+def _grain(examples: Examples, images: int) -> Callable[[], int]:
+    n = len(examples)
+    affine, colour = draw_affine(ARTICLE, 0, 0, n, SIZE), draw_colour(ARTICLE, 0, 0, n)
+
+    def load(i: int) -> dict[str, np.ndarray]:
+        image = np.asarray(cv2.imdecode(np.fromfile(examples.paths[i], np.uint8), cv2.IMREAD_COLOR_RGB))
+        [image] = change(resize(image, SIZE)[None], affine[i : i + 1], colour[i : i + 1], ARTICLE, (0.0, 1.0))
+        return {"image": image, "label": examples.labels[i]}
+
+    def one_round() -> int:
+        dataset = grain.MapDataset.source(np.arange(images) % n).shuffle(seed=0).map(load).batch(BATCH)
+        options = grain.ReadOptions(num_threads=os.cpu_count() or 1, prefetch_buffer_size=4)
+        return sum(len(batch["image"]) for batch in dataset.to_iter_dataset(options))
+
+    return one_round
+
+
+def _here(examples: Examples, images: int, cache: Cache | None = None) -> Callable[[], int]:
     def one_round() -> int:
         many = examples.take(np.arange(images) % len(examples))
         batches = train_batches(
             many, ARTICLE, image_size=SIZE, scaling=(0.0, 1.0), batch_size=BATCH, seed=0,
-            first_step=0, last_step=images // BATCH,
+            first_step=0, last_step=images // BATCH, cache=cache,
         )  # fmt: skip
         return sum(len(batch["image"]) for batch in batches)
 
