@@ -1,0 +1,144 @@
+"""Makes the TFDS data set `isic2018_task3` from a folder, and reads it record by record, without unpacking it.
+
+    DIR/isic2018_task3/1.0.0/isic2018_task3-train.array_record-00000-of-00001 ...
+
+An image in it has an address in place of a path: the file, `#`, the number of the record, and the image's name:
+
+    DIR/isic2018_task3/1.0.0/isic2018_task3-train.array_record-00000-of-00001#17/ISIC_0024306.jpg
+
+TFDS is imported when it is first needed: most runs do without.
+"""
+
+import functools
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from input_pipeline.examples import DataError, Examples
+
+_ADDRESS = re.compile(r"(.+\.array_record-\d+-of-\d+)#(\d+)/[^/]+")
+_ANEW = "make it anew with `mobilenet-jax prepare RAW DST --to tfds`"
+
+
+def prepare_tfds(raw: str | Path, data_dir: str | Path) -> None:
+    """Writes the data set to `DATA_DIR/isic2018_task3/1.0.0`, in the format `array_record`, and shows TFDS's progress.
+
+    Until it is whole it has another name. What a run that was killed has left under such a name is removed.
+
+    Args:
+        raw: a folder in the archive's layout, as `isic.read_isic` reads it.
+        data_dir: TFDS's `data_dir`.
+
+    Raises:
+        DataError: the data set exists already, or `raw` is not as it should be.
+        OSError: it cannot be written.
+    """
+    import tensorflow_datasets as tfds
+
+    from input_pipeline.isic2018_task3 import Isic2018Task3, read_parts
+
+    folder = _version_folder(data_dir)
+    if folder.exists():
+        raise DataError(f"{folder} exists: choose another name, or remove it")
+    read_parts(Path(raw))  # what is wrong is said before anything is written, and nothing is downloaded in its place
+    for left in folder.parent.glob(f"incomplete.*_{folder.name}"):
+        shutil.rmtree(left)
+    builder = Isic2018Task3(data_dir=data_dir, file_format="array_record")
+    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=raw))
+
+
+def read_tfds(folder: str | Path, part: str = "Training") -> Examples:
+    """Reads labels, lesions and names of a prepared data set, all but the images.
+
+    Args:
+        folder: TFDS's `data_dir`.
+        part: `"Training"`, `"Validation"` or `"Test"`.
+
+    Returns:
+        The examples in the order of their names, as in the archive's tables. Their paths are addresses for
+        `read_record`; a path's last component is the name of the image's file.
+
+    Raises:
+        DataError: there is no such data set or part, it is in a format without random access, or it is damaged.
+    """
+    from tensorflow_datasets.core.file_adapters import FileFormat
+
+    from input_pipeline.isic2018_task3 import PARTS, Isic2018Task3
+
+    version = _version_folder(folder)
+    if not (version / "dataset_info.json").exists():
+        raise DataError(f"there is no TFDS data set {version}: `mobilenet-jax prepare RAW {folder} --to tfds` makes it")
+    info = Isic2018Task3(data_dir=folder).info
+    if info.file_format != FileFormat.ARRAY_RECORD:
+        raise DataError(
+            f"{version} is in the format {info.file_format.value}; only array_record can be read in any order: {_ANEW}"
+        )
+    split = PARTS[part]
+    if split not in info.splits:
+        raise DataError(
+            f"{version} has no split {split!r}, only {', '.join(info.splits)}: {_ANEW}, from a folder that holds "
+            f"ISIC2018_Task3_{part}_Input and ISIC2018_Task3_{part}_GroundTruth"
+        )
+    shards = zip(info.splits[split].filepaths, info.splits[split].shard_lengths, strict=True)
+    found = sorted(row for path, length in shards for row in _rows(version / path.name, length))
+    names, addresses, labels, lesions = zip(*found, strict=True)
+    return Examples(
+        paths=np.array(addresses),
+        labels=np.array(labels, np.int32),
+        lesions=np.array(lesions),
+        rows=np.array([f"{version.parent.name}-{split}:{name}" for name in names]),
+        class_names=tuple(info.features["label"].names),
+    )
+
+
+def is_address(path: str) -> bool:
+    """Whether a path is the address of a record, and not that of a file."""
+    return _ADDRESS.fullmatch(path) is not None
+
+
+def read_record(address: str) -> bytes:
+    """The JPEG file of an example, byte for byte. Any number of threads may read at a time.
+
+    Raises:
+        DataError: the record is damaged or gone.
+    """
+    if not (match := _ADDRESS.fullmatch(address)):
+        raise ValueError(f"{address} is no address of a record")
+    try:
+        record = _shard(match[1])[int(match[2])]
+    except (RuntimeError, ValueError) as error:  # ArrayRecord's own: a file it cannot read, a number beyond its end
+        raise DataError(f"{address} cannot be read ({error}): {_ANEW}") from error
+    return tf.train.Example.FromString(record).features.feature["image"].bytes_list.value[0]
+
+
+@functools.cache
+def _shard(path: str) -> Sequence[bytes]:
+    """The records of a file, which stays open."""
+    from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+    return ArrayRecordDataSource([path])
+
+
+def _rows(shard: Path, length: int) -> Iterator[tuple[str, str, int, str]]:
+    """Name, address, label and lesion of each example in a file."""
+    try:
+        records = _shard(str(shard))
+        if len(records) != length:
+            raise DataError(f"{shard} holds {len(records)} records, not {length}: {_ANEW}")
+        for number in range(length):
+            feature = tf.train.Example.FromString(records[number]).features.feature
+            name = feature["image_id"].bytes_list.value[0].decode()
+            lesion = feature["lesion_id"].bytes_list.value[0].decode()
+            yield name, f"{shard}#{number}/{name}.jpg", feature["label"].int64_list.value[0], lesion
+    except RuntimeError as error:
+        raise DataError(f"{shard} is missing or damaged ({error}): {_ANEW}") from error
+
+
+def _version_folder(data_dir: str | Path) -> Path:
+    from input_pipeline.isic2018_task3 import Isic2018Task3
+
+    return Path(data_dir) / Isic2018Task3.name / str(Isic2018Task3.VERSION)
