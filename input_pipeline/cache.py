@@ -24,6 +24,7 @@ import psutil
 from tqdm import tqdm
 
 from input_pipeline.examples import DataError
+from input_pipeline.tfds_source import file_of
 
 _FORMAT = 1  # raised when other pixels come out of the same files, so that caches are made anew
 
@@ -127,7 +128,7 @@ def _files_hash(paths: np.ndarray) -> str:
     """A SHA-256 that is another if a file's name, size or time of change is."""
     digest = hashlib.sha256()
     for path in paths:
-        state = os.stat(path)
+        state = os.stat(file_of(path))
         digest.update(f"{os.path.basename(path)},{state.st_size},{state.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from input_pipeline.examples import DataError
 from input_pipeline.images import resize
+from input_pipeline.tfds_source import is_address, read_record
 
 with suppress(RuntimeError):  # where somebody else has set it up already
     tf.config.set_visible_devices([], "GPU")  # or TensorFlow takes all the memory JAX is to have
@@ -27,8 +28,8 @@ _PREFETCH = 2  # batches; a fixed number, so that memory does not depend on what
 
 def decoded(paths: np.ndarray, image_size: int) -> Iterator[np.ndarray]:
     """Each image in turn, uint8 `[image_size, image_size, 3]`."""
-    dataset = tf.data.Dataset.from_tensor_slices(paths)
-    yield from _run(dataset.map(lambda path: _load(path, image_size), num_parallel_calls=_PARALLEL))
+    dataset, read = tf.data.Dataset.from_tensor_slices(paths), _reader(paths[0])
+    yield from _run(dataset.map(lambda path: _resized(read(path), image_size), num_parallel_calls=_PARALLEL))
 
 
 def batches(
@@ -52,11 +53,14 @@ def batches(
         place of `affine` and `colour` too.
     """
 
+    first = next(plan())
+    read = _reader(first["source"][0]) if images is None and len(first["source"]) else tf.io.read_file
+
     def load(example: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         rest = dict(example)
         source = rest.pop("source")
         if images is None:
-            image = _load(source, image_size)
+            image = _resized(read(source), image_size)
         else:
             image = tf.numpy_function(images.__getitem__, [source], tf.uint8)
         return {"image": tf.ensure_shape(image, [image_size, image_size, 3]), **rest}
@@ -66,7 +70,6 @@ def batches(
         drawn = [rest.pop("image"), rest.pop("affine"), rest.pop("colour")]
         return {"image": tf.numpy_function(change, drawn, tf.float32), **rest}
 
-    first = next(plan())
     signature = {name: tf.TensorSpec([None, *a.shape[1:]], tf.as_dtype(a.dtype)) for name, a in first.items()}
     dataset = tf.data.Dataset.from_generator(plan, output_signature=signature).unbatch()
     dataset = dataset.map(load, num_parallel_calls=_PARALLEL).batch(batch_size)
@@ -75,9 +78,17 @@ def batches(
     return _run(dataset.prefetch(_PREFETCH))
 
 
-def _load(path: tf.Tensor, image_size: int) -> tf.Tensor:
-    image = _decode(tf.io.read_file(path), image_size)
-    resized = tf.numpy_function(lambda image: resize(image, image_size), [image], tf.uint8)
+def _reader(path: str) -> Callable[[tf.Tensor], tf.Tensor]:
+    """What reads the bytes of an image, by one of the paths."""
+    if not is_address(path):
+        return tf.io.read_file
+    return lambda address: tf.ensure_shape(
+        tf.numpy_function(lambda a: read_record(a.decode()), [address], tf.string), []
+    )
+
+
+def _resized(data: tf.Tensor, image_size: int) -> tf.Tensor:
+    resized = tf.numpy_function(lambda image: resize(image, image_size), [_decode(data, image_size)], tf.uint8)
     return tf.ensure_shape(resized, [image_size, image_size, 3])
 
 

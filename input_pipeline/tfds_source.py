@@ -6,7 +6,7 @@ An image in it has an address in place of a path: the file, `#`, the number of t
 
     DIR/isic2018_task3/1.0.0/isic2018_task3-train.array_record-00000-of-00001#17/ISIC_0024306.jpg
 
-TFDS is imported when it is first needed: most runs do without.
+TensorFlow and TFDS are imported when they are first needed: most runs do without.
 """
 
 import functools
@@ -16,7 +16,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 
 from input_pipeline.examples import DataError, Examples
 
@@ -100,19 +99,27 @@ def is_address(path: str) -> bool:
     return _ADDRESS.fullmatch(path) is not None
 
 
+def file_of(path: str) -> str:
+    """The file that an image is in: the path itself, or that of the records an address points into."""
+    match = _ADDRESS.fullmatch(path)
+    return match[1] if match else path
+
+
 def read_record(address: str) -> bytes:
     """The JPEG file of an example, byte for byte. Any number of threads may read at a time.
 
     Raises:
         DataError: the record is damaged or gone.
     """
+    from tensorflow.train import Example
+
     if not (match := _ADDRESS.fullmatch(address)):
         raise ValueError(f"{address} is no address of a record")
     try:
         record = _shard(match[1])[int(match[2])]
     except (RuntimeError, ValueError) as error:  # ArrayRecord's own: a file it cannot read, a number beyond its end
         raise DataError(f"{address} cannot be read ({error}): {_ANEW}") from error
-    return tf.train.Example.FromString(record).features.feature["image"].bytes_list.value[0]
+    return Example.FromString(record).features.feature["image"].bytes_list.value[0]
 
 
 @functools.cache
@@ -125,12 +132,14 @@ def _shard(path: str) -> Sequence[bytes]:
 
 def _rows(shard: Path, length: int) -> Iterator[tuple[str, str, int, str]]:
     """Name, address, label and lesion of each example in a file."""
+    from tensorflow.train import Example
+
     try:
         records = _shard(str(shard))
         if len(records) != length:
             raise DataError(f"{shard} holds {len(records)} records, not {length}: {_ANEW}")
         for number in range(length):
-            feature = tf.train.Example.FromString(records[number]).features.feature
+            feature = Example.FromString(records[number]).features.feature
             name = feature["image_id"].bytes_list.value[0].decode()
             lesion = feature["lesion_id"].bytes_list.value[0].decode()
             yield name, f"{shard}#{number}/{name}.jpg", feature["label"].int64_list.value[0], lesion
