@@ -16,18 +16,23 @@ if platform.libc_ver()[0] == "glibc" and "GLIBC_TUNABLES" not in os.environ:
 
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # spares 100 MB: no Keras is used, and TensorFlow then imports none
 
+import contextlib
 from pathlib import Path
 
+import jax
+import pooch
 from absl import flags, logging
 
-from input_pipeline import DataError
 from mobilenet_jax.cli import run_as_command
 from mobilenet_jax.config import ConfigError, parse_config
-from mobilenet_jax.pretrained import WeightsError
-from mobilenet_jax.train import TrainingError, train_and_evaluate
-from mobilenet_jax.workdir import WorkdirError
+from mobilenet_jax.mesh import connect
+from mobilenet_jax.train import ERRORS, train_and_evaluate
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder for all that comes out; runs/NAME-OF-CONFIG if not given.")
+PROFILE = flags.DEFINE_bool("profile", False, "Leave a trace of ten steps in WORKDIR/profile, for TensorBoard.")
+COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where no cluster says it.")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are, likewise.")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0, likewise.")
 flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 
 
@@ -39,10 +44,13 @@ def main() -> None:
     config, name, rest = parse_config(sys.argv, flags.FLAGS)
     if rest:
         raise ConfigError(f"unexpected argument {rest[0]}")
-    train_and_evaluate(config, WORKDIR.value or Path("runs") / name)
+    connect(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    with contextlib.redirect_stdout(None) if jax.process_index() else contextlib.nullcontext():  # the first one says it
+        train_and_evaluate(config, WORKDIR.value or Path("runs") / name, profile=PROFILE.value)
 
 
 if __name__ == "__main__":
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(Path(pooch.os_cache("mobilenet-jax")) / "compiled"))
     logging.set_verbosity("fatal")  # what goes wrong is told in a line by run_as_command
-    errors = (ConfigError, DataError, WeightsError, WorkdirError, TrainingError, OSError)
-    run_as_command(main, errors, debug="--debug" in sys.argv)
+    run_as_command(main, ERRORS, debug="--debug" in sys.argv)

@@ -37,11 +37,12 @@ def our_side(alpha: float, size: int) -> Callable[[int], None]:
     """A function that does so many training steps here."""
     import jax
     import jax.numpy as jnp
+    import optax
 
     from mobilenet_jax.model import MobileNet
-    from mobilenet_jax.train_step import make_optimizer, make_train_step, new_state
+    from mobilenet_jax.train_step import make_train_step, new_state
 
-    model, optimizer = MobileNet(alpha, "article"), make_optimizer("sgd", 0.001, 0.9)
+    model, optimizer = MobileNet(alpha, "article"), optax.sgd(0.001, 0.9)
     key = jax.random.key(0, impl="rbg")
     variables = jax.jit(lambda: model.init(key, jnp.zeros((1, size, size, 3)), train=False))()
     state = new_state(variables["params"], variables["batch_stats"], optimizer)
@@ -51,7 +52,7 @@ def our_side(alpha: float, size: int) -> Callable[[int], None]:
     def run(steps: int) -> None:
         nonlocal state
         for _ in range(steps):
-            state, outcome = train_step(state, batch)
+            state, outcome, _ = train_step(state, batch, jnp.float32(1))
             jax.block_until_ready(outcome)
 
     return run

@@ -30,6 +30,7 @@ def get_config(recipe: str = "sample") -> ConfigDict:
     # cross-validation. 'last:0.3', 'first:0.3', 'per_class:0.3': the article's, which part lesions. Or a splits.csv.
     config.data.split = "lesion"
     config.data.val_fraction = 0.3  # of the lesions, for 'lesion'
+    config.data.sampling = "uniform"  # or 'balanced': all classes come equally often in training
     config.data.cache = "none"  # or 'memory' or 'disk': decode each image once and keep it, at image_size
 
     config.augment = ConfigDict()  # of training images
@@ -51,10 +52,23 @@ def get_config(recipe: str = "sample") -> ConfigDict:
 
     config.model = ConfigDict()
     config.model.alpha = 1.0  # the width: 0.25, 0.5, 0.75 or 1.0
-    config.model.head = "article"  # 'article': two dense layers of 1024; 'small': global average pooling, for phones
+    # 'article': two dense layers of 1024; 'article_bn': with batch normalisation; 'small': global average pooling, for
+    # phones.
+    config.model.head = "article"
     config.model.dropout = 0.5
     config.model.num_classes = 7
     config.model.frozen_blocks = 0  # of 13: the stem and so many first blocks stay as they are; 13 trains only the head
+    config.model.batch_norm = "frozen"  # of frozen blocks: keeps its statistics, or goes on estimating: 'train'
+
+    config.regularizer = ConfigDict()  # of the dense layers of 1024, as Keras's, such as l2(0.01)
+    config.regularizer.kernel_l1 = 0.0
+    config.regularizer.kernel_l2 = 0.0
+    config.regularizer.activity_l1 = 0.0
+    config.regularizer.activity_l2 = 0.0
+
+    config.loss = ConfigDict()  # cross-entropy
+    config.loss.class_weights = "none"  # or 'balanced': each class weighs the same
+    config.loss.label_smoothing = 0.0
 
     config.init = ConfigDict()
     # Whatever `mobilenet-jax convert` reads (only the backbone is taken), 'imagenet' for Keras's public file, or None
@@ -67,10 +81,27 @@ def get_config(recipe: str = "sample") -> ConfigDict:
     config.optimizer.name = "sgd"  # or 'adadelta' (decay rate 0.95), which takes no momentum
     config.optimizer.learning_rate = 0.001
     config.optimizer.momentum = 0.9
+    config.optimizer.schedule = "constant"  # 'cosine': falls to 0 at the end; 'plateau': falls where val_loss does not
+    config.optimizer.warmup_epochs = 0
+    config.optimizer.plateau_factor = 0.1
+    config.optimizer.plateau_patience = 10  # epochs
+    config.optimizer.clip_norm = 0.0  # of all gradients together; 0 clips none
+    config.optimizer.weight_decay = 0.0  # of kernels
 
     config.train = ConfigDict()
     config.train.batch_size = 32  # of all devices together
     config.train.epochs = 100
+    config.train.precision = "float32"  # or 'bfloat16', in which layers compute; parameters stay float32
+    config.train.ema_decay = 0.0  # such as 0.999: a moving average of the parameters is evaluated and kept
+
+    config.early_stopping = ConfigDict()  # as Keras's callback; the best checkpoint is then the best by its monitor
+    config.early_stopping.enabled = False
+    config.early_stopping.monitor = "val_loss"
+    config.early_stopping.mode = "auto"  # or 'min', 'max'
+    config.early_stopping.min_delta = 0.0
+    config.early_stopping.patience = 10  # epochs
+    config.early_stopping.baseline = placeholder(float)
+    config.early_stopping.start_from_epoch = 0
 
     if recipe == "sample":  # sized for two CPU cores; random weights take larger steps than trained ones
         config.data.source = "sample"

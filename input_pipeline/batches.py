@@ -25,9 +25,17 @@ _STREAM = 1  # keeps the draws of the order apart from those of the geometry
 _VALIDATION = 1 << 32  # added to the epoch, so that validation draws nothing that training does
 
 
-def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
-    """The order in which an epoch goes through `n` examples."""
-    return np.random.default_rng((seed, _STREAM, epoch)).permutation(n)
+def epoch_order(labels: np.ndarray, seed: int, epoch: int, *, balanced: bool = False) -> np.ndarray:
+    """The order in which an epoch goes through examples of these labels; balanced, what it draws from them instead.
+
+    Balanced, as many are drawn as there are, each from a class drawn from those that occur, with the same chance for
+    all classes: examples of rare classes come several times, some of common ones not at all.
+    """
+    rng = np.random.default_rng((seed, _STREAM, epoch))
+    if not balanced:
+        return rng.permutation(len(labels))
+    counts = np.bincount(labels)
+    return rng.choice(len(labels), len(labels), p=1 / ((counts > 0).sum() * counts[labels]))
 
 
 def train_batches(
@@ -41,6 +49,7 @@ def train_batches(
     first_step: int,
     last_step: int,
     where: Literal["host", "device"] = "host",
+    balanced: bool = False,
     cache: Cache | None = None,
     process: tuple[int, int] = (0, 1),
 ) -> Iterator[Batch]:
@@ -61,6 +70,8 @@ def train_batches(
         first_step: counted from 0 over all epochs.
         last_step: the one after the last.
         where: the images are changed.
+        balanced: whether classes come equally often, see `epoch_order`. Changes are then drawn from (seed, epoch,
+            position in the epoch), for an example that comes twice to look different.
         cache: holds the examples' images decoded; None reads the files.
         process: this process's number and how many there are; each gets its share of every batch, in turn.
 
@@ -77,14 +88,15 @@ def train_batches(
         for step in range(first_step, last_step):
             epoch, position = divmod(step, steps_per_epoch)
             if epoch != drawn_epoch:
-                order, drawn_epoch = epoch_order(len(examples), seed, epoch), epoch
+                order, drawn_epoch = epoch_order(examples.labels, seed, epoch, balanced=balanced), epoch
                 drawn = _draw(augmentation, seed, epoch, len(examples), image_size)
-            index = np.split(order[position * batch_size : (position + 1) * batch_size], processes)[number]
+            positions = np.split(np.arange(position * batch_size, (position + 1) * batch_size), processes)[number]
+            index = order[positions]
             yield {
                 "source": source[index],
                 "label": examples.labels[index],
                 "index": index,
-                **{name: column[index] for name, column in drawn.items()},
+                **{name: column[positions if balanced else index] for name, column in drawn.items()},
             }
 
     changed = None if where == "device" else partial(change, augmentation=augmentation, scaling=scaling)

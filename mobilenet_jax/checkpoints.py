@@ -1,6 +1,7 @@
-"""Checkpoints of a run: the latest, to go on from, and the best, to use."""
+"""Checkpoints of a run: the latest two, to go on from, and the best, to use."""
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -13,37 +14,41 @@ from orbax.checkpoint import checkpoint_managers
 from mobilenet_jax.train_step import TrainState
 from mobilenet_jax.workdir import WorkdirError
 
-BEST_BY = "val_balanced_accuracy"
+KEPT = 3  # at most, and one more while it is written
+_UNRATED = -1e30  # within an epoch there is nothing to rate a state by
 
 
 def kept_folder(folder: Path, which: Literal["best", "latest"]) -> Path | None:
     """The folder of a run's best or latest whole checkpoint, None if there is none. Nothing is changed there."""
-    options = ocp.CheckpointManagerOptions(create=False, best_fn=lambda metrics: metrics[BEST_BY], best_mode="max")
+    options = ocp.CheckpointManagerOptions(create=False, best_fn=_score, best_mode="max")
     with ocp.CheckpointManager(folder.absolute(), options=options) as manager:
         step = manager.best_step() if which == "best" else manager.latest_step()
     return None if step is None else folder / str(step)
 
 
+def _score(metrics: dict[str, float]) -> float:
+    return metrics["score"]
+
+
 class Checkpoints:
     """The folder `checkpoints/` of a workdir, one sub-folder for each step that is kept.
 
-    A checkpoint holds the state and the run's history: the record of every epoch so far, and what the data were.
-    Saving goes on in the background, and a checkpoint appears under its name only when it is whole. Use as a context:
-    leaving it waits for the last one.
+    A checkpoint holds the state and the run's history: the record of every epoch so far, what of an epoch is done, and
+    what the data were. Saving goes on in the background, and a checkpoint appears under its name only when it is
+    whole. Use as a context: leaving it waits for the last one.
     """
 
     def __init__(self, folder: Path):
         self._folder = folder
         policies = [
-            checkpoint_managers.LatestN(1),
-            checkpoint_managers.BestN(get_metric_fn=lambda metrics: metrics[BEST_BY], n=1),
+            checkpoint_managers.LatestN(2),
+            checkpoint_managers.BestN(get_metric_fn=_score, n=1),
         ]
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-            best_fn=lambda metrics: metrics[BEST_BY],
-            best_mode="max",
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies), best_fn=_score, best_mode="max"
         )
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        with self._told_in_a_line("read"):
+            self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -53,23 +58,38 @@ class Checkpoints:
             self._manager.close()
 
     def latest_step(self) -> int | None:
-        """The step of the newest whole checkpoint, None if there is none."""
+        """The step of the newest checkpoint, None if there is none."""
         return self._manager.latest_step()
 
-    def save(self, state: TrainState, history: dict[str, Any]) -> None:
-        """Starts to save after an epoch; `history["epochs"]` ends with that epoch's record."""
-        record = history["epochs"][-1]
+    def save(self, state: TrainState, history: dict[str, Any], score: float | None) -> None:
+        """Starts to save. The highest score is the best; None is for a state within an epoch."""
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), history=ocp.args.JsonSave(history))
+        metrics = {"score": _UNRATED if score is None else score}
         with self._told_in_a_line("write"):  # also what went wrong with the save before
-            self._manager.save(record["step"], args=args, metrics={BEST_BY: record[BEST_BY]})
+            self._manager.save(int(state.step), args=args, metrics=metrics)
 
     def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """The latest state and its history. `like` gives shapes, types and the devices to restore to."""
+        """The latest state that can be read, and its history; damaged ones after it are removed, with a warning.
+
+        Args:
+            like: gives shapes, types and the devices to restore to, which need not be those it was saved from.
+
+        Raises:
+            WorkdirError: none can be read.
+        """
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), history=ocp.args.JsonRestore())
-        with self._told_in_a_line("read"):
-            restored = self._manager.restore(self._manager.latest_step(), args=args)
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for i, step in enumerate(steps):
+            try:
+                restored = self._manager.restore(step, args=args)
+            except Exception as error:  # whatever Orbax and its storage make of a damaged file
+                print(f"warning: checkpoint {step} is damaged ({_first_line(error)}), left out", file=sys.stderr)
+                continue
+            for damaged in steps[:i]:
+                self._manager.delete(damaged)
             return restored.state, restored.history
+        raise WorkdirError(f"no checkpoint in {self._folder} can be read: remove the folder to start anew")
 
     @contextlib.contextmanager
     def _told_in_a_line(self, verb: str) -> Iterator[None]:
@@ -77,8 +97,11 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
-            line = str(error).partition("\n")[0][:200]
             raise WorkdirError(
-                f"cannot {verb} a checkpoint in {self._folder} ({line}): mend the disk and start again, the run goes "
-                "on after its last whole checkpoint; remove the newest folder there if it is damaged"
+                f"cannot {verb} a checkpoint in {self._folder} ({_first_line(error)}): mend the disk and start again, "
+                "the run goes on after its last whole checkpoint"
             ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0][:200]

@@ -13,6 +13,9 @@ from mobilenet_jax import pretrained
 from mobilenet_jax.model import ALPHAS, MIN_IMAGE_SIZE
 from mobilenet_jax.predict import ImageError, make_classifier
 from mobilenet_jax.pretrained import WeightsError
+from mobilenet_jax.stopping import Interrupted
+
+RESUME_ME = 75  # the exit status of a run that was asked to stop and can go on; sysexits' EX_TEMPFAIL
 
 
 def main() -> None:
@@ -151,7 +154,8 @@ def _preview(args: argparse.Namespace) -> None:
     from input_pipeline import DataError
     from input_pipeline.preview import write_preview
     from mobilenet_jax.config import ConfigError, check_config, parse_config
-    from mobilenet_jax.train import load_examples, make_augmentation
+    from mobilenet_jax.run import make_augmentation
+    from mobilenet_jax.train import load_examples
 
     def job() -> None:
         config, _, rest = parse_config(["preview", f"--config={args.config}", *args.rest], flags.FlagValues())
@@ -189,6 +193,9 @@ def run_as_command(job: Callable[[], object], errors: tuple[type[Exception], ...
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr, flush=True)
         os._exit(130)  # the threads of JAX and TensorFlow, still at work, can crash an orderly exit
+    except Interrupted as stopped:
+        print(stopped, file=sys.stderr, flush=True)
+        os._exit(RESUME_ME)
     except errors as error:
         if debug:
             raise

@@ -1,7 +1,9 @@
 """What a configuration may say: each key, its type and its range. `configs/mobilenet.py` says what they mean."""
 
 import difflib
+import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,6 +44,10 @@ def _one_of(*values: Any) -> _Rule:
     return _Rule(types, lambda x: x in values, "one of " + ", ".join(map(repr, values)))
 
 
+MONITORED = tuple(
+    f"{side}_{figure}" for side in ("val", "train") for figure in ("loss", "accuracy", "balanced_accuracy")
+)
+
 _TEXT = _Rule((str,), lambda _: True, "text")
 _SWITCH = _Rule((bool,), lambda _: True, "True or False")
 
@@ -53,6 +59,7 @@ _RULES: dict[str, _Rule] = {
     "data.split": _TEXT,
     "data.val_fraction": _number(0, 1, above=True, below=True),
     "data.cache": _one_of("none", "memory", "disk"),
+    "data.sampling": _one_of("uniform", "balanced"),
     "augment.rotation": _number(0, 180),
     "augment.width_shift": _number(0, 1),
     "augment.height_shift": _number(0, 1),
@@ -69,17 +76,39 @@ _RULES: dict[str, _Rule] = {
     "augment.on_validation": _SWITCH,
     "augment.where": _one_of("host", "device"),
     "model.alpha": _one_of(*ALPHAS),
-    "model.head": _one_of("article", "small"),
+    "model.head": _one_of("article", "article_bn", "small"),
     "model.dropout": _number(0, 1, below=True),
     "model.num_classes": _integer(2),
     "model.frozen_blocks": _integer(0, len(BLOCKS)),
+    "model.batch_norm": _one_of("frozen", "train"),
+    "regularizer.kernel_l1": _number(0),
+    "regularizer.kernel_l2": _number(0),
+    "regularizer.activity_l1": _number(0),
+    "regularizer.activity_l2": _number(0),
+    "loss.class_weights": _one_of("none", "balanced"),
+    "loss.label_smoothing": _number(0, 1, below=True),
     "init.weights": _Rule((str, type(None)), lambda _: True, "text or None"),
     "init.input_scaling": _one_of("1/255", "weights"),
     "optimizer.name": _one_of("sgd", "adadelta"),
     "optimizer.learning_rate": _number(0, above=True),
     "optimizer.momentum": _number(0, 1, below=True),
+    "optimizer.schedule": _one_of("constant", "cosine", "plateau"),
+    "optimizer.warmup_epochs": _integer(0),
+    "optimizer.plateau_factor": _number(0, 1, above=True, below=True),
+    "optimizer.plateau_patience": _integer(1),
+    "optimizer.clip_norm": _number(0),
+    "optimizer.weight_decay": _number(0),
     "train.batch_size": _integer(1),
     "train.epochs": _integer(1),
+    "train.precision": _one_of("float32", "bfloat16"),
+    "train.ema_decay": _number(0, 1, below=True),
+    "early_stopping.enabled": _SWITCH,
+    "early_stopping.monitor": _one_of(*MONITORED),
+    "early_stopping.mode": _one_of("auto", "min", "max"),
+    "early_stopping.min_delta": _number(0),
+    "early_stopping.patience": _integer(0),
+    "early_stopping.baseline": _Rule((int, float, type(None)), lambda _: True, "a number or None"),
+    "early_stopping.start_from_epoch": _integer(0),
 }
 
 
@@ -97,6 +126,7 @@ def parse_config(argv: Sequence[str], known: flags.FlagValues) -> tuple[ConfigDi
         ConfigError: there is no such flag, no such key, or the value is of the wrong type.
     """
     config_flags.DEFINE_config_file("config", help_string="The experiment.", flag_values=known)
+    sys.path.append(os.getcwd())  # a configuration may be a few lines over another: `from configs.mobilenet import ...`
     check_keys(re.findall(r"--config\.([\w.]+)", " ".join(argv)))
     try:
         rest = known(argv)[1:]

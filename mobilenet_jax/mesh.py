@@ -5,7 +5,31 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+
+def connect(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+    """Joins the processes of a cluster, before anything else is asked of JAX.
+
+    Args:
+        coordinator: `HOST:PORT` of process 0; None looks for what Slurm, Open MPI, or a TPU's or Kubernetes'
+            environment says, and takes a process without such for the only one.
+        num_processes: how many there are.
+        process_id: which this is.
+
+    Raises:
+        ValueError: only some of the three are given.
+        RuntimeError: the others cannot be reached.
+    """
+    given = [x is not None for x in (coordinator, num_processes, process_id)]
+    if any(given) and not all(given):
+        raise ValueError("--coordinator, --num_processes and --process_id go together: give all three or none")
+    try:
+        jax.distributed.initialize(coordinator, num_processes, process_id, heartbeat_timeout_seconds=30)
+    except ValueError:
+        if any(given):
+            raise
 
 
 def data_mesh() -> Mesh:
@@ -13,8 +37,13 @@ def data_mesh() -> Mesh:
     return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
 
 
+def process() -> tuple[int, int]:
+    """This process's number, from 0, and how many there are."""
+    return jax.process_index(), jax.process_count()
+
+
 def shard(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    """A host batch spread over the devices; the batch size is a multiple of their number."""
+    """A host batch, or this process's share of one, spread over the devices, whose number divides its size."""
     sharding = NamedSharding(mesh, PartitionSpec("data"))
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
 
@@ -22,3 +51,8 @@ def shard(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
 def replicate(mesh: Mesh, tree: Any) -> Any:
     """A copy of every array on every device."""
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def to_host(tree: Any) -> Any:
+    """Arrays spread over the devices of all processes, whole, as numpy arrays, in every process."""
+    return multihost_utils.process_allgather(tree, tiled=True) if jax.process_count() > 1 else jax.device_get(tree)

@@ -11,6 +11,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 
 from mobilenet_jax.depthwise import Method, Padding, depthwise_conv
 
@@ -23,7 +24,8 @@ BLOCKS = (
     (512, 1), (512, 1), (512, 1), (512, 1), (512, 1), (1024, 2), (1024, 1),
 )  # fmt: skip
 
-Head = Literal["article", "small", "imagenet"]
+Head = Literal["article", "article_bn", "small", "imagenet"]
+BatchNormOfFrozen = Literal["frozen", "train"]
 
 _glorot = nn.initializers.glorot_uniform()  # the initializer of Keras's convolutions and dense layers
 
@@ -59,7 +61,7 @@ class DepthwiseConv(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[batch, height, width, channels]` to the size that stride and padding give."""
         kernel = self.param("kernel", _glorot, (3, 3, 1, x.shape[-1]))
-        return depthwise_conv(x, kernel, self.stride, self.padding, self.method)
+        return depthwise_conv(x, kernel.astype(x.dtype), self.stride, self.padding, self.method)
 
 
 class PointwiseConv(nn.Module):
@@ -71,7 +73,7 @@ class PointwiseConv(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[batch, height, width, channels]` to `[batch, height, width, features]`."""
         kernel = self.param("kernel", _glorot, (1, 1, x.shape[-1], self.features))
-        return jnp.einsum("nhwc,cf->nhwf", x, kernel[0, 0])
+        return jnp.einsum("nhwc,cf->nhwf", x, kernel[0, 0].astype(x.dtype))
 
 
 class MobileNet(nn.Module):
@@ -79,15 +81,17 @@ class MobileNet(nn.Module):
 
     Attributes:
         alpha: the width multiplier; every number of channels is `int(channels * alpha)`.
-        head: `"article"` (flatten, dense 1024, dropout, dense 1024, dropout, dense), `"small"` (global average
-            pooling, dropout, dense), `"imagenet"` (Keras's own top: global average pooling, dropout, 1x1 convolution),
-            or None for the features.
+        head: `"article"` (flatten, dense 1024, dropout, dense 1024, dropout, dense), `"article_bn"` (with batch
+            normalisation before the ReLU of each dense 1024), `"small"` (global average pooling, dropout, dense),
+            `"imagenet"` (Keras's own top: global average pooling, dropout, 1x1 convolution), or None for the features.
         num_classes: the size of the last layer.
         dropout: the share of units the head drops while training.
         depthwise: the form of the depthwise convolution, see `depthwise_conv`.
-        frozen_blocks: the stem and so many of the first blocks are not trained: no gradient reaches them, and their
-            batch normalisation keeps its moving statistics and uses them (as Keras does since 2.1.3). 0 trains all,
-            13 only the head.
+        frozen_blocks: the stem and so many of the first blocks are not trained: no gradient reaches them. 0 trains
+            all, 13 only the head.
+        batch_norm: of frozen blocks. `"frozen"` uses the moving statistics and keeps them, as Keras does since
+            TensorFlow 2; `"train"` normalises by the batch and goes on estimating, as Keras did in 2018.
+        dtype: in which to compute, float32 or bfloat16. Parameters, statistics and logits are float32 in both.
     """
 
     alpha: float = 1.0
@@ -96,6 +100,8 @@ class MobileNet(nn.Module):
     dropout: float = 0.5
     depthwise: Method = "auto"
     frozen_blocks: int = 0
+    batch_norm: BatchNormOfFrozen = "frozen"
+    dtype: DTypeLike = jnp.float32
 
     def frozen_layers(self) -> set[str]:
         """The names of the layers that are not trained, of those that have parameters."""
@@ -112,7 +118,8 @@ class MobileNet(nn.Module):
             images: float32 `[batch, height, width, 3]`, height and width from 32 up, scaled as the weights expect
                 (see README).
             train: whether batch normalisation uses and updates the batch's statistics (collection `batch_stats`)
-                and dropout drops (needs the random stream `dropout`).
+                and dropout drops (needs the random stream `dropout`). The outputs of the dense 1024 layers, which
+                an activity regulariser looks at, are sown into the collection `activities`.
 
         Returns:
             Logits `[batch, num_classes]`; without a head, features `[batch, height / 32, width / 32, 1024 alpha]`,
@@ -129,14 +136,14 @@ class MobileNet(nn.Module):
         frozen = self.frozen_layers()
 
         def norm_relu6(x: jax.Array, name: str) -> jax.Array:
-            use_moving = not train or f"{name}_bn" in frozen
-            x = nn.BatchNorm(use_moving, momentum=0.99, epsilon=1e-3, name=f"{name}_bn")(x)
-            return ReLU6(name=f"{name}_relu")(x)
+            use_moving = not train or (self.batch_norm == "frozen" and f"{name}_bn" in frozen)
+            return ReLU6(name=f"{name}_relu")(self._norm(x, name, use_moving))
 
-        x = ZeroPadding(_same_padding(images.shape[1:3]), name="conv1_pad")(images)
+        x = ZeroPadding(_same_padding(images.shape[1:3]), name="conv1_pad")(images.astype(self.dtype))
         conv1 = nn.Conv(
-            int(32 * self.alpha), (3, 3), 2, padding="VALID", use_bias=False, kernel_init=_glorot, name="conv1"
-        )
+            int(32 * self.alpha), (3, 3), 2, padding="VALID", use_bias=False, dtype=self.dtype, kernel_init=_glorot,
+            name="conv1",
+        )  # fmt: skip
         x = norm_relu6(conv1(x), "conv1")
         for block, (channels, stride) in enumerate(BLOCKS, start=1):
             # Keras pads a strided depthwise layer below and to the right only, at even and at odd sizes.
@@ -150,16 +157,26 @@ class MobileNet(nn.Module):
             x = norm_relu6(x, f"conv_pw_{block}")
             if block == self.frozen_blocks:
                 x = jax.lax.stop_gradient(x)
-        return x if self.head is None else self._classify(x, train)
+        return (x if self.head is None else self._classify(x, train)).astype(jnp.float32)
+
+    def _norm(self, x: jax.Array, name: str, use_moving: bool) -> jax.Array:
+        return nn.BatchNorm(use_moving, momentum=0.99, epsilon=1e-3, dtype=self.dtype, name=f"{name}_bn")(x)
 
     def _classify(self, x: jax.Array, train: bool) -> jax.Array:
         def dense(features: int, name: str) -> Callable[[jax.Array], jax.Array]:
-            return nn.Dense(features, kernel_init=_glorot, name=name)
+            return nn.Dense(features, dtype=self.dtype, kernel_init=_glorot, name=name)
 
-        if self.head == "article":
+        if self.head in ("article", "article_bn"):
             x = x.reshape(x.shape[0], -1)
             for i in (1, 2):
-                x = nn.relu(dense(1024, f"dense_{i}")(x))
+                x = dense(1024, f"dense_{i}")(x)
+                # Where Keras's regulariser looks: with batch normalisation before it and the activation, else after.
+                if self.head == "article_bn":
+                    self.sow("activities", f"dense_{i}", x)
+                    x = nn.relu(self._norm(x, f"dense_{i}", not train))
+                else:
+                    x = nn.relu(x)
+                    self.sow("activities", f"dense_{i}", x)
                 x = nn.Dropout(self.dropout, deterministic=not train, name=f"dropout_{i}")(x)
             return dense(self.num_classes, "predictions")(x)
         x = x.mean((1, 2))
@@ -167,9 +184,10 @@ class MobileNet(nn.Module):
         if self.head == "small":
             return dense(self.num_classes, "predictions")(x)
         if self.head == "imagenet":
-            x = nn.Conv(self.num_classes, (1, 1), kernel_init=_glorot, name="conv_preds")(x[:, None, None, :])
+            conv = nn.Conv(self.num_classes, (1, 1), dtype=self.dtype, kernel_init=_glorot, name="conv_preds")
+            x = conv(x[:, None, None, :])
             return x[:, 0, 0, :]
-        raise ValueError(f"head is 'article', 'small', 'imagenet' or None, not {self.head!r}")
+        raise ValueError(f"head is 'article', 'article_bn', 'small', 'imagenet' or None, not {self.head!r}")
 
 
 def _same_padding(size: tuple[int, ...]) -> Padding:

@@ -1,0 +1,21 @@
+"""The article's other optimizer: Adadelta with rate 1.0, decay 0.95 and Keras's epsilon, batches of 64, 50 epochs.
+
+
+python train.py --config=configs/article_adadelta.py --config.data.dir=DIR
+
+
+"""
+
+from ml_collections import ConfigDict
+
+from configs.article_original import get_config as original
+
+
+def get_config() -> ConfigDict:
+    """The original with the other optimizer."""
+    config = original()
+    config.optimizer.name = "adadelta"
+    config.optimizer.learning_rate = 1.0
+    config.train.batch_size = 64
+    config.train.epochs = 50
+    return config

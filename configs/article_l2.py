@@ -1,0 +1,19 @@
+"""The article's L2 regularisation: l2(0.01) on kernels and on activities of both dense layers, with batch normalisation.
+
+    python train.py --config=configs/article_l2.py --config.data.dir=DIR
+
+The penalty starts far above the cross-entropy: `train_objective` is their sum, `train_loss` the latter alone. Activities'
+sums are divided by the batch size, as in today's Keras and not in that of 2018.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.article_batch_norm import get_config as batch_norm
+
+
+def get_config() -> ConfigDict:
+    """The head with batch normalisation, regularised."""
+    config = batch_norm()
+    config.regularizer.kernel_l2 = 0.01
+    config.regularizer.activity_l2 = 0.01
+    return config
