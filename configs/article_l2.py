@@ -1,9 +1,9 @@
-"""The article's L2 regularisation: l2(0.01) on kernels and on activities of both dense layers, with batch normalisation.
+"""The article's L2 regularisation: l2(0.01) on kernels and activities of both dense layers, with batch norm.
 
     python train.py --config=configs/article_l2.py --config.data.dir=DIR
 
-The penalty starts far above the cross-entropy: `train_objective` is their sum, `train_loss` the latter alone. Activities'
-sums are divided by the batch size, as in today's Keras and not in that of 2018.
+The penalty starts far above the cross-entropy: `train_objective` is their sum, `train_loss` the latter alone. Sums over
+activities are divided by the batch size, as in today's Keras and not in that of 2018.
 """
 
 from ml_collections import ConfigDict

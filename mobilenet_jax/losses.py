@@ -27,11 +27,11 @@ class Regularizer(NamedTuple):
 
         Args:
             params: of the model.
-            activities: the collection of that name, what the layers put out.
+            activities: the collection of that name: what each layer put out, as `LAYER_output`.
         """
         total = jnp.zeros(())
-        for layer, [outputs] in activities.items():
-            kernel, outputs = params[layer]["kernel"], outputs.astype(jnp.float32)
+        for name, [outputs] in activities.items():
+            kernel, outputs = params[name.removesuffix("_output")]["kernel"], outputs.astype(jnp.float32)
             total += self.kernel_l1 * jnp.abs(kernel).sum() + self.kernel_l2 * jnp.square(kernel).sum()
             activity = self.activity_l1 * jnp.abs(outputs).sum() + self.activity_l2 * jnp.square(outputs).sum()
             total += activity / outputs.shape[0]

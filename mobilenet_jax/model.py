@@ -172,11 +172,11 @@ class MobileNet(nn.Module):
                 x = dense(1024, f"dense_{i}")(x)
                 # Where Keras's regulariser looks: with batch normalisation before it and the activation, else after.
                 if self.head == "article_bn":
-                    self.sow("activities", f"dense_{i}", x)
+                    self.sow("activities", f"dense_{i}_output", x)
                     x = nn.relu(self._norm(x, f"dense_{i}", not train))
                 else:
                     x = nn.relu(x)
-                    self.sow("activities", f"dense_{i}", x)
+                    self.sow("activities", f"dense_{i}_output", x)
                 x = nn.Dropout(self.dropout, deterministic=not train, name=f"dropout_{i}")(x)
             return dense(self.num_classes, "predictions")(x)
         x = x.mean((1, 2))
