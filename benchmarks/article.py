@@ -1,7 +1,7 @@
 """The article's experiment, here and in its own Keras code: accuracy by epoch, seconds an epoch, peak memory.
 
     python -m benchmarks.article --data ../shared/data/isic2018_task3 \\
-        --weights ../shared/weights/mobilenet_2_5_224_tf_no_top.h5 > benchmarks/results/article.md
+        --weights ../shared/weights/mobilenet_2_5_224_tf_no_top.h5 > benchmarks/results/keras_article.md
 
 Both sides train on the same images with the same split, settings and cores. They take turns, an epoch each, one
 stopped while the other runs, so that a machine whose speed drifts is as slow for both.

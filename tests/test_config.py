@@ -1,3 +1,4 @@
+import importlib
 import re
 
 import pytest
@@ -5,6 +6,7 @@ from ml_collections import ConfigDict
 
 from configs.mobilenet import get_config
 from mobilenet_jax.config import ConfigError, check_config, differences
+from tests.conftest import ROOT
 
 
 def test_base_configurations_are_valid_and_the_isic_recipe_needs_a_folder():
@@ -18,9 +20,18 @@ def test_base_configurations_are_valid_and_the_isic_recipe_needs_a_folder():
 
 def test_the_isic_recipe_is_the_articles():
     config = get_config("isic2018").to_dict()
-    assert config["model"] == {"alpha": 1.0, "head": "article", "dropout": 0.5, "num_classes": 7, "frozen_blocks": 0}
-    assert config["optimizer"] == {"name": "sgd", "learning_rate": 0.001, "momentum": 0.9}
-    assert config["train"] == {"batch_size": 32, "epochs": 100}
+    model = {"alpha": 1.0, "head": "article", "dropout": 0.5, "num_classes": 7}
+    assert config["model"] == {**model, "frozen_blocks": 0, "batch_norm": "frozen"}
+    optimizer = {"name": "sgd", "learning_rate": 0.001, "momentum": 0.9, "schedule": "constant"}
+    added = {"plateau_factor": 0.1, "plateau_patience": 10}  # of a schedule that is not the recipe's
+    assert {name: value for name, value in config["optimizer"].items() if value} == {**optimizer, **added}
+    assert {name: value for name, value in config["train"].items() if value} == {
+        "batch_size": 32,
+        "epochs": 100,
+        "precision": "float32",
+    }
+    assert not any(config["regularizer"].values())
+    assert not config["early_stopping"]["enabled"]
     assert config["data"]["image_size"] == 224
     assert config["init"] == {"weights": "imagenet", "input_scaling": "1/255"}
     shifts = {
@@ -39,7 +50,7 @@ def test_the_isic_recipe_is_the_articles():
     ("key", "value", "message"),
     [
         ("model.alpha", 0.3, "config.model.alpha is 0.3, not one of 0.25, 0.5, 0.75, 1.0"),
-        ("model.head", "artcle", "not one of 'article', 'small' (did you mean 'article'?)"),
+        ("model.head", "artcle", "not one of 'article', 'article_bn', 'small' (did you mean 'article'?)"),
         ("model.dropout", 1.0, "config.model.dropout is 1.0, not a number in [0, 1)"),
         ("model.frozen_blocks", 14, "a whole number, 0 to 13"),
         ("init.input_scaling", "[-1, 1]", "one of '1/255', 'weights'"),
@@ -84,3 +95,34 @@ def test_differences_name_what_changed():
     new["train"]["epochs"] = 7
     del new["seed"]
     assert differences(old, new) == ["seed: 0 -> None", f"train.epochs: {old['train']['epochs']} -> 7"]
+
+
+ARTICLE = {
+    "original": {},
+    "first": {"data.split": "first:0.3"},
+    "per_class": {"data.split": "per_class:0.3"},
+    "batch_norm": {"model.head": "article_bn"},
+    "l1": {"model.head": "article_bn", "regularizer.kernel_l1": 0.01, "regularizer.activity_l1": 0.01},
+    "l2": {"model.head": "article_bn", "regularizer.kernel_l2": 0.01, "regularizer.activity_l2": 0.01},
+    "early_stopping": {"early_stopping.enabled": True},
+    "adadelta": {
+        "optimizer.name": "adadelta",
+        "optimizer.learning_rate": 1.0,
+        "train.batch_size": 64,
+        "train.epochs": 50,
+    },
+}
+ARTICLE["l1_l2"] = {**ARTICLE["l1"], **ARTICLE["l2"]}
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "configs").glob("article_*.py")))
+def test_each_experiment_of_the_article_is_the_recipe_but_for_what_it_tries(name):
+    base = get_config("isic2018").to_dict()
+    config = importlib.import_module(f"configs.{name}").get_config()
+    changed = {d.partition(":")[0]: d for d in differences(base, config.to_dict())}
+    expected = {"data.split": "last:0.3", "augment.on_validation": True, **ARTICLE[name.removeprefix("article_")]}
+    assert changed.keys() == expected.keys()
+    for key, value in expected.items():
+        assert changed[key].endswith(f" -> {value!r}")
+    config.data.dir = "somewhere"
+    check_config(config)

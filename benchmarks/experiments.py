@@ -1,0 +1,79 @@
+"""Every experiment of the article, for real: what overfits, and what each remedy changes.
+
+    python -m benchmarks.experiments --data DIR --runs RUNS [--epochs 6] [--config.KEY=VALUE ...]
+
+trains each of `configs/article_*.py` on the ISIC archive's layout in DIR, a workdir in RUNS for each (one that is there
+goes on, or is taken as it is), prints a table, and draws `benchmarks/results/article.png`.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+NAMES = ("original", "first", "per_class", "batch_norm", "l2", "l1", "l1_l2", "early_stopping", "adadelta")
+PICTURE = Path(__file__).parent / "results" / "article.png"
+
+
+def main() -> None:
+    """Trains what is not trained yet, prints a table, draws a picture."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--runs", required=True, type=Path)
+    parser.add_argument("--epochs", type=int, default=6)
+    args, overrides = parser.parse_known_args()
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for name in NAMES:
+        workdir = args.runs / name
+        subprocess.run(
+            [
+                sys.executable, "train.py", f"--config=configs/article_{name}.py", f"--workdir={workdir}",
+                f"--config.data.dir={args.data}", f"--config.train.epochs={args.epochs}", *overrides,
+            ],
+            check=True, stdout=sys.stderr,
+        )  # fmt: skip
+        runs[name] = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
+    print(
+        f"jax {version('jax')} flax {version('flax')} Python {platform.python_version()}, {os.cpu_count()} CPU cores\n\n"
+        "| experiment | epochs | training accuracy | validation accuracy | gap | training balanced | validation balanced "
+        "| training loss | validation loss | lowest validation loss (epoch) | seconds an epoch |\n" + "|---" * 11 + "|"
+    )
+    for name, records in runs.items():
+        last, lowest = records[-1], min(records, key=lambda r: r["val_loss"])
+        seconds = sorted(r["seconds"] for r in records)[len(records) // 2]
+        cells = [
+            f"{last['train_accuracy']:.3f}", f"{last['val_accuracy']:.3f}",
+            f"{last['train_accuracy'] - last['val_accuracy']:+.3f}", f"{last['train_balanced_accuracy']:.3f}",
+            f"{last['val_balanced_accuracy']:.3f}", f"{last['train_loss']:.3f}", f"{last['val_loss']:.3f}",
+            f"{lowest['val_loss']:.3f} ({lowest['epoch']})", f"{seconds:.0f}",
+        ]  # fmt: skip
+        print(f"| {name} | {len(records)} | {' | '.join(cells)} |")
+    _draw(runs)
+
+
+def _draw(runs: dict[str, list[dict[str, Any]]]) -> None:
+    figure = Figure(figsize=(12, 7), layout="constrained")
+    axes = figure.subplots(3, 6, sharex=True)
+    for i, (name, records) in enumerate(runs.items()):
+        epochs = [r["epoch"] for r in records]
+        for axis, metric in zip(axes[i // 3, i % 3 * 2 : i % 3 * 2 + 2], ("loss", "accuracy"), strict=True):
+            for side, label, style in (("train", "training", "o-"), ("val", "validation", "s--")):
+                axis.plot(epochs, [r[f"{side}_{metric}"] for r in records], style, markersize=3, label=label)
+            axis.set_title(f"{name}: {metric}", fontsize=9)
+            axis.set_ylim(*((0.4, 1.6) if metric == "loss" else (0.55, 0.85)))
+            axis.grid(alpha=0.3)
+    axes[0, 0].legend(fontsize=8)
+    for axis in axes[-1]:
+        axis.set_xlabel("epoch")
+    figure.savefig(PICTURE, dpi=80)
+
+
+if __name__ == "__main__":
+    main()

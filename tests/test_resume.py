@@ -1,0 +1,265 @@
+"""Runs that are stopped, killed, damaged or begun twice, and go on."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+
+from mobilenet_jax.pretrained import read_weights
+from mobilenet_jax.train import train_and_evaluate
+from mobilenet_jax.workdir import WorkdirError
+from tests.conftest import ROOT, write_isic
+from tests.test_train import _command, _config, _records
+
+EPOCHS = 6  # of 3 steps each, in `_command`
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_isic(tmp_path_factory.mktemp("data") / "isic")
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """The workdir of a run that nothing disturbed."""
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    subprocess.run(_command(data, workdir), cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    return workdir
+
+
+def _start(data, workdir, *more):
+    return subprocess.Popen(
+        _command(data, workdir, *more), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def _after_epoch(process, number):
+    """Reads until a run has finished an epoch."""
+    for line in process.stdout:
+        if re.match(rf"epoch +{number}/", line):
+            return
+    raise AssertionError(process.stderr.read())
+
+
+def _assert_equal_runs(found, expected):
+    assert _records(found) == _records(expected)
+    assert _parameters(found) == _parameters(expected)
+
+
+def _parameters(workdir):
+    tensors = read_weights(workdir, checkpoint="latest").tensors
+    return {name: value.tobytes() for name, value in tensors.items()}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_asked_to_stop_a_run_saves_says_so_and_goes_on_to_the_same_end(data, whole, tmp_path, number):
+    workdir = tmp_path / "run"
+    process = _start(data, workdir)
+    _after_epoch(process, 2)
+    process.send_signal(number)
+    _, err = process.communicate()
+    assert process.returncode == 75
+    assert err.count("\n") == 1
+    assert err.startswith("stopped at step ")
+    step = int(err.split()[3].rstrip(","))
+    assert err == f"stopped at step {step}, saved: the same command goes on from there\n"
+    assert (workdir / "checkpoints" / str(step)).exists()
+    again = subprocess.run(_command(data, workdir), cwd=ROOT, check=True, capture_output=True, text=True)
+    assert f"going on after epoch {step // 3}, step {step}" in again.stdout
+    _assert_equal_runs(workdir, whole)
+
+
+def test_stopped_within_an_epoch_its_figures_are_those_of_the_whole_epoch(data, whole, tmp_path, monkeypatch):
+    """Every step but the last of an epoch is a place to stop; the figures are computed from all of its examples."""
+    from mobilenet_jax.stopping import Interrupted, StopRequest
+
+    config = _config(data, train__epochs=2)
+    stops = 0
+    with monkeypatch.context() as patch:
+        patch.setattr(StopRequest, "asked_at", lambda self, step: True)
+        for _ in range(10):
+            try:
+                train_and_evaluate(config, tmp_path / "run")
+                break
+            except Interrupted:
+                stops += 1
+    assert stops == 4  # after steps 1 and 2, 4 and 5
+    assert _records(tmp_path / "run") == _records(whole)[:2]
+
+
+def test_a_second_run_on_a_workdir_is_refused(data, tmp_path):
+    first = _start(data, tmp_path / "run", "--config.train.epochs=1000")
+    _after_epoch(first, 1)
+    second = subprocess.run(
+        _command(data, tmp_path / "run", "--config.train.epochs=1000"), cwd=ROOT, capture_output=True, text=True
+    )
+    assert second.returncode == 1
+    assert second.stderr == (
+        f"error: {tmp_path / 'run'} is in use by another run: wait for it, or choose another --workdir\n"
+    )
+    first.kill()
+    first.communicate()
+
+
+def _truncate(folder):
+    largest = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+
+
+def _no_state(folder):
+    shutil.rmtree(folder / "state")
+
+
+def _empty(folder):
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+def _no_history(folder):
+    shutil.rmtree(folder / "history")
+
+
+def _garbage(folder):
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"\0garbage")
+
+
+@pytest.mark.parametrize("damage", [_truncate, _no_state, _empty, _no_history, _garbage])
+def test_a_damaged_newest_checkpoint_is_left_out_with_a_warning(data, whole, tmp_path, damage, capsys):
+    workdir = shutil.copytree(whole, tmp_path / "run")
+    damage(workdir / "checkpoints" / "18")
+    config = _config(data, train__epochs=EPOCHS)
+    config.init.weights = ""
+    train_and_evaluate(config, workdir)
+    said = capsys.readouterr()
+    assert "warning: checkpoint 18 is damaged (" in said.err
+    assert "going on after epoch 5, step 15" in said.out
+    _assert_equal_runs(workdir, whole)
+
+
+def test_no_checkpoint_that_can_be_read_is_told_in_a_line(data, whole, tmp_path):
+    workdir = shutil.copytree(whole, tmp_path / "run")
+    for folder in (workdir / "checkpoints").iterdir():
+        _no_state(folder)
+    config = _config(data, train__epochs=EPOCHS)
+    config.init.weights = ""
+    with pytest.raises(WorkdirError, match="no checkpoint in .* can be read: remove the folder to start anew"):
+        train_and_evaluate(config, workdir)
+
+
+@pytest.mark.slow
+def test_killed_twenty_times_at_random_moments_it_ends_as_if_undisturbed(data, whole, tmp_path):
+    """In a step, in a save, in an evaluation, in starting: SIGKILL after a random time, and again until it is done."""
+    rng = np.random.default_rng(0)
+    for run in range(20):
+        workdir, kills = tmp_path / str(run), 0
+        while True:
+            process = _start(data, workdir)
+            time.sleep(rng.uniform(0, 1) if kills % 2 else 0)
+            try:
+                _after_epoch(process, int(rng.integers(1, EPOCHS)) if kills < 3 else EPOCHS + 1)
+            except AssertionError:  # it came to its end
+                break
+            time.sleep(rng.uniform(0, 0.15))
+            process.kill()
+            process.communicate()
+            kills += 1
+        assert process.wait() == 0
+        assert kills >= 1
+        _assert_equal_runs(workdir, whole)
+
+
+def test_a_run_of_four_devices_goes_on_with_one(data, whole, tmp_path):
+    workdir = tmp_path / "run"
+    four = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    command = _command(data, workdir, "--config.train.epochs=2")
+    result = subprocess.run(command, cwd=ROOT, check=True, env=four, capture_output=True, text=True)
+    assert "on 4 cpu device(s)" in result.stdout
+    result = subprocess.run(
+        _command(data, workdir, "--config.train.epochs=3"), cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    assert "going on after epoch 2, step 6" in result.stdout
+    found, expected = _records(workdir), _records(whole)
+    assert [r["step"] for r in found] == [3, 6, 9]
+    np.testing.assert_allclose(found[0]["train_loss"], expected[0]["train_loss"], rtol=0.05)
+
+
+def test_a_batch_that_the_devices_cannot_share_is_refused_with_the_nearest_that_they_can(data, tmp_path):
+    four = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    command = _command(data, tmp_path / "run", "--config.train.batch_size=10")
+    result = subprocess.run(command, cwd=ROOT, env=four, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert result.stderr == (
+        "error: config.train.batch_size is 10, no multiple of 4 devices: the nearest are 8 or 12\n"
+    )
+
+
+def test_the_events_of_tensorboard_are_the_records(whole):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(whole / "tensorboard")).Reload()
+    for record in _records(whole):
+        for tag, name in (("loss/val", "val_loss"), ("accuracy/train", "train_accuracy")):
+            [value] = [e.value for e in events.Scalars(tag) if e.step == record["epoch"]]
+            assert value == pytest.approx(record[name], rel=1e-6)
+    assert json.loads((whole / "summary.json").read_text())["stopped_early"] is False
+
+
+def test_a_profile_is_left_when_asked_for(data, tmp_path):
+    command = _command(data, tmp_path / "run", "--profile")
+    result = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    assert f"a trace of 10 steps is in {tmp_path / 'run' / 'profile'}" in result.stdout
+    assert list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
+
+
+def test_one_of_two_processes_dies_and_the_other_ends_with_an_error(data, tmp_path):
+    port = 20_000 + os.getpid() % 20_000
+    command = _command(data, tmp_path / "run", "--config.train.epochs=1000", f"--coordinator=localhost:{port}")
+    processes = [
+        subprocess.Popen(
+            [*command, "--num_processes=2", f"--process_id={i}"],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    _after_epoch(processes[0], 1)
+    processes[1].kill()
+    start = time.monotonic()
+    processes[0].communicate(timeout=90)
+    assert time.monotonic() - start < 60
+    assert processes[0].returncode != 0
+    processes[1].communicate()
+
+
+def test_two_processes_of_two_devices_do_what_one_device_does(data, whole, tmp_path):
+    port = 20_000 + (os.getpid() + 1) % 20_000
+    two = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    command = _command(data, tmp_path / "run", "--config.train.epochs=1", f"--coordinator=localhost:{port}")
+    processes = [
+        subprocess.Popen(
+            [*command, "--num_processes=2", f"--process_id={i}"],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=two,
+        )
+        for i in range(2)
+    ]
+    (out, err), (silence, _) = (process.communicate(timeout=300) for process in processes)
+    assert [process.returncode for process in processes] == [0, 0], err
+    assert "on 4 cpu device(s)" in out
+    assert silence == ""
+    [found] = _records(tmp_path / "run")
+    np.testing.assert_allclose(found["train_loss"], _records(whole)[0]["train_loss"], rtol=0.05)
+    assert found["val_accuracy"] * 14 == pytest.approx(round(found["val_accuracy"] * 14))
