@@ -41,9 +41,12 @@ def main() -> None:
         )  # fmt: skip
         runs[name] = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
     print(
-        f"jax {version('jax')} flax {version('flax')} Python {platform.python_version()}, {os.cpu_count()} CPU cores\n\n"
-        "| experiment | epochs | training accuracy | validation accuracy | gap | training balanced | validation balanced "
-        "| training loss | validation loss | lowest validation loss (epoch) | seconds an epoch |\n" + "|---" * 11 + "|"
+        f"jax {version('jax')} flax {version('flax')} Python {platform.python_version()}, {os.cpu_count()} CPU cores"
+        "\n\n"
+        "| experiment | epochs | training accuracy | validation accuracy | gap | training balanced accuracy "
+        "| validation balanced accuracy | training loss | validation loss | lowest (epoch) | seconds an epoch |\n"
+        + "|---" * 11
+        + "|"
     )
     for name, records in runs.items():
         last, lowest = records[-1], min(records, key=lambda r: r["val_loss"])
