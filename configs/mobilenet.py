@@ -21,13 +21,14 @@ def get_config(recipe: str = "sample") -> ConfigDict:
     config.seed = 0  # of the split, the weights, the order, the augmentation and dropout
 
     config.data = ConfigDict()
-    # 'isic2018': the archive's layout; 'ham10000': that of Kaggle's copy; 'folders': a folder a class; 'sample': the
-    # drawn lesions, which need no folder.
+    # 'isic2018': the archive's layout; 'ham10000': that of Kaggle's copy; 'folders': a folder a class; 'tfds': what
+    # `mobilenet-jax prepare --to tfds` made; 'sample': the drawn lesions, which need no folder.
     config.data.source = "isic2018"
     config.data.dir = ""  # the folder that holds them
     config.data.image_size = 224  # pixels, height and width; 32 or more
     # 'lesion': all images of a lesion on one side, each class in the same share. 'fold:K/N': the same, for
-    # cross-validation. 'last:0.3', 'first:0.3', 'per_class:0.3': the article's, which part lesions. Or a splits.csv.
+    # cross-validation. 'last:0.3', 'first:0.3', 'per_class:0.3': the article's, which part lesions. 'official',
+    # 'official:test': the archive's own validation or test set. Or a splits.csv.
     config.data.split = "lesion"
     config.data.val_fraction = 0.3  # of the lesions, for 'lesion'
     config.data.sampling = "uniform"  # or 'balanced': all classes come equally often in training

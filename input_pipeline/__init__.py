@@ -1,4 +1,4 @@
-"""Files on disk to batches of images. Imports numpy, OpenCV and TensorFlow, never JAX and never `mobilenet_jax`."""
+"""Files on disk to batches of images. Imports TensorFlow when it is first needed, never JAX nor `mobilenet_jax`."""
 
 from input_pipeline.audit import check_images
 from input_pipeline.augment import Augmentation
@@ -6,7 +6,7 @@ from input_pipeline.batches import eval_batches, train_batches
 from input_pipeline.cache import Cache, open_cache
 from input_pipeline.examples import DataError, Examples
 from input_pipeline.folders import write_folders
-from input_pipeline.sources import read_examples
+from input_pipeline.sources import read_examples, read_split
 from input_pipeline.splits import as_table, crossing_lesions, split_examples, table_hash
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "eval_batches",
     "open_cache",
     "read_examples",
+    "read_split",
     "split_examples",
     "table_hash",
     "train_batches",

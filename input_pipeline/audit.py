@@ -1,21 +1,24 @@
 """Looks at every image before the first step: all that would stop or spoil training later is found now."""
 
 import hashlib
+import json
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow as tf
+import pooch
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from input_pipeline.examples import DataError, Examples
+from input_pipeline.examples import DataError, Examples, Faults
+from input_pipeline.files import files_hash, read_bytes
 
 MIN_SIDE, MAX_SIDE = 8, 10_000  # pixels
 _FEW = 5  # examples of a class
@@ -31,47 +34,89 @@ class _Look(NamedTuple):
     digest: str
 
 
-def check_images(examples: Examples) -> None:
+def check_images(examples: Examples, faults: Faults | None = None) -> None:
     """Decodes every image once, and prints warnings of what is only suspicious.
 
     JPEGs of any colour space and PNGs under any name are read. What the decoder lets pass, such as a picture whose
-    lower half is grey, is not found.
+    lower half is grey, is not found. While neither files nor table change, what was found is remembered in the user's
+    cache and nothing is decoded again.
+
+    Args:
+        examples: of which to look at the images.
+        faults: where to note images that are unreadable, empty, truncated, damaged, of no known format, or of an
+            impossible size, each with its row; None raises them.
 
     Raises:
-        DataError: images are unreadable, empty, truncated, damaged, of no known format, or of an impossible size. Its
-            `details` name each one with its row.
+        DataError: there are such images.
     """
-    cores = os.cpu_count() or 1
-    with ThreadPoolExecutor(cores) as pool:
-        bar = tqdm(
-            pool.map(_look, examples.paths), "checking images", len(examples), unit=" images", disable=None, leave=False
-        )
-        looks = list(bar)
+    found = Faults() if faults is None else faults
+    memory = _Memory(examples)
+    warnings = memory.recall()
+    if warnings is None:
+        before = len(found)
+        warnings = _look_at_all(examples, found)
+        if len(found) == before:
+            memory.keep(warnings)
+    for line in warnings:
+        print(f"warning: {line}", file=sys.stderr)
+    if faults is None:
+        found.raise_if_any()
+
+
+class _Memory:
+    """The warnings of the last audit of a data set that found no fault, valid while nothing has changed."""
+
+    def __init__(self, examples: Examples):
+        folder = Path(pooch.os_cache("mobilenet-jax")) / "audits"
+        self._file = folder / f"{hashlib.sha256(chr(10).join(examples.paths).encode()).hexdigest()[:16]}.json"
+        try:
+            self._state = f"{files_hash(examples.paths.tolist())} {examples.fingerprint()}"
+        except OSError:  # a file is missing: the audit will say so
+            self._state = ""
+
+    def recall(self) -> list[str] | None:
+        try:
+            kept = json.loads(self._file.read_text())
+            return kept["warnings"] if kept["state"] == self._state else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def keep(self, warnings: list[str]) -> None:
+        with suppress(OSError):  # a cache that cannot be written costs only time
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = self._file.with_name(f".{self._file.name}.{os.getpid()}")
+            unfinished.write_text(json.dumps({"state": self._state, "warnings": warnings}))
+            os.replace(unfinished, self._file)
+
+
+def _look_at_all(examples: Examples, faults: Faults) -> list[str]:
+    """The warnings; faults are noted."""
+    from input_pipeline.graph import decodes  # TensorFlow
+
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        looks = pool.map(lambda path: _look(path, decodes), examples.paths)
+        bar = tqdm(looks, "checking images", len(examples), unit=" images", disable=None, leave=False)
+        found = list(bar)
     where = [f"{path} ({row})" for path, row in zip(examples.paths, examples.rows, strict=True)]
-    faults = [f"{place} {look.fault}" for place, look in zip(where, looks, strict=True) if look.fault]
-    if faults:
-        first = faults[0] if len(faults) == 1 else f"{len(faults)} images cannot be used, the first is {faults[0]}"
-        raise DataError(f"{first}: replace the files, or remove them and their rows", details=faults)
-    odd = [f"{place} {look.oddity}" for place, look in zip(where, looks, strict=True) if look.oddity]
-    _warn(odd)
-    _warn(_identical(examples, looks))
+    faults += [f"{place} {look.fault}" for place, look in zip(where, found, strict=True) if look.fault]
+    odd = [f"{place} {look.oddity}" for place, look in zip(where, found, strict=True) if look.oddity]
     counts = np.bincount(examples.labels, minlength=len(examples.class_names))
     named = zip(examples.class_names, counts, strict=True)
-    _warn([f"class {name} has {n} examples, too few to measure" for name, n in named if n < _FEW])
+    few = [f"class {name} has {n} examples, too few to measure" for name, n in named if n < _FEW]
+    return [*_shortened(odd), *_shortened(_identical(examples, found)), *few]
 
 
-def _warn(lines: Sequence[str]) -> None:
-    for line in lines[:_SHOWN]:
-        print(f"warning: {line}", file=sys.stderr)
-    if len(lines) > _SHOWN:
-        print(f"warning: and {len(lines) - _SHOWN} more like these", file=sys.stderr)
+def _shortened(lines: list[str]) -> list[str]:
+    more = [f"and {len(lines) - _SHOWN} more like these"] if len(lines) > _SHOWN else []
+    return lines[:_SHOWN] + more
 
 
 def _identical(examples: Examples, looks: Sequence[_Look]) -> list[str]:
     """Images of one content under two names, which a split by lesion does not know of if they are of two lesions."""
     same = defaultdict(list)
     for i, look in enumerate(looks):
-        same[look.digest].append(i)
+        if not look.fault:
+            same[look.digest].append(i)
     lines = []
     for group in same.values():
         if len(group) > 1:
@@ -82,11 +127,13 @@ def _identical(examples: Examples, looks: Sequence[_Look]) -> list[str]:
     return lines
 
 
-def _look(path: str) -> _Look:
+def _look(path: str, decodes: Callable[[bytes], bool]) -> _Look:
     try:
-        data = Path(path).read_bytes()
+        data = read_bytes(path)
     except OSError as error:
         return _Look(f"cannot be read ({error.strerror})", None, "")
+    except DataError as error:
+        return _Look(f"cannot be read ({error})", None, "")
     digest = hashlib.sha256(data).hexdigest()
     if not data:
         return _Look("is empty", None, digest)
@@ -104,9 +151,7 @@ def _look(path: str) -> _Look:
         return _Look(f"is a {kind}, not a JPEG or PNG", None, digest)
     if min(width, height) < MIN_SIDE or max(width, height) > MAX_SIDE:
         return _Look(f"is {width} x {height} pixels, not {MIN_SIDE} to {MAX_SIDE} a side", None, digest)
-    try:
-        tf.io.decode_jpeg(data, channels=3, ratio=8)  # an eighth of a JPEG's size reads all of it and is quick
-    except tf.errors.InvalidArgumentError:
+    if not decodes(data):
         return _Look(f"is a truncated or damaged {kind}", None, digest)
     if orientation != 1:
         return _Look(None, "is marked as turned (EXIF); it is read as stored", digest)

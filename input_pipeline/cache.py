@@ -24,7 +24,7 @@ import psutil
 from tqdm import tqdm
 
 from input_pipeline.examples import DataError
-from input_pipeline.tfds_source import file_of
+from input_pipeline.files import files_hash
 
 _FORMAT = 1  # raised when other pixels come out of the same files, so that caches are made anew
 
@@ -72,7 +72,7 @@ def _on_disk(paths: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     folder = Path(pooch.os_cache("mobilenet-jax")) / "decoded" / hashlib.sha256(names.encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     file, index = folder / "images.npy", folder / "index.json"
-    description = {"format": _FORMAT, "shape": list(shape), "files": _files_hash(paths)}
+    description = {"format": _FORMAT, "shape": list(shape), "files": files_hash(paths.tolist())}
     with _locked(folder):
         if not _is_whole(file, index, description):
             unfinished = folder / "images.npy.unfinished"
@@ -122,15 +122,6 @@ def _fill(images: np.ndarray, paths: np.ndarray) -> np.ndarray:
     for row, image in enumerate(tqdm(found, "decoding", len(paths), unit=" images", disable=None, leave=False)):
         images[row] = image
     return images
-
-
-def _files_hash(paths: np.ndarray) -> str:
-    """A SHA-256 that is another if a file's name, size or time of change is."""
-    digest = hashlib.sha256()
-    for path in paths:
-        state = os.stat(file_of(path))
-        digest.update(f"{os.path.basename(path)},{state.st_size},{state.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
 
 
 @contextmanager

@@ -3,8 +3,11 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+
+Part = Literal["Training", "Validation", "Test"]  # of the archive's sets
 
 
 class DataError(ValueError):
@@ -17,6 +20,20 @@ class DataError(ValueError):
     def __init__(self, message: str, details: Sequence[str] = ()):
         super().__init__(message)
         self.details = details
+
+
+class Faults(list[str]):
+    """What is wrong with a data set, a line each: collected to be told all at once."""
+
+    def raise_if_any(self) -> None:
+        """Ends with an error that has all of them in its `details`.
+
+        Raises:
+            DataError: there are any.
+        """
+        if self:
+            more = f"{len(self)} things are wrong with the data, the first is: " if len(self) > 1 else ""
+            raise DataError(more + self[0], details=self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,3 +79,12 @@ class Examples:
         for path, label, lesion in zip(self.paths, self.labels, self.lesions, strict=True):
             digest.update(f"{path.rpartition('/')[2]},{label},{lesion}\n".encode())
         return digest.hexdigest()
+
+
+def joined(first: Examples, second: Examples) -> Examples:
+    """The examples of both, which have the same classes."""
+    paths, labels, lesions, rows = (
+        np.concatenate([getattr(examples, column) for examples in (first, second)])
+        for column in ("paths", "labels", "lesions", "rows")
+    )
+    return Examples(paths, labels, lesions, rows, first.class_names)

@@ -15,19 +15,25 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from input_pipeline.examples import DataError, Examples
-from input_pipeline.isic import read_lesions
+from input_pipeline.examples import DataError, Examples, Faults
+from input_pipeline.isic import note_mixed_lesions, read_lesions
+from input_pipeline.tfds_source import is_address, read_record
 
 _SUFFIXES = (".jpg", ".jpeg")
 _LESIONS = "lesions.csv"
 
 
-def read_folders(folder: str | Path) -> Examples:
+def read_folders(folder: str | Path, faults: Faults | None = None) -> Examples:
     """Reads the names of class folders and of the images in them.
+
+    Args:
+        folder: the folder above.
+        faults: where to note what is wrong with files and rows, which are then left out; None raises it.
 
     Raises:
         DataError: there are no such folders, a folder is empty, or something in one is no JPEG by its name.
     """
+    noted = Faults() if faults is None else faults
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"no such data folder: {folder} (--config.data.dir names the one that holds class folders)")
@@ -39,28 +45,32 @@ def read_folders(folder: str | Path) -> Examples:
     for label, name in enumerate(classes):
         files = sorted(path for path in (top / name).iterdir() if not path.name.startswith("."))
         if not files:
-            raise DataError(f"{top / name} is empty: add its images or remove it")
+            noted.append(f"{top / name} is empty: add its images or remove it")
         for path in files:
-            if path.suffix.lower() not in _SUFFIXES or not path.is_file():
-                raise DataError(f"{path} is no JPEG by its name: remove it from the class folder")
-        found += [(path, label) for path in files]
-    names = [path.stem for path, _ in found]
-    twice, times = Counter(names).most_common(1)[0]
-    if times > 1:
-        raise DataError(f"{top} holds {times} images of the name {twice}: give each a name of its own")
-    lesions = {name: name for name in names}
+            if path.suffix.lower() in _SUFFIXES and not path.is_dir():
+                found.append((path, label))
+            else:
+                noted.append(f"{path} is no JPEG by its name: remove it from the class folder")
+    for name, times in Counter(path.stem for path, _ in found).items():
+        if times > 1:
+            noted.append(f"{top} holds {times} images of the name {name}: give each a name of its own")
+    lesions = {path.stem: path.stem for path, _ in found}
     if (folder / _LESIONS).exists():
-        lesions = read_lesions(folder / _LESIONS)
+        lesions = read_lesions(folder / _LESIONS, noted)
         missing = [path for path, _ in found if path.stem not in lesions]
-        if missing:
-            raise DataError(f"{missing[0]} has no row in {folder / _LESIONS}: add one, a split by lesion needs it")
-    return Examples(
+        noted += [f"{path} has no row in {folder / _LESIONS}: add one, a split by lesion needs it" for path in missing]
+        found = [(path, label) for path, label in found if path.stem in lesions]
+    examples = Examples(
         paths=np.array([str(path) for path, _ in found]),
         labels=np.array([label for _, label in found], np.int32),
-        lesions=np.array([lesions[name] for name in names]),
+        lesions=np.array([lesions[path.stem] for path, _ in found]),
         rows=np.array([f"{path.parent.name}/{path.name}" for path, _ in found]),
         class_names=tuple(classes),
     )
+    note_mixed_lesions(examples, noted)
+    if faults is None:
+        noted.raise_if_any()
+    return examples
 
 
 def write_folders(examples: Examples, folder: str | Path) -> None:
@@ -85,7 +95,9 @@ def write_folders(examples: Examples, folder: str | Path) -> None:
     for left in set(unfinished.glob("Train/*/*")) - set(targets):  # by a copy from elsewhere
         left.unlink()
     for target, path in tqdm(targets.items(), "copying", unit=" images", disable=None, leave=False):
-        if not target.exists() or target.stat().st_size != os.path.getsize(path):
+        if is_address(path):
+            target.write_bytes(read_record(path))
+        elif not target.exists() or target.stat().st_size != os.path.getsize(path):
             shutil.copyfile(path, target)
     with open(unfinished / _LESIONS, "w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")

@@ -13,10 +13,10 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from input_pipeline.examples import Examples
+from input_pipeline.examples import Examples, Part
 from input_pipeline.isic import CLASS_NAMES, read_isic
 
-PARTS = {"Training": "train", "Validation": "validation", "Test": "test"}
+PARTS: dict[Part, str] = {"Training": "train", "Validation": "validation", "Test": "test"}
 
 _DOWNLOADS = "https://isic-archive.s3.amazonaws.com/challenges/2018"
 _GROUPINGS = "ISIC2018_Task3_Training_LesionGroupings.csv"

@@ -16,7 +16,7 @@ import numpy as np
 import pooch
 from PIL import Image, ImageDraw
 
-from input_pipeline.isic import _GROUND_TRUTH, _GROUPINGS, _INPUT, CLASS_NAMES
+from input_pipeline.isic import CLASS_NAMES, GROUND_TRUTH, GROUPINGS, INPUT
 
 _VERSION = 1  # raised when the drawings change, so that caches are drawn anew
 _SEED = 2018
@@ -267,9 +267,9 @@ def sample_dir() -> Path:
 
 def write_sample(folder: Path) -> None:
     """Draws all images and writes them and their tables in the archive's layout."""
-    images = folder / _INPUT
+    images, truth_name = folder / INPUT.format("Training"), GROUND_TRUTH.format("Training")
     images.mkdir(parents=True)
-    (folder / _GROUND_TRUTH).mkdir()
+    (folder / truth_name).mkdir()
     lesions = [(name, number) for name, count in _LESIONS.items() for number in range(count)]
     rng = np.random.default_rng(_SEED)
     views = [(name, number, view) for name, number in lesions for view in range(rng.choice(_VIEWS))]
@@ -286,8 +286,8 @@ def write_sample(folder: Path) -> None:
         truth.append([image, *(f"{float(name == class_name)}" for name in CLASS_NAMES)])
         groupings.append([image, f"{class_name}_{number:04d}", "drawing"])
     for path, header, rows in (
-        (folder / _GROUND_TRUTH / f"{_GROUND_TRUTH}.csv", ["image", *CLASS_NAMES], truth),
-        (folder / _GROUPINGS, ["image", "lesion_id", "diagnosis_confirm_type"], groupings),
+        (folder / truth_name / f"{truth_name}.csv", ["image", *CLASS_NAMES], truth),
+        (folder / GROUPINGS, ["image", "lesion_id", "diagnosis_confirm_type"], groupings),
     ):
         with open(path, "w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([header, *rows])

@@ -13,7 +13,10 @@ from input_pipeline.examples import DataError, Examples
 
 SIDES = ("training", "validation")
 
-_WAYS = "lesion, fold:K/N (K from 1 to N), last:S, first:S, per_class:S (S a share such as 0.3), or FILE.csv"
+_WAYS = (
+    "lesion, fold:K/N (K from 1 to N), last:S, first:S, per_class:S (S a share such as 0.3), official, official:test, "
+    "or FILE.csv"
+)
 _FOLD = re.compile(r"fold:([1-9]\d*)/([1-9]\d*)")
 _SHARE = re.compile(r"(first|last|per_class):(0\.\d+)")
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from input_pipeline.examples import DataError, Examples
+from input_pipeline.examples import DataError, Examples, Part
 
 _ADDRESS = re.compile(r"(.+\.array_record-\d+-of-\d+)#(\d+)/[^/]+")
 _ANEW = "make it anew with `mobilenet-jax prepare RAW DST --to tfds`"
@@ -50,7 +50,7 @@ def prepare_tfds(raw: str | Path, data_dir: str | Path) -> None:
     builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=raw))
 
 
-def read_tfds(folder: str | Path, part: str = "Training") -> Examples:
+def read_tfds(folder: str | Path, part: Part = "Training") -> Examples:
     """Reads labels, lesions and names of a prepared data set, all but the images.
 
     Args:

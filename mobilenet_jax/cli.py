@@ -59,17 +59,20 @@ def main() -> None:
 
     prepare = commands.add_parser(
         "prepare",
-        help="arrange images in a folder a class",
-        description="Copies images into DST/Train/CLASS/, as the article did, with a table of their lesions. A copy "
-        "that was stopped goes on where it was.",
+        help="arrange images in a folder a class, or as a TFDS data set",
+        description="Copies images into DST/Train/CLASS/, as the article did, with a table of their lesions; a copy "
+        "that was stopped goes on where it was. Or makes the TFDS data set isic2018_task3 in DST.",
     )
     prepare.add_argument("raw", metavar="RAW", type=Path, help="the folder of the download")
     prepare.add_argument("dst", metavar="DST", type=Path)
     prepare.add_argument(
         "--source",
-        choices=("isic2018", "ham10000", "folders"),
+        choices=("isic2018", "ham10000", "folders", "tfds"),
         default="isic2018",
         help="the layout of RAW (default: isic2018)",
+    )
+    prepare.add_argument(
+        "--to", choices=("folders", "tfds"), default="folders", help="what to make; tfds is made of isic2018 alone"
     )
     prepare.set_defaults(run=_prepare)
 
@@ -140,11 +143,17 @@ def _convert(args: argparse.Namespace) -> None:
 
 
 def _prepare(args: argparse.Namespace) -> None:
-    from input_pipeline import DataError, read_examples, write_folders  # TensorFlow takes its time
+    from input_pipeline import DataError, read_examples, write_folders  # takes its time
+    from input_pipeline.tfds_source import prepare_tfds
 
     def job() -> None:
         examples = read_examples(args.source, args.raw)
-        write_folders(examples, args.dst)
+        if args.to == "folders":
+            write_folders(examples, args.dst)
+        elif args.source == "isic2018":
+            prepare_tfds(args.raw, args.dst)
+        else:
+            raise DataError(f"--to tfds makes the data set of --source isic2018, not of {args.source}")
         print(f"{args.dst}\n{examples.class_table()}")
 
     run_as_command(job, (DataError, OSError), debug=args.debug)

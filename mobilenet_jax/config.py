@@ -53,7 +53,7 @@ _SWITCH = _Rule((bool,), lambda _: True, "True or False")
 
 _RULES: dict[str, _Rule] = {
     "seed": _integer(0, 2**32 - 1),
-    "data.source": _one_of("sample", "isic2018", "ham10000", "folders"),
+    "data.source": _one_of("sample", "isic2018", "ham10000", "folders", "tfds"),
     "data.dir": _TEXT,
     "data.image_size": _integer(MIN_IMAGE_SIZE, MAX_IMAGE_SIZE),
     "data.split": _TEXT,

@@ -14,10 +14,8 @@ from input_pipeline import (
     DataError,
     Examples,
     as_table,
-    check_images,
     crossing_lesions,
-    read_examples,
-    split_examples,
+    read_split,
     table_hash,
 )
 from mobilenet_jax import mesh as meshes
@@ -107,14 +105,12 @@ def load_examples(config: ConfigDict) -> tuple[Examples, Examples]:
         DataError: see `input_pipeline`.
         ConfigError: the data's classes are not as many as the model's.
     """
-    examples = read_examples(config.data.source, config.data.dir)
-    if len(examples.class_names) != config.model.num_classes:
+    data, how = config.data, config.data.split
+    training, validation = read_split(data.source, data.dir, how, val_fraction=data.val_fraction, seed=config.seed)
+    if len(training.class_names) != config.model.num_classes:
         raise ConfigError(
-            f"config.model.num_classes is {config.model.num_classes}, the data have {len(examples.class_names)}"
+            f"config.model.num_classes is {config.model.num_classes}, the data have {len(training.class_names)}"
         )
-    how = config.data.split
-    training, validation = split_examples(examples, how, val_fraction=config.data.val_fraction, seed=config.seed)
-    check_images(examples)
     for name, part in (("training", training), ("validation", validation)):
         counts = np.bincount(part.labels, minlength=len(part.class_names))
         table = " ".join(f"{n} {c}" for n, c in zip(part.class_names, counts, strict=True))

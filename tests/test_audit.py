@@ -44,7 +44,7 @@ def test_broken_images_are_named_with_their_row(tiny_isic, damage, message):
 def test_all_faults_are_named_at_once(tiny_isic):
     for number in (3, 20, 41):
         (tiny_isic / IMAGES / f"ISIC_{number:07d}.jpg").write_bytes(b"")
-    with pytest.raises(DataError, match=r"3 images cannot be used, the first is .*ISIC_0000003\.jpg") as error:
+    with pytest.raises(DataError, match=r"3 things are wrong .*, the first is: .*ISIC_0000003\.jpg") as error:
         check_images(read_isic(tiny_isic))
     rows = [re.search(r"ISIC_(\d+)\.jpg \(ISIC2018.*csv:(\d+)\) is empty", d).groups() for d in error.value.details]
     assert rows == [("0000003", "5"), ("0000020", "22"), ("0000041", "43")]

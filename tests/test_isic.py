@@ -72,11 +72,15 @@ BAD_TABLES = [
     (_edit(TRUTH, lambda t: t.replace("DF", "NV")), r"GroundTruth.csv:1: the columns are"),
     (_edit(TRUTH, lambda t: t.partition("\n")[0] + "\n"), r"GroundTruth.csv holds no image"),
     (_edit(TRUTH, lambda t: ""), r"GroundTruth.csv:1: the first column is missing"),
+    (_edit(TRUTH, lambda t: t.partition("\n")[2]), r"GroundTruth.csv:1: the header is missing: add the line image,MEL"),
+    (
+        _edit(GROUPINGS, _swap_line(4, ["ISIC_0000002,L61,x"])),
+        r"csv:3[89]: lesion L61 is VASC here and MEL at",
+    ),
     (lambda d: (d / TRUTH).write_bytes(b"\xff\xfe\x00\x01"), r"GroundTruth.csv is not a CSV text"),
     (_edit(GROUPINGS, _swap_line(4, [])), r"GroundTruth.csv:4: ISIC_0000002 has no row in .*LesionGroupings.csv"),
     (_edit(GROUPINGS, _swap_line(4, ["ISIC_0000001,L9,x"])), r"LesionGroupings.csv:4: ISIC_0000001 stands in an"),
     (_edit(GROUPINGS, _swap_line(4, ["ISIC_0000002,,x"])), r"LesionGroupings.csv:4: no lesion_id"),
-    (lambda d: (d / GROUPINGS).unlink(), r"LesionGroupings.csv is missing: config.data.dir names"),
     (lambda d: (d / TRUTH).unlink(), r"GroundTruth.csv is missing: config.data.dir names"),
 ]
 
@@ -92,3 +96,30 @@ def test_bad_tables_are_named_by_file_and_line(tiny_isic, damage, message):
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(DataError, match=re.escape(f"no such data folder: {tmp_path / 'nowhere'}")):
         read_isic(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: "\ufeff" + t,
+        lambda t: t.replace("\n", "\r\n"),
+        lambda t: "\n".join(",".join(f'"{cell}"' for cell in line.split(",")) for line in t.splitlines()),
+        lambda t: t.replace("\n", "\n\n"),
+    ],
+    ids=["BOM", "CRLF", "quoted", "empty lines"],
+)
+def test_tables_as_spreadsheets_write_them_are_read(tiny_isic, change):
+    expected = read_isic(tiny_isic)
+    for file in (TRUTH, GROUPINGS):
+        path = tiny_isic / file
+        path.write_bytes(change(path.read_text()).encode())
+    assert read_isic(tiny_isic).fingerprint() == expected.fingerprint()
+
+
+def test_without_groupings_each_image_is_a_lesion_and_a_warning_says_what_that_means(tiny_isic, capsys):
+    (tiny_isic / GROUPINGS).unlink()
+    examples = read_isic(tiny_isic)
+    assert len(set(examples.lesions)) == 42
+    said = capsys.readouterr().err
+    assert said.startswith(f"warning: {tiny_isic / GROUPINGS} is missing, so each image counts as a lesion of its own")
+    assert said.count("\n") == 1
