@@ -1,5 +1,6 @@
 """Reading, auditing and splitting together, as a run does it."""
 
+import json
 import os
 import shutil
 import subprocess
