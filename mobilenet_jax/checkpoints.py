@@ -1,6 +1,8 @@
 """Checkpoints of a run: the latest two, to go on from, and the best, to use."""
 
 import contextlib
+import json
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +50,7 @@ class Checkpoints:
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies), best_fn=_score, best_mode="max"
         )
         with self._told_in_a_line("read"):
+            _leave_out_unrated(folder)
             self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
     def __enter__(self) -> "Checkpoints":
@@ -84,7 +87,7 @@ class Checkpoints:
             try:
                 restored = self._manager.restore(step, args=args)
             except Exception as error:  # whatever Orbax and its storage make of a damaged file
-                print(f"warning: checkpoint {step} is damaged ({_first_line(error)}), left out", file=sys.stderr)
+                _warn(step, error)
                 continue
             for damaged in steps[:i]:
                 self._manager.delete(damaged)
@@ -101,6 +104,20 @@ class Checkpoints:
                 f"cannot {verb} a checkpoint in {self._folder} ({_first_line(error)}): mend the disk and start again, "
                 "the run goes on after its last whole checkpoint"
             ) from error
+
+
+def _leave_out_unrated(folder: Path) -> None:
+    """Removes checkpoints whose score is damaged, with a warning: Orbax would open none then."""
+    for path in folder.glob("*/metrics/metrics"):
+        try:
+            json.loads(path.read_bytes())
+        except ValueError as error:
+            _warn(path.parents[1].name, error)
+            shutil.rmtree(path.parents[1])
+
+
+def _warn(step: int | str, error: Exception) -> None:
+    print(f"warning: checkpoint {step} is damaged ({_first_line(error)}), left out", file=sys.stderr)
 
 
 def _first_line(error: Exception) -> str:
