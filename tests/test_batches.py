@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from input_pipeline import Augmentation, eval_batches, graph, train_batches
+from input_pipeline.batches import epoch_order
 from input_pipeline.isic import read_isic
 
 ARTICLE = Augmentation(30, 0.3, 0.3, 0.3, horizontal_flip=True)
@@ -170,3 +171,18 @@ def test_colours_change_in_training_batches(examples):
     factors = dark["image"].mean((1, 2, 3)) / plain["image"].mean((1, 2, 3))
     assert factors.min() < 0.7
     assert len(np.unique(factors.round(3))) == 8
+
+
+def test_balanced_sampling_brings_each_class_equally_often_and_an_example_differently_each_time(examples):
+    labels = np.repeat([0, 1, 3], [900, 90, 10])  # class 2 does not occur
+    orders = [epoch_order(labels, 0, epoch, balanced=True) for epoch in range(20)]
+    counts = np.bincount(labels[np.concatenate(orders)])
+    assert counts[2] == 0
+    np.testing.assert_allclose(counts[[0, 1, 3]] / 20_000, 1 / 3, atol=0.02)
+    assert not np.array_equal(orders[0], orders[1])
+    few = examples.take(np.array([*range(30), 40]))
+    batches = _train(few, 0, 3, balanced=True)
+    index, images = (np.concatenate([b[key] for b in batches]) for key in ("index", "image"))
+    assert (index == 30).sum() > 2, "the only one of its class"
+    first, second, *_ = images[index == 30]
+    assert np.abs(first - second).mean() > 0.01
