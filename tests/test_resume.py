@@ -176,6 +176,7 @@ def test_killed_twenty_times_at_random_moments_it_ends_as_if_undisturbed(data, w
         _assert_equal_runs(workdir, whole)
 
 
+@pytest.mark.slow
 def test_a_run_of_four_devices_goes_on_with_one(data, whole, tmp_path):
     workdir = tmp_path / "run"
     four = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
@@ -202,16 +203,17 @@ def test_a_batch_that_the_devices_cannot_share_is_refused_with_the_nearest_that_
 
 
 def test_the_events_of_tensorboard_are_the_records(whole):
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorflow.compat.v1.train import summary_iterator
 
-    events = EventAccumulator(str(whole / "tensorboard")).Reload()
+    [file] = (whole / "tensorboard").iterdir()
+    found = {(v.tag, e.step): v.simple_value for e in summary_iterator(str(file)) for v in e.summary.value}
     for record in _records(whole):
-        for tag, name in (("loss/val", "val_loss"), ("accuracy/train", "train_accuracy")):
-            [value] = [e.value for e in events.Scalars(tag) if e.step == record["epoch"]]
-            assert value == pytest.approx(record[name], rel=1e-6)
+        for tag, name in (("loss/val", "val_loss"), ("accuracy/train", "train_accuracy"), ("run/step", "step")):
+            assert found[tag, record["epoch"]] == pytest.approx(record[name], rel=1e-6)
     assert json.loads((whole / "summary.json").read_text())["stopped_early"] is False
 
 
+@pytest.mark.slow
 def test_a_profile_is_left_when_asked_for(data, tmp_path):
     command = _command(data, tmp_path / "run", "--profile")
     result = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
@@ -219,6 +221,7 @@ def test_a_profile_is_left_when_asked_for(data, tmp_path):
     assert list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
 
 
+@pytest.mark.slow
 def test_one_of_two_processes_dies_and_the_other_ends_with_an_error(data, tmp_path):
     port = 20_000 + os.getpid() % 20_000
     command = _command(data, tmp_path / "run", "--config.train.epochs=1000", f"--coordinator=localhost:{port}")
@@ -259,7 +262,7 @@ def test_two_processes_of_two_devices_do_what_one_device_does(data, whole, tmp_p
     (out, err), (silence, _) = (process.communicate(timeout=300) for process in processes)
     assert [process.returncode for process in processes] == [0, 0], err
     assert "on 4 cpu device(s)" in out
-    assert silence == ""
+    assert all(line.startswith("[Gloo]") for line in silence.splitlines()), "what all would say, the first one says"
     [found] = _records(tmp_path / "run")
     np.testing.assert_allclose(found["train_loss"], _records(whole)[0]["train_loss"], rtol=0.05)
     assert found["val_accuracy"] * 14 == pytest.approx(round(found["val_accuracy"] * 14))
