@@ -61,27 +61,30 @@ def batches(
         An iterator of what the plan gives, with `image` in the place of `source`; where images are changed, in the
         place of `affine` and `colour` too.
     """
-
     first = next(plan())
-    read = _reader(first["source"][0]) if images is None and len(first["source"]) else tf.io.read_file
+    signature = {name: tf.TensorSpec([None, *a.shape[1:]], tf.as_dtype(a.dtype)) for name, a in first.items()}
+    dataset = tf.data.Dataset.from_generator(plan, output_signature=signature)
 
     def load(example: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         rest = dict(example)
-        source = rest.pop("source")
-        if images is None:
-            image = _resized(read(source), image_size)
-        else:
-            image = tf.numpy_function(images.__getitem__, [source], tf.uint8)
-        return {"image": tf.ensure_shape(image, [image_size, image_size, 3]), **rest}
+        return {"image": _resized(read(rest.pop("source")), image_size), **rest}
 
     def changed(batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         rest = dict(batch)
         drawn = [rest.pop("image"), rest.pop("affine"), rest.pop("colour")]
         return {"image": tf.numpy_function(change, drawn, tf.float32), **rest}
 
-    signature = {name: tf.TensorSpec([None, *a.shape[1:]], tf.as_dtype(a.dtype)) for name, a in first.items()}
-    dataset = tf.data.Dataset.from_generator(plan, output_signature=signature).unbatch()
-    dataset = dataset.map(load, num_parallel_calls=_PARALLEL).batch(batch_size)
+    if images is None:
+        read = _reader(first["source"][0]) if len(first["source"]) else tf.io.read_file
+        dataset = dataset.unbatch().map(load, num_parallel_calls=_PARALLEL).batch(batch_size)
+    else:
+        gather = images.__getitem__
+
+        def take(batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+            rest = dict(batch)
+            return {"image": tf.numpy_function(gather, [rest.pop("source")], tf.uint8), **rest}
+
+        dataset = dataset.map(take, num_parallel_calls=_PARALLEL)
     if change:
         dataset = dataset.map(changed, num_parallel_calls=_PARALLEL)
     return _run(dataset.prefetch(_PREFETCH))
