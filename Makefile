@@ -9,7 +9,7 @@ train: .venv/.train
 	$(BIN)/python train.py --config=$(CONFIG) $(ARGS)
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: .venv/.test
 	$(BIN)/python -m pytest -m slow
