@@ -15,8 +15,6 @@ from tensorboardX import SummaryWriter
 
 from mobilenet_jax.config import differences
 
-_MAY_CHANGE = ("train.epochs",)
-
 
 class WorkdirError(ValueError):
     """A run cannot use its workdir. The message says why and what to do."""
@@ -122,9 +120,10 @@ class Workdir:
 
 
 def _compare(file: Path, config: dict[str, Any]) -> None:
-    """Refuses a configuration that is not that of the run, but for what may change."""
+    """Refuses a configuration that is not that of the run, but for its length, where nothing else follows from that."""
+    may_change = () if config["optimizer"]["schedule"] == "cosine" else ("train.epochs",)
     try:
-        changed = [d for d in differences(json.loads(file.read_text()), config) if not d.startswith(_MAY_CHANGE)]
+        changed = [d for d in differences(json.loads(file.read_text()), config) if not d.startswith(may_change)]
     except (OSError, ValueError, AttributeError) as error:  # the last: JSON, but no object
         raise WorkdirError(f"{file} cannot be read ({error}): choose another --workdir") from error
     if changed:

@@ -140,6 +140,12 @@ def test_another_configuration_is_refused_with_the_difference(data, workdir):
     assert {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()} == before
 
 
+def test_a_run_whose_rates_follow_from_its_length_cannot_be_lengthened(data, workdir):
+    (workdir / "config.json").write_text(json.dumps(_config(data, optimizer__schedule="cosine").to_dict()))
+    with pytest.raises(WorkdirError, match=r"another configuration \(train.epochs: 2 -> 3\)"):
+        train_and_evaluate(_config(data, optimizer__schedule="cosine", train__epochs=3), workdir)
+
+
 def test_other_images_are_refused_on_resume(workdir, data, tmp_path):
     changed = shutil.copytree(data, tmp_path / "isic")
     config = _config(changed, train__epochs=3)
