@@ -25,6 +25,7 @@ BLOCKS = (
 )  # fmt: skip
 
 Head = Literal["article", "article_bn", "small", "imagenet"]
+ARTICLE_HEADS = ("article", "article_bn")
 BatchNormOfFrozen = Literal["frozen", "train"]
 
 _glorot = nn.initializers.glorot_uniform()  # the initializer of Keras's convolutions and dense layers
@@ -162,21 +163,25 @@ class MobileNet(nn.Module):
     def _norm(self, x: jax.Array, name: str, use_moving: bool) -> jax.Array:
         return nn.BatchNorm(use_moving, momentum=0.99, epsilon=1e-3, dtype=self.dtype, name=f"{name}_bn")(x)
 
+    def _show(self, layer: str, x: jax.Array) -> None:
+        if not self.is_initializing():  # or the variables of a new model would hold it
+            self.sow("activities", f"{layer}_output", x)
+
     def _classify(self, x: jax.Array, train: bool) -> jax.Array:
         def dense(features: int, name: str) -> Callable[[jax.Array], jax.Array]:
             return nn.Dense(features, dtype=self.dtype, kernel_init=_glorot, name=name)
 
-        if self.head in ("article", "article_bn"):
+        if self.head in ARTICLE_HEADS:
             x = x.reshape(x.shape[0], -1)
             for i in (1, 2):
                 x = dense(1024, f"dense_{i}")(x)
                 # Where Keras's regulariser looks: with batch normalisation before it and the activation, else after.
                 if self.head == "article_bn":
-                    self.sow("activities", f"dense_{i}_output", x)
+                    self._show(f"dense_{i}", x)
                     x = nn.relu(self._norm(x, f"dense_{i}", not train))
                 else:
                     x = nn.relu(x)
-                    self.sow("activities", f"dense_{i}_output", x)
+                    self._show(f"dense_{i}", x)
                 x = nn.Dropout(self.dropout, deterministic=not train, name=f"dropout_{i}")(x)
             return dense(self.num_classes, "predictions")(x)
         x = x.mean((1, 2))

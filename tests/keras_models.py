@@ -7,7 +7,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import numpy as np
 
-HEADS = {None: (), "small": (7,), "article": (1024, 1024, 7)}
+HEADS = {None: (), "small": (7,), "article": (1024, 1024, 7), "article_bn": (1024, 1024, 7)}
 
 
 def random_mobilenet(alpha, head=None, size=(64, 64), seed=0, framework=keras):
@@ -24,11 +24,14 @@ def random_mobilenet(alpha, head=None, size=(64, 64), seed=0, framework=keras):
         if head == "imagenet"
         else framework.applications.MobileNet(weights=None, include_top=False, alpha=alpha, input_shape=(*size, 3))
     )
-    if head in ("small", "article"):
-        x = (layers.Flatten() if head == "article" else layers.GlobalAveragePooling2D())(model.output)
+    if head in ("small", "article", "article_bn"):
+        x = (layers.GlobalAveragePooling2D() if head == "small" else layers.Flatten())(model.output)
         *hidden, last = HEADS[head]
         for units in hidden:
-            x = layers.Dense(units, activation="relu")(x)
+            if head == "article_bn":
+                x = layers.Activation("relu")(layers.BatchNormalization()(layers.Dense(units)(x)))
+            else:
+                x = layers.Dense(units, activation="relu")(x)
         model = framework.Model(model.input, layers.Dense(last)(x))
     randomize(model, seed)
     return model

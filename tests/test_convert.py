@@ -234,9 +234,9 @@ def test_predict_prints_keras_five_likeliest_classes(run, tmp_path, real_data):
             assert float(probability) == pytest.approx(expected[rank], abs=1e-4)
 
 
-@pytest.mark.parametrize("head", ["small", "article"])
+@pytest.mark.parametrize("head", ["small", "article", "article_bn"])
 def test_predict_names_the_classes_of_a_run(run, tmp_path, head):
-    positions = 2 if head == "article" else 1
+    positions = 1 if head == "small" else 2
     source = write_keras_2(tmp_path / "w.h5", Architecture(0.25, head, 3, positions))
     weights = replace(read_weights(source), metadata=Metadata((32, 64), (0, 1), ("MEL", "NV", "DF")))
     write_weights(tmp_path / "w.safetensors", weights)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import safetensors
 
-from mobilenet_jax.model import MobileNet
+from mobilenet_jax.model import ARTICLE_HEADS, MobileNet
 from mobilenet_jax.pretrained import (
     Metadata,
     WeightsError,
@@ -96,7 +96,7 @@ def test_outputs_equal_keras_for_random_tensors_at_every_width_and_size(alpha, h
     _check_against_keras(alpha, head, size, tmp_path)
 
 
-@pytest.mark.parametrize("head", [None, "imagenet", "small", "article"])
+@pytest.mark.parametrize("head", [None, "imagenet", "small", "article", "article_bn"])
 def test_every_file_keras_3_writes_holds_the_same_tensors(tmp_path, head):
     reference = random_mobilenet(0.25, head)
     reference.compile("adam", "mse")
@@ -107,7 +107,7 @@ def test_every_file_keras_3_writes_holds_the_same_tensors(tmp_path, head):
         reference.save(tmp_path / name)
     first, *others = [read_weights(tmp_path / name) for name in names]
     assert first.architecture == Architecture(
-        0.25, head, reference.output_shape[-1] if head else 0, 4 if head == "article" else 1
+        0.25, head, reference.output_shape[-1] if head else 0, 4 if head in ARTICLE_HEADS else 1
     )
     for other in others:
         assert _same(other.tensors, first.tensors)
@@ -118,7 +118,7 @@ def test_every_file_keras_3_writes_holds_the_same_tensors(tmp_path, head):
 
 
 @pytest.mark.filterwarnings("ignore")  # Keras 2 warns of its own format
-@pytest.mark.parametrize("head", [None, "imagenet", "article"])
+@pytest.mark.parametrize("head", [None, "imagenet", "article", "article_bn"])
 def test_files_of_keras_2_are_read(tmp_path, head):
     tf_keras = pytest.importorskip("tf_keras", reason="needs Keras 2: pip install --no-deps tf-keras")
     reference = random_mobilenet(0.25, head, framework=tf_keras)
@@ -149,7 +149,7 @@ def test_a_backbone_nested_in_another_model_is_found(tmp_path):
         )
 
 
-@pytest.mark.parametrize("head", [None, "imagenet", "small", "article"])
+@pytest.mark.parametrize("head", [None, "imagenet", "small", "article", "article_bn"])
 def test_round_trips_through_every_format_keep_every_bit(tmp_path, head):
     reference = random_mobilenet(0.25, head)
     reference.save_weights(tmp_path / "k.weights.h5")
@@ -191,7 +191,7 @@ def test_a_file_tells_what_its_tensors_do_not(tmp_path, weights):
 
 
 @pytest.mark.parametrize("alpha", [0.25, 0.5, 0.75, 1.0])
-@pytest.mark.parametrize("head", [None, "imagenet", "small", "article"])
+@pytest.mark.parametrize("head", [None, "imagenet", "small", "article", "article_bn"])
 def test_the_table_of_shapes_is_the_models(alpha, head):
     images = np.zeros((1, 64, 96, 3), np.float32)
     model = MobileNet(alpha, head, num_classes=11)
@@ -202,7 +202,7 @@ def test_the_table_of_shapes_is_the_models(alpha, head):
         for layer, tensors in layers.items()
         for tensor, leaf in tensors.items()
     }
-    assert Architecture(alpha, head, 11 if head else 0, 6 if head == "article" else 1).shapes() == expected
+    assert Architecture(alpha, head, 11 if head else 0, 6 if head in ARTICLE_HEADS else 1).shapes() == expected
 
 
 def test_variables_that_are_not_the_models_are_not_saved(tmp_path, weights):

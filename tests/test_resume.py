@@ -57,7 +57,7 @@ def _parameters(workdir):
     return {name: value.tobytes() for name, value in tensors.items()}
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT])
 def test_asked_to_stop_a_run_saves_says_so_and_goes_on_to_the_same_end(data, whole, tmp_path, number):
     workdir = tmp_path / "run"
     process = _start(data, workdir)

@@ -61,6 +61,8 @@ def _check_activations(layers: list[tuple[str, dict[str, Any]]]) -> None:
         function = str(config.get("activation", "linear")) if kind in ("Activation", "Dense") else kind.lower()
         if kind == "Dense":
             dense.append(function)
+        elif kind == "BatchNormalization" and dense and dense[-1] != "linear":
+            raise WeightsError(f"its layer {config.get('name')} normalises after the activation; here before it")
         elif kind in ("Activation", "ReLU", "Softmax"):
             if dense and dense[-1] == "linear":
                 dense[-1] = function

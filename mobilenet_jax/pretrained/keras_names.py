@@ -10,11 +10,17 @@ from collections.abc import Iterable, Mapping
 
 from mobilenet_jax.pretrained.tensors import HEAD_LAYERS, WeightsError
 
+HEAD_NORMS = ("dense_1_bn", "dense_2_bn")
+
 # The layers that have tensors, by Keras 3's name of their class. Dense layers are a head's.
 _LAYERS = {
     "conv2d": ("conv1", *(f"conv_pw_{i}" for i in range(1, 14)), "conv_preds"),
     "depthwise_conv2d": tuple(f"conv_dw_{i}" for i in range(1, 14)),
-    "batch_normalization": ("conv1_bn", *(f"conv_{kind}_{i}_bn" for i in range(1, 14) for kind in ("dw", "pw"))),
+    "batch_normalization": (
+        "conv1_bn",
+        *(f"conv_{kind}_{i}_bn" for i in range(1, 14) for kind in ("dw", "pw")),
+        *HEAD_NORMS,
+    ),
 }
 _KNOWN = {layer for layers in _LAYERS.values() for layer in layers}
 _TENSORS = {
@@ -39,7 +45,9 @@ def from_keras_2(paths: Iterable[str]) -> dict[str, str]:
         if groups and tensor in _TENSORS:
             found[path] = (next((group for group in groups if group in _KNOWN), groups[-1]), _TENSORS[tensor])
     others = {layer for layer, _ in found.values()} - _KNOWN
-    head = _head(sorted(others, key=_in_numbers_order))
+    norms = {layer for layer, tensor in found.values() if tensor in ("scale", "mean", "var")} & others
+    head = _head(sorted(others - norms, key=_in_numbers_order))
+    head |= dict(zip(sorted(norms, key=_in_numbers_order), HEAD_NORMS, strict=False))
     return {path: _name(head.get(layer, layer), tensor) for path, (layer, tensor) in found.items()}
 
 

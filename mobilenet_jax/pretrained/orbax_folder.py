@@ -62,7 +62,7 @@ def open_workdir(path: Path, checkpoint: Literal["best", "latest"]) -> Iterator[
         history = _json(step / "history" / "metadata")
         size = _json(path / "config.json")["data"]["image_size"]
         metadata = Metadata((size, size), tuple(history["input_scaling"]), tuple(history["classes"]))
-        entries = {name: entry for name, entry in _entries(step / "state").items() if name.startswith(_VARIABLES)}
+        entries = _variables(_entries(step / "state"))
         kind = f"{checkpoint} checkpoint, step {step.name}"
         yield Source(kind, step, entries, keras_layout=False, stated={}, metadata=metadata)
 
@@ -111,6 +111,16 @@ def _entries(folder: Path) -> dict[str, Entry]:
         name: _entry(name, {"driver": "zarr", "kvstore": {**database, "path": f"{name}/"}})
         for name in (key.removesuffix("/.zarray") for key in keys if key.endswith("/.zarray"))
     }
+
+
+def _variables(state: Mapping[str, Entry]) -> dict[str, Entry]:
+    """Of a run's state the variables, with the moving average of the parameters in their place where there is one."""
+    if average := {name: entry for name, entry in state.items() if name.startswith("ema.")}:
+        state = {name: entry for name, entry in state.items() if not name.startswith("params.")}
+        for name, entry in average.items():
+            own = name.replace("ema.", "params.", 1)
+            state[own] = entry._replace(name=own)
+    return {name: entry for name, entry in state.items() if name.startswith(_VARIABLES)}
 
 
 def _entry(name: str, spec: dict[str, Any]) -> Entry:

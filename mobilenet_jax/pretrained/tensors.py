@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from mobilenet_jax.model import ALPHAS, BLOCKS, Head, MobileNet
+from mobilenet_jax.model import ALPHAS, ARTICLE_HEADS, BLOCKS, Head, MobileNet
 
 Shape = tuple[int, ...]
 
@@ -52,16 +52,19 @@ class Architecture(NamedTuple):
             shapes |= _batch_norm(f"conv_pw_{block}", out)
             channels = out
         sizes = [channels, self.num_classes]
-        if self.head == "article":
+        if self.head in ARTICLE_HEADS:
             sizes = [self.positions * channels, 1024, 1024, self.num_classes]
         for layer, shape in zip(HEAD_LAYERS[self.head], itertools.pairwise(sizes), strict=False):
             shapes[f"params.{layer}.kernel"] = (1, 1, *shape) if layer == "conv_preds" else shape
             shapes[f"params.{layer}.bias"] = shape[1:]
+            if self.head == "article_bn" and layer != "predictions":
+                shapes |= _batch_norm(layer, shape[1])
         return shapes
 
 
-HEAD_LAYERS: dict[Head | None, tuple[str, ...]] = {
+HEAD_LAYERS: dict[Head | None, tuple[str, ...]] = {  # without their batch normalisation
     "article": ("dense_1", "dense_2", "predictions"),
+    "article_bn": ("dense_1", "dense_2", "predictions"),
     "small": ("predictions",),
     "imagenet": ("conv_preds",),
     None: (),
@@ -92,6 +95,7 @@ def architecture(shapes: Mapping[str, Shape], *, head: bool = True) -> Architect
         raise WeightsError(f"no MobileNet v1: its conv1/kernel is {stem}{order}, not (3, 3, 3, 32 alpha)")
     layers = {name.split(".")[1] for name in shapes if name.count(".") == 2}
     unique: dict[Head, set[str]] = {
+        "article_bn": {"dense_1_bn", "dense_2_bn"},
         "article": {"dense_1", "dense_2"},
         "imagenet": {"conv_preds"},
         "small": {"predictions"},
@@ -102,7 +106,7 @@ def architecture(shapes: Mapping[str, Shape], *, head: bool = True) -> Architect
     first, last = (shapes.get(f"params.{HEAD_LAYERS[kind][i]}.kernel") for i in (0, -1))
     if not last or last[-1] < 1:
         raise WeightsError(f"the layer {HEAD_LAYERS[kind][-1]} of its head is missing, or has no classes")
-    positions = max(1, first[0] // int(1024 * alphas[stem])) if kind == "article" and first else 1
+    positions = max(1, first[0] // int(1024 * alphas[stem])) if kind in ARTICLE_HEADS and first else 1
     return Architecture(alphas[stem], kind, last[-1], positions)
 
 
