@@ -9,7 +9,7 @@ The classes are the folders' names in order. Without `lesions.csv` every image i
 import csv
 import os
 import shutil
-from collections import Counter
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -50,16 +50,23 @@ def read_folders(folder: str | Path, faults: Faults | None = None) -> Examples:
             if path.suffix.lower() in _SUFFIXES and not path.is_dir():
                 found.append((path, label))
             else:
-                noted.append(f"{path} is no JPEG by its name: remove it from the class folder")
-    for name, times in Counter(path.stem for path, _ in found).items():
-        if times > 1:
-            noted.append(f"{top} holds {times} images of the name {name}: give each a name of its own")
-    lesions = {path.stem: path.stem for path, _ in found}
-    if (folder / _LESIONS).exists():
+                what = "a folder" if path.is_dir() else "no JPEG by its name"
+                noted.append(f"{path} is {what}: remove it from the class folder")
+    same_name = defaultdict(list)
+    for path, _ in found:
+        same_name[path.stem].append(f"{path.parent.name}/{path.name}")
+    for name, where in same_name.items():
+        if len(where) > 1:
+            noted.append(
+                f"{top} holds {len(where)} images of the name {name} ({', '.join(where)}): give each a name of its own"
+            )
+    lesions = {name: name for name in same_name}
+    grouped = (folder / _LESIONS).exists()
+    if grouped:
         lesions = read_lesions(folder / _LESIONS, noted)
         missing = [path for path, _ in found if path.stem not in lesions]
         noted += [f"{path} has no row in {folder / _LESIONS}: add one, a split by lesion needs it" for path in missing]
-        found = [(path, label) for path, label in found if path.stem in lesions]
+        found = [(path, label) for path, label in found if lesions.get(path.stem)]
     examples = Examples(
         paths=np.array([str(path) for path, _ in found]),
         labels=np.array([label for _, label in found], np.int32),
@@ -67,7 +74,8 @@ def read_folders(folder: str | Path, faults: Faults | None = None) -> Examples:
         rows=np.array([f"{path.parent.name}/{path.name}" for path, _ in found]),
         class_names=tuple(classes),
     )
-    note_mixed_lesions(examples, noted)
+    if grouped:
+        note_mixed_lesions(examples, noted)
     if faults is None:
         noted.raise_if_any()
     return examples

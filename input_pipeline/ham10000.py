@@ -43,7 +43,10 @@ def read_ham10000(folder: str | Path, faults: Faults | None = None) -> Examples:
     rows = table_rows(table)
     _, header = next(rows, (1, []))
     if not {"lesion_id", "image_id", "dx"} <= set(header):
-        raise DataError(f"{table}:1: the columns are {header}; lesion_id, image_id and dx are to be among them")
+        raise DataError(
+            f"{table}:1: the columns are {header}; lesion_id, image_id and dx are to be among them: add the header if "
+            "it is missing"
+        )
     lesion_at, name_at, class_at = (header.index(column) for column in ("lesion_id", "image_id", "dx"))
     lines: dict[str, int] = {}
     found: dict[str, tuple[int, str, int]] = {}
@@ -58,13 +61,14 @@ def read_ham10000(folder: str | Path, faults: Faults | None = None) -> Examples:
             noted.append(f"{where}: {name} stands in line {lines[name]} already: remove one of the two")
             continue
         lines[name] = line
+        before = len(noted)
         if dx not in CLASS_NAMES:
             noted.append(f"{where}: unknown class {row[class_at]!r}: the classes are {', '.join(CLASS_NAMES).lower()}")
-        elif name not in files:
+        if name not in files:
             noted.append(f"{where}: there is no {name}.jpg in {' or '.join(_PARTS)}: add the image or remove the row")
-        elif not lesion:
-            noted.append(f"{where}: no lesion_id for {name}")
-        else:
+        if not lesion:
+            noted.append(f"{where}: no lesion_id for {name}: add one, a split by lesion needs it")
+        if len(noted) == before:
             found[name] = line, lesion, CLASS_NAMES.index(dx)
     noted += [
         f"{path} has no row in {table}: add one or remove the image" for n, path in files.items() if n not in lines

@@ -54,35 +54,32 @@ def read_isic(folder: str | Path, part: Part = "Training", faults: Faults | None
         if not path.exists():
             raise DataError(f"{path} is missing: config.data.dir names the folder that holds it; {_DOWNLOADS} has it")
 
-    named, labels = _read_labels(truth, found)
+    lines, labels = _read_labels(truth, found)
     files = {f[:-4]: f for f in sorted(os.listdir(images)) if f.lower().endswith(".jpg")}
-    for name, file in files.items():
-        if name not in named:
-            found.append(f"{images / file} has no row in {truth}: add one or remove the image")
-    for name, (line, _) in list(labels.items()):
-        if name not in files:
-            found.append(f"{truth}:{line}: there is no {images / name}.jpg: add the image or remove the row")
-            del labels[name]
-    lesions = {name: name for name in labels}
-    if part == "Training" and (folder / GROUPINGS).exists():
-        lesions = read_lesions(folder / GROUPINGS, found)
-        for name, (line, _) in list(labels.items()):
-            if name not in lesions:
-                found.append(
-                    f"{truth}:{line}: {name} has no row in {folder / GROUPINGS}: add one, a split by lesion needs it"
-                )
-                del labels[name]
+    groupings = folder / GROUPINGS
+    lesions = {name: name for name in lines}
+    if part == "Training" and groupings.exists():
+        lesions = read_lesions(groupings, found)
     elif part == "Training":
         print(
-            f"warning: {folder / GROUPINGS} is missing, so each image counts as a lesion of its own, and near copies "
+            f"warning: {groupings} is missing, so each image counts as a lesion of its own, and near copies "
             f"can stand on both sides of a split; {_DOWNLOADS} has it",
             file=sys.stderr,
         )
+    for name, line in lines.items():
+        if name not in files:
+            found.append(f"{truth}:{line}: there is no {images / name}.jpg: add the image or remove the row")
+        elif name not in lesions:  # a name that neither knows is one fault
+            found.append(f"{truth}:{line}: {name} has no row in {groupings}: add one, a split by lesion needs it")
+    for name, file in files.items():
+        if name not in lines:
+            found.append(f"{images / file} has no row in {truth}: add one or remove the image")
+    good = [name for name in labels if name in files and lesions.get(name)]
     examples = Examples(
-        paths=np.array([str(images / files[name]) for name in labels]),
-        labels=np.array([label for _, label in labels.values()], np.int32),
-        lesions=np.array([lesions[name] for name in labels]),
-        rows=np.array([f"{truth.name}:{line}" for line, _ in labels.values()]),
+        paths=np.array([str(images / files[name]) for name in good]),
+        labels=np.array([labels[name] for name in good], np.int32),
+        lesions=np.array([lesions[name] for name in good]),
+        rows=np.array([f"{truth.name}:{lines[name]}" for name in good]),
         class_names=CLASS_NAMES,
     )
     note_mixed_lesions(examples, found)
@@ -105,8 +102,8 @@ def table_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise DataError(f"{path} is not a CSV text: {error}") from error
 
 
-def _read_labels(path: Path, faults: Faults) -> tuple[set[str], dict[str, tuple[int, int]]]:
-    """All images that have a row, and image -> (line, label) of the rows that are as they should be."""
+def _read_labels(path: Path, faults: Faults) -> tuple[dict[str, int], dict[str, int]]:
+    """Image -> line, of all rows, and image -> label, of those that are as they should be."""
     rows = table_rows(path)
     _, header = next(rows, (1, []))
     if header[:1] != ["image"]:
@@ -121,7 +118,7 @@ def _read_labels(path: Path, faults: Faults) -> tuple[set[str], dict[str, tuple[
     order = [CLASS_NAMES.index(column) for column in header[1:]]
 
     lines: dict[str, int] = {}
-    labels: dict[str, tuple[int, int]] = {}
+    labels: dict[str, int] = {}
     for line, row in rows:
         where = f"{path}:{line}"
         name, values = row[0], row[1:]
@@ -132,16 +129,16 @@ def _read_labels(path: Path, faults: Faults) -> tuple[set[str], dict[str, tuple[
         ones = [position for position, value in zip(order, values, strict=False) if value in ("1", "1.0")]
         zeros = sum(value in ("0", "0.0") for value in values)
         if len(values) == len(order) and len(ones) == 1 and zeros == len(order) - 1:
-            labels[name] = line, ones[0]
+            labels[name] = ones[0]
         else:
             faults.append(f"{where}: {name} is not one-hot: exactly one of the {len(order)} columns is 1, the rest 0")
     if not lines:
         raise DataError(f"{path} holds no image")
-    return set(lines), labels
+    return lines, labels
 
 
 def read_lesions(path: Path, faults: Faults) -> dict[str, str]:
-    """Image -> lesion, from a table whose first columns are `image` and `lesion_id`.
+    """Image -> lesion, from a table whose first columns are `image` and `lesion_id`; a lesion that is missing is "".
 
     Raises:
         DataError: it is no such table.
@@ -149,15 +146,18 @@ def read_lesions(path: Path, faults: Faults) -> dict[str, str]:
     rows = table_rows(path)
     _, header = next(rows, (1, []))
     if header[:2] != ["image", "lesion_id"]:
-        raise DataError(f"{path}:1: the first columns are {header[:2]}, not image and lesion_id")
+        raise DataError(
+            f"{path}:1: the first columns are {header[:2]}, not image and lesion_id: add the header if it is missing"
+        )
     lesions: dict[str, str] = {}
     for line, row in rows:
-        if len(row) < 2 or not row[1]:
-            faults.append(f"{path}:{line}: no lesion_id for {row[0]}")
-        elif row[0] in lesions:
-            faults.append(f"{path}:{line}: {row[0]} stands in an earlier line already: remove one of the two")
-        else:
-            lesions[row[0]] = row[1]
+        name, lesion = [*row, ""][:2]
+        if name in lesions:
+            faults.append(f"{path}:{line}: {name} stands in an earlier line already: remove one of the two")
+            continue
+        lesions[name] = lesion
+        if not lesion:
+            faults.append(f"{path}:{line}: no lesion_id for {name}: add one, a split by lesion needs it")
     return lesions
 
 

@@ -67,6 +67,10 @@ def _no_image(folder):
     (folder / "Train" / "DF" / "notes.txt").touch()
 
 
+def _folder_of_an_images_name(folder):
+    (folder / "Train" / "DF" / "new.jpg").mkdir()
+
+
 def _same_name(folder):
     shutil.copy(folder / "Train" / "MEL" / "ISIC_0000000.jpg", folder / "Train" / "DF" / "ISIC_0000000.jpeg")
 
@@ -85,7 +89,8 @@ def _one_class(folder):
     [
         (_two_classes_empty, "MEL is empty"),
         (_no_image, "DF/notes.txt is no JPEG by its name"),
-        (_same_name, "holds 2 images of the name ISIC_0000000"),
+        (_folder_of_an_images_name, "DF/new.jpg is a folder: remove it"),
+        (_same_name, r"holds 2 images of the name ISIC_0000000 \(DF/ISIC_0000000.jpeg, MEL/ISIC_0000000.jpg\)"),
         (_no_lesion, "DF/new.jpg has no row in .*lesions.csv"),
         (_one_class, "Train holds 1 class folders"),
         (shutil.rmtree, "no such data folder"),
@@ -104,7 +109,7 @@ def test_what_is_wrong_with_folders_is_named(folders, damage, message):
         ("L00,ISIC_0000001", "L00,ISIC_0000000", "csv:3: ISIC_0000000 stands in line 2 already"),
         ("ISIC_0000002", "ISIC_9999999", "csv:4: there is no ISIC_9999999.jpg in HAM10000_images_part_1 or"),
         ("L00,ISIC_0000000", ",ISIC_0000000", "csv:2: no lesion_id for ISIC_0000000"),
-        ("image_id", "image", "csv:1: the columns are"),
+        ("image_id", "image", "csv:1: the columns are .*: add the header"),
         ("male,scalp", "male", "csv:2: it has 6 cells, the header has 7"),
     ],
 )
@@ -115,6 +120,45 @@ def test_what_is_wrong_with_the_table_is_named_by_line(ham10000, old, new, messa
     table.write_text(content.replace(old, new, 1))
     with pytest.raises(DataError, match=message):
         read_examples("ham10000", ham10000)
+
+
+def test_all_that_is_wrong_with_folders_is_named_at_once(folders):
+    _no_image(folders)
+    _folder_of_an_images_name(folders)
+    _same_name(folders)
+    table = folders / "lesions.csv"
+    table.write_text(
+        table.read_text().replace("ISIC_0000010,L12", "ISIC_0000010,").replace("_0000041,L62", "_0000041,L00")
+    )
+    with pytest.raises(DataError, match="7 things are wrong with the data, the first is: ") as error:
+        read_examples("folders", folders)
+    assert [fault.removeprefix(f"{folders}/").rpartition(": ")[0] for fault in error.value.details] == [
+        "Train/DF/new.jpg is a folder",
+        "Train/DF/notes.txt is no JPEG by its name",
+        "Train holds 2 images of the name ISIC_0000000 (DF/ISIC_0000000.jpeg, MEL/ISIC_0000000.jpg)",
+        "lesions.csv:12: no lesion_id for ISIC_0000010",
+        "MEL/ISIC_0000000.jpg: lesion L00 is MEL here and DF at DF/ISIC_0000000.jpeg",
+        "MEL/ISIC_0000001.jpg: lesion L00 is MEL here and DF at DF/ISIC_0000000.jpeg",
+        "VASC/ISIC_0000041.jpg: lesion L00 is VASC here and DF at DF/ISIC_0000000.jpeg",
+    ]
+
+
+def test_all_that_is_wrong_with_the_table_and_with_one_row_is_named_at_once(ham10000):
+    table = ham10000 / "HAM10000_metadata.csv"
+    lines = table.read_text().splitlines()
+    lines[1] = ",ISIC_9999999,melanoma,histo,80.0,male,scalp"
+    lines[4] = lines[3]
+    lines[9] += ",more"
+    table.write_text("\n".join(lines))
+    with pytest.raises(DataError) as error:
+        read_examples("ham10000", ham10000)
+    assert [fault.removeprefix(f"{ham10000}/").partition(": ")[0] for fault in error.value.details] == [
+        *["HAM10000_metadata.csv:2"] * 3,
+        "HAM10000_metadata.csv:5",
+        "HAM10000_metadata.csv:10",
+        f"HAM10000_images_part_1/ISIC_0000000.jpg has no row in {table}",
+        f"HAM10000_images_part_2/ISIC_0000003.jpg has no row in {table}",
+    ]
 
 
 def test_an_image_that_no_row_names_is_named(ham10000):

@@ -81,6 +81,7 @@ BAD_TABLES = [
     (_edit(GROUPINGS, _swap_line(4, [])), r"GroundTruth.csv:4: ISIC_0000002 has no row in .*LesionGroupings.csv"),
     (_edit(GROUPINGS, _swap_line(4, ["ISIC_0000001,L9,x"])), r"LesionGroupings.csv:4: ISIC_0000001 stands in an"),
     (_edit(GROUPINGS, _swap_line(4, ["ISIC_0000002,,x"])), r"LesionGroupings.csv:4: no lesion_id"),
+    (_edit(GROUPINGS, _swap_line(1, [])), r"LesionGroupings.csv:1: the first columns are .*: add the header"),
     (lambda d: (d / TRUTH).unlink(), r"GroundTruth.csv is missing: config.data.dir names"),
 ]
 
@@ -91,6 +92,33 @@ def test_bad_tables_are_named_by_file_and_line(tiny_isic, damage, message):
     with pytest.raises(DataError, match=message) as error:
         read_isic(tiny_isic)
     assert "\n" not in str(error.value)
+
+
+def _faults(folder):
+    with pytest.raises(DataError) as error:
+        read_isic(folder)
+    return [fault.rpartition("/")[2] for fault in error.value.details]
+
+
+def test_a_row_is_reported_for_each_thing_that_is_wrong_with_it_and_for_nothing_that_follows(tiny_isic):
+    _edit(TRUTH, _swap_line(4, [ROW.format("1,1,0,0,0,0,0")]))(tiny_isic)
+    (tiny_isic / IMAGES / "ISIC_0000002.jpg").unlink()
+    _edit(GROUPINGS, _swap_line(5, ["ISIC_0000003"]))(tiny_isic)
+    _edit(TRUTH, lambda text: text.replace("ISIC_0000004", "ISIC_7777777"))(tiny_isic)
+    assert _faults(tiny_isic) == [
+        "ISIC2018_Task3_Training_GroundTruth.csv:4: ISIC_0000002 is not one-hot: exactly one of the 7 columns is 1, "
+        "the rest 0",
+        "ISIC2018_Task3_Training_LesionGroupings.csv:5: no lesion_id for ISIC_0000003: add one, a split by lesion "
+        "needs it",
+        "ISIC_0000002.jpg: add the image or remove the row",
+        "ISIC_7777777.jpg: add the image or remove the row",
+        "ISIC2018_Task3_Training_GroundTruth.csv: add one or remove the image",
+    ]
+
+
+def test_a_table_of_which_no_row_is_good_is_reported_row_by_row(tiny_isic):
+    _edit(TRUTH, lambda text: text.replace("1.0", "0.0"))(tiny_isic)
+    assert [int(fault.split(":")[1]) for fault in _faults(tiny_isic)] == list(range(2, 44))
 
 
 def test_a_missing_folder_is_named(tmp_path):
