@@ -76,15 +76,19 @@ def split_by_lesion(examples: Examples, val_fraction: float, seed: int) -> tuple
     """
     lesion_of, lesion_labels = _lesions(examples)
     counts = np.bincount(lesion_labels, minlength=len(examples.class_names))
-    sides = (round(val_fraction * count) for count in counts)
-    if any(count and not 0 < side < count for side, count in zip(sides, counts, strict=True)):
-        raise DataError(
-            f"cannot split by lesion with data.val_fraction={val_fraction} (lesions: {_table(examples, counts)}): each "
-            "class needs lesions for both sides; add images or change data.val_fraction"
-        )
-    _, validation = train_test_split(
-        np.arange(len(lesion_labels)), test_size=val_fraction, random_state=seed, stratify=lesion_labels
+    too_few = DataError(
+        f"cannot split by lesion with data.val_fraction={val_fraction} (lesions: {_table(examples, counts)}): each "
+        "class needs lesions for both sides; add images or change data.val_fraction"
     )
+    try:
+        _, validation = train_test_split(
+            np.arange(len(lesion_labels)), test_size=val_fraction, random_state=seed, stratify=lesion_labels
+        )
+    except ValueError as error:  # a class of one lesion, or fewer lesions on a side than classes
+        raise too_few from error
+    sides = np.bincount(lesion_labels[validation], minlength=len(counts))
+    if any(count and not 0 < side < count for side, count in zip(sides, counts, strict=True)):
+        raise too_few
     held_out = np.isin(lesion_of, validation)
     return examples.take(np.flatnonzero(~held_out)), examples.take(np.flatnonzero(held_out))
 

@@ -69,6 +69,13 @@ def test_too_few_lesions_are_counted():
         split_by_lesion(_examples([30, 1]), 0.3, seed=0)
 
 
+@pytest.mark.parametrize("lesions", [[3, 3, 3, 3, 3, 3, 2], [100, 2, 2, 2, 2, 2, 2]])
+def test_classes_that_all_round_to_one_lesion_and_do_not_all_get_it_are_refused(lesions):
+    """Of 20 lesions 6 are for validation, of 7 classes; of 112, 34, of which the first class takes 30."""
+    with pytest.raises(DataError, match="each class needs lesions for both sides"):
+        split_by_lesion(_examples(lesions), 0.3, seed=0)
+
+
 def _split(examples, how, seed=0):
     return split_examples(examples, how, val_fraction=0.3, seed=seed)
 
