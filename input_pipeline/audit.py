@@ -24,6 +24,7 @@ MIN_SIDE, MAX_SIDE = 8, 10_000  # pixels
 _FEW = 5  # examples of a class
 _SHOWN = 20  # of each kind of warning
 _ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
+_VERSION = 1  # raised when the audit finds other things in the same files, so that all are looked at anew
 
 
 class _Look(NamedTuple):
@@ -35,7 +36,7 @@ class _Look(NamedTuple):
 
 
 def check_images(examples: Examples, faults: Faults | None = None) -> None:
-    """Decodes every image once, and prints warnings of what is only suspicious.
+    """Decodes every image once, and if nothing is wrong prints warnings of what is only suspicious.
 
     JPEGs of any colour space and PNGs under any name are read. What the decoder lets pass, such as a picture whose
     lower half is grey, is not found. While neither files nor table change, what was found is remembered in the user's
@@ -44,7 +45,7 @@ def check_images(examples: Examples, faults: Faults | None = None) -> None:
     Args:
         examples: of which to look at the images.
         faults: where to note images that are unreadable, empty, truncated, damaged, of no known format, or of an
-            impossible size, each with its row; None raises them.
+            impossible size, each with its row; None raises them. What it holds already is of rows that were left out.
 
     Raises:
         DataError: there are such images.
@@ -57,8 +58,9 @@ def check_images(examples: Examples, faults: Faults | None = None) -> None:
         warnings = _look_at_all(examples, found)
         if len(found) == before:
             memory.keep(warnings)
-    for line in warnings:
-        print(f"warning: {line}", file=sys.stderr)
+    if not found:  # else examples were left out, and what is said of the rest, such as their number, may be wrong
+        for line in warnings:
+            print(f"warning: {line}", file=sys.stderr)
     if faults is None:
         found.raise_if_any()
 
@@ -67,12 +69,14 @@ class _Memory:
     """The warnings of the last audit of a data set that found no fault, valid while nothing has changed."""
 
     def __init__(self, examples: Examples):
-        folder = Path(pooch.os_cache("mobilenet-jax")) / "audits"
-        self._file = folder / f"{hashlib.sha256(chr(10).join(examples.paths).encode()).hexdigest()[:16]}.json"
-        try:
-            self._state = f"{files_hash(examples.paths.tolist())} {examples.fingerprint()}"
-        except OSError:  # a file is missing: the audit will say so
-            self._state = ""
+        paths = [os.path.abspath(path) for path in examples.paths]
+        folder = os.path.commonpath(paths) if paths else ""
+        name = hashlib.sha256(folder.encode()).hexdigest()[:16]
+        self._file = Path(pooch.os_cache("mobilenet-jax")) / "audits" / f"{name}.json"
+        self._state: str | None = None
+        with suppress(OSError):  # a file is missing: the audit will say so
+            table = hashlib.sha256("\n".join([*paths, *examples.rows]).encode()).hexdigest()
+            self._state = f"{_VERSION} {files_hash(paths)} {table} {examples.fingerprint()}"
 
     def recall(self) -> list[str] | None:
         try:
@@ -82,11 +86,16 @@ class _Memory:
             return None
 
     def keep(self, warnings: list[str]) -> None:
+        if self._state is None:
+            return
         with suppress(OSError):  # a cache that cannot be written costs only time
             self._file.parent.mkdir(parents=True, exist_ok=True)
             unfinished = self._file.with_name(f".{self._file.name}.{os.getpid()}")
-            unfinished.write_text(json.dumps({"state": self._state, "warnings": warnings}))
-            os.replace(unfinished, self._file)
+            try:
+                unfinished.write_text(json.dumps({"state": self._state, "warnings": warnings}))
+                os.replace(unfinished, self._file)
+            finally:
+                unfinished.unlink(missing_ok=True)
 
 
 def _look_at_all(examples: Examples, faults: Faults) -> list[str]:
@@ -98,7 +107,8 @@ def _look_at_all(examples: Examples, faults: Faults) -> list[str]:
         bar = tqdm(looks, "checking images", len(examples), unit=" images", disable=None, leave=False)
         found = list(bar)
     where = [f"{path} ({row})" for path, row in zip(examples.paths, examples.rows, strict=True)]
-    faults += [f"{place} {look.fault}" for place, look in zip(where, found, strict=True) if look.fault]
+    mend = "replace it, or remove it and its row"
+    faults += [f"{place} {look.fault}: {mend}" for place, look in zip(where, found, strict=True) if look.fault]
     odd = [f"{place} {look.oddity}" for place, look in zip(where, found, strict=True) if look.oddity]
     counts = np.bincount(examples.labels, minlength=len(examples.class_names))
     named = zip(examples.class_names, counts, strict=True)
@@ -128,6 +138,8 @@ def _identical(examples: Examples, looks: Sequence[_Look]) -> list[str]:
 
 
 def _look(path: str, decodes: Callable[[bytes], bool]) -> _Look:
+    if os.path.exists(path) and not os.path.isfile(path):
+        return _Look("is a folder or a special file", None, "")  # a pipe would be waited for without end
     try:
         data = read_bytes(path)
     except OSError as error:
@@ -140,7 +152,7 @@ def _look(path: str, decodes: Callable[[bytes], bool]) -> _Look:
     try:
         with Image.open(BytesIO(data)) as image:  # reads the header only
             width, height = image.size
-            kind = image.format
+            kind = "JPEG" if image.format == "MPO" else image.format  # of a phone: more pictures follow the first
             orientation = image.getexif().get(_ORIENTATION, 1) if kind == "JPEG" else 1
     except Image.DecompressionBombError as error:
         return _Look(f"is too large ({error})", None, digest)

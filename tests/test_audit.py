@@ -1,3 +1,4 @@
+import os
 import re
 import shutil
 import struct
@@ -50,6 +51,16 @@ def test_all_faults_are_named_at_once(tiny_isic):
     assert rows == [("0000003", "5"), ("0000020", "22"), ("0000041", "43")]
 
 
+def test_what_is_no_file_is_named_and_not_waited_for(tiny_isic):
+    for number, make in ((3, os.mkdir), (4, os.mkfifo), (5, lambda path: os.symlink("/dev/zero", path))):
+        path = tiny_isic / IMAGES / f"ISIC_{number:07d}.jpg"
+        path.unlink()
+        make(path)
+    with pytest.raises(DataError, match="3 things") as error:
+        check_images(read_isic(tiny_isic))
+    assert all("is a folder or a special file: replace it" in fault for fault in error.value.details)
+
+
 def _replace(tiny_isic, number, save):
     path = tiny_isic / IMAGES / f"ISIC_{number:07d}.jpg"
     with Image.open(path) as image:
@@ -64,13 +75,16 @@ def test_grey_cmyk_and_png_images_are_read_as_they_look(tiny_isic, capsys):
         lambda image, path: image.convert("CMYK").save(path, "JPEG", quality=98, subsampling=0),
         lambda image, path: image.save(path, "PNG"),
         lambda image, path: image.save(path, "JPEG", quality=98, subsampling=0, progressive=True),
+        lambda image, path: image.save(
+            path, "MPO", quality=98, subsampling=0, save_all=True, append_images=[Image.new("RGB", (40, 40))]
+        ),
     ]
     expected = [_replace(tiny_isic, i, way) for i, way in enumerate(ways)]
     expected[0] = np.repeat((expected[0] @ np.array([0.299, 0.587, 0.114]))[..., None], 3, 2)
     examples = read_isic(tiny_isic)
     check_images(examples)
     assert capsys.readouterr().err == ""
-    found = next(eval_batches(examples, image_size=40, scaling=(0.0, 255.0), batch_size=4))["image"]
+    found = next(eval_batches(examples, image_size=40, scaling=(0.0, 255.0), batch_size=5))["image"]
     assert np.abs(found - np.stack(expected)).mean() < 2
 
 

@@ -36,7 +36,7 @@ def with_parts(tiny_isic, tmp_path):
     return tiny_isic
 
 
-def test_everything_that_is_wrong_is_in_one_report(tiny_isic):
+def test_everything_that_is_wrong_is_in_one_report(tiny_isic, capsys):
     truth, groupings = tiny_isic / TRUTH.format("Training"), tiny_isic / GROUPINGS
     images = tiny_isic / IMAGES.format("Training")
     lines = truth.read_text().splitlines()
@@ -52,8 +52,10 @@ def test_everything_that_is_wrong_is_in_one_report(tiny_isic):
     (images / "ISIC_0000022.jpg").mkdir()
     (images / "ISIC_0000023.jpg").unlink()
     (images / "ISIC_0000023.jpg").symlink_to(tiny_isic / "nowhere")
-    with pytest.raises(DataError, match=r"^\d+ things are wrong with the data, the first is: ") as error:
+    capsys.readouterr()
+    with pytest.raises(DataError, match=r"^12 things are wrong with the data, the first is: ") as error:
         _split(tiny_isic, "last:0.3")
+    assert capsys.readouterr().err == "", "classes are short of the rows left out only"
     report = "\n".join(error.value.details)
     for part in (
         "csv:4: ISIC_0000002 is not one-hot",
@@ -65,7 +67,7 @@ def test_everything_that_is_wrong_is_in_one_report(tiny_isic):
         "lesion L61 is VASC here and NV at ISIC2018_Task3_Training_GroundTruth.csv:11: give it one class",
         "ISIC_0000020.jpg (ISIC2018_Task3_Training_GroundTruth.csv:22) is empty",
         "ISIC_0000021.jpg (ISIC2018_Task3_Training_GroundTruth.csv:23) is a truncated or damaged JPEG",
-        "ISIC_0000022.jpg (ISIC2018_Task3_Training_GroundTruth.csv:24) cannot be read (Is a directory)",
+        "ISIC_0000022.jpg (ISIC2018_Task3_Training_GroundTruth.csv:24) is a folder or a special file: replace",
         "ISIC_0000023.jpg (ISIC2018_Task3_Training_GroundTruth.csv:25) cannot be read (No such file or directory)",
     ):
         assert part in report
@@ -147,17 +149,64 @@ def _relabel(images):
     truth.write_text("\n".join(",".join([r[0], *r[:0:-1]]) if r[0] != "image" else ",".join(r) for r in rows))
 
 
+def _move_lines(images):
+    truth = images.parent / TRUTH.format("Training")
+    truth.write_text(truth.read_text().replace("\n", "\n\n", 1))
+
+
+def _regroup(images):
+    groupings = images.parent / GROUPINGS
+    groupings.write_text(groupings.read_text().replace("L12,", "L11,"))
+
+
+def _add(images):
+    shutil.copy(images / "ISIC_0000003.jpg", images / "ISIC_0000042.jpg")
+    for path, row in ((images.parent / TRUTH.format("Training"), "1,0,0,0,0,0,0"), (images.parent / GROUPINGS, "L99")):
+        path.write_text(f"{path.read_text()}ISIC_0000042,{row}\n")
+
+
+def _remove(images):
+    (images / "ISIC_0000005.jpg").unlink()
+    for path in (images.parent / TRUTH.format("Training"), images.parent / GROUPINGS):
+        path.write_text("\n".join(row for row in path.read_text().splitlines() if "ISIC_0000005" not in row))
+
+
 def _forget(images):
     for path in (images.parents[1] / "cache").rglob("*.json"):
         path.write_text("{")
 
 
-@pytest.mark.parametrize("change", [_touch, _replace, _relabel, _forget])
+CHANGES = [_touch, _replace, _relabel, _move_lines, _regroup, _add, _remove, _forget]
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_whatever_changed_is_looked_at_again(tiny_isic, looks, change):
     _split(tiny_isic)
     change(tiny_isic / IMAGES.format("Training"))
-    _split(tiny_isic)
+    examples = sum(len(side) for side in _split(tiny_isic, "last:0.3"))
+    assert len(looks) == 42 + examples
+    [file] = (tiny_isic.parent / "cache").rglob("audits/*")
+    assert file.suffix == ".json", "one a data set, whatever it held"
+
+
+def test_another_folder_of_the_same_relative_name_is_looked_at(tiny_isic, looks, monkeypatch, tmp_path):
+    copy = shutil.copytree(tiny_isic, tmp_path / "elsewhere" / tiny_isic.name)
+    for folder in (tiny_isic, copy):
+        monkeypatch.chdir(folder.parent)
+        _split(folder.name)
     assert len(looks) == 84
+
+
+def test_an_audit_that_stops_half_way_through_its_writing_leaves_nothing(tiny_isic, looks, monkeypatch):
+    def full(self, content):
+        with open(self, "w") as file:
+            file.write(content[:5])
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.write_text", full)
+        _split(tiny_isic)
+    assert list((tiny_isic.parent / "cache").rglob("audits/*")) == []
 
 
 def test_faults_are_not_remembered_as_sound(tiny_isic, looks):
