@@ -10,9 +10,10 @@ from input_pipeline.folders import read_folders
 from input_pipeline.ham10000 import read_ham10000
 from input_pipeline.isic import read_isic
 from input_pipeline.sample import sample_dir
-from input_pipeline.splits import split_examples
+from input_pipeline.splits import check_way, split_examples
 from input_pipeline.tfds_source import read_tfds
 
+_WITH_SETS = ("isic2018", "tfds")
 _OFFICIAL: dict[str, Part] = {"official": "Validation", "official:test": "Test"}
 
 
@@ -32,8 +33,7 @@ def read_examples(source: str, folder: str | Path, part: Part = "Training", faul
         return read_isic(folder, part, faults)
     if source == "tfds":
         return read_tfds(folder, part)
-    if part != "Training":
-        raise DataError(f"data.source={source} has no official sets (isic2018 and tfds have): take another data.split")
+    _check_part(source, part)
     if source == "sample":
         return read_isic(sample_dir(), faults=faults)
     return {"ham10000": read_ham10000, "folders": read_folders}[source](folder, faults)
@@ -58,6 +58,10 @@ def read_split(
     Raises:
         DataError: something is wrong with the tables or the images, all of it in `details`; or they cannot be split so.
     """
+    if how in _OFFICIAL:
+        _check_part(source, _OFFICIAL[how])
+    else:
+        check_way(how)
     faults = Faults()
     examples = read_examples(source, folder, faults=faults)
     if how not in _OFFICIAL:
@@ -73,3 +77,8 @@ def read_split(
     check_images(both, faults)
     faults.raise_if_any()
     return examples, held_out
+
+
+def _check_part(source: str, part: Part) -> None:
+    if part != "Training" and source not in _WITH_SETS:
+        raise DataError(f"data.source={source} has no official sets (isic2018 and tfds have): take another data.split")

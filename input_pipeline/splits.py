@@ -39,22 +39,34 @@ def split_examples(examples: Examples, how: str, *, val_fraction: float, seed: i
     Raises:
         DataError: the examples cannot be split so.
     """
+    check_way(how)
     if how == "lesion":
         return split_by_lesion(examples, val_fraction, seed)
     if how.endswith(".csv"):
         held_out = _in_table(examples, Path(how))
-    elif (fold := _FOLD.fullmatch(how)) and int(fold[1]) <= int(fold[2]) > 1:
+    elif fold := _FOLD.fullmatch(how):
         held_out = _in_fold(examples, int(fold[1]), int(fold[2]), seed)
-    elif share := _SHARE.fullmatch(how):
-        held_out = _in_share(examples, share[1], float(share[2]))
     else:
-        raise DataError(f"data.split is {how!r}; it is one of {_WAYS}")
+        which, _, share = how.partition(":")
+        held_out = _in_share(examples, which, float(share))
     training, validation = examples.take(np.flatnonzero(~held_out)), examples.take(np.flatnonzero(held_out))
     if not len(training) or not len(validation):
         raise DataError(
             f"data.split={how} leaves {len(training)} images for training, {len(validation)} for validation"
         )
     return training, validation
+
+
+def check_way(how: str) -> None:
+    """Refuses what is no way to split, before any example is read.
+
+    Raises:
+        DataError: names the ways there are.
+    """
+    fold = _FOLD.fullmatch(how)
+    is_fold = fold and int(fold[1]) <= int(fold[2]) > 1
+    if not (how == "lesion" or how.endswith(".csv") or is_fold or _SHARE.fullmatch(how)):
+        raise DataError(f"data.split is {how!r}; it is one of {_WAYS}")
 
 
 def split_by_lesion(examples: Examples, val_fraction: float, seed: int) -> tuple[Examples, Examples]:

@@ -104,9 +104,13 @@ def test_an_image_in_two_of_the_archives_sets_is_an_error(with_parts):
         _split(with_parts, "official")
 
 
-def test_sources_without_official_sets_say_so(tiny_isic):
-    with pytest.raises(DataError, match="data.source=sample has no official sets .isic2018 and tfds have."):
-        _split("", "official", "sample")
+def test_a_split_that_cannot_be_is_refused_before_anything_is_read(tiny_isic, monkeypatch):
+    monkeypatch.setattr("input_pipeline.sources.sample_dir", lambda: pytest.fail("read"))
+    with pytest.raises(DataError, match="data.split is 'leson'; it is one of lesion, "):
+        _split("", "leson", "sample")
+    for source in ("sample", "folders", "ham10000"):
+        with pytest.raises(DataError, match=f"data.source={source} has no official sets .isic2018 and tfds have."):
+            _split("", "official", source)
     with pytest.raises(DataError, match="Validation_Input is missing"):
         _split(tiny_isic, "official")
 
