@@ -84,7 +84,8 @@ def read_folders(folder: str | Path, faults: Faults | None = None) -> Examples:
 def write_folders(examples: Examples, folder: str | Path) -> None:
     """Copies images into `FOLDER/Train/CLASS/` and writes `lesions.csv`: the article's first step.
 
-    Until it is whole the folder has another name, and a copy that was stopped goes on where it was.
+    Until it is whole the folder has another name, and a copy that was stopped goes on where it was. A class without an
+    image gets no folder.
 
     Raises:
         DataError: there is something under that name.
@@ -94,20 +95,23 @@ def write_folders(examples: Examples, folder: str | Path) -> None:
     if folder.exists():
         raise DataError(f"{folder} exists: choose another name, or remove it")
     unfinished = folder.with_name(f".{folder.name}.unfinished")
-    for name in examples.class_names:
-        (unfinished / "Train" / name).mkdir(parents=True, exist_ok=True)
     targets = {
         unfinished / "Train" / examples.class_names[label] / Path(path).name: path
         for path, label in zip(examples.paths, examples.labels, strict=True)
     }
-    for left in set(unfinished.glob("Train/*/*")) - set(targets):  # by a copy from elsewhere
+    classes = {target.parent for target in targets}
+    for left in set(unfinished.glob("Train/*")) - classes:  # by a copy from elsewhere
+        shutil.rmtree(left)
+    for left in set(unfinished.glob("Train/*/*")) - set(targets):
         left.unlink()
+    for folder_of_class in classes:
+        folder_of_class.mkdir(parents=True, exist_ok=True)
     for target, path in tqdm(targets.items(), "copying", unit=" images", disable=None, leave=False):
         if is_address(path):
             target.write_bytes(read_record(path))
         elif not target.exists() or target.stat().st_size != os.path.getsize(path):
             shutil.copyfile(path, target)
-    with open(unfinished / _LESIONS, "w", newline="") as file:
+    with open(unfinished / _LESIONS, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("image", "lesion_id"))
         writer.writerows(

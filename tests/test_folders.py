@@ -1,13 +1,18 @@
 import csv
+import filecmp
 import shutil
+import signal
+import subprocess
 import sys
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from input_pipeline import DataError, check_images, read_examples, write_folders
 from input_pipeline.isic import CLASS_NAMES, read_isic
 from mobilenet_jax.cli import main
+from tests.conftest import ROOT
 
 
 @pytest.fixture
@@ -208,8 +213,46 @@ def test_a_copy_that_was_stopped_goes_on(monkeypatch, tiny_isic, tmp_path):
 
 
 def test_what_another_copy_left_is_not_taken_over(tiny_isic, tmp_path):
-    left = tmp_path / ".out.unfinished" / "Train" / "MEL"
-    left.mkdir(parents=True)
-    (left / "other.jpg").write_bytes(b"of another download")
+    for name in ("MEL", "a class of its own"):
+        left = tmp_path / ".out.unfinished" / "Train" / name
+        left.mkdir(parents=True)
+        (left / "other.jpg").write_bytes(b"of another download")
     write_folders(read_isic(tiny_isic), tmp_path / "out")
     assert _by_name(read_examples("folders", tmp_path / "out")) == _by_name(read_isic(tiny_isic))
+
+
+def test_folders_of_images_of_which_a_class_has_none_can_be_read(tiny_isic, tmp_path):
+    examples = read_isic(tiny_isic)
+    write_folders(examples.take(np.flatnonzero(examples.labels != 5)), tmp_path / "out")
+    assert read_examples("folders", tmp_path / "out").class_names == ("AKIEC", "BCC", "BKL", "MEL", "NV", "VASC")
+
+
+def test_a_copy_killed_at_any_moment_leaves_nothing_under_the_name_and_ends_whole(tiny_isic, tmp_path):
+    """Of the file it was at, a part may be there."""
+    examples, out = read_isic(tiny_isic), tmp_path / "out"
+    code = """
+import os, shutil, signal, sys
+from input_pipeline import write_folders
+from input_pipeline.isic import read_isic
+copy, number = shutil.copyfile, 0
+def copy_and_die(source, target):
+    global number
+    number += 1
+    copy(source, target)
+    if number == 15:
+        os.truncate(target, 100)
+        os.kill(os.getpid(), signal.SIGKILL)
+shutil.copyfile = copy_and_die
+write_folders(read_isic(sys.argv[1]), sys.argv[2])
+"""
+    for done in (15, 29):
+        process = subprocess.run([sys.executable, "-c", code, str(tiny_isic), str(out)], cwd=ROOT)
+        assert process.returncode == -signal.SIGKILL
+        assert not out.exists()
+        assert len(list((tmp_path / ".out.unfinished").glob("Train/*/*.jpg"))) == done
+    write_folders(examples, out)
+    assert _by_name(read_examples("folders", out)) == _by_name(examples)
+    for path in examples.paths:
+        [copied] = out.rglob(path.rpartition("/")[2])
+        assert filecmp.cmp(path, copied, shallow=False)
+    assert not (tmp_path / ".out.unfinished").exists()
