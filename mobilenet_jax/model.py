@@ -25,7 +25,6 @@ BLOCKS = (
 )  # fmt: skip
 
 Head = Literal["article", "article_bn", "small", "imagenet"]
-ARTICLE_HEADS = ("article", "article_bn")
 BatchNormOfFrozen = Literal["frozen", "train"]
 
 _glorot = nn.initializers.glorot_uniform()  # the initializer of Keras's convolutions and dense layers
@@ -171,7 +170,7 @@ class MobileNet(nn.Module):
         def dense(features: int, name: str) -> Callable[[jax.Array], jax.Array]:
             return nn.Dense(features, dtype=self.dtype, kernel_init=_glorot, name=name)
 
-        if self.head in ARTICLE_HEADS:
+        if self.head in ("article", "article_bn"):
             x = x.reshape(x.shape[0], -1)
             for i in (1, 2):
                 x = dense(1024, f"dense_{i}")(x)

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from mobilenet_jax.model import ARTICLE_HEADS
 from mobilenet_jax.pretrained import Weights, WeightsError
 
 DEFAULT_SIZE = (224, 224)  # for weights that do not say, which are Keras's
@@ -56,8 +55,8 @@ def make_classifier(weights: Weights) -> Callable[[str | Path], list[Guess]]:
     if found.head is None:
         raise WeightsError(f"{metadata.source} holds no classifier, only features")
     side = 32 * math.isqrt(found.positions)
-    size = metadata.image_size or ((side, side) if found.head in ARTICLE_HEADS else DEFAULT_SIZE)
-    if found.head in ARTICLE_HEADS and -(-size[0] // 32) * -(-size[1] // 32) != found.positions:
+    size = metadata.image_size or ((side, side) if found.one_size else DEFAULT_SIZE)
+    if found.one_size and -(-size[0] // 32) * -(-size[1] // 32) != found.positions:
         raise WeightsError(f"{metadata.source} does not say for which size of images its head is, and it is no square")
     low, high = metadata.input_scaling
     names = metadata.classes or ("",) * found.num_classes

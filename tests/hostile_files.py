@@ -63,8 +63,8 @@ def write_safetensors(path, metadata=None, **changes):
     safetensors.numpy.save_file(random_tensors() | changes, path, metadata)
 
 
-def _described(kind, **config):
-    layers = [{"class_name": kind, "config": {"name": "a", **config}}]
+def _described(*layers):
+    layers = [{"class_name": layer["kind"], "config": {"name": "a", **layer}} for layer in layers]
     return json.dumps({"class_name": "Functional", "config": {"layers": layers}})
 
 
@@ -396,6 +396,13 @@ def extra_at_root(file):
     file["data"] = np.zeros(3, np.float32)
 
 
+@case("tensors MobileNet does not have: batch_stats.norm_a.mean, batch_stats.norm_a.var")
+def norms_in_no_order(path):
+    with h5py.File(write_keras_2(path, Architecture(0.25, "article_bn", 7, 4)), "r+") as file:
+        for ours, name in (("dense_1_bn", "norm_b"), ("dense_2_bn", "norm_a")):
+            file.move(f"{ours}/{ours}", f"{name}/{name}")
+
+
 @damage("params.conv1.kernel stands in it twice: conv1/conv1/kernel:0 and conv1/zzz/kernel:0")
 def twice(file):
     file["conv1/zzz/kernel:0"] = np.zeros((3, 3, 3, 8), np.float32)
@@ -429,18 +436,26 @@ def channels_first(file):
 
 @damage("channels first")
 def a_model_that_works_on_channels_first(file):
-    file.attrs["model_config"] = _described("Conv2D", data_format="channels_first")
+    file.attrs["model_config"] = _described({"kind": "Conv2D", "data_format": "channels_first"})
 
 
-for name, message, layer in (
+_DENSE, _NORM, _RELU = {"kind": "Dense"}, {"kind": "BatchNormalization"}, {"kind": "Activation", "activation": "relu"}
+_WITH_NORM = (_DENSE, _NORM, _RELU)
+for name, message, *layers in (
     ("pixels_scaled_inside", "layers MobileNet v1 does not have: Rescaling a", {"kind": "Rescaling"}),
     ("another_pooling", "does not have: GlobalMaxPooling2D a", {"kind": "GlobalMaxPooling2D"}),
-    ("another_activation", "end in tanh; here they do in relu", {"kind": "Dense", "activation": "tanh"}),
+    ("another_activation", "are followed by tanh; here by relu", {"kind": "Dense", "activation": "tanh"}),
     ("another_relu", "ReLU a ends at None, not at 6", {"kind": "ReLU", "max_value": None}),
+    ("another_relu_in_the_head", "ReLU a ends at 6, not at None", _DENSE, {"kind": "ReLU", "max_value": 6}, _DENSE),
+    ("another_epsilon", "another epsilon than 0.001", {**_NORM, "epsilon": 1e-5}),
+    ("relu_before_norm", "followed by relu and batch normalisation, nothing;", _DENSE, _RELU, _NORM, _DENSE),
+    ("norm_without_relu", "followed by batch normalisation, nothing;", _DENSE, _NORM, _DENSE),
+    ("norm_last", "followed by batch normalisation and relu, batch normalisation;", *_WITH_NORM, _DENSE, _NORM),
+    ("one_norm", "followed by relu, batch normalisation and relu, nothing;", _DENSE, _RELU, *_WITH_NORM, _DENSE),
 ):
 
-    def _describe(file, layer=layer):
-        file.attrs["model_config"] = _described(**layer)
+    def _describe(file, layers=layers):
+        file.attrs["model_config"] = _described(*layers)
 
     _describe.__name__ = name
     damage(message)(_describe)
@@ -515,7 +530,7 @@ def a_member_that_expands_and_denies_it(path):
 
 @case("channels first", ".keras")
 def an_archive_that_works_on_channels_first(path):
-    config = _described("Conv2D", data_format="channels_first")
+    config = _described({"kind": "Conv2D", "data_format": "channels_first"})
     write_archive(path, write_keras_3(path.with_suffix(".part")), config_dot_json=config)
 
 

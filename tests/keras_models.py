@@ -12,7 +12,6 @@ HEADS = {None: (), "small": (7,), "article": (1024, 1024, 7), "article_bn": (102
 
 def random_mobilenet(alpha, head=None, size=(64, 64), seed=0, framework=keras):
     """Keras's MobileNet with one of this project's heads, without the dropout; for `"imagenet"` Keras's own top."""
-    layers = framework.layers
     model = (
         framework.applications.MobileNet(
             weights=None,
@@ -25,16 +24,25 @@ def random_mobilenet(alpha, head=None, size=(64, 64), seed=0, framework=keras):
         else framework.applications.MobileNet(weights=None, include_top=False, alpha=alpha, input_shape=(*size, 3))
     )
     if head in ("small", "article", "article_bn"):
-        x = (layers.GlobalAveragePooling2D() if head == "small" else layers.Flatten())(model.output)
-        *hidden, last = HEADS[head]
-        for units in hidden:
-            if head == "article_bn":
-                x = layers.Activation("relu")(layers.BatchNormalization()(layers.Dense(units)(x)))
-            else:
-                x = layers.Dense(units, activation="relu")(x)
-        model = framework.Model(model.input, layers.Dense(last)(x))
+        x = model.output
+        for layer in head_layers(head, framework):
+            x = layer(x)
+        model = framework.Model(model.input, x)
     randomize(model, seed)
     return model
+
+
+def head_layers(head, framework=keras):
+    """The layers of one of this project's heads, for images of any size."""
+    layers = framework.layers
+    *hidden, last = HEADS[head]
+    found = [layers.GlobalAveragePooling2D() if head == "small" else layers.Flatten()]
+    for units in hidden:
+        if head == "article_bn":
+            found += [layers.Dense(units), layers.BatchNormalization(), layers.Activation("relu")]
+        else:
+            found.append(layers.Dense(units, activation="relu"))
+    return [*found, layers.Dense(last)]
 
 
 def randomize(model, seed=0):
@@ -50,7 +58,10 @@ def randomize(model, seed=0):
         return rng.normal(0, np.sqrt(2 / fan_in), weight.shape)
 
     for layer in model.layers:
-        layer.set_weights([draw(layer, weight).astype(np.float32) for weight in layer.weights])
+        if hasattr(layer, "layers"):  # a model in a model
+            randomize(layer, seed)
+        else:
+            layer.set_weights([draw(layer, weight).astype(np.float32) for weight in layer.weights])
 
 
 def relative_error(found, expected):

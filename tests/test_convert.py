@@ -13,8 +13,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import h5py
+import jax
 import keras
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
 
@@ -23,10 +25,11 @@ from mobilenet_jax.cli import main
 from mobilenet_jax.predict import make_classifier
 from mobilenet_jax.pretrained import Metadata, read_weights, safetensors_file, write_weights
 from mobilenet_jax.pretrained.tensors import Architecture
+from mobilenet_jax.stopping import Interrupted, StopRequest
 from mobilenet_jax.train import train_and_evaluate
 from tests.conftest import ROOT, write_isic
 from tests.hostile_files import write_keras_2
-from tests.keras_models import random_mobilenet
+from tests.keras_models import random_mobilenet, relative_error
 
 IMAGENET = Architecture(0.25, "imagenet", 1000, 1)
 
@@ -81,6 +84,31 @@ def test_a_dry_run_prints_where_each_tensor_goes_and_writes_nothing(run, source,
     assert re.search(r"layers/depthwise_conv2d_12/vars/0 +\(3, 3, 256, 1\) +none\n", out)
     assert [p.name for p in tmp_path.iterdir()] == [source.name]
     assert "the name says what is written" in run("convert", source, tmp_path / "w.npz", "--dry-run")[2]
+
+
+def test_a_dry_run_tells_where_the_articles_batch_normalisations_go(run, tmp_path):
+    source = write_keras_2(tmp_path / "w.h5", Architecture(0.25, "article_bn", 7, 4))
+    out = run("convert", source, tmp_path / "w.weights.h5", "--dry-run")[1]
+    rows = [line.split() for line in out.splitlines()]
+    assert [row[:2] for row in rows if row[0].startswith(("dense", "predictions"))] == [
+        ["dense_1/dense_1/kernel:0", "layers/dense/vars/0"],
+        ["dense_1/dense_1/bias:0", "layers/dense/vars/1"],
+        ["dense_1_bn/dense_1_bn/gamma:0", "layers/batch_normalization_27/vars/0"],
+        ["dense_1_bn/dense_1_bn/beta:0", "layers/batch_normalization_27/vars/1"],
+        ["dense_1_bn/dense_1_bn/moving_mean:0", "layers/batch_normalization_27/vars/2"],
+        ["dense_1_bn/dense_1_bn/moving_variance:0", "layers/batch_normalization_27/vars/3"],
+        ["dense_2/dense_2/kernel:0", "layers/dense_1/vars/0"],
+        ["dense_2/dense_2/bias:0", "layers/dense_1/vars/1"],
+        ["dense_2_bn/dense_2_bn/gamma:0", "layers/batch_normalization_28/vars/0"],
+        ["dense_2_bn/dense_2_bn/beta:0", "layers/batch_normalization_28/vars/1"],
+        ["dense_2_bn/dense_2_bn/moving_mean:0", "layers/batch_normalization_28/vars/2"],
+        ["dense_2_bn/dense_2_bn/moving_variance:0", "layers/batch_normalization_28/vars/3"],
+        ["predictions/predictions/kernel:0", "layers/dense_2/vars/0"],
+        ["predictions/predictions/bias:0", "layers/dense_2/vars/1"],
+    ]
+    assert run("convert", source, tmp_path / "w.safetensors")[1].endswith(
+        "head 'article_bn' for 7 classes; trained on images of a size not known, pixels scaled to [-1, 1]\n"
+    )
 
 
 def test_the_classifier_is_left_out_and_the_scaling_said(run, source, tmp_path):
@@ -254,6 +282,11 @@ def test_predict_names_what_it_cannot_use(run, source, tmp_path):
     assert "bare.h5 holds no classifier, only features" in run("predict", bare, tmp_path / "text.jpg")[2]
 
 
+def _state(workdir, step):
+    """The state in a checkpoint, as Orbax reads it."""
+    return ocp.StandardCheckpointer().restore(workdir / "checkpoints" / str(step) / "state")
+
+
 def test_a_fine_tuned_run_goes_on_in_keras(run, tmp_path, weights, real_photographs):
     config = get_config("isic2018")
     config.update_from_flattened_dict({
@@ -268,6 +301,10 @@ def test_a_fine_tuned_run_goes_on_in_keras(run, tmp_path, weights, real_photogra
     assert read_weights(tmp_path / "best.weights.h5").metadata.classes == (
         "MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC",
     )  # fmt: skip
+    state = _state(tmp_path / "run", summary["best"]["step"])
+    assert state["ema"] is None
+    expected = {"params": state["params"], "batch_stats": state["batch_stats"]}
+    assert jax.tree.all(jax.tree.map(np.array_equal, read_weights(tmp_path / "run").variables, expected))
     latest = run("convert", tmp_path / "run", tmp_path / "latest", "--checkpoint=latest")[1]
     assert f"latest checkpoint, step {summary['last']['step']}" in latest
 
@@ -284,6 +321,38 @@ def test_a_fine_tuned_run_goes_on_in_keras(run, tmp_path, weights, real_photogra
     expected = keras_model.predict(np.stack(pixels), verbose=0)
     assert expected.std() > 0.01
     np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_of_a_run_that_kept_an_average_of_its_parameters_the_average_is_read(run, tmp_path, monkeypatch, capsys):
+    """Of the best checkpoint, and of one from within an epoch."""
+    config = get_config("isic2018")
+    config.update_from_flattened_dict({
+        "data.dir": str(write_isic(tmp_path / "isic")), "data.image_size": 32, "model.alpha": 0.25,
+        "model.head": "article_bn", "model.frozen_blocks": 13, "init.weights": "",
+        "train.batch_size": 8, "train.epochs": 2, "train.ema_decay": 0.9,
+    })  # fmt: skip
+    monkeypatch.setattr(StopRequest, "asked_at", lambda self, step: step == 5)
+    with pytest.raises(Interrupted):
+        train_and_evaluate(config, tmp_path / "run")
+    capsys.readouterr()
+
+    for which, step in (("best", 3), ("latest", 5)):
+        weights = read_weights(tmp_path / "run", checkpoint=which)
+        assert weights.kind == f"{which} checkpoint, step {step}"
+        assert weights.architecture == Architecture(0.25, "article_bn", 7, 1)
+        state = _state(tmp_path / "run", step)
+        expected = {"params": state["ema"], "batch_stats": state["batch_stats"]}
+        assert jax.tree.all(jax.tree.map(np.array_equal, weights.variables, expected))
+        assert not np.array_equal(state["ema"]["dense_2"]["kernel"], state["params"]["dense_2"]["kernel"])
+    row = run("convert", tmp_path / "run", tmp_path / "w.safetensors", "--dry-run")[1].splitlines()[1]
+    assert row.split()[:2] == ["ema.conv1.kernel", "params.conv1.kernel"]
+
+    assert run("convert", tmp_path / "run", tmp_path / "w.weights.h5", "--checkpoint=latest")[0] == 0
+    keras_model = random_mobilenet(0.25, "article_bn", (32, 32), seed=1)
+    keras_model.load_weights(tmp_path / "w.weights.h5")
+    images = np.random.default_rng(0).uniform(0, 1, (2, 32, 32, 3)).astype(np.float32)
+    found = weights.architecture.model().apply(weights.variables, images, train=False)
+    assert relative_error(found, keras_model.predict(images, verbose=0)) < 1e-4
 
 
 def test_the_metadata_is_text_that_any_program_reads(run, source, tmp_path):

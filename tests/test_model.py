@@ -47,7 +47,7 @@ def test_json_holds_the_same_rows():
     assert table["total"] == summary.total
 
 
-@pytest.mark.parametrize("head", ["article", "small", "imagenet"])
+@pytest.mark.parametrize("head", ["article", "article_bn", "small", "imagenet"])
 @pytest.mark.parametrize("size", [(32, 32), (33, 47)])
 def test_heads_give_logits(head, size):
     model = MobileNet(0.25, head, num_classes=5)

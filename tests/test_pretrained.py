@@ -1,12 +1,13 @@
 import hashlib
 
+import h5py
 import jax
 import keras
 import numpy as np
 import pytest
 import safetensors
 
-from mobilenet_jax.model import ARTICLE_HEADS, MobileNet
+from mobilenet_jax.model import MobileNet
 from mobilenet_jax.pretrained import (
     Metadata,
     WeightsError,
@@ -17,7 +18,8 @@ from mobilenet_jax.pretrained import (
     write_weights,
 )
 from mobilenet_jax.pretrained.tensors import Architecture
-from tests.keras_models import random_mobilenet, randomize, relative_error
+from tests.hostile_files import write_keras_2
+from tests.keras_models import head_layers, random_mobilenet, randomize, relative_error
 
 KINDS = ("w.safetensors", "w.weights.h5", "folder")
 
@@ -107,7 +109,7 @@ def test_every_file_keras_3_writes_holds_the_same_tensors(tmp_path, head):
         reference.save(tmp_path / name)
     first, *others = [read_weights(tmp_path / name) for name in names]
     assert first.architecture == Architecture(
-        0.25, head, reference.output_shape[-1] if head else 0, 4 if head in ARTICLE_HEADS else 1
+        0.25, head, reference.output_shape[-1] if head else 0, 4 if head in ("article", "article_bn") else 1
     )
     for other in others:
         assert _same(other.tensors, first.tensors)
@@ -134,19 +136,51 @@ def test_files_of_keras_2_are_read(tmp_path, head):
     assert relative_error(found, expected) < 1e-4
 
 
-def test_a_backbone_nested_in_another_model_is_found(tmp_path):
+@pytest.mark.parametrize("head", ["small", "article_bn"])
+def test_a_backbone_nested_in_another_model_is_found(tmp_path, head):
     backbone = random_mobilenet(0.25)
-    layers = [backbone, keras.layers.GlobalAveragePooling2D(), keras.layers.Dropout(0.5), keras.layers.Dense(7)]
-    model = keras.Sequential(layers)
+    layers = [backbone, *head_layers(head)]
+    model = keras.Sequential([*layers[:-1], keras.layers.Dropout(0.5), layers[-1]])
     model.build((None, 64, 64, 3))
+    randomize(model)
+    expected = model.predict(_images((64, 64)), verbose=0)
     for name in ("k.weights.h5", "k.keras", "k.h5"):
         model.save_weights(tmp_path / name) if name == "k.weights.h5" else model.save(tmp_path / name)
         weights = read_weights(tmp_path / name)
-        assert weights.architecture == Architecture(0.25, "small", 7, 1)
+        assert weights.architecture == Architecture(0.25, head, 7, 1 if head == "small" else 4)
+        found = _outputs(weights.architecture.model(), weights.variables, _images((64, 64)))
+        assert relative_error(found, expected) < 1e-4
         np.testing.assert_array_equal(weights.tensors["params.predictions.kernel"], layers[-1].kernel)
         np.testing.assert_array_equal(
             weights.tensors["params.conv_pw_13.kernel"], backbone.get_layer("conv_pw_13").kernel
         )
+
+
+def test_layers_of_a_head_that_keras_numbered_on_are_told_by_their_order(tmp_path):
+    path = write_keras_2(tmp_path / "w.h5", Architecture(0.25, "article_bn", 7, 4))
+    expected = read_weights(path).tensors
+    renamed = {
+        "dense_1": "dense_9", "dense_2": "dense_10", "predictions": "dense_11",
+        "dense_1_bn": "batch_normalization_9", "dense_2_bn": "batch_normalization_10",
+    }  # fmt: skip
+    with h5py.File(path, "r+") as file:
+        for ours, keras_name in renamed.items():
+            file.move(f"{ours}/{ours}", f"{keras_name}/{keras_name}")
+            del file[ours]
+    assert _same(read_weights(path).tensors, expected)
+
+
+def test_what_a_model_sows_is_not_saved(tmp_path):
+    model = MobileNet(0.25, "article_bn")
+    images = np.zeros((1, 32, 32, 3), np.float32)
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
+    variables = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.5, np.float32), shapes)
+    assert set(variables) == {"params", "batch_stats", "activities"}
+    save_pretrained(tmp_path / "w.safetensors", model, variables)
+    _, found = load_pretrained(tmp_path / "w.safetensors")
+    assert jax.tree.all(
+        jax.tree.map(np.array_equal, found, {name: variables[name] for name in ("params", "batch_stats")})
+    )
 
 
 @pytest.mark.parametrize("head", [None, "imagenet", "small", "article", "article_bn"])
@@ -198,11 +232,12 @@ def test_the_table_of_shapes_is_the_models(alpha, head):
     variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
     expected = {
         f"{collection}.{layer}.{tensor}": leaf.shape
-        for collection, layers in variables.items()
-        for layer, tensors in layers.items()
+        for collection in ("params", "batch_stats")
+        for layer, tensors in variables[collection].items()
         for tensor, leaf in tensors.items()
     }
-    assert Architecture(alpha, head, 11 if head else 0, 6 if head in ARTICLE_HEADS else 1).shapes() == expected
+    positions = 6 if head in ("article", "article_bn") else 1
+    assert Architecture(alpha, head, 11 if head else 0, positions).shapes() == expected
 
 
 def test_variables_that_are_not_the_models_are_not_saved(tmp_path, weights):

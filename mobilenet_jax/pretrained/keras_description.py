@@ -46,6 +46,8 @@ def check(description: str, *, head: bool) -> str | None:
         raise WeightsError(f"its model has layers MobileNet v1 does not have: {', '.join(unknown[:4])}{more}")
     if any(config.get("data_format") == "channels_first" for _, config in layers):
         raise WeightsError("its model works on channels first; save it with data_format='channels_last'")
+    if any(kind == "BatchNormalization" and config.get("epsilon", 1e-3) != 1e-3 for kind, config in layers):
+        raise WeightsError("its batch normalisations have another epsilon than 0.001")
     _check_activations(layers)
     for _, config in layers:
         shape = config.get("batch_shape") or config.get("batch_input_shape")
@@ -55,23 +57,30 @@ def check(description: str, *, head: bool) -> str | None:
 
 
 def _check_activations(layers: list[tuple[str, dict[str, Any]]]) -> None:
-    """ReLU6 in the backbone, relu in a head, in a dense layer or after it, and softmax or nothing at the end."""
-    dense: list[str] = []
+    """ReLU6 in the backbone; relu in a head, if there is batch normalisation after it; and softmax or nothing last."""
+    dense: list[list[str]] = []  # what follows each dense layer and changes its values
     for kind, config in layers:
         function = str(config.get("activation", "linear")) if kind in ("Activation", "Dense") else kind.lower()
         if kind == "Dense":
-            dense.append(function)
-        elif kind == "BatchNormalization" and dense and dense[-1] != "linear":
-            raise WeightsError(f"its layer {config.get('name')} normalises after the activation; here before it")
+            dense.append([function])
+        elif kind == "BatchNormalization" and dense:
+            dense[-1].append("batch normalisation")
         elif kind in ("Activation", "ReLU", "Softmax"):
-            if dense and dense[-1] == "linear":
-                dense[-1] = function
-            elif kind == "ReLU" and not dense and config.get("max_value", 6) != 6:
-                raise WeightsError(f"its ReLU {config.get('name')} ends at {config['max_value']}, not at 6")
+            wanted = None if dense else 6
+            if kind == "ReLU" and config.get("max_value", wanted) != wanted:
+                raise WeightsError(f"its ReLU {config.get('name')} ends at {config['max_value']}, not at {wanted}")
+            if dense:
+                dense[-1].append(function)
             elif function not in ("relu", "relu6", "softmax", "linear"):
                 raise WeightsError(f"its layer {config.get('name')} has the activation {function}")
-    if not set(dense[:-1]) <= {"relu"} or not set(dense[-1:]) <= {"linear", "softmax"}:
-        raise WeightsError(f"its dense layers end in {', '.join(dense)}; here they do in relu, and the last in softmax")
+    *hidden, last = [" and ".join(name for name in after if name != "linear") for after in dense] or [""]
+    known: tuple[set[str], ...] = (set(), {"relu"}, {"batch normalisation and relu"})
+    if set(hidden) not in known or last not in ("", "softmax"):
+        told = ", ".join(after or "nothing" for after in (*hidden, last))
+        raise WeightsError(
+            f"its dense layers are followed by {told[:200]}; here by relu, or by batch normalisation and relu, and the "
+            "last by softmax or nothing"
+        )
 
 
 def _layers(node: Any) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -24,7 +24,6 @@ from mobilenet_jax.pretrained.tensors import WeightsError
 
 _MAX_FILES = 10_000  # in a folder; Orbax makes some twenty
 _MAX_JSON = 64 << 20  # bytes; the history of a run has 400 an epoch
-_VARIABLES = ("params.", "batch_stats.")
 _one_at_a_time = threading.Lock()  # Orbax does not write two folders at once
 
 
@@ -45,7 +44,9 @@ def open_folder(path: Path) -> Iterator[Source]:
 
 @contextlib.contextmanager
 def open_workdir(path: Path, checkpoint: Literal["best", "latest"]) -> Iterator[Source]:
-    """Opens a checkpoint of a training run: the variables, without the optimizer's.
+    """Opens a checkpoint of a training run: the variables that were evaluated, without the optimizer's.
+
+    Where the run kept a moving average of the parameters, that is what is read in their place.
 
     Args:
         path: the workdir.
@@ -65,6 +66,12 @@ def open_workdir(path: Path, checkpoint: Literal["best", "latest"]) -> Iterator[
         entries = _variables(_entries(step / "state"))
         kind = f"{checkpoint} checkpoint, step {step.name}"
         yield Source(kind, step, entries, keras_layout=False, stated={}, metadata=metadata)
+
+
+def _variables(state: dict[str, Entry]) -> dict[str, Entry]:
+    averaged = {name.replace("ema.", "params.", 1): e for name, e in state.items() if name.startswith("ema.")}
+    params = averaged or {name: e for name, e in state.items() if name.startswith("params.")}
+    return params | {name: e for name, e in state.items() if name.startswith("batch_stats.")}
 
 
 def write_folder(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
@@ -111,16 +118,6 @@ def _entries(folder: Path) -> dict[str, Entry]:
         name: _entry(name, {"driver": "zarr", "kvstore": {**database, "path": f"{name}/"}})
         for name in (key.removesuffix("/.zarray") for key in keys if key.endswith("/.zarray"))
     }
-
-
-def _variables(state: Mapping[str, Entry]) -> dict[str, Entry]:
-    """Of a run's state the variables, with the moving average of the parameters in their place where there is one."""
-    if average := {name: entry for name, entry in state.items() if name.startswith("ema.")}:
-        state = {name: entry for name, entry in state.items() if not name.startswith("params.")}
-        for name, entry in average.items():
-            own = name.replace("ema.", "params.", 1)
-            state[own] = entry._replace(name=own)
-    return {name: entry for name, entry in state.items() if name.startswith(_VARIABLES)}
 
 
 def _entry(name: str, spec: dict[str, Any]) -> Entry:

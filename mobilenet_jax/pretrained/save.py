@@ -36,14 +36,15 @@ def save_pretrained(
         path: `NAME.safetensors`; `NAME.weights.h5`, which Keras 3 loads into its own `MobileNet`; or a name without a
             suffix, for a folder that Orbax reads.
         model: the model.
-        variables: `{"params": ..., "batch_stats": ...}`.
+        variables: `{"params": ..., "batch_stats": ...}`; what else is in it is passed over.
         metadata: what the tensors do not tell.
         force: whether to overwrite weights that are there.
 
     Raises:
         WeightsError: the variables are not the model's; there is something under that name; it cannot be written.
     """
-    tensors = {name: np.asarray(value) for name, value in flatten_dict(dict(variables), sep=".").items()}
+    kept = {name: variables[name] for name in ("params", "batch_stats") if name in variables}
+    tensors = {name: np.asarray(value) for name, value in flatten_dict(kept, sep=".").items()}
     found = architecture({name: value.shape for name, value in tensors.items()})
     given = (model.alpha, model.head, model.num_classes if model.head else 0)
     if found[:3] != given:

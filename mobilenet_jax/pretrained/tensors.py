@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from mobilenet_jax.model import ALPHAS, ARTICLE_HEADS, BLOCKS, Head, MobileNet
+from mobilenet_jax.model import ALPHAS, BLOCKS, Head, MobileNet
 
 Shape = tuple[int, ...]
 
@@ -27,13 +27,18 @@ class Architecture(NamedTuple):
         alpha: the width multiplier.
         head: see `MobileNet`.
         num_classes: the size of the last layer; 0 without a head.
-        positions: height times width of the last feature map, which the article's head is made for; otherwise 1.
+        positions: height times width of the last feature map, which the article's heads are made for; otherwise 1.
     """
 
     alpha: float
     head: Head | None
     num_classes: int
     positions: int
+
+    @property
+    def one_size(self) -> bool:
+        """Whether it takes images of one size only, that of `positions`."""
+        return self.head in ("article", "article_bn")
 
     def model(self) -> MobileNet:
         """The model these tensors are for."""
@@ -52,17 +57,18 @@ class Architecture(NamedTuple):
             shapes |= _batch_norm(f"conv_pw_{block}", out)
             channels = out
         sizes = [channels, self.num_classes]
-        if self.head in ARTICLE_HEADS:
+        if self.one_size:
             sizes = [self.positions * channels, 1024, 1024, self.num_classes]
         for layer, shape in zip(HEAD_LAYERS[self.head], itertools.pairwise(sizes), strict=False):
             shapes[f"params.{layer}.kernel"] = (1, 1, *shape) if layer == "conv_preds" else shape
             shapes[f"params.{layer}.bias"] = shape[1:]
             if self.head == "article_bn" and layer != "predictions":
-                shapes |= _batch_norm(layer, shape[1])
+                shapes |= _batch_norm(layer, 1024)
         return shapes
 
 
-HEAD_LAYERS: dict[Head | None, tuple[str, ...]] = {  # without their batch normalisation
+# The layers of each head that have a kernel; in "article_bn" all but the last are followed by batch normalisation.
+HEAD_LAYERS: dict[Head | None, tuple[str, ...]] = {
     "article": ("dense_1", "dense_2", "predictions"),
     "article_bn": ("dense_1", "dense_2", "predictions"),
     "small": ("predictions",),
@@ -94,7 +100,7 @@ def architecture(shapes: Mapping[str, Shape], *, head: bool = True) -> Architect
         order = " (channels first)" if stem[1:] == (3, 3, 3) else ""
         raise WeightsError(f"no MobileNet v1: its conv1/kernel is {stem}{order}, not (3, 3, 3, 32 alpha)")
     layers = {name.split(".")[1] for name in shapes if name.count(".") == 2}
-    unique: dict[Head, set[str]] = {
+    unique: dict[Head, set[str]] = {  # the first of these that has a layer in it
         "article_bn": {"dense_1_bn", "dense_2_bn"},
         "article": {"dense_1", "dense_2"},
         "imagenet": {"conv_preds"},
@@ -106,8 +112,10 @@ def architecture(shapes: Mapping[str, Shape], *, head: bool = True) -> Architect
     first, last = (shapes.get(f"params.{HEAD_LAYERS[kind][i]}.kernel") for i in (0, -1))
     if not last or last[-1] < 1:
         raise WeightsError(f"the layer {HEAD_LAYERS[kind][-1]} of its head is missing, or has no classes")
-    positions = max(1, first[0] // int(1024 * alphas[stem])) if kind in ARTICLE_HEADS and first else 1
-    return Architecture(alphas[stem], kind, last[-1], positions)
+    found = Architecture(alphas[stem], kind, last[-1], 1)
+    if found.one_size and first:
+        found = found._replace(positions=max(1, first[0] // int(1024 * found.alpha)))
+    return found
 
 
 def axes(name: str) -> tuple[int, ...] | None:
