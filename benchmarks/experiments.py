@@ -62,8 +62,9 @@ def main() -> None:
 
 
 def _draw(runs: dict[str, list[dict[str, Any]]]) -> None:
-    figure = Figure(figsize=(12, 7), layout="constrained")
-    axes = figure.subplots(3, 6, sharex=True)
+    rows = -(-len(runs) // 3)
+    figure = Figure(figsize=(12, 2.4 * rows), layout="constrained")
+    axes = figure.subplots(rows, 6, sharex=True, squeeze=False)
     for i, (name, records) in enumerate(runs.items()):
         epochs = [r["epoch"] for r in records]
         for axis, metric in zip(axes[i // 3, i % 3 * 2 : i % 3 * 2 + 2], ("loss", "accuracy"), strict=True):
