@@ -39,7 +39,11 @@ class Regularizer(NamedTuple):
 
 
 def cross_entropy(
-    logits: jax.Array, labels: jax.Array, *, class_weights: jax.Array | None = None, label_smoothing: float = 0.0
+    logits: jax.Array,
+    labels: jax.Array,
+    *,
+    class_weights: jax.typing.ArrayLike | None = None,
+    label_smoothing: float = 0.0,
 ) -> jax.Array:
     """The loss of each example in nats.
 
@@ -55,7 +59,7 @@ def cross_entropy(
     """
     targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), label_smoothing)
     losses = optax.softmax_cross_entropy(logits, targets)
-    return losses if class_weights is None else losses * class_weights[labels]
+    return losses if class_weights is None else losses * jnp.asarray(class_weights)[labels]
 
 
 def balanced_class_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
