@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # nothing: what goes wrong is raised too
+if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":  # JAX sets it to 1
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # nothing is shown: what goes wrong is raised too
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # nor a word on a library for layers it is not asked for
 
 import tensorflow as tf
