@@ -1,4 +1,5 @@
 import hashlib
+from typing import Any
 
 import h5py
 import jax
@@ -173,8 +174,12 @@ def test_layers_of_a_head_that_keras_numbered_on_are_told_by_their_order(tmp_pat
 def test_what_a_model_sows_is_not_saved(tmp_path):
     model = MobileNet(0.25, "article_bn")
     images = np.zeros((1, 32, 32, 3), np.float32)
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
-    variables = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.5, np.float32), shapes)
+
+    def sow() -> dict[str, Any]:
+        variables = model.init(jax.random.key(0), images, train=False)
+        return variables | model.apply(variables, images, train=False, mutable=["activities"])[1]
+
+    variables = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.5, np.float32), jax.eval_shape(sow))
     assert set(variables) == {"params", "batch_stats", "activities"}
     save_pretrained(tmp_path / "w.safetensors", model, variables)
     _, found = load_pretrained(tmp_path / "w.safetensors")
