@@ -74,7 +74,7 @@ class Run:
             self._mesh,
             new_state(variables["params"], variables["batch_stats"], optimizer, ema=config.train.ema_decay > 0),
         )
-        self._train_step = make_train_step(model, optimizer, dropout_key, objective)
+        self._train_step: Any = make_train_step(model, optimizer, dropout_key, objective)
         self._eval_step = make_eval_step(model)
         self._augmentation = make_augmentation(config)
         on_device = config.augment.where == "device"
@@ -86,6 +86,7 @@ class Run:
         self._objectives: list[float] = []
         self._batches: Iterator[dict[str, np.ndarray]] | None = None
         self._started, self._steps_here, self._waited = time.perf_counter(), 0, 0.0
+        self._traced_from = 0  # a trace is being taken since that step
         _return_memory()
 
     @property
@@ -208,15 +209,18 @@ class Run:
                 if profile:
                     self._profile(profile)
                 batch = self._next_batch()
+                if self._steps_here == 1:
+                    self._compile(batch, scale)
                 self.state, outcome, value = self._train_step(self.state, batch, scale)
                 pending.append((outcome, value))
-                self._first_step_told(value)
                 stopped = stop.asked_at(int(self._steps_here))
                 # Looked at a step late: the device always has a step to do, and never more than two take memory.
                 while len(pending) > (0 if stopped or self._at_end(pending) else 1):
                     self._look_at(*pending.pop(0), bar)
                 if stopped and not self._at_end(pending):
                     return False
+        if profile:
+            self._profile(profile, is_end=True)
         return True
 
     def _at_end(self, pending: list[Any]) -> bool:
@@ -265,11 +269,13 @@ class Run:
             f"config.optimizer.learning_rate, or config.optimizer.clip_norm=1"
         )
 
-    def _first_step_told(self, value: jax.Array) -> None:
-        if self._steps_here == 1:
-            jax.block_until_ready(value)
-            _return_memory()
-            print(f"first step after {time.perf_counter() - self._started:.1f} s, with what was compiled for it")
+    def _compile(self, batch: dict[str, jax.Array], scale: jax.Array) -> None:
+        """Compiles the step, and says what was waited for until now."""
+        start = time.perf_counter()
+        self._train_step = self._train_step.lower(self.state, batch, scale).compile()
+        _return_memory()
+        now = time.perf_counter()
+        print(f"first step after {now - self._started:.1f} s, {now - start:.1f} s of it to compile the step")
 
     def _plateau(self) -> float:
         return plateau_scale(self._config, [r["val_loss"] for r in self.records])
@@ -277,13 +283,16 @@ class Run:
     def _learning_rate(self, step: int) -> float:
         return float(self._schedule(step)) * self._plateau()
 
-    def _profile(self, folder: Path) -> None:
-        if self._steps_here == _PROFILED[0]:
+    def _profile(self, folder: Path, *, is_end: bool = False) -> None:
+        """Traces ten steps, or those up to the end of their epoch."""
+        if self._steps_here == _PROFILED[0] and not is_end:
             jax.profiler.start_trace(folder)
-        elif self._steps_here == _PROFILED[1]:
+            self._traced_from = self._steps_here
+        elif self._traced_from and (is_end or self._steps_here == _PROFILED[1]):
             jax.block_until_ready(self.state)
             jax.profiler.stop_trace()
-            print(f"a trace of {_PROFILED[1] - _PROFILED[0]} steps is in {folder}: `tensorboard --logdir={folder}`")
+            print(f"a trace of {self._steps_here - self._traced_from} steps is in {folder}, for `tensorboard --logdir`")
+            self._traced_from = 0
 
     def _evaluate(self) -> list[Outcome]:
         batches = eval_batches(

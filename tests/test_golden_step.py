@@ -1,0 +1,74 @@
+"""Three train steps whose numbers are stored: an accidental change of the arithmetic is seen.
+
+They are computed in float64, so that they do not depend on the order in which a processor sums. After a change that is
+meant, `python -m tests.test_golden_step` stores them anew.
+"""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from configs.mobilenet import get_config
+from mobilenet_jax.losses import Regularizer
+from mobilenet_jax.model import MobileNet
+from mobilenet_jax.optimizer import make_optimizer, make_schedule
+from mobilenet_jax.train_step import Objective, make_eval_step, make_train_step, new_state
+
+FILE = Path(__file__).with_suffix(".json")
+OBJECTIVE = Objective(Regularizer(1e-5, 1e-3, 1e-4, 1e-3), np.linspace(0.5, 2, 7), label_smoothing=0.1, ema_decay=0.9)
+
+
+def draw(path, leaf):
+    """Variables as those of a trained model: no zeros, variances above 0. Drawn by NumPy, whose draws stay."""
+    rng, kind = np.random.default_rng([*"/".join(key.key for key in path).encode()]), path[-1].key
+    if kind in ("scale", "var"):
+        return rng.uniform(0.5, 1.5, leaf.shape)
+    return rng.normal(0, np.sqrt(2 / np.prod(leaf.shape[:-1])) if kind == "kernel" else 0.1, leaf.shape)
+
+
+def three_steps(optimizer_name):
+    """Of each step the objective, and how far all it changes is from the start; at last the losses in evaluation."""
+    model = MobileNet(0.25, "article_bn", dropout=0.5, frozen_blocks=1, dtype=jnp.float64)
+    config = get_config()
+    config.optimizer.update(
+        name=optimizer_name, learning_rate=0.01, warmup_epochs=1, schedule="cosine", clip_norm=5.0, weight_decay=1e-3
+    )
+    optimizer = make_optimizer(config, make_schedule(config, 2), model)
+    images = np.random.default_rng(0).uniform(0, 1, (8, 64, 64, 3))
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
+    start = jax.tree_util.tree_map_with_path(draw, shapes)
+    variables = jax.tree.map(jnp.array, start)  # copies: the step takes its state's memory
+    state = new_state(variables["params"], variables["batch_stats"], optimizer, ema=True)
+    step = make_train_step(model, optimizer, jax.random.key(0, impl="threefry2x32"), OBJECTIVE)
+    numbers = []
+    for i in range(3):
+        batch = {"image": jnp.array(np.roll(images, i, axis=1)), "label": jnp.arange(8) % 7}
+        state, _, value = step(state, batch, jnp.ones(()))
+        pairs = (
+            (state.params, start["params"]),
+            (state.ema, start["params"]),
+            (state.batch_stats, start["batch_stats"]),
+        )
+        moved = [float(optax.tree.norm(jax.tree.map(jnp.subtract, *pair))) for pair in pairs]
+        moments = [x for x in jax.tree.leaves(state.opt_state) if x.ndim]  # without the counts of steps
+        numbers.append([float(value), *moved, float(optax.tree.norm(moments))])
+    outcome = make_eval_step(model)(state, {**batch, "mask": jnp.ones(8, bool)})
+    return [*numbers, np.asarray(outcome.loss).tolist()]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adadelta"])
+def test_three_steps_give_the_stored_numbers(optimizer):
+    with jax.enable_x64(True):
+        found = three_steps(optimizer)
+    for step, expected in zip(found, json.loads(FILE.read_text())[optimizer], strict=True):
+        np.testing.assert_allclose(step, expected, rtol=1e-5)
+
+
+if __name__ == "__main__":
+    with jax.enable_x64(True):
+        FILE.write_text(json.dumps({name: three_steps(name) for name in ("sgd", "adadelta")}, indent=1) + "\n")
