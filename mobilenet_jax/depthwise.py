@@ -111,7 +111,7 @@ def _kernel_gradient(x: jax.Array, grad: jax.Array, stride: int, padding: Paddin
         return total + jnp.stack([p.sum((0, 1), dtype=total.dtype) for p in products]), None
 
     parts = tuple(a.reshape(batch // images, images, *a.shape[1:]) for a in (x, grad))
-    zeros = jnp.zeros((9, out[1], channels), jnp.float32)
+    zeros = jnp.zeros((9, out[1], channels), jnp.promote_types(x.dtype, jnp.float32))
     total, _ = lax.scan(add_images, zeros, parts)
     return total.sum(1).reshape(3, 3, 1, channels).astype(x.dtype)
 

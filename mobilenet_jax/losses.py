@@ -23,7 +23,7 @@ class Regularizer(NamedTuple):
     activity_l2: float = 0.0
 
     def penalty(self, params: Mapping[str, Any], activities: Mapping[str, Any]) -> jax.Array:
-        """The sum of all four over the layers, a float32 scalar.
+        """The sum of all four over the layers, a scalar.
 
         Args:
             params: of the model.
@@ -31,7 +31,8 @@ class Regularizer(NamedTuple):
         """
         total = jnp.zeros(())
         for name, [outputs] in activities.items():
-            kernel, outputs = params[name.removesuffix("_output")]["kernel"], outputs.astype(jnp.float32)
+            kernel = params[name.removesuffix("_output")]["kernel"]
+            outputs = outputs.astype(kernel.dtype)
             total += self.kernel_l1 * jnp.abs(kernel).sum() + self.kernel_l2 * jnp.square(kernel).sum()
             activity = self.activity_l1 * jnp.abs(outputs).sum() + self.activity_l2 * jnp.square(outputs).sum()
             total += activity / outputs.shape[0]

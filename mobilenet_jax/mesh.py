@@ -8,6 +8,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from mobilenet_jax.config import ConfigError
+
 
 def connect(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
     """Joins the processes of a cluster, before anything else is asked of JAX.
@@ -19,17 +21,16 @@ def connect(coordinator: str | None, num_processes: int | None, process_id: int 
         process_id: which this is.
 
     Raises:
-        ValueError: only some of the three are given.
-        RuntimeError: the others cannot be reached.
+        ConfigError: only some of the three are given, or they cannot be.
     """
     given = [x is not None for x in (coordinator, num_processes, process_id)]
     if any(given) and not all(given):
-        raise ValueError("--coordinator, --num_processes and --process_id go together: give all three or none")
+        raise ConfigError("--coordinator, --num_processes and --process_id go together: give all three or none")
     try:
         jax.distributed.initialize(coordinator, num_processes, process_id, heartbeat_timeout_seconds=30)
-    except ValueError:
+    except ValueError as error:
         if any(given):
-            raise
+            raise ConfigError(f"--coordinator, --num_processes, --process_id: {error}") from error
 
 
 def data_mesh() -> Mesh:

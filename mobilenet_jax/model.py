@@ -91,7 +91,8 @@ class MobileNet(nn.Module):
             all, 13 only the head.
         batch_norm: of frozen blocks. `"frozen"` uses the moving statistics and keeps them, as Keras does since
             TensorFlow 2; `"train"` normalises by the batch and goes on estimating, as Keras did in 2018.
-        dtype: in which to compute, float32 or bfloat16. Parameters, statistics and logits are float32 in both.
+        dtype: in which to compute: float32; bfloat16, with parameters, statistics and logits still float32; or
+            float64, to tell rounding from errors.
     """
 
     alpha: float = 1.0
@@ -157,7 +158,8 @@ class MobileNet(nn.Module):
             x = norm_relu6(x, f"conv_pw_{block}")
             if block == self.frozen_blocks:
                 x = jax.lax.stop_gradient(x)
-        return (x if self.head is None else self._classify(x, train)).astype(jnp.float32)
+        x = x if self.head is None else self._classify(x, train)
+        return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
     def _norm(self, x: jax.Array, name: str, use_moving: bool) -> jax.Array:
         return nn.BatchNorm(use_moving, momentum=0.99, epsilon=1e-3, dtype=self.dtype, name=f"{name}_bn")(x)

@@ -23,8 +23,9 @@ def cache(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("cache")
     os.environ["XDG_CACHE_HOME"] = str(folder)
     # Runs that start anew compile the same steps again and again; half of the suite's time would go into that.
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder / "jax")
-    jax.config.update("jax_compilation_cache_dir", str(folder / "jax"))
+    beside = tmp_path_factory.getbasetemp().parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(beside / "compiled")  # one for all workers
+    jax.config.update("jax_compilation_cache_dir", str(beside / "compiled"))
     return folder
 
 

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
 
 from configs.mobilenet import get_config
 from mobilenet_jax.losses import Regularizer
@@ -31,13 +30,11 @@ def draw(path, leaf):
     return rng.normal(0, np.sqrt(2 / np.prod(leaf.shape[:-1])) if kind == "kernel" else 0.1, leaf.shape)
 
 
-def three_steps(optimizer_name):
+def three_steps():
     """Of each step the objective, and how far all it changes is from the start; at last the losses in evaluation."""
     model = MobileNet(0.25, "article_bn", dropout=0.5, frozen_blocks=1, dtype=jnp.float64)
     config = get_config()
-    config.optimizer.update(
-        name=optimizer_name, learning_rate=0.01, warmup_epochs=1, schedule="cosine", clip_norm=5.0, weight_decay=1e-3
-    )
+    config.optimizer.update(learning_rate=0.01, warmup_epochs=1, schedule="cosine", clip_norm=5.0, weight_decay=1e-3)
     optimizer = make_optimizer(config, make_schedule(config, 2), model)
     images = np.random.default_rng(0).uniform(0, 1, (8, 64, 64, 3))
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
@@ -61,14 +58,13 @@ def three_steps(optimizer_name):
     return [*numbers, np.asarray(outcome.loss).tolist()]
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adadelta"])
-def test_three_steps_give_the_stored_numbers(optimizer):
+def test_three_steps_give_the_stored_numbers():
     with jax.enable_x64(True):
-        found = three_steps(optimizer)
-    for step, expected in zip(found, json.loads(FILE.read_text())[optimizer], strict=True):
+        found = three_steps()
+    for step, expected in zip(found, json.loads(FILE.read_text()), strict=True):
         np.testing.assert_allclose(step, expected, rtol=1e-5)
 
 
 if __name__ == "__main__":
     with jax.enable_x64(True):
-        FILE.write_text(json.dumps({name: three_steps(name) for name in ("sgd", "adadelta")}, indent=1) + "\n")
+        FILE.write_text(json.dumps(three_steps(), indent=1) + "\n")

@@ -13,7 +13,7 @@ import pytest
 
 from mobilenet_jax.pretrained import read_weights
 from mobilenet_jax.train import train_and_evaluate
-from mobilenet_jax.workdir import WorkdirError
+from mobilenet_jax.workdir import Workdir, WorkdirError
 from tests.conftest import ROOT, write_isic
 from tests.test_train import _command, _config, _records
 
@@ -94,17 +94,12 @@ def test_stopped_within_an_epoch_its_figures_are_those_of_the_whole_epoch(data, 
 
 
 def test_a_second_run_on_a_workdir_is_refused(data, tmp_path):
-    first = _start(data, tmp_path / "run", "--config.train.epochs=1000")
-    _after_epoch(first, 1)
-    second = subprocess.run(
-        _command(data, tmp_path / "run", "--config.train.epochs=1000"), cwd=ROOT, capture_output=True, text=True
-    )
-    assert second.returncode == 1
-    assert second.stderr == (
-        f"error: {tmp_path / 'run'} is in use by another run: wait for it, or choose another --workdir\n"
-    )
-    first.kill()
-    first.communicate()
+    config, path = _config(data), tmp_path / "run"
+    with (
+        Workdir(path, config.to_dict(), 0),
+        pytest.raises(WorkdirError, match=f"{path} is in use by another run: wait for it, or choose another --workdir"),
+    ):
+        train_and_evaluate(config, path)
 
 
 def _truncate(folder):
