@@ -95,7 +95,7 @@ def _grain(examples: Examples, images: int) -> Callable[[], int]:
 
     def load(i: int) -> dict[str, np.ndarray]:
         image = np.asarray(cv2.imdecode(np.fromfile(examples.paths[i], np.uint8), cv2.IMREAD_COLOR_RGB))
-        [image] = change(resize(image, SIZE)[None], affine[i : i + 1], colour[i : i + 1], ARTICLE, (0.0, 1.0))
+        [image] = change(resize(image, (SIZE, SIZE))[None], affine[i : i + 1], colour[i : i + 1], ARTICLE, (0.0, 1.0))
         return {"image": image, "label": examples.labels[i]}
 
     def one_round() -> int:

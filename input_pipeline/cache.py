@@ -26,7 +26,7 @@ from tqdm import tqdm
 from input_pipeline.examples import DataError
 from input_pipeline.files import files_hash
 
-_FORMAT = 1  # raised when other pixels come out of the same files, so that caches are made anew
+_FORMAT = 2  # raised when other pixels come out of the same files, so that caches are made anew
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,14 +1,19 @@
 """The pixels of one image, from its own size to what a network takes. OpenCV does the work; nothing here is random."""
 
+from io import BytesIO
+
 import cv2
 import numpy as np
+from PIL import Image
 
 from input_pipeline.augment import Augmentation
+from input_pipeline.examples import DataError
 
 Scaling = tuple[float, float]
 
 cv2.setNumThreads(0)  # an image is one thread's work, since many are worked on at once
 
+_REDUCED = ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4), (2, cv2.IMREAD_REDUCED_COLOR_2))
 _BORDERS = {
     "nearest": cv2.BORDER_REPLICATE,
     "constant": cv2.BORDER_CONSTANT,
@@ -17,13 +22,37 @@ _BORDERS = {
 }
 
 
-def resize(image: np.ndarray, size: int) -> np.ndarray:
-    """uint8 `[height, width, 3]` to `[size, size, 3]`.
+def decode(data: bytes, size: tuple[int, int]) -> np.ndarray:
+    """A JPEG or PNG at `size` (height, width): the same pixels as training's graph of TensorFlow makes of it.
+
+    Returns:
+        uint8 `[height, width, 3]`.
+
+    Raises:
+        DataError: it is no such image, or a damaged one.
+    """
+    try:
+        with Image.open(BytesIO(data)) as image:  # reads the header only
+            times = min(image.height // size[0], image.width // size[1])
+            is_jpeg = image.format in ("JPEG", "MPO")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError("it is no image, or a damaged one") from error
+    flags = next((flag for ratio, flag in _REDUCED if is_jpeg and times >= ratio), cv2.IMREAD_COLOR_RGB)
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
+    if decoded is None:
+        raise DataError("it is a truncated or damaged image, or not a JPEG or PNG")
+    if flags != cv2.IMREAD_COLOR_RGB:
+        decoded = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
+    return resize(decoded, size)
+
+
+def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8 `[any height, any width, 3]` to `[height, width, 3]`.
 
     Made smaller, a pixel is the mean of the area it covers, so that nothing aliases; made larger, it is interpolated.
     """
-    smaller = min(image.shape[:2]) >= size
-    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+    smaller = image.shape[0] >= size[0] and image.shape[1] >= size[1]
+    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
 
 
 def scale(image: np.ndarray, scaling: Scaling, out: np.ndarray | None = None) -> np.ndarray:

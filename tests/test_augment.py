@@ -133,19 +133,19 @@ def test_a_draw_depends_on_seed_epoch_and_index_alone():
 
 def test_pixels_are_resized_by_area_or_between_pixels():
     image = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
-    np.testing.assert_allclose(resize(image, 20), image.reshape(20, 2, 20, 2, 3).mean((1, 3)), atol=0.5)
+    np.testing.assert_allclose(resize(image, (20, 20)), image.reshape(20, 2, 20, 2, 3).mean((1, 3)), atol=0.5)
     expected = tf.image.resize(image, (60, 60)).numpy()
-    np.testing.assert_allclose(resize(image, 60), expected, atol=1)
+    np.testing.assert_allclose(resize(image, (60, 60)), expected, atol=1)
 
 
 def test_each_step_is_the_same_inside_tf_data(real_images):
     image = np.asarray(real_images[0])
     affine, colour = draw_affine(ALL, 0, 0, 1, 48)[0], draw_colour(ALL, 0, 0, 1)[0]
     steps = [
-        (lambda x: resize(x, 48), image, tf.uint8),
-        (lambda x: recolour(x, colour), resize(image, 48).astype(np.float32), tf.float32),
+        (lambda x: resize(x, (48, 48)), image, tf.uint8),
+        (lambda x: recolour(x, colour), resize(image, (48, 48)).astype(np.float32), tf.float32),
         (lambda x: scale(x, (-1.0, 1.0)), image, tf.float32),
-        (lambda x: change(x, affine[None], colour[None], ALL, (-1.0, 1.0)), resize(image, 48)[None], tf.float32),
+        (lambda x: change(x, affine[None], colour[None], ALL, (-1.0, 1.0)), resize(image, (48, 48))[None], tf.float32),
     ]
     for step, given, kind in steps:
         dataset = tf.data.Dataset.from_tensors(given).map(lambda x, s=step, k=kind: tf.numpy_function(s, [x], k))

@@ -1,0 +1,65 @@
+"""Images as they are, for a trained model: in order, those that cannot be read left out. Needs no TensorFlow."""
+
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+
+from input_pipeline.examples import DataError
+from input_pipeline.files import read_bytes
+from input_pipeline.images import decode
+
+_AHEAD = 3  # batches that are read while the model is at work
+
+
+class Images(NamedTuple):
+    """A batch.
+
+    Attributes:
+        index: int64 `[n]`, positions in the list of files.
+        pixels: uint8 `[n, height, width, 3]`.
+        faults: of those that could not be read, a line each, which names the file.
+    """
+
+    index: np.ndarray
+    pixels: np.ndarray
+    faults: list[str]
+
+
+def read_images(paths: Sequence[str], size: tuple[int, int], batch_size: int) -> Iterator[Images]:
+    """Reads files in batches, several at a time and a few batches ahead; memory does not grow with their number.
+
+    Args:
+        paths: JPEG or PNG files, or records of a TFDS data set.
+        size: height and width that each is brought to.
+        batch_size: so many files a batch, less those that cannot be read.
+    """
+
+    def read(path: str) -> np.ndarray | str:
+        try:
+            return decode(read_bytes(path), size)
+        except OSError as error:
+            return f"{path} cannot be read ({error.strerror or error})"
+        except DataError as error:
+            return f"{path} cannot be read ({error})"
+
+    def batch(start: int, futures: list[Future[np.ndarray | str]]) -> Images:
+        found = [future.result() for future in futures]
+        good = [i for i, image in enumerate(found) if not isinstance(image, str)]
+        pixels = np.stack([found[i] for i in good]) if good else np.zeros((0, *size, 3), np.uint8)
+        return Images(np.array(good, np.int64) + start, pixels, [x for x in found if isinstance(x, str)])
+
+    pending: deque[tuple[int, list[Future[np.ndarray | str]]]] = deque()
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        try:
+            for start in range(0, len(paths), batch_size):
+                pending.append((start, [pool.submit(read, path) for path in paths[start : start + batch_size]]))
+                if len(pending) > _AHEAD:
+                    yield batch(*pending.popleft())
+            while pending:
+                yield batch(*pending.popleft())
+        finally:
+            pool.shutdown(cancel_futures=True)

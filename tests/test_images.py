@@ -1,0 +1,65 @@
+"""Images decoded for a trained model have the pixels that training saw."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from input_pipeline import DataError
+from input_pipeline.graph import decoded
+from input_pipeline.images import decode
+from input_pipeline.reading import read_images
+
+
+def _assert_as_in_training(path, size):
+    [expected] = decoded(np.array([str(path)]), size)
+    np.testing.assert_array_equal(decode(path.read_bytes(), (size, size)), expected)
+
+
+@pytest.mark.parametrize("size", [32, 50, 128, 224, 700])
+def test_real_photographs_are_decoded_as_in_training(real_data, real_photographs, size):
+    """At an eighth, a quarter, a half and the whole of their size, and larger."""
+    for path in [*sorted(real_data.glob("*/*.jpg"))[:5], *real_photographs[:5]]:
+        _assert_as_in_training(path, size)
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"), [("L", "jpeg"), ("L", "png"), ("RGB", "png"), ("RGBA", "png"), ("P", "png"), ("RGB", "jpeg")]
+)
+def test_every_kind_of_image_is_decoded_as_in_training(tmp_path, mode, kind):
+    noise = np.random.default_rng(0).integers(0, 256, (90, 130, 3), np.uint8)
+    Image.fromarray(noise).convert(mode).save(tmp_path / f"i.{kind}")
+    for size in (32, 64, 200):
+        _assert_as_in_training(tmp_path / f"i.{kind}", size)
+
+
+def _jpeg(side=64):
+    Image.new("RGB", (side, side), "brown").save(data := io.BytesIO(), "JPEG")
+    return data.getvalue()
+
+
+@pytest.mark.parametrize("data", [b"", b"text", _jpeg()[:300], b"\xff\xd8\xff"])
+def test_what_is_no_image_is_refused(data):
+    with pytest.raises(DataError, match="it is "):
+        decode(data, (32, 32))
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 4, 100])
+def test_files_are_read_in_order_and_those_that_cannot_be_are_named(tmp_path, batch_size):
+    paths = [tmp_path / f"{i}.png" for i in range(10)]
+    for i, path in enumerate(paths):
+        Image.new("RGB", (40, 40), (i, 2 * i, 3 * i)).save(path)
+    paths[4].write_text("no image")
+    paths[7].unlink()
+    batches = list(read_images([str(path) for path in paths], (32, 48), batch_size))
+    assert len(batches) == -(-10 // batch_size)
+    index = np.concatenate([batch.index for batch in batches])
+    assert index.tolist() == [0, 1, 2, 3, 5, 6, 8, 9]
+    pixels = np.concatenate([batch.pixels for batch in batches])
+    assert pixels.shape == (8, 32, 48, 3)
+    np.testing.assert_array_equal(pixels[:, 0, 0], [(i, 2 * i, 3 * i) for i in index])
+    assert [fault for batch in batches for fault in batch.faults] == [
+        f"{paths[4]} cannot be read (it is no image, or a damaged one)",
+        f"{paths[7]} cannot be read (No such file or directory)",
+    ]
