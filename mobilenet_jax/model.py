@@ -158,6 +158,8 @@ class MobileNet(nn.Module):
             x = norm_relu6(x, f"conv_pw_{block}")
             if block == self.frozen_blocks:
                 x = jax.lax.stop_gradient(x)
+        if not self.is_initializing():  # or the variables of a new model would hold it
+            x = self.perturb("features", x)  # adds zeros if they are given, by which Grad-CAM takes a gradient
         x = x if self.head is None else self._classify(x, train)
         return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 

@@ -43,7 +43,7 @@ def alone(run):
 
 
 @pytest.mark.parametrize(
-    ("processes", "devices"), [(1, 4), pytest.param(2, 2, marks=pytest.mark.slow)], ids=["4 devices", "2 x 2 devices"]
+    ("processes", "devices"), [pytest.param(1, 4, marks=pytest.mark.slow), (2, 2)], ids=["4 devices", "2 x 2 devices"]
 )
 def test_thirty_steps_and_ten_evaluations_do_not_depend_on_who_shares_them(run, alone, processes, devices):
     shared = run(processes, devices)

@@ -239,6 +239,7 @@ def test_one_of_two_processes_dies_and_the_other_ends_with_an_error(data, tmp_pa
     processes[1].communicate()
 
 
+@pytest.mark.slow
 def test_two_processes_of_two_devices_do_what_one_device_does(data, whole, tmp_path):
     port = 20_000 + (os.getpid() + 1) % 20_000
     two = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}

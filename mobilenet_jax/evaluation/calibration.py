@@ -1,0 +1,108 @@
+"""What can be mended after training, from the predictions for validation alone: temperature and prior."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from scipy.optimize import minimize, minimize_scalar
+from sklearn.model_selection import GroupKFold
+
+from mobilenet_jax.evaluation.predictions import EvaluationError, Predictions, concatenated
+
+Correction = Literal["temperature", "prior"]
+FILE = "calibration.json"  # in a workdir
+_FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Corrections of logits z.
+
+    Attributes:
+        temperature: `z / temperature` has the least NLL (Guo et al. 2017).
+        prior: `[classes]`, the shares of the classes in training.
+        prior_temperature: with the next, `z / prior_temperature - strength log prior` has the least NLL where all
+            classes weigh the same (logit adjustment, Menon et al. 2021, with both factors fitted).
+        strength: how far the prior is taken away.
+    """
+
+    temperature: float
+    prior: tuple[float, ...]
+    prior_temperature: float
+    strength: float
+
+    def apply(self, predictions: Predictions, correction: Correction) -> Predictions:
+        """The predictions, corrected."""
+        if correction == "temperature":
+            return predictions.with_logits(predictions.logits / self.temperature)
+        shift = self.strength * np.log(np.array(self.prior))
+        return predictions.with_logits(predictions.logits / self.prior_temperature - shift)
+
+    def write(self, path: Path) -> None:
+        """Writes it as JSON."""
+        path.write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+
+def read_calibration(path: Path) -> Calibration:
+    """Reads what `write` wrote.
+
+    Raises:
+        EvaluationError: it is not there or damaged.
+    """
+    try:
+        return Calibration(**json.loads(path.read_text()))
+    except FileNotFoundError as error:
+        raise EvaluationError(f"{path} is missing: run mobilenet-jax evaluate on the validation split first") from error
+    except (OSError, ValueError, TypeError) as error:
+        raise EvaluationError(f"cannot read {path} ({error}): run mobilenet-jax evaluate again") from error
+
+
+def fit_calibration(validation: Predictions, prior: np.ndarray) -> Calibration:
+    """Fits both corrections.
+
+    Args:
+        validation: predictions for images that were not trained on.
+        prior: float `[classes]`, the shares of the classes in training, none of them 0.
+    """
+    y, logits, log_prior = validation.labels, validation.logits, np.log(prior)
+    counts = np.bincount(y, minlength=len(prior))
+    balanced = (1 / counts[y]) / (counts > 0).sum()
+
+    def loss(z: np.ndarray, weights: np.ndarray) -> float:
+        highest = z.max(1, keepdims=True)
+        log_sums = np.log(np.exp(z - highest).sum(1)) + highest[:, 0]
+        return float((weights * (log_sums - z[np.arange(len(y)), y])).sum())
+
+    even = np.full(len(y), 1 / len(y))
+    temperature = minimize_scalar(
+        lambda t: loss(logits / np.exp(t), even), bounds=(np.log(0.05), np.log(20)), method="bounded"
+    )
+    both = minimize(
+        lambda x: loss(logits / np.exp(x[0]) - x[1] * log_prior, balanced),
+        (0.0, 1.0),
+        bounds=((np.log(0.05), np.log(20)), (-1, 3)),
+    )
+    return Calibration(
+        float(np.exp(temperature.x)), tuple(map(float, prior)), float(np.exp(both.x[0])), float(both.x[1])
+    )
+
+
+def cross_fitted(validation: Predictions, prior: np.ndarray, correction: Correction) -> Predictions:
+    """Corrects the validation images themselves, each by what was fitted to the others' lesions, in five folds.
+
+    Figures of these are not flattered by the fit.
+
+    Raises:
+        EvaluationError: all images are of one lesion.
+    """
+    folds = min(_FOLDS, len(set(validation.lesions)))
+    if folds < 2:
+        raise EvaluationError("a correction cannot be fitted to images of a single lesion")
+    splits = list(GroupKFold(folds).split(validation.images, groups=validation.lesions))
+    corrected = [
+        fit_calibration(validation.take(others), prior).apply(validation.take(fold), correction)
+        for others, fold in splits
+    ]
+    return concatenated(corrected).take(np.argsort(np.concatenate([fold for _, fold in splits])))

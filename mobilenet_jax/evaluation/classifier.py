@@ -1,0 +1,103 @@
+"""A trained model put to use: images to probabilities, on all devices. No TensorFlow is imported here."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from input_pipeline.reading import read_images
+from mobilenet_jax import mesh as meshes
+from mobilenet_jax.pretrained import Weights, WeightsError
+
+DEFAULT_SIZE = (224, 224)  # for weights that do not say, which are Keras's
+MAX_VIEWS = 8  # the ways to turn a square over
+
+
+class Classifier:
+    """Weights with a classifier, ready to be asked.
+
+    Attributes:
+        model: of the weights.
+        variables: the weights, on every device.
+        size: height and width of the images it takes.
+        class_names: in the order of the probabilities; numbers where the weights have no names.
+    """
+
+    def __init__(self, weights: Weights, views: int = 1):
+        """Takes weights.
+
+        Args:
+            weights: of a whole model.
+            views: how many views of each image the probabilities are the mean of: the image itself, then turned and
+                mirrored, up to 8; on images that are not square, up to 4.
+
+        Raises:
+            WeightsError: the weights hold no classifier, or none for as many views.
+        """
+        found, metadata = weights.architecture, weights.metadata
+        if found.head is None:
+            raise WeightsError(f"{metadata.source} holds no classifier, only features")
+        side = 32 * math.isqrt(found.positions)
+        self.size = metadata.image_size or ((side, side) if found.one_size else DEFAULT_SIZE)
+        if found.one_size and -(-self.size[0] // 32) * -(-self.size[1] // 32) != found.positions:
+            raise WeightsError(
+                f"{metadata.source} does not say for which size of images its head is, and it is no square"
+            )
+        most = MAX_VIEWS if self.size[0] == self.size[1] else MAX_VIEWS // 2
+        if not 1 <= views <= most:
+            raise WeightsError(f"images of {self.size[0]} x {self.size[1]} have 1 to {most} views, not {views}")
+        self.class_names = metadata.classes or tuple(map(str, range(found.num_classes)))
+        self.model, self._scaling, self._views = found.model(), metadata.input_scaling, views
+        self._mesh = meshes.data_mesh()
+        self.variables = meshes.replicate(self._mesh, weights.variables)
+        self._compiled = jax.jit(self._mean_probabilities)
+
+    def probabilities(self, pixels: np.ndarray) -> np.ndarray:
+        """float32 `[n, classes]` of images, uint8 `[n, height, width, 3]`; n a multiple of the number of devices."""
+        batch = meshes.shard(self._mesh, {"pixels": pixels})
+        return np.asarray(meshes.to_host(self._compiled(self.variables, batch["pixels"])))
+
+    def files(self, paths: Sequence[str], batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray, list[str]]]:
+        """Classifies files, in order.
+
+        Args:
+            paths: JPEG or PNG files.
+            batch_size: so many at once; the result does not depend on it but by rounding.
+
+        Returns:
+            An iterator of positions in `paths`, their probabilities, and a line for each file that cannot be read.
+        """
+        whole = -(-batch_size // self._mesh.size) * self._mesh.size
+        for batch in read_images(paths, self.size, whole):
+            n = len(batch.index)
+            pixels = np.pad(batch.pixels, [(0, whole - n), (0, 0), (0, 0), (0, 0)]) if n < whole else batch.pixels
+            yield batch.index, self.probabilities(pixels)[:n] if n else np.zeros((0, 0)), batch.faults
+
+    def inputs(self, pixels: jax.Array) -> jax.Array:
+        """Pixels from 0 to 255 as the model takes them."""
+        low, high = self._scaling
+        return low + (high - low) / 255 * pixels.astype(jnp.float32)
+
+    def _mean_probabilities(self, variables: Any, pixels: jax.Array) -> jax.Array:
+        images = self.inputs(pixels)
+        each = [
+            jax.nn.softmax(self.model.apply(variables, view(images, i), train=False)) for i in range(self._views)
+        ]
+        return sum(each[1:], each[0]) / self._views
+
+
+def view(images: jax.Array, number: int) -> jax.Array:
+    """One of the eight ways to lay a square: mirrored left to right, top to bottom, and turned about its diagonal.
+
+    Args:
+        images: `[n, height, width, 3]`.
+        number: 0, the images as they are, to 7; from 4 on height and width change places.
+    """
+    if number & 1:
+        images = images[:, :, ::-1]
+    if number & 2:
+        images = images[:, ::-1]
+    return images.swapaxes(1, 2) if number & 4 else images

@@ -1,0 +1,184 @@
+"""`mobilenet-jax evaluate`: trained models on labelled images, to figures that say how far they can be trusted."""
+
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from input_pipeline import DataError, Examples, as_table, table_hash
+from input_pipeline.examples import joined
+from mobilenet_jax.evaluation.calibration import (
+    FILE,
+    Calibration,
+    Correction,
+    cross_fitted,
+    fit_calibration,
+    read_calibration,
+)
+from mobilenet_jax.evaluation.classifier import Classifier
+from mobilenet_jax.evaluation.metrics import Metrics, bootstrap, compute_metrics
+from mobilenet_jax.evaluation.predictions import EvaluationError, Predictions, concatenated
+from mobilenet_jax.evaluation.trained import Trained
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is known of one model, or of those of a cross-validation, on a set of images.
+
+    Attributes:
+        runs: the models.
+        predictions: for each image.
+        paths: `[n]` str, where the images are.
+        metrics: see `compute_metrics`.
+        intervals: 95%, by the names of the metrics; empty if none were asked for.
+        facts: what was evaluated, on what, how and when, as `metrics.json` has it.
+    """
+
+    runs: Sequence[Trained]
+    predictions: Predictions
+    paths: np.ndarray
+    metrics: Metrics
+    intervals: dict[str, tuple[float, float]]
+    facts: dict[str, Any]
+
+
+def evaluate(
+    runs: Sequence[Trained],
+    *,
+    data: str | None = None,
+    source: str | None = None,
+    split: str = "validation",
+    views: int = 1,
+    correction: Correction | None = None,
+    malignant: Sequence[str] = (),
+    resamples: int = 1000,
+    batch_size: int = 64,
+) -> Evaluation:
+    """Evaluates one run's model, or those of a cross-validation.
+
+    Of several, an image of `validation` is classified by the one that was not trained on its lesion; images of other
+    splits by all, whose probabilities are averaged.
+
+    On validation, both corrections are fitted and kept in the workdir of a single run. Applied to validation itself, a
+    correction is fitted to the lesions of four of five folds, for the fifth: its figures are not flattered by the fit.
+    Applied to other images, it is the one that was kept.
+
+    Args:
+        runs: whose models.
+        data: see `Trained.examples`.
+        source: see there.
+        split: see there.
+        views: see `Classifier`.
+        correction: of the probabilities.
+        malignant: see `compute_metrics`.
+        resamples: of the bootstrap; 0 leaves the intervals out.
+        batch_size: images at once.
+
+    Raises:
+        EvaluationError, WeightsError, DataError: what is asked for does not fit together, or cannot be read.
+    """
+    start = time.perf_counter()
+    names = runs[0].class_names
+    for run in runs:
+        if run.class_names != names:
+            raise EvaluationError(f"{run.workdir} has the classes {run.class_names}, {runs[0].workdir} has {names}")
+    if unknown := set(malignant) - set(names):
+        raise EvaluationError(f"--malignant names {', '.join(unknown)}; the classes are {', '.join(names)}")
+    parts = [run.examples(data, source, split) for run in runs]
+    found = [predict(run, part, views, batch_size) for run, part in zip(runs, parts, strict=True)]
+    out_of_fold = split == "validation" and len(runs) > 1
+    examples, predictions = _out_of_fold(runs, parts, found) if out_of_fold else (parts[0], _averaged(found))
+    trained_on = [set(part.lesions) & run.lesions for run, part in zip(runs, parts, strict=True)]
+    if split == "validation":
+        prior = np.mean([run.prior for run in runs], axis=0)
+        if len(runs) == 1:
+            fit_calibration(predictions, prior).write(runs[0].workdir / FILE)
+        if correction:
+            predictions = cross_fitted(predictions, prior, correction)
+    elif correction:
+        predictions = _kept(runs).apply(predictions, correction)
+    metrics = compute_metrics(predictions, malignant)
+    intervals = (
+        bootstrap(predictions.lesions, lambda rows: compute_metrics(predictions.take(rows), malignant), resamples)
+        if resamples
+        else {}
+    )
+    facts = {
+        "workdirs": [str(run.workdir) for run in runs],
+        "weights": [run.weights.kind for run in runs],
+        "split": split,
+        "split_hash": table_hash(as_table(examples.take(np.zeros(0, int)), examples)),
+        "images": len(predictions),
+        "lesions": len(set(predictions.lesions)),
+        "lesions_trained_on": len(set().union(*trained_on)),
+        "views": views,
+        "correction": correction,
+        "malignant": list(malignant),
+        "resamples": resamples,
+        "seconds": round(time.perf_counter() - start, 1),
+        **_surroundings(),
+    }
+    return Evaluation(runs, predictions, examples.paths, metrics, intervals, facts)
+
+
+def _averaged(found: Sequence[Predictions]) -> Predictions:
+    return replace(found[0], probabilities=np.mean([part.probabilities for part in found], axis=0))
+
+
+def _out_of_fold(
+    runs: Sequence[Trained], parts: Sequence[Examples], found: Sequence[Predictions]
+) -> tuple[Examples, Predictions]:
+    """Each image as the run says that held it out."""
+    examples = parts[0]
+    for run, part in zip(runs[1:], parts[1:], strict=True):
+        if twice := set(examples.paths) & set(part.paths):
+            raise EvaluationError(f"{run.workdir} is no other fold: {min(twice)} is held out by another run too")
+        examples = joined(examples, part)
+    return examples, concatenated(found)
+
+
+def predict(run: Trained, examples: Examples, views: int = 1, batch_size: int = 64) -> Predictions:
+    """What a run's model says of labelled images.
+
+    Raises:
+        DataError: an image cannot be read.
+    """
+    classifier = Classifier(run.weights, views)
+    rows = []
+    with tqdm(desc="predicting", total=len(examples), unit=" images", disable=None, leave=False) as bar:
+        for _, probabilities, faults in classifier.files(examples.paths, batch_size):
+            if faults:
+                raise DataError(faults[0])
+            rows.append(probabilities)
+            bar.update(len(probabilities))
+    images = np.array([Path(path).stem for path in examples.paths])
+    probabilities = np.concatenate(rows).astype(np.float64)
+    return Predictions(images, examples.lesions, examples.labels, probabilities, run.class_names)
+
+
+def _kept(runs: Sequence[Trained]) -> Calibration:
+    if len(runs) > 1:
+        raise EvaluationError("--correct is of one run's probabilities, or of out-of-fold ones")
+    return read_calibration(runs[0].workdir / FILE)
+
+
+def _surroundings() -> dict[str, Any]:
+    """With what figures were computed."""
+    packages = ("jax", "flax", "numpy", "scikit-learn")
+    here = Path(__file__).parent
+    git = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return {
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "hardware": f"{jax.device_count()} {jax.devices()[0].device_kind} device(s), {os.cpu_count()} CPU cores",
+        "commit": git.stdout.strip() or None,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }

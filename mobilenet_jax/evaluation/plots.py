@@ -1,0 +1,115 @@
+"""The figures of a report. scikit-learn computes them, matplotlib draws them, in colours all can tell apart."""
+
+from collections.abc import Callable
+
+import matplotlib
+import matplotlib.style
+import numpy as np
+from matplotlib.figure import Figure
+from sklearn.metrics import ConfusionMatrixDisplay, PrecisionRecallDisplay, RocCurveDisplay
+
+from mobilenet_jax.evaluation.predictions import Predictions
+
+_BINS = 15
+
+
+def draw_all(predictions: Predictions) -> dict[str, Figure]:
+    """A figure for each question, by the name of its file."""
+    with matplotlib.style.context("tableau-colorblind10"):
+        drawings: dict[str, Callable[[Predictions], Figure]] = {
+            "confusion": _confusion,
+            "roc": _roc,
+            "precision_recall": _precision_recall,
+            "reliability": _reliability,
+            "scores": _scores,
+        }
+        return {name: draw(predictions) for name, draw in drawings.items()}
+
+
+def _confusion(predictions: Predictions) -> Figure:
+    figure = Figure(figsize=(6, 5.4), layout="constrained")
+    axes = figure.subplots()
+    names = predictions.class_names
+    ConfusionMatrixDisplay.from_predictions(
+        predictions.labels, predictions.predicted, labels=range(len(names)), display_labels=names, normalize="true",
+        values_format=".2f", cmap="cividis", ax=axes, im_kw={"vmin": 0, "vmax": 1}, xticks_rotation=45,
+    )  # fmt: skip
+    counts = np.bincount(predictions.labels, minlength=len(names))
+    axes.set_yticklabels([f"{name}\n{n} images" for name, n in zip(names, counts, strict=True)])
+    axes.set(title="share of each class's images", xlabel="predicted", ylabel="true")
+    return figure
+
+
+def _present(predictions: Predictions) -> list[int]:
+    """The classes that some images have and others have not."""
+    counts = np.bincount(predictions.labels, minlength=len(predictions.class_names))
+    return [c for c, n in enumerate(counts) if 0 < n < len(predictions)]
+
+
+def _roc(predictions: Predictions) -> Figure:
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    axes = figure.subplots()
+    for c in _present(predictions):
+        RocCurveDisplay.from_predictions(
+            predictions.labels == c, predictions.probabilities[:, c], name=predictions.class_names[c], ax=axes
+        )
+    axes.plot([0, 1], [0, 1], ":", color="grey")
+    axes.set(title="each class against the rest", xlabel="1 - specificity", ylabel="sensitivity (recall)")
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def _precision_recall(predictions: Predictions) -> Figure:
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    axes = figure.subplots()
+    for c in _present(predictions):
+        PrecisionRecallDisplay.from_predictions(
+            predictions.labels == c, predictions.probabilities[:, c], name=predictions.class_names[c], ax=axes
+        )
+    axes.set(title="each class against the rest", xlabel="recall (sensitivity)", ylabel="precision")
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def _reliability(predictions: Predictions) -> Figure:
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    confidence, correct = predictions.probabilities.max(1), predictions.predicted == predictions.labels
+    bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
+    counts = np.bincount(bins, minlength=_BINS)
+    some = counts > 0
+    means, shares = (np.bincount(bins, x, _BINS)[some] / counts[some] for x in (confidence, correct))
+    above.plot([0, 1], [0, 1], ":", color="grey", label="if it were calibrated")
+    above.plot(means, shares, "o-", label="this model")
+    above.set(title="is it right as often as it says?", ylabel="share that is right", ylim=(0, 1))
+    above.legend()
+    below.bar((np.arange(_BINS) + 0.5) / _BINS, counts, 0.9 / _BINS)
+    below.set(xlabel="probability of the predicted class", ylabel="images", xlim=(0, 1))
+    for axes in (above, below):
+        axes.grid(alpha=0.3)
+    return figure
+
+
+def _scores(predictions: Predictions) -> Figure:
+    names = predictions.class_names
+    columns = min(4, len(names))
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(2.6 * columns, 2.1 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, sharex=True, squeeze=False).flat
+    edges = np.linspace(0, 1, 21)
+    for c, axes in enumerate(panels):
+        if c >= len(names):
+            axes.axis("off")
+            continue
+        for is_class, label in ((False, "other images"), (True, "images of the class")):
+            scores = predictions.probabilities[(predictions.labels == c) == is_class, c]
+            if len(scores):
+                weights = np.full(len(scores), 1 / len(scores))
+                axes.hist(scores, edges, weights=weights, alpha=0.6, label=label)
+        axes.set_title(names[c], fontsize=9)
+        axes.set_ylim(0, 1)
+        axes.grid(alpha=0.3)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    figure.supxlabel("probability of the class")
+    figure.supylabel("share of images")
+    return figure

@@ -1,0 +1,100 @@
+"""What a model says of images, beside what is known of them: a table that every figure is computed from."""
+
+import csv
+import io
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from scipy.special import log_softmax, softmax
+
+_COLUMNS = ("image", "lesion", "label", "predicted")
+
+
+class EvaluationError(ValueError):
+    """Something cannot be evaluated. The message says what is missing and what to do."""
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """A row an image.
+
+    Attributes:
+        images: `[n]` str, file names without their suffix.
+        lesions: `[n]` str, which lesion is shown.
+        labels: `[n]` int32, positions in `class_names`.
+        probabilities: float64 `[n, classes]`, each row a distribution.
+        class_names: in the order of the labels.
+    """
+
+    images: np.ndarray
+    lesions: np.ndarray
+    labels: np.ndarray
+    probabilities: np.ndarray
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """int `[n]`, the class of the highest probability, the first of several."""
+        return self.probabilities.argmax(1)
+
+    def take(self, indices: np.ndarray) -> "Predictions":
+        """The rows at `indices`."""
+        rows = (column[indices] for column in (self.images, self.lesions, self.labels, self.probabilities))
+        return Predictions(*rows, self.class_names)
+
+    def with_logits(self, logits: np.ndarray) -> "Predictions":
+        """The same images with other probabilities, from their logarithms up to a constant."""
+        return replace(self, probabilities=softmax(logits, axis=1))
+
+    @property
+    def logits(self) -> np.ndarray:
+        """float64 `[n, classes]`, logarithms of the probabilities; of 0, that of the least number float32 has."""
+        return log_softmax(np.log(np.maximum(self.probabilities, np.finfo(np.float32).tiny)), axis=1)
+
+    def as_csv(self) -> str:
+        """A table of text: `image`, `lesion`, `label`, `predicted`, and a column of probabilities for each class."""
+        writer = csv.writer(text := io.StringIO(), lineterminator="\n")
+        writer.writerow([*_COLUMNS, *self.class_names])
+        names = self.class_names
+        for image, lesion, label, predicted, row in zip(
+            self.images, self.lesions, self.labels, self.predicted, self.probabilities, strict=True
+        ):
+            writer.writerow([image, lesion, names[label], names[predicted], *(f"{p:.9g}" for p in row)])
+        return text.getvalue()
+
+
+def concatenated(parts: list[Predictions]) -> Predictions:
+    """The rows of all parts, which have the same classes."""
+    columns = zip(*((p.images, p.lesions, p.labels, p.probabilities) for p in parts), strict=True)
+    return Predictions(*map(np.concatenate, columns), parts[0].class_names)
+
+
+def read_predictions(path: Path) -> Predictions:
+    """Reads a table that `as_csv` made.
+
+    Raises:
+        EvaluationError: it is not there, or not such a table.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            header, *rows = csv.reader(file, strict=True)
+        names = tuple(header[len(_COLUMNS) :])
+        if tuple(header[: len(_COLUMNS)]) != _COLUMNS or not names or not rows:
+            raise ValueError("it is no table of predictions")
+        images, lesions, labels, _ = (np.array([row[i] for row in rows]) for i in range(len(_COLUMNS)))
+        position = {name: i for i, name in enumerate(names)}
+        return Predictions(
+            images,
+            lesions,
+            np.array([position[label] for label in labels], np.int32),
+            np.array([row[len(_COLUMNS) :] for row in rows], np.float64),
+            names,
+        )
+    except FileNotFoundError as error:
+        raise EvaluationError(f"{path} is missing: run mobilenet-jax evaluate first") from error
+    except (OSError, ValueError, KeyError, IndexError, csv.Error) as error:
+        raise EvaluationError(f"cannot read {path} ({error}): run mobilenet-jax evaluate again") from error

@@ -1,0 +1,99 @@
+"""What a training run left in its workdir, read for evaluation."""
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from input_pipeline import DataError, Examples, check_images, read_examples, split_examples
+from input_pipeline.examples import Faults
+from mobilenet_jax.evaluation.predictions import EvaluationError
+from mobilenet_jax.pretrained import Weights, read_weights
+from mobilenet_jax.pretrained.load import Checkpoint
+
+SPLITS = ("validation", "training", "all", "official", "official:test")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run.
+
+    Attributes:
+        workdir: its folder.
+        config: as nested dicts.
+        weights: of one of its checkpoints.
+        class_names: in the order of the labels.
+        prior: float `[classes]`, their shares in training.
+        lesions: those that were trained on.
+        records: of its epochs, as `metrics.jsonl` has them.
+    """
+
+    workdir: Path
+    config: dict[str, Any]
+    weights: Weights
+    class_names: tuple[str, ...]
+    prior: np.ndarray
+    lesions: frozenset[str]
+    records: list[dict[str, Any]]
+
+    def examples(self, data: str | None, source: str | None, split: str) -> Examples:
+        """The images of a split, each looked at, with the model's labels.
+
+        Args:
+            data: the folder of the images; None for that of the run.
+            source: its layout, see `config.data.source`; None for that of the run.
+            split: one of `SPLITS`; `"validation"` and `"training"` are as the run's `splits.csv` has them.
+
+        Raises:
+            DataError: the images are not as they should be, or not those of the split.
+            EvaluationError: their classes are not the model's.
+        """
+        source = source or self.config["data"]["source"]
+        data = data or self.config["data"]["dir"]
+        faults = Faults()
+        part = {"official": "Validation", "official:test": "Test"}.get(split, "Training")
+        examples = read_examples(source, data, part, faults)  # type: ignore[arg-type]
+        check_images(examples, faults)
+        faults.raise_if_any()
+        if split in ("validation", "training"):
+            sides = split_examples(examples, str(self.workdir / "splits.csv"), val_fraction=0, seed=0)
+            examples = sides[split == "validation"]
+        return self._relabelled(examples)
+
+    def _relabelled(self, examples: Examples) -> Examples:
+        if set(examples.class_names) != set(self.class_names):
+            raise EvaluationError(
+                f"{self.workdir} was trained on the {len(self.class_names)} classes {', '.join(self.class_names)}; "
+                f"the data have {len(examples.class_names)}: {', '.join(examples.class_names)}"
+            )
+        position = np.array([self.class_names.index(name) for name in examples.class_names], np.int32)
+        return Examples(
+            examples.paths, position[examples.labels], examples.lesions, examples.rows, self.class_names
+        )
+
+
+def read_trained(workdir: Path, checkpoint: Checkpoint = "best") -> Trained:
+    """Reads what evaluation needs of a run, finished or not.
+
+    Raises:
+        EvaluationError: the folder is not a run's, or damaged.
+        WeightsError: it has no whole checkpoint.
+    """
+    try:
+        config = json.loads((workdir / "config.json").read_text())
+        with open(workdir / "splits.csv", newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.DictReader(file) if row["split"] == "training"]
+        metrics = workdir / "metrics.jsonl"
+        records = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
+        weights = read_weights(workdir, checkpoint=checkpoint)
+        names = weights.metadata.classes
+        counts = np.array([sum(row["label"] == name for row in rows) for name in names])
+        lesions = frozenset(row["lesion"] for row in rows)
+    except FileNotFoundError as error:
+        raise EvaluationError(f"{workdir} is no workdir of a run: {Path(error.filename).name} is missing") from error
+    except (OSError, KeyError, TypeError, json.JSONDecodeError, csv.Error) as error:
+        raise EvaluationError(f"{workdir} cannot be read ({error})") from error
+    return Trained(workdir, config, weights, names, counts / counts.sum(), lesions, records)
