@@ -23,7 +23,7 @@ import jax
 import pooch
 from absl import flags, logging
 
-from mobilenet_jax.cli import run_as_command
+from mobilenet_jax.command import run_as_command
 from mobilenet_jax.config import ConfigError, parse_config
 from mobilenet_jax.mesh import connect
 from mobilenet_jax.train import ERRORS, train_and_evaluate

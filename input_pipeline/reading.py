@@ -19,17 +19,17 @@ class Images(NamedTuple):
     """A batch.
 
     Attributes:
-        index: int64 `[n]`, positions in the list of files.
+        positions: int64 `[n]`, in the list of files.
         pixels: uint8 `[n, height, width, 3]`.
         faults: of those that could not be read, a line each, which names the file.
     """
 
-    index: np.ndarray
+    positions: np.ndarray
     pixels: np.ndarray
     faults: list[str]
 
 
-def read_images(paths: Sequence[str], size: tuple[int, int], batch_size: int) -> Iterator[Images]:
+def read_images(paths: Sequence[str] | np.ndarray, size: tuple[int, int], batch_size: int) -> Iterator[Images]:
     """Reads files in batches, several at a time and a few batches ahead; memory does not grow with their number.
 
     Args:

@@ -1,21 +1,16 @@
-"""The `mobilenet-jax` command, and how commands end: with status 0, or with one line that says what is wrong."""
+"""The `mobilenet-jax` command."""
 
 import argparse
 import dataclasses
-import os
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from absl import flags, logging
 
 from mobilenet_jax import pretrained
+from mobilenet_jax.command import run_as_command
+from mobilenet_jax.evaluation.commands import add_commands
 from mobilenet_jax.model import ALPHAS, MIN_IMAGE_SIZE
-from mobilenet_jax.predict import ImageError, make_classifier
 from mobilenet_jax.pretrained import WeightsError
-from mobilenet_jax.stopping import Interrupted
-
-RESUME_ME = 75  # the exit status of a run that was asked to stop and can go on; sysexits' EX_TEMPFAIL
 
 
 def main() -> None:
@@ -86,17 +81,14 @@ def main() -> None:
     preview.add_argument("--config", required=True, help="the experiment, such as configs/mobilenet.py:isic2018")
     preview.set_defaults(run=_preview)
 
-    predict = commands.add_parser("predict", help="print the five likeliest classes of photographs")
-    predict.add_argument("model", metavar="MODEL", type=Path, help="weights with a classifier, whatever convert reads")
-    predict.add_argument("images", metavar="IMAGE", type=Path, nargs="+")
-    predict.set_defaults(run=_predict)
+    add_commands(commands)
 
     args, rest = parser.parse_known_args()
     if rest and args.run is not _preview:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     args.rest = rest  # of a configuration
     logging.set_verbosity("error")  # Orbax warns of folders that were opened to be read
-    run_as_command(lambda: args.run(args), (OSError, WeightsError, ImageError), debug=args.debug)
+    run_as_command(lambda: args.run(args), (OSError, WeightsError), debug=args.debug)
 
 
 def _image_size(text: str) -> int:
@@ -178,39 +170,3 @@ def _preview(args: argparse.Namespace) -> None:
         print(args.out)
 
     run_as_command(job, (DataError, ConfigError, OSError), debug=args.debug)
-
-
-def _predict(args: argparse.Namespace) -> None:
-    classify = make_classifier(pretrained.read_weights(args.model))
-    for path in args.images:
-        guesses = classify(path)[:5]
-        print(path)
-        for guess in guesses:
-            print(f"  {guess.class_index:>4}  {guess.probability:.4f}  {guess.name}".rstrip())
-
-
-def run_as_command(job: Callable[[], object], errors: tuple[type[Exception], ...], *, debug: bool) -> None:
-    """Runs a job; what its user can mend is printed as one line, and ends the process with status 1.
-
-    Args:
-        job: what to run.
-        errors: the types of errors whose message is such a line. Any other is a bug and shows its traceback.
-        debug: whether to show the traceback of these too.
-    """
-    try:
-        job()
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr, flush=True)
-        os._exit(130)  # the threads of JAX and TensorFlow, still at work, can crash an orderly exit
-    except Interrupted as stopped:
-        print(stopped, file=sys.stderr, flush=True)
-        os._exit(RESUME_ME)
-    except errors as error:
-        if debug:
-            raise
-        details = getattr(error, "details", ())  # of an audit that found more than one thing
-        for detail in details if len(details) > 1 else ():
-            print(detail, file=sys.stderr)
-        line = " ".join(str(error).split()) or type(error).__name__
-        print(f"error: {line}", file=sys.stderr)
-        sys.exit(1)

@@ -97,7 +97,8 @@ class Workdir:
         """Writes `metrics.jsonl`, a line an epoch, `curves.png`, and `tensorboard/` for that program."""
         if self._writes:
             _write(self._path / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in records))
-            _draw_curves(self._path / "curves.png", records)
+            draw_curves(records).savefig(png := io.BytesIO(), format="png", dpi=100)
+            _write(self._path / "curves.png", png.getvalue())
             self._write_events(records)
 
     def _write_events(self, records: Sequence[dict[str, Any]]) -> None:
@@ -151,17 +152,29 @@ def _unfinished(path: Path) -> Path:
 
 def _write(path: Path, content: bytes | str) -> None:
     try:
-        _unfinished(path).write_bytes(content.encode() if isinstance(content, str) else content)
-        os.replace(_unfinished(path), path)
+        write_whole(path, content)
     except OSError as error:
-        _unfinished(path).unlink(missing_ok=True)
         raise WorkdirError(
             f"cannot write {path} ({error.strerror}): make room or mend the disk and start again, the run goes on "
             "after its last checkpoint"
         ) from error
 
 
-def _draw_curves(path: Path, records: Sequence[dict[str, Any]]) -> None:
+def write_whole(path: Path, content: bytes | str) -> None:
+    """Writes a file so that under its name it is whole, or what was there before.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    try:
+        _unfinished(path).write_bytes(content.encode() if isinstance(content, str) else content)
+        os.replace(_unfinished(path), path)
+    except OSError:
+        _unfinished(path).unlink(missing_ok=True)
+        raise
+
+
+def draw_curves(records: Sequence[dict[str, Any]]) -> Figure:
     """The article's figure: loss and accuracy of training and validation by epoch, and balanced accuracy."""
     epochs = [r["epoch"] for r in records]
     figure = Figure(figsize=(12, 3.6), layout="constrained")
@@ -176,5 +189,4 @@ def _draw_curves(path: Path, records: Sequence[dict[str, Any]]) -> None:
         axis.grid(alpha=0.3)
         axis.set_ylim(*((0, None) if metric == "loss" else (0, 1)))
     axes[0].legend()
-    figure.savefig(png := io.BytesIO(), format="png", dpi=100)
-    _write(path, png.getvalue())
+    return figure

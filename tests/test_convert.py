@@ -21,8 +21,9 @@ import pytest
 from PIL import Image
 
 from configs.mobilenet import get_config
+from input_pipeline.reading import read_images
 from mobilenet_jax.cli import main
-from mobilenet_jax.predict import make_classifier
+from mobilenet_jax.evaluation.classifier import Classifier
 from mobilenet_jax.pretrained import Metadata, read_weights, safetensors_file, write_weights
 from mobilenet_jax.pretrained.tensors import Architecture
 from mobilenet_jax.stopping import Interrupted, StopRequest
@@ -277,7 +278,9 @@ def test_predict_names_the_classes_of_a_run(run, tmp_path, head):
 
 def test_predict_names_what_it_cannot_use(run, source, tmp_path):
     (tmp_path / "text.jpg").write_text("no image")
-    assert f"cannot read image {tmp_path / 'text.jpg'}" in run("predict", source, tmp_path / "text.jpg")[2]
+    status, _, err = run("predict", source, tmp_path / "text.jpg")
+    assert status == 1
+    assert f"1 of 1 images left out, the last: {tmp_path / 'text.jpg'} cannot be read (it is no image" in err
     bare = write_keras_2(tmp_path / "bare.h5")
     assert "bare.h5 holds no classifier, only features" in run("predict", bare, tmp_path / "text.jpg")[2]
 
@@ -312,8 +315,8 @@ def test_a_fine_tuned_run_goes_on_in_keras(run, tmp_path, weights, real_photogra
     keras_model.load_weights(tmp_path / "best.weights.h5")
     keras_model = keras.Sequential([keras_model, keras.layers.Softmax()])
     assert len(real_photographs) == 100
-    classify = make_classifier(read_weights(tmp_path / "run"))
-    found = [[guess.probability for guess in sorted(classify(path))] for path in real_photographs]
+    [batch] = read_images([str(path) for path in real_photographs], (64, 64), 100)
+    found = Classifier(read_weights(tmp_path / "run")).probabilities(batch.pixels, 100)
     pixels = []
     for path in real_photographs:
         with Image.open(path) as image:

@@ -54,7 +54,7 @@ def test_files_are_read_in_order_and_those_that_cannot_be_are_named(tmp_path, ba
     paths[7].unlink()
     batches = list(read_images([str(path) for path in paths], (32, 48), batch_size))
     assert len(batches) == -(-10 // batch_size)
-    index = np.concatenate([batch.index for batch in batches])
+    index = np.concatenate([batch.positions for batch in batches])
     assert index.tolist() == [0, 1, 2, 3, 5, 6, 8, 9]
     pixels = np.concatenate([batch.pixels for batch in batches])
     assert pixels.shape == (8, 32, 48, 3)

@@ -103,5 +103,6 @@ def test_model_and_step_need_no_tensorflow():
         "import sys; sys.modules['tensorflow'] = None; sys.modules['keras'] = None\n"
         "import mobilenet_jax, mobilenet_jax.train_step, mobilenet_jax.pretrained, mobilenet_jax.checkpoints\n"
         "import mobilenet_jax.cli, mobilenet_jax.summary, mobilenet_jax.metrics, mobilenet_jax.mesh\n"
+        "import mobilenet_jax.losses, mobilenet_jax.evaluation.report, mobilenet_jax.evaluation.predict\n"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,12 +1,13 @@
 """What can be mended after training, from the predictions for validation alone: temperature and prior."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from scipy.optimize import minimize, minimize_scalar
+from scipy.special import logsumexp, softmax
 from sklearn.model_selection import GroupKFold
 
 from mobilenet_jax.evaluation.predictions import EvaluationError, Predictions, concatenated
@@ -33,16 +34,25 @@ class Calibration:
     prior_temperature: float
     strength: float
 
-    def apply(self, predictions: Predictions, correction: Correction) -> Predictions:
-        """The predictions, corrected."""
+    def correct(self, probabilities: np.ndarray, correction: Correction) -> np.ndarray:
+        """Probabilities `[n, classes]`, corrected."""
         if correction == "temperature":
-            return predictions.with_logits(predictions.logits / self.temperature)
+            return softmax(logits_of(probabilities) / self.temperature, axis=1)
         shift = self.strength * np.log(np.array(self.prior))
-        return predictions.with_logits(predictions.logits / self.prior_temperature - shift)
+        return softmax(logits_of(probabilities) / self.prior_temperature - shift, axis=1)
+
+    def apply(self, predictions: Predictions, correction: Correction) -> Predictions:
+        """The same of a table of predictions."""
+        return replace(predictions, probabilities=self.correct(predictions.probabilities, correction))
 
     def write(self, path: Path) -> None:
         """Writes it as JSON."""
         path.write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+
+def logits_of(probabilities: np.ndarray) -> np.ndarray:
+    """Logarithms `[n, classes]`; of 0, that of the least number float32 has."""
+    return np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
 
 
 def read_calibration(path: Path) -> Calibration:
@@ -52,10 +62,11 @@ def read_calibration(path: Path) -> Calibration:
         EvaluationError: it is not there or damaged.
     """
     try:
-        return Calibration(**json.loads(path.read_text()))
+        kept = json.loads(path.read_text())
+        return Calibration(**{**kept, "prior": tuple(kept["prior"])})
     except FileNotFoundError as error:
         raise EvaluationError(f"{path} is missing: run mobilenet-jax evaluate on the validation split first") from error
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise EvaluationError(f"cannot read {path} ({error}): run mobilenet-jax evaluate again") from error
 
 
@@ -66,14 +77,12 @@ def fit_calibration(validation: Predictions, prior: np.ndarray) -> Calibration:
         validation: predictions for images that were not trained on.
         prior: float `[classes]`, the shares of the classes in training, none of them 0.
     """
-    y, logits, log_prior = validation.labels, validation.logits, np.log(prior)
+    y, logits, log_prior = validation.labels, logits_of(validation.probabilities), np.log(prior)
     counts = np.bincount(y, minlength=len(prior))
     balanced = (1 / counts[y]) / (counts > 0).sum()
 
     def loss(z: np.ndarray, weights: np.ndarray) -> float:
-        highest = z.max(1, keepdims=True)
-        log_sums = np.log(np.exp(z - highest).sum(1)) + highest[:, 0]
-        return float((weights * (log_sums - z[np.arange(len(y)), y])).sum())
+        return float((weights * (logsumexp(z, axis=1) - z[np.arange(len(y)), y])).sum())
 
     even = np.full(len(y), 1 / len(y))
     temperature = minimize_scalar(

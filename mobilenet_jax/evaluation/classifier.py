@@ -1,14 +1,13 @@
 """A trained model put to use: images to probabilities, on all devices. No TensorFlow is imported here."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from input_pipeline.reading import read_images
 from mobilenet_jax import mesh as meshes
 from mobilenet_jax.pretrained import Weights, WeightsError
 
@@ -26,13 +25,14 @@ class Classifier:
         class_names: in the order of the probabilities; numbers where the weights have no names.
     """
 
-    def __init__(self, weights: Weights, views: int = 1):
+    def __init__(self, weights: Weights, views: int = 1, correct: Callable[[np.ndarray], np.ndarray] | None = None):
         """Takes weights.
 
         Args:
             weights: of a whole model.
             views: how many views of each image the probabilities are the mean of: the image itself, then turned and
                 mirrored, up to 8; on images that are not square, up to 4.
+            correct: what is done to their probabilities, see `calibration`.
 
         Raises:
             WeightsError: the weights hold no classifier, or none for as many views.
@@ -50,31 +50,29 @@ class Classifier:
         if not 1 <= views <= most:
             raise WeightsError(f"images of {self.size[0]} x {self.size[1]} have 1 to {most} views, not {views}")
         self.class_names = metadata.classes or tuple(map(str, range(found.num_classes)))
+        self.model: Any
+        self._correct = correct or (lambda probabilities: probabilities)
         self.model, self._scaling, self._views = found.model(), metadata.input_scaling, views
         self._mesh = meshes.data_mesh()
         self.variables = meshes.replicate(self._mesh, weights.variables)
         self._compiled = jax.jit(self._mean_probabilities)
 
-    def probabilities(self, pixels: np.ndarray) -> np.ndarray:
-        """float32 `[n, classes]` of images, uint8 `[n, height, width, 3]`; n a multiple of the number of devices."""
-        batch = meshes.shard(self._mesh, {"pixels": pixels})
-        return np.asarray(meshes.to_host(self._compiled(self.variables, batch["pixels"])))
-
-    def files(self, paths: Sequence[str], batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray, list[str]]]:
-        """Classifies files, in order.
+    def probabilities(self, pixels: np.ndarray, batch_size: int) -> np.ndarray:
+        """float64 `[n, classes]` of images.
 
         Args:
-            paths: JPEG or PNG files.
-            batch_size: so many at once; the result does not depend on it but by rounding.
-
-        Returns:
-            An iterator of positions in `paths`, their probabilities, and a line for each file that cannot be read.
+            pixels: uint8 `[n, height, width, 3]`.
+            batch_size: n or more; images of nothing fill up to it, so that all batches are compiled once.
         """
-        whole = -(-batch_size // self._mesh.size) * self._mesh.size
-        for batch in read_images(paths, self.size, whole):
-            n = len(batch.index)
-            pixels = np.pad(batch.pixels, [(0, whole - n), (0, 0), (0, 0), (0, 0)]) if n < whole else batch.pixels
-            yield batch.index, self.probabilities(pixels)[:n] if n else np.zeros((0, 0)), batch.faults
+        n, whole = len(pixels), self.whole(batch_size)
+        padded = np.pad(pixels, [(0, whole - n), (0, 0), (0, 0), (0, 0)]) if n < whole else pixels
+        batch = meshes.shard(self._mesh, {"pixels": padded})
+        found = meshes.to_host(self._compiled(self.variables, batch["pixels"]))
+        return self._correct(np.asarray(found, np.float64)[:n])
+
+    def whole(self, batch_size: int) -> int:
+        """The batch size, or the next that all devices can share."""
+        return -(-batch_size // self._mesh.size) * self._mesh.size
 
     def inputs(self, pixels: jax.Array) -> jax.Array:
         """Pixels from 0 to 255 as the model takes them."""
@@ -83,9 +81,7 @@ class Classifier:
 
     def _mean_probabilities(self, variables: Any, pixels: jax.Array) -> jax.Array:
         images = self.inputs(pixels)
-        each = [
-            jax.nn.softmax(self.model.apply(variables, view(images, i), train=False)) for i in range(self._views)
-        ]
+        each = [jax.nn.softmax(self.model.apply(variables, view(images, i), train=False)) for i in range(self._views)]
         return sum(each[1:], each[0]) / self._views
 
 

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from input_pipeline import DataError, Examples, as_table, table_hash
 from input_pipeline.examples import joined
+from input_pipeline.reading import read_images
 from mobilenet_jax.evaluation.calibration import (
     FILE,
     Calibration,
@@ -155,14 +156,13 @@ def predict(run: Trained, examples: Examples, views: int = 1, batch_size: int = 
     classifier = Classifier(run.weights, views)
     rows = []
     with tqdm(desc="predicting", total=len(examples), unit=" images", disable=None, leave=False) as bar:
-        for _, probabilities, faults in classifier.files(examples.paths, batch_size):
-            if faults:
-                raise DataError(faults[0])
-            rows.append(probabilities)
-            bar.update(len(probabilities))
+        for batch in read_images(examples.paths, classifier.size, classifier.whole(batch_size)):
+            if batch.faults:
+                raise DataError(batch.faults[0])
+            rows.append(classifier.probabilities(batch.pixels, batch_size))
+            bar.update(len(batch.positions))
     images = np.array([Path(path).stem for path in examples.paths])
-    probabilities = np.concatenate(rows).astype(np.float64)
-    return Predictions(images, examples.lesions, examples.labels, probabilities, run.class_names)
+    return Predictions(images, examples.lesions, examples.labels, np.concatenate(rows), run.class_names)
 
 
 def _kept(runs: Sequence[Trained]) -> Calibration:

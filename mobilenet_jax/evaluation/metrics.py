@@ -10,7 +10,6 @@ from tqdm import tqdm
 
 from mobilenet_jax.evaluation.predictions import Predictions
 
-MALIGNANT = ("MEL", "BCC", "AKIEC")  # of ISIC 2018's classes; AKIEC includes what is not yet invasive
 SENSITIVITIES = (0.90, 0.95)
 _BINS = 15  # of confidence, as Guo et al. (2017)
 

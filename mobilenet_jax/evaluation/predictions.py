@@ -2,11 +2,11 @@
 
 import csv
 import io
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.special import log_softmax, softmax
 
 _COLUMNS = ("image", "lesion", "label", "predicted")
 
@@ -43,17 +43,13 @@ class Predictions:
 
     def take(self, indices: np.ndarray) -> "Predictions":
         """The rows at `indices`."""
-        rows = (column[indices] for column in (self.images, self.lesions, self.labels, self.probabilities))
-        return Predictions(*rows, self.class_names)
-
-    def with_logits(self, logits: np.ndarray) -> "Predictions":
-        """The same images with other probabilities, from their logarithms up to a constant."""
-        return replace(self, probabilities=softmax(logits, axis=1))
-
-    @property
-    def logits(self) -> np.ndarray:
-        """float64 `[n, classes]`, logarithms of the probabilities; of 0, that of the least number float32 has."""
-        return log_softmax(np.log(np.maximum(self.probabilities, np.finfo(np.float32).tiny)), axis=1)
+        return Predictions(
+            self.images[indices],
+            self.lesions[indices],
+            self.labels[indices],
+            self.probabilities[indices],
+            self.class_names,
+        )
 
     def as_csv(self) -> str:
         """A table of text: `image`, `lesion`, `label`, `predicted`, and a column of probabilities for each class."""
@@ -67,10 +63,13 @@ class Predictions:
         return text.getvalue()
 
 
-def concatenated(parts: list[Predictions]) -> Predictions:
+def concatenated(parts: Sequence[Predictions]) -> Predictions:
     """The rows of all parts, which have the same classes."""
-    columns = zip(*((p.images, p.lesions, p.labels, p.probabilities) for p in parts), strict=True)
-    return Predictions(*map(np.concatenate, columns), parts[0].class_names)
+    images, lesions, labels, probabilities = (
+        np.concatenate([getattr(part, column) for part in parts])
+        for column in ("images", "lesions", "labels", "probabilities")
+    )
+    return Predictions(images, lesions, labels, probabilities, parts[0].class_names)
 
 
 def read_predictions(path: Path) -> Predictions:

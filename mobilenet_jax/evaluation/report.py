@@ -1,21 +1,18 @@
-"""An evaluation as files: `metrics.json`, `predictions.csv`, figures as PNG, and `report.html`, which needs no network."""
+"""An evaluation as files: `metrics.json`, `predictions.csv`, PNGs, and `report.html`, which needs no network."""
 
 import base64
 import io
 import json
 import math
-from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import cv2
 import jinja2
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from input_pipeline import DataError
 from input_pipeline.files import read_bytes
 from mobilenet_jax.evaluation.evaluate import Evaluation
 from mobilenet_jax.evaluation.plots import draw_all
@@ -53,11 +50,11 @@ _ALTS = {
     "scores": "How the probability of each class is distributed over images of that class and over others",
 }
 _LIMITS = (
-    "Trained and measured on images of one archive, from few clinics, of mostly light skin; on other cameras, clinics or "
-    "skin tones it is likely to be worse, by an amount nobody has measured.",
+    "Trained and measured on images of one archive, from few clinics, of mostly light skin; on other cameras, clinics "
+    "or skin tones it is likely to be worse, by an amount nobody has measured.",
     "It knows only the classes above: anything else, a healthy patch or a photograph of a hand, gets one of them too.",
-    "The best checkpoint of a run is chosen on its validation split, so figures on that split flatter it a little; those "
-    "on the official test set do not.",
+    "The best checkpoint of a run is chosen on its validation split, so figures on that split flatter it a little; "
+    "those on the official test set do not.",
     "Labels are the archive's: about half rest on histopathology, the others on follow-up or expert consensus.",
 )
 
@@ -130,11 +127,13 @@ def warnings_of(evaluation: Evaluation) -> list[str]:
     """What a reader of the figures is to know before them."""
     facts, found = evaluation.facts, []
     if facts["split"] == "training":
-        found.append("These images were trained on: the figures show what was learnt by heart, not how good the model is.")
+        found.append(
+            "These images were trained on: the figures show what was learnt by heart, not how good the model is."
+        )
     elif facts["lesions_trained_on"]:
         found.append(
-            f"{facts['lesions_trained_on']} of the {facts['lesions']} lesions were trained on, in other images or these: "
-            "the figures are too good."
+            f"{facts['lesions_trained_on']} of the {facts['lesions']} lesions were trained on, in these images or "
+            "others: the figures are too good."
         )
     counts = np.bincount(evaluation.predictions.labels, minlength=len(evaluation.predictions.class_names))
     few = [f"{n} {c}" for n, c in zip(evaluation.predictions.class_names, counts, strict=True) if c < 10]
@@ -161,7 +160,11 @@ def _galleries(evaluation: Evaluation) -> list[dict[str, Any]]:
     top = np.sort(p, axis=1)
     least = np.argsort(top[:, -1] - top[:, -2], kind="stable")[:_THUMBS]
     galleries = (
-        ("The worst mistakes", "Wrong predictions with the least probability for the true class, the worst first.", worst),
+        (
+            "The worst mistakes",
+            "Wrong predictions with the least probability for the true class, the worst first.",
+            worst,
+        ),
         ("The least sure", "The smallest gap between the two likeliest classes, whether right or wrong.", least),
     )
     return [

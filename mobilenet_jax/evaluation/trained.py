@@ -8,13 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from input_pipeline import DataError, Examples, check_images, read_examples, split_examples
+from input_pipeline import Examples, check_images, read_examples, split_examples
 from input_pipeline.examples import Faults
 from mobilenet_jax.evaluation.predictions import EvaluationError
 from mobilenet_jax.pretrained import Weights, read_weights
 from mobilenet_jax.pretrained.load import Checkpoint
-
-SPLITS = ("validation", "training", "all", "official", "official:test")
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,8 @@ class Trained:
         Args:
             data: the folder of the images; None for that of the run.
             source: its layout, see `config.data.source`; None for that of the run.
-            split: one of `SPLITS`; `"validation"` and `"training"` are as the run's `splits.csv` has them.
+            split: `"validation"` or `"training"`, as the run's `splits.csv` has them; `"all"`; `"official"` or
+                `"official:test"`, the archive's sets.
 
         Raises:
             DataError: the images are not as they should be, or not those of the split.
@@ -70,9 +69,7 @@ class Trained:
                 f"the data have {len(examples.class_names)}: {', '.join(examples.class_names)}"
             )
         position = np.array([self.class_names.index(name) for name in examples.class_names], np.int32)
-        return Examples(
-            examples.paths, position[examples.labels], examples.lesions, examples.rows, self.class_names
-        )
+        return Examples(examples.paths, position[examples.labels], examples.lesions, examples.rows, self.class_names)
 
 
 def read_trained(workdir: Path, checkpoint: Checkpoint = "best") -> Trained:
@@ -89,7 +86,7 @@ def read_trained(workdir: Path, checkpoint: Checkpoint = "best") -> Trained:
         metrics = workdir / "metrics.jsonl"
         records = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
         weights = read_weights(workdir, checkpoint=checkpoint)
-        names = weights.metadata.classes
+        names = weights.metadata.classes or ()
         counts = np.array([sum(row["label"] == name for row in rows) for name in names])
         lesions = frozenset(row["lesion"] for row in rows)
     except FileNotFoundError as error:
