@@ -67,8 +67,8 @@ class Classifier:
         n, whole = len(pixels), self.whole(batch_size)
         padded = np.pad(pixels, [(0, whole - n), (0, 0), (0, 0), (0, 0)]) if n < whole else pixels
         batch = meshes.shard(self._mesh, {"pixels": padded})
-        found = meshes.to_host(self._compiled(self.variables, batch["pixels"]))
-        return self._correct(np.asarray(found, np.float64)[:n])
+        found = np.asarray(meshes.to_host(self._compiled(self.variables, batch["pixels"])), np.float64)[:n]
+        return self._correct(found / found.sum(1, keepdims=True))
 
     def whole(self, batch_size: int) -> int:
         """The batch size, or the next that all devices can share."""

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import sklearn
 from sklearn import metrics as sk
 from tqdm import tqdm
 
@@ -62,10 +63,13 @@ def compute_metrics(predictions: Predictions, malignant: Sequence[str] = ()) -> 
 def _binary(truth: np.ndarray, predicted: np.ndarray, score: np.ndarray) -> Metrics:
     """A class against the rest."""
     positives, negatives = int(truth.sum()), int((~truth).sum())
+    (true_negative, false_positive), (false_negative, true_positive) = sk.confusion_matrix(
+        truth, predicted, labels=(False, True)
+    )
     found = {
-        "recall": sk.recall_score(truth, predicted, zero_division=np.nan),
-        "precision": sk.precision_score(truth, predicted, zero_division=np.nan),
-        "specificity": sk.recall_score(~truth, ~predicted, zero_division=np.nan),
+        "recall": _share(true_positive, true_positive + false_negative),
+        "precision": _share(true_positive, true_positive + false_positive),
+        "specificity": _share(true_negative, true_negative + false_positive),
         "auc": math.nan,
         "average_precision": sk.average_precision_score(truth, score) if positives else math.nan,
         **{f"specificity_at_{100 * s:.0f}": math.nan for s in SENSITIVITIES},
@@ -77,6 +81,10 @@ def _binary(truth: np.ndarray, predicted: np.ndarray, score: np.ndarray) -> Metr
         for s in SENSITIVITIES:
             found[f"specificity_at_{100 * s:.0f}"] = 1 - false[true >= s].min()
     return found
+
+
+def _share(part: int, whole: int) -> float:
+    return part / whole if whole else math.nan
 
 
 def calibration_error(correct: np.ndarray, confidence: np.ndarray) -> float:
@@ -114,9 +122,10 @@ def bootstrap(
     _, lesion_of = np.unique(lesions, return_inverse=True)
     by_lesion = np.split(np.argsort(lesion_of, kind="stable"), np.cumsum(np.bincount(lesion_of))[:-1])
     drawn: list[Metrics] = []
-    for _ in tqdm(range(resamples), desc="bootstrap", unit=" samples", disable=None, leave=False):
-        chosen = rng.integers(len(by_lesion), size=len(by_lesion))
-        drawn.append(statistic(np.concatenate([by_lesion[i] for i in chosen])))
+    with sklearn.config_context(skip_parameter_validation=True, assume_finite=True):  # or most of the time goes there
+        for _ in tqdm(range(resamples), desc="bootstrap", unit=" samples", disable=None, leave=False):
+            chosen = rng.integers(len(by_lesion), size=len(by_lesion))
+            drawn.append(statistic(np.concatenate([by_lesion[i] for i in chosen])))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "All-NaN slice encountered")
         values = {name: [d[name] for d in drawn] for name in drawn[0]}

@@ -86,11 +86,12 @@ def read_predictions(path: Path) -> Predictions:
             raise ValueError("it is no table of predictions")
         images, lesions, labels, _ = (np.array([row[i] for row in rows]) for i in range(len(_COLUMNS)))
         position = {name: i for i, name in enumerate(names)}
+        probabilities = np.array([row[len(_COLUMNS) :] for row in rows], np.float64)
         return Predictions(
             images,
             lesions,
             np.array([position[label] for label in labels], np.int32),
-            np.array([row[len(_COLUMNS) :] for row in rows], np.float64),
+            probabilities / probabilities.sum(1, keepdims=True),  # what rounding took
             names,
         )
     except FileNotFoundError as error:

@@ -49,6 +49,7 @@ _ALTS = {
     "reliability": "Reliability: how often it is right (above) and how many images there are (below) by confidence",
     "scores": "How the probability of each class is distributed over images of that class and over others",
 }
+_WIDE = ("curves", "scores")
 _LIMITS = (
     "Trained and measured on images of one archive, from few clinics, of mostly light skin; on other cameras, clinics "
     "or skin tones it is likely to be worse, by an amount nobody has measured.",
@@ -114,7 +115,9 @@ def _html(evaluation: Evaluation, pictures: dict[str, bytes]) -> str:
         overall=[_figure(evaluation, name) for name in OVERALL],
         columns=list(_COLUMNS.values()),
         classes=[{"name": r, "cells": [_figure(evaluation, f"{r}.{c}") for c in _COLUMNS]} for r in rows],
-        pictures=[{"data": _data("png", png), "alt": _ALTS[name]} for name, png in pictures.items()],
+        pictures=[
+            {"data": _data("png", png), "alt": _ALTS[name], "wide": name in _WIDE} for name, png in pictures.items()
+        ],
         galleries=_galleries(evaluation),
         data=data,
         limits=_LIMITS,
