@@ -1,0 +1,360 @@
+"""`evaluate` and `predict`, run as a user runs them; what the classifier and Grad-CAM compute."""
+
+import csv
+import json
+import re
+import shutil
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from mobilenet_jax.cli import main
+from mobilenet_jax.evaluation.classifier import Classifier, view
+from mobilenet_jax.evaluation.explain import make_grad_cam
+from mobilenet_jax.model import MobileNet
+from mobilenet_jax.pretrained import Metadata, Weights, read_weights
+from mobilenet_jax.pretrained.tensors import Architecture
+from mobilenet_jax.train import train_and_evaluate
+from tests.conftest import write_isic
+from tests.test_train import _config, _records
+
+NAMES = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs the command; gives its status, and what it wrote to stdout and stderr."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["mobilenet-jax", *map(str, arguments)])
+        try:
+            main()
+            status = 0
+        except SystemExit as end:
+            status = end.code
+        return status, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_isic(tmp_path_factory.mktemp("data") / "isic")
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    train_and_evaluate(_config(data, train__epochs=1), workdir)
+    return workdir
+
+
+@pytest.fixture
+def workdir(trained, tmp_path):
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+def table(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_evaluate_says_of_the_validation_split_what_training_said(run, workdir):
+    status, out, err = run("evaluate", workdir, "--resamples=20", "--checkpoint=latest")
+    assert status == 0
+    folder = workdir / "evaluation" / "validation"
+    found, [record] = json.loads((folder / "metrics.json").read_text()), _records(workdir)
+    for name, key in (("loss", "nll"), ("accuracy", "accuracy"), ("balanced_accuracy", "balanced_accuracy")):
+        assert found["metrics"][key] == pytest.approx(record[f"val_{name}"], rel=1e-4)
+    assert re.search(rf"balanced accuracy +{record['val_balanced_accuracy']:.4f}  \[0\.", out)
+    assert (found["images"], found["lesions"], found["lesions_trained_on"]) == (14, 7, 0)
+    assert found["malignant"] == ["MEL", "BCC", "AKIEC"]
+    low, high = found["intervals"]["accuracy"]
+    assert 0 <= low <= found["metrics"]["accuracy"] <= high <= 1
+    assert [row["image"] for row in table(folder / "predictions.csv")] == [
+        row["image"] for row in table(workdir / "splits.csv") if row["split"] == "validation"
+    ]
+    assert "Classes with fewer than ten images here" in err
+    assert {p.name for p in folder.iterdir()} == {
+        "metrics.json", "predictions.csv", "report.html", "curves.png", "confusion.png", "roc.png",
+        "precision_recall.png", "reliability.png", "scores.png",
+    }  # fmt: skip
+
+
+def test_the_report_is_one_file_that_needs_no_network(run, workdir):
+    run("evaluate", workdir, "--resamples=5")
+    html = (workdir / "evaluation" / "validation" / "report.html").read_text()
+    assert len(html) < 3_000_000
+    assert set(re.findall(r'(?:src|href)="?(.{5})', html)) == {"data:"}
+    assert "://" not in re.sub(r"<pre>.*?</pre>", "", html, flags=re.DOTALL)
+    for words in ("Not a medical device", "Limits of use", "The worst mistakes", "The least sure", "Headline"):
+        assert words in html
+
+
+def test_evaluated_on_what_it_was_trained_on_it_says_so(run, workdir):
+    status, _, err = run("evaluate", workdir, "--split=training", "--resamples=0")
+    assert status == 0
+    assert "warning: These images were trained on" in err
+    found = json.loads((workdir / "evaluation" / "training" / "metrics.json").read_text())
+    assert (found["lesions"], found["lesions_trained_on"], found["intervals"]) == (14, 14, {})
+    assert run("evaluate", workdir, "--split=all", "--resamples=0")[2].startswith("warning: 14 of the 21 lesions")
+
+
+def test_corrections_are_fitted_on_validation_and_applied_on_request(run, workdir):
+    status, _, err = run("evaluate", workdir, "--split=all", "--correct=prior", "--resamples=0")
+    assert status == 1
+    assert "calibration.json is missing: run mobilenet-jax evaluate on the validation split first" in err
+    for arguments in ([], ["--correct=temperature"], ["--split=all", "--correct=prior"]):
+        assert run("evaluate", workdir, "--resamples=0", *arguments)[0] == 0
+    plain, warm = (
+        json.loads((workdir / "evaluation" / name / "metrics.json").read_text())["metrics"]
+        for name in ("validation", "validation-temperature")
+    )
+    assert plain["accuracy"] == warm["accuracy"]
+    assert plain["nll"] != warm["nll"]
+    assert (workdir / "evaluation" / "all-prior" / "report.html").exists()
+
+
+def test_of_two_folds_each_image_is_judged_by_the_run_that_held_it_out(run, data, tmp_path):
+    for fold in (1, 2):
+        train_and_evaluate(_config(data, train__epochs=1, data__split=f"fold:{fold}/2"), tmp_path / str(fold))
+    folds = [tmp_path / "1", tmp_path / "2"]
+    assert "need --out" in run("evaluate", *folds)[2]
+    assert run("evaluate", *folds, f"--out={tmp_path / 'cv'}", "--resamples=0")[0] == 0
+    rows = {row["image"]: row for row in table(tmp_path / "cv" / "predictions.csv")}
+    assert len(rows) == 42
+    for fold in folds:
+        run("evaluate", fold, "--resamples=0")
+        for row in table(fold / "evaluation" / "validation" / "predictions.csv"):
+            assert row == rows[row["image"]]
+    assert json.loads((tmp_path / "cv" / "metrics.json").read_text())["lesions_trained_on"] == 0
+    assert "is no other fold" in run("evaluate", tmp_path / "1", tmp_path / "1", f"--out={tmp_path / 'x'}")[2]
+    assert run("evaluate", *folds, "--split=all", f"--out={tmp_path / 'mean'}", "--resamples=0")[0] == 0
+
+
+def no_checkpoint(workdir, data):
+    shutil.rmtree(workdir / "checkpoints")
+    (workdir / "checkpoints").mkdir()
+
+
+def two_classes(workdir, data):
+    for name in ("MEL", "NV"):
+        (workdir / "other" / name).mkdir(parents=True)
+        for i in range(6):
+            Image.new("RGB", (40, 40), (20 * i, 0, 0)).save(workdir / "other" / name / f"{name}{i}.jpg")
+    return ["--data", workdir / "other", "--source=folders", "--split=all"]
+
+
+def empty_folder(workdir, data):
+    (workdir / "nothing").mkdir()
+    return ["--data", workdir / "nothing"]
+
+
+def half_a_file(workdir, data):
+    (workdir / "config.json").write_text("{")
+
+
+def half_the_labels(workdir, data):
+    copy = shutil.copytree(data, workdir / "half")
+    [truth] = copy.glob("*GroundTruth/*.csv")
+    lines = truth.read_text().splitlines()
+    truth.write_text("\n".join(lines[:20]) + "\n")
+    return ["--data", copy]
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (no_checkpoint, "no whole checkpoint yet"),
+        (two_classes, "was trained on the 7 classes MEL, NV, BCC, AKIEC, BKL, DF, VASC; the data have 2: MEL, NV"),
+        (empty_folder, "ISIC2018_Task3_Training_Input is missing"),
+        (half_the_labels, "GroundTruth"),
+        (lambda w, d: ["--out", w / "config.json" / "x"], "Not a directory"),
+        (lambda w, d: ["--malignant=MEL,XYZ"], "--malignant names XYZ; the classes are MEL"),
+        (lambda w, d: ["--tta=9"], "have 1 to 8 views, not 9"),
+        (lambda w, d: (w / "splits.csv").unlink(), "is no workdir of a run: splits.csv is missing"),
+        (half_a_file, "cannot be read"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_told_in_a_line(run, workdir, data, prepare, message):
+    status, out, err = run("evaluate", workdir, "--resamples=0", *(prepare(workdir, data) or []))
+    assert status == 1
+    last = err.splitlines()[-1]
+    assert last.startswith("error: ")
+    assert message in last
+    assert out == ""
+    assert "Traceback" not in err
+
+
+@pytest.fixture(scope="module")
+def images(data):
+    return next(data.glob("*Input"))
+
+
+def test_predict_writes_the_challenges_table(run, trained, images, tmp_path):
+    (tmp_path / "broken.jpg").write_text("no image")
+    status, out, err = run("predict", trained, images, tmp_path / "*.jpg", f"--out={tmp_path / 'p.csv'}")
+    assert status == 1
+    assert err == (
+        f"error: 1 of 43 images left out, the last: {tmp_path / 'broken.jpg'} cannot be read "
+        "(it is no image, or a damaged one)\n"
+    )
+    assert out == f"{tmp_path / 'p.csv'}: 42 images\n"
+    rows = table(tmp_path / "p.csv")
+    assert tuple(rows[0]) == ("image", *NAMES)
+    assert [row["image"] for row in rows] == sorted(p.stem for p in images.iterdir())
+    for row in rows:
+        assert sum(float(row[name]) for name in NAMES) == pytest.approx(1, abs=1e-5)
+    assert run("evaluate", trained, "--split=all", "--resamples=0", f"--out={tmp_path / 'e'}")[0] == 0
+    for row, same in zip(rows, table(tmp_path / "e" / "predictions.csv"), strict=True):
+        assert [float(row[n]) for n in NAMES] == pytest.approx([float(same[n]) for n in NAMES], rel=1e-4)
+
+
+def test_predict_writes_json_lines_in_the_order_of_its_arguments(run, trained, images, tmp_path):
+    chosen = sorted(images.iterdir())[5:2:-1]
+    assert run("predict", trained, *chosen, "--out", tmp_path / "p.jsonl", "--format=jsonl", "--tta=2")[0] == 0
+    lines = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
+    assert [line["image"] for line in lines] == [str(path) for path in chosen]
+    for line in lines:
+        assert line["predicted"] == max(line["probabilities"], key=line["probabilities"].get)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{tmp}/empty"], "{tmp}/empty holds no JPEG or PNG file"),
+        (["{tmp}/text"], "{tmp}/text holds no JPEG or PNG file"),
+        (["{tmp}/*.bmp"], "{tmp}/*.bmp holds no JPEG or PNG file"),
+        (["{images}", "--out={tmp}/none/p.csv"], "No such file or directory"),
+        (["{images}", "--explain={tmp}/x"], "--explain goes with --out"),
+        (["{images}", "--out={tmp}/p.csv", "--explain={tmp}/x", "--explain-class=XYZ"], "--explain-class is XYZ"),
+        (["{images}", "--correct=prior"], "calibration.json is missing"),
+    ],
+)
+def test_what_cannot_be_predicted_is_told_in_a_line(run, trained, images, tmp_path, arguments, message):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.txt").write_text("text")
+    where = {"tmp": tmp_path, "images": images}
+    status, _, err = run("predict", trained, *(a.format(**where) for a in arguments))
+    assert status == 1
+    assert err.count("\n") == 1
+    assert message.format(**where) in err
+    assert not (tmp_path / "p.csv").exists()
+
+
+def test_stopped_half_way_predict_leaves_nothing_under_the_tables_name(run, trained, images, tmp_path, monkeypatch):
+    (tmp_path / "p.csv").write_text("what was there before")
+    probabilities, calls = Classifier.probabilities, []
+
+    def fails(self, *arguments):
+        calls.append(1)
+        if len(calls) > 2:
+            raise OSError("the disk is gone")
+        return probabilities(self, *arguments)
+
+    monkeypatch.setattr(Classifier, "probabilities", fails)
+    assert run("predict", trained, images, f"--out={tmp_path / 'p.csv'}", "--batch-size=8")[0] == 1
+    assert (tmp_path / "p.csv").read_text() == "what was there before"
+    assert [p.name for p in tmp_path.iterdir()] == ["p.csv"]
+
+
+def test_explanations_are_drawn_beside_their_images(run, trained, images, tmp_path):
+    chosen = sorted(images.iterdir())[:2]
+    where = ["--out", tmp_path / "p.csv", "--explain", tmp_path / "why"]
+    assert run("predict", trained, *chosen, *where, "--explain-class=DF")[0] == 0
+    assert {p.name for p in (tmp_path / "why").iterdir()} == {f"{p.stem}_DF.png" for p in chosen}
+    for path in chosen:
+        with Image.open(tmp_path / "why" / f"{path.stem}_DF.png") as drawn:
+            assert drawn.size == (64, 32)
+
+
+def test_probabilities_do_not_depend_on_batches_or_neighbours(trained):
+    classifier = Classifier(read_weights(trained))
+    pixels = np.random.default_rng(0).integers(0, 256, (10, 32, 32, 3), np.uint8)
+    expected = classifier.probabilities(pixels, 10)
+    for size in (1, 3, 64):
+        parts = [classifier.probabilities(pixels[i : i + size], size) for i in range(0, 10, size)]
+        np.testing.assert_allclose(np.concatenate(parts), expected, rtol=1e-4)
+    np.testing.assert_allclose(classifier.probabilities(pixels[::-1], 10), expected[::-1], rtol=1e-4)
+
+
+def test_the_eight_views_differ_and_their_mean_is_taken(trained):
+    weights = read_weights(trained)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    views = [np.asarray(view(jnp.asarray(pixels), i)) for i in range(8)]
+    assert len({v.tobytes() for v in views}) == 8
+    np.testing.assert_array_equal(views[0], pixels)
+    assert {np.sort(v, axis=None).tobytes() for v in views} == {np.sort(pixels, axis=None).tobytes()}
+    plain = Classifier(weights)
+    for n in (2, 8):
+        expected = np.mean([plain.probabilities(v, 2) for v in views[:n]], axis=0)
+        np.testing.assert_allclose(Classifier(weights, n).probabilities(pixels, 2), expected, rtol=1e-4)
+
+
+def head_weights(head, kernels):
+    """Random backbone of alpha 0.25 for images of 64 x 64, and a head whose logits are the pooled features x kernel."""
+    architecture = Architecture(0.25, head, 7, 4 if head == "article" else 1)
+    model = architecture.model()
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False))
+    rng = np.random.default_rng(0)
+
+    def draw(path, leaf):
+        if path[-1].key in ("scale", "var"):
+            return np.ones(leaf.shape, np.float32)
+        fan_in = max(1, int(np.prod(leaf.shape[:-1])))
+        return rng.normal(0, np.sqrt(2 / fan_in), leaf.shape).astype(np.float32)
+
+    backbone = {
+        c: {k: v for k, v in t.items() if k.startswith("conv") and k != "conv_preds"} for c, t in shapes.items()
+    }
+    variables = jax.tree_util.tree_map_with_path(draw, backbone)
+    zeros = np.zeros(7, np.float32)
+    if head == "small":
+        variables["params"]["predictions"] = {"kernel": kernels, "bias": zeros}
+    elif head == "imagenet":
+        variables["params"]["conv_preds"] = {"kernel": kernels[None, None], "bias": zeros}
+    else:  # the mean of four positions, then as it is: features are positive, so ReLU leaves them
+        one = np.zeros(1024, np.float32)
+        mean = np.tile(np.eye(256, 1024, dtype=np.float32) / 4, (4, 1))
+        variables["params"] |= {
+            "dense_1": {"kernel": mean, "bias": one},
+            "dense_2": {"kernel": np.eye(1024, dtype=np.float32), "bias": one},
+            "predictions": {"kernel": np.pad(kernels, ((0, 768), (0, 0))), "bias": zeros},
+        }
+    tensors = {
+        f"{collection}.{layer}.{name}": value
+        for collection, layers in variables.items()
+        for layer, values in layers.items()
+        for name, value in values.items()
+    }
+    return Weights("test", architecture, tensors, Metadata((64, 64), (0.0, 1.0), NAMES))
+
+
+def test_grad_cam_is_that_of_the_formula_and_equal_between_heads():
+    """With a head that is linear in the mean of the features, a channel weighs its kernel over the positions."""
+    rng = np.random.default_rng(1)
+    kernels = rng.normal(size=(256, 7)).astype(np.float32)
+    pixels = rng.integers(0, 256, (7, 64, 64, 3), np.uint8)
+    classes = np.arange(7)
+    cams = {}
+    for head in ("small", "imagenet", "article"):
+        classifier = Classifier(head_weights(head, kernels))
+        cams[head] = make_grad_cam(classifier)(pixels, classes)
+    features = MobileNet(0.25, None).apply(classifier.variables, jnp.asarray(pixels, jnp.float32) / 255, train=False)
+    expected = np.maximum(np.einsum("nhwc,cn->nhw", features, kernels / 4), 0)
+    assert expected.max() > 0
+    for cam in cams.values():
+        np.testing.assert_allclose(cam, expected, rtol=1e-3, atol=1e-4 * expected.max())
+
+
+def test_grad_cam_changes_with_the_class(trained):
+    grad_cam = make_grad_cam(Classifier(read_weights(trained)))
+    pixels = np.tile(np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3), np.uint8), (7, 1, 1, 1))
+    cams = grad_cam(pixels, np.arange(7))
+    assert cams.shape == (7, 1, 1)
+    assert len(set(cams.ravel().tolist())) > 1
