@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from mobilenet_jax.cli import main
@@ -358,3 +359,53 @@ def test_grad_cam_changes_with_the_class(trained):
     cams = grad_cam(pixels, np.arange(7))
     assert cams.shape == (7, 1, 1)
     assert len(set(cams.ravel().tolist())) > 1
+
+
+def test_compared_runs_are_told_apart_by_their_difference(run, workdir, trained, tmp_path):
+    other = shutil.copytree(trained, tmp_path / "other")
+    run("evaluate", workdir, "--resamples=0")
+    run("evaluate", other, "--resamples=0", "--checkpoint=latest")
+    path = other / "evaluation" / "validation" / "predictions.csv"
+    rows = table(path)
+    for row in rows:  # a perfect one
+        row |= {name: float(name == row["label"]) for name in NAMES}
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    status, out, _ = run("compare", workdir, other, "--resamples=50", f"--out={tmp_path / 'c.png'}")
+    assert status == 0
+    assert out.startswith("14 images in common\n\n|  | run | other |")
+    [line] = [line for line in out.splitlines() if line.startswith("| accuracy")]
+    before = json.loads((workdir / "evaluation" / "validation" / "metrics.json").read_text())["metrics"]["accuracy"]
+    assert line.startswith(f"| accuracy | {before:.4f} | 1.0000 ({1 - before:+.4f} [")
+    assert line.endswith(" *) |")
+    with Image.open(tmp_path / "c.png") as picture:
+        assert picture.width > 1000
+
+
+def test_what_cannot_be_compared_is_told_in_a_line(run, workdir):
+    assert "two workdirs or more" in run("compare", workdir)[2]
+    status, _, err = run("compare", workdir, workdir)
+    assert status == 1
+    assert err.endswith("predictions.csv is missing: run mobilenet-jax evaluate first\n")
+
+
+def test_a_card_holds_what_a_hub_and_a_reader_need(run, workdir):
+    assert "run mobilenet-jax evaluate first" in run("card", workdir)[2]
+    run("evaluate", workdir, "--resamples=5")
+    assert run("card", workdir)[0] == 0
+    _, header, text = (workdir / "card" / "README.md").read_text().split("---\n", 2)
+    card = yaml.safe_load(header)
+    assert card["license"] == "cc-by-nc-4.0"
+    [result] = card["model-index"][0]["results"]
+    found = json.loads((workdir / "evaluation" / "validation" / "metrics.json").read_text())
+    assert result["metrics"][0]["value"] == pytest.approx(found["metrics"]["balanced_accuracy"], abs=1e-4)
+    for words in ("Not a medical device", "Intended use", "Limits", "Data and licence", "CC BY-NC 4.0"):
+        assert words in text
+    config = json.loads((workdir / "card" / "config.json").read_text())
+    assert tuple(config["id2label"].values()) == NAMES
+    expected = read_weights(workdir)
+    published = read_weights(workdir / "card" / "model.safetensors")
+    assert published.metadata.classes == NAMES
+    assert all(np.array_equal(published.tensors[name], value) for name, value in expected.tensors.items())

@@ -1,4 +1,4 @@
-"""The commands `evaluate` and `predict`. What they need is imported when they run, for the others to start at once."""
+"""The commands after training. What they need is imported when they run, for the others to start at once."""
 
 import argparse
 import functools
@@ -56,6 +56,62 @@ def add_commands(commands: Any) -> None:
     predict.add_argument("--explain-class", metavar="NAME", help="this class, not the predicted one")
     _add_common(predict)
     predict.set_defaults(run=_predict)
+    _add_of_evaluations(commands)
+
+
+def _add_of_evaluations(commands: Any) -> None:
+    compare = commands.add_parser(
+        "compare",
+        help="compare evaluated runs",
+        description="Prints the figures of runs side by side, on the images that all were evaluated on, with 95% "
+        "intervals of the differences from the first (paired bootstrap by lesion), and draws their curves.",
+    )
+    compare.add_argument("workdirs", metavar="WORKDIR", type=Path, nargs="+")
+    compare.add_argument("--evaluation", default="validation", metavar="NAME", help="folder in WORKDIR/evaluation")
+    compare.add_argument("--out", type=Path, metavar="CURVES.png", help="draw the curves of training there")
+    compare.add_argument("--resamples", type=int, default=1000, help="of the bootstrap (default: 1000)")
+    compare.set_defaults(run=_compare)
+
+    card = commands.add_parser(
+        "card",
+        help="a model card, with the weights, ready to be published",
+        description="Writes README.md in Hugging Face's form, model.safetensors and config.json.",
+    )
+    card.add_argument("workdir", metavar="WORKDIR", type=Path)
+    card.add_argument("--evaluation", default="validation", metavar="NAME", help="folder in WORKDIR/evaluation")
+    card.add_argument("--out", type=Path, help="folder (default: WORKDIR/card)")
+    card.add_argument("--checkpoint", choices=("best", "latest"), default="best")
+    card.set_defaults(run=_card)
+
+
+def _compare(args: argparse.Namespace) -> None:
+    from mobilenet_jax.evaluation.compare import compare, draw_comparison
+    from mobilenet_jax.evaluation.predictions import EvaluationError
+
+    def job() -> None:
+        if len(args.workdirs) < 2:
+            raise EvaluationError("compare takes two workdirs or more")
+        found = compare(args.workdirs, args.evaluation, args.resamples)
+        print(f"{found.images} images in common\n\n{found.as_text()}")
+        if args.out:
+            draw_comparison(args.workdirs, args.out)
+            print(f"\n{args.out}")
+
+    run_as_command(job, (EvaluationError, OSError), debug=args.debug)
+
+
+def _card(args: argparse.Namespace) -> None:
+    from mobilenet_jax.evaluation.card import write_card
+    from mobilenet_jax.evaluation.predictions import EvaluationError
+    from mobilenet_jax.evaluation.trained import read_trained
+    from mobilenet_jax.pretrained import WeightsError
+
+    def job() -> None:
+        out = args.out or args.workdir / "card"
+        write_card(read_trained(args.workdir, args.checkpoint), args.evaluation, out)
+        print(out)
+
+    run_as_command(job, (EvaluationError, WeightsError, OSError), debug=args.debug)
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:

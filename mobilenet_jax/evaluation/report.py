@@ -50,7 +50,7 @@ _ALTS = {
     "scores": "How the probability of each class is distributed over images of that class and over others",
 }
 _WIDE = ("curves", "scores")
-_LIMITS = (
+LIMITS = (
     "Trained and measured on images of one archive, from few clinics, of mostly light skin; on other cameras, clinics "
     "or skin tones it is likely to be worse, by an amount nobody has measured.",
     "It knows only the classes above: anything else, a healthy patch or a photograph of a hand, gets one of them too.",
@@ -120,7 +120,7 @@ def _html(evaluation: Evaluation, pictures: dict[str, bytes]) -> str:
         ],
         galleries=_galleries(evaluation),
         data=data,
-        limits=_LIMITS,
+        limits=LIMITS,
         made=[(k, _text(facts[k])) for k in ("versions", "commit", "hardware", "seconds", "time")],
         config=json.dumps(run.config, indent=2),
     )

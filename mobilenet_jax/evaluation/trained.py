@@ -72,6 +72,12 @@ class Trained:
         return Examples(examples.paths, position[examples.labels], examples.lesions, examples.rows, self.class_names)
 
 
+def read_records(workdir: Path) -> list[dict[str, Any]]:
+    """What `metrics.jsonl` holds: a record an epoch; none if no epoch is done."""
+    path = workdir / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
 def read_trained(workdir: Path, checkpoint: Checkpoint = "best") -> Trained:
     """Reads what evaluation needs of a run, finished or not.
 
@@ -83,8 +89,7 @@ def read_trained(workdir: Path, checkpoint: Checkpoint = "best") -> Trained:
         config = json.loads((workdir / "config.json").read_text())
         with open(workdir / "splits.csv", newline="", encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if row["split"] == "training"]
-        metrics = workdir / "metrics.jsonl"
-        records = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
+        records = read_records(workdir)
         weights = read_weights(workdir, checkpoint=checkpoint)
         names = weights.metadata.classes or ()
         counts = np.array([sum(row["label"] == name for row in rows) for name in names])

@@ -1,0 +1,83 @@
+"""`mobilenet-jax card`: a trained model as it is published: weights, configuration, and what is to be known of it."""
+
+import json
+import shutil
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from mobilenet_jax.evaluation.predictions import EvaluationError
+from mobilenet_jax.evaluation.report import LIMITS, OVERALL
+from mobilenet_jax.evaluation.trained import Trained
+from mobilenet_jax.pretrained import write_weights
+from mobilenet_jax.workdir import write_whole
+
+
+def write_card(run: Trained, evaluation: str, out: Path) -> None:
+    """Writes `README.md` in the form of Hugging Face's model cards, `model.safetensors` and `config.json`.
+
+    Args:
+        run: whose model.
+        evaluation: the name of the folder in `WORKDIR/evaluation` whose figures it gives.
+        out: a folder, made if it is not there.
+
+    Raises:
+        EvaluationError: there is no such evaluation.
+        OSError, WeightsError: the files cannot be written.
+    """
+    source = run.workdir / "evaluation" / evaluation
+    try:
+        found: dict[str, Any] = json.loads((source / "metrics.json").read_text())
+    except (OSError, ValueError) as error:
+        raise EvaluationError(f"cannot read {source / 'metrics.json'}: run mobilenet-jax evaluate first") from error
+    out.mkdir(parents=True, exist_ok=True)
+    write_weights(out / "model.safetensors", run.weights, force=True)
+    write_whole(out / "config.json", json.dumps(_configuration(run), indent=2) + "\n")
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string((files(__package__) / "card.md.j2").read_text(encoding="utf-8"))
+    rows = [_row(label, figure, found) for figure, (label, _) in OVERALL.items()]
+    classes = [
+        (name, *(_cell(f"{name}.{f}", found) for f in ("recall", "precision", "auc"))) for name in run.class_names
+    ]
+    text = template.render(run=run, found=found, rows=rows, classes=classes, limits=LIMITS, **_data(run))
+    write_whole(out / "README.md", text)
+    for picture in ("confusion.png", "reliability.png"):
+        shutil.copyfile(source / picture, out / picture)
+
+
+def _configuration(run: Trained) -> dict[str, Any]:
+    weights = run.weights
+    return {
+        "architecture": "mobilenet_v1",
+        "alpha": weights.architecture.alpha,
+        "head": weights.architecture.head,
+        "num_classes": weights.architecture.num_classes,
+        "image_size": weights.metadata.image_size,
+        "input_scaling": weights.metadata.input_scaling,
+        "id2label": dict(enumerate(run.class_names)),
+        "label2id": {name: i for i, name in enumerate(run.class_names)},
+        "training": run.config,
+    }
+
+
+def _data(run: Trained) -> dict[str, Any]:
+    """What is known of the data's licence."""
+    source = run.config["data"]["source"]
+    is_isic = source in ("isic2018", "ham10000", "tfds")
+    name = {"sample": "the drawn lesions that come with the code", "folders": "images of the user's own"}.get(
+        source, "ISIC 2018 Task 3 (HAM10000)"
+    )
+    return {"data_name": name, "is_isic": is_isic, "data_licence": "CC BY-NC 4.0" if is_isic else "not known here"}
+
+
+def _row(label: str, figure: str, found: dict[str, Any]) -> tuple[str, str]:
+    return label, _cell(figure, found)
+
+
+def _cell(figure: str, found: dict[str, Any]) -> str:
+    value, pair = found["metrics"][figure], found["intervals"].get(figure)
+    if value is None:
+        return "not defined"
+    return f"{value:.3f}" + (f" [{pair[0]:.3f}, {pair[1]:.3f}]" if pair and pair[0] is not None else "")
