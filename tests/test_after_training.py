@@ -13,13 +13,16 @@ import pytest
 import yaml
 from PIL import Image
 
+from configs.mobilenet import get_config
 from mobilenet_jax.cli import main
 from mobilenet_jax.evaluation.classifier import Classifier, view
 from mobilenet_jax.evaluation.explain import make_grad_cam
 from mobilenet_jax.model import MobileNet
+from mobilenet_jax.optimizer import make_optimizer, make_schedule
 from mobilenet_jax.pretrained import Metadata, Weights, read_weights
 from mobilenet_jax.pretrained.tensors import Architecture
 from mobilenet_jax.train import train_and_evaluate
+from mobilenet_jax.train_step import make_train_step, new_state
 from tests.conftest import write_isic
 from tests.test_train import _config, _records
 
@@ -409,3 +412,39 @@ def test_a_card_holds_what_a_hub_and_a_reader_need(run, workdir):
     published = read_weights(workdir / "card" / "model.safetensors")
     assert published.metadata.classes == NAMES
     assert all(np.array_equal(published.tensors[name], value) for name, value in expected.tensors.items())
+
+
+def test_grad_cam_finds_the_patch_that_a_model_was_trained_to_see(weights):
+    """A square of one of seven colours in a corner of noise; the classifier is trained on ImageNet's features."""
+    rng, side, corners = np.random.default_rng(0), 224, slice(None, None, 4)  # of 7 x 7 positions, 3 x 3 are a corner
+    colours = 255 * np.array([[c & 1, c >> 1 & 1, c >> 2] for c in range(7)])
+
+    def draw(n):
+        images = rng.integers(90, 166, (n, side, side, 3), np.uint8)
+        labels, places = rng.integers(0, 7, n), rng.integers(0, 2, (n, 2))
+        for image, label, (row, column) in zip(images, labels, 128 * places, strict=True):
+            image[row : row + 96, column : column + 96] = rng.random((96, 96, 1)) * colours[label]
+        return images, labels.astype(np.int32), places
+
+    model = MobileNet(0.25, "small", dropout=0.0, frozen_blocks=13)
+    start = read_weights(weights[0.25])
+    head = {"predictions": {"kernel": jnp.zeros((256, 7)), "bias": jnp.zeros(7)}}
+    config = get_config()
+    config.optimizer.learning_rate = 0.1
+    optimizer = make_optimizer(config, make_schedule(config, 100), model)
+    variables = jax.tree.map(jnp.array, start.variables)
+    state = new_state(variables["params"] | head, variables["batch_stats"], optimizer)
+    step = make_train_step(model, optimizer, jax.random.key(0))
+    for _ in range(30):
+        images, labels, _ = draw(16)
+        batch = {"image": jnp.asarray(images / 127.5 - 1, jnp.float32), "label": jnp.asarray(labels)}
+        state, _, _ = step(state, batch, jnp.float32(1))
+    tensors = start.tensors | {f"params.predictions.{k}": np.array(v) for k, v in state.params["predictions"].items()}
+    found = Weights("test", Architecture(0.25, "small", 7, 1), tensors, Metadata((side, side), (-1.0, 1.0), NAMES))
+    images, labels, places = draw(32)
+    classifier = Classifier(found)
+    assert (classifier.probabilities(images, 32).argmax(1) == labels).mean() > 0.9
+    cams = make_grad_cam(classifier)(images, labels)
+    sums = np.lib.stride_tricks.sliding_window_view(cams, (3, 3), axis=(1, 2)).sum((3, 4))[:, corners, corners]
+    highest = np.stack(np.unravel_index(sums.reshape(32, -1).argmax(1), (2, 2)), axis=1)
+    assert (highest == places).all(1).mean() > 0.95
