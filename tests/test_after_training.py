@@ -435,7 +435,7 @@ def test_grad_cam_finds_the_patch_that_a_model_was_trained_to_see(weights):
     variables = jax.tree.map(jnp.array, start.variables)
     state = new_state(variables["params"] | head, variables["batch_stats"], optimizer)
     step = make_train_step(model, optimizer, jax.random.key(0))
-    for _ in range(30):
+    for _ in range(60):
         images, labels, _ = draw(16)
         batch = {"image": jnp.asarray(images / 127.5 - 1, jnp.float32), "label": jnp.asarray(labels)}
         state, _, _ = step(state, batch, jnp.float32(1))
