@@ -19,7 +19,6 @@ from input_pipeline.examples import joined
 from input_pipeline.reading import read_images
 from mobilenet_jax.evaluation.calibration import (
     FILE,
-    Calibration,
     Correction,
     cross_fitted,
     fit_calibration,
@@ -88,31 +87,18 @@ def evaluate(
         EvaluationError, WeightsError, DataError: what is asked for does not fit together, or cannot be read.
     """
     start = time.perf_counter()
-    names = runs[0].class_names
-    for run in runs:
-        if run.class_names != names:
-            raise EvaluationError(f"{run.workdir} has the classes {run.class_names}, {runs[0].workdir} has {names}")
-    if unknown := set(malignant) - set(names):
-        raise EvaluationError(f"--malignant names {', '.join(unknown)}; the classes are {', '.join(names)}")
+    _check_classes(runs, malignant)
     parts = [run.examples(data, source, split) for run in runs]
     found = [predict(run, part, views, batch_size) for run, part in zip(runs, parts, strict=True)]
     out_of_fold = split == "validation" and len(runs) > 1
-    examples, predictions = _out_of_fold(runs, parts, found) if out_of_fold else (parts[0], _averaged(found))
-    trained_on = [set(part.lesions) & run.lesions for run, part in zip(runs, parts, strict=True)]
-    if split == "validation":
-        prior = np.mean([run.prior for run in runs], axis=0)
-        if len(runs) == 1:
-            fit_calibration(predictions, prior).write(runs[0].workdir / FILE)
-        if correction:
-            predictions = cross_fitted(predictions, prior, correction)
-    elif correction:
-        predictions = _kept(runs).apply(predictions, correction)
-    metrics = compute_metrics(predictions, malignant)
-    intervals = (
-        bootstrap(predictions.lesions, lambda rows: compute_metrics(predictions.take(rows), malignant), resamples)
-        if resamples
-        else {}
-    )
+    examples, plain = _out_of_fold(runs, parts, found) if out_of_fold else (parts[0], _averaged(found))
+    predictions = _corrected(runs, plain, split, correction)
+    metrics, intervals = compute_metrics(predictions, malignant), {}
+    if resamples:
+        intervals = bootstrap(
+            predictions.lesions, lambda rows: compute_metrics(predictions.take(rows), malignant), resamples
+        )
+    trained_on = set().union(*(set(part.lesions) & run.lesions for run, part in zip(runs, parts, strict=True)))
     facts = {
         "workdirs": [str(run.workdir) for run in runs],
         "weights": [run.weights.kind for run in runs],
@@ -120,7 +106,7 @@ def evaluate(
         "split_hash": table_hash(as_table(examples.take(np.zeros(0, int)), examples)),
         "images": len(predictions),
         "lesions": len(set(predictions.lesions)),
-        "lesions_trained_on": len(set().union(*trained_on)),
+        "lesions_trained_on": len(trained_on),
         "views": views,
         "correction": correction,
         "malignant": list(malignant),
@@ -129,6 +115,31 @@ def evaluate(
         **_surroundings(),
     }
     return Evaluation(runs, predictions, examples.paths, metrics, intervals, facts)
+
+
+def _check_classes(runs: Sequence[Trained], malignant: Sequence[str]) -> None:
+    names = runs[0].class_names
+    for run in runs:
+        if run.class_names != names:
+            raise EvaluationError(f"{run.workdir} has the classes {run.class_names}, {runs[0].workdir} has {names}")
+    if unknown := set(malignant) - set(names):
+        raise EvaluationError(f"--malignant names {', '.join(unknown)}; the classes are {', '.join(names)}")
+
+
+def _corrected(
+    runs: Sequence[Trained], predictions: Predictions, split: str, correction: Correction | None
+) -> Predictions:
+    """Corrected if asked for; what is fitted to the validation split of a single run is kept in its workdir."""
+    if split == "validation":
+        prior = np.mean([run.prior for run in runs], axis=0)
+        if len(runs) == 1:
+            fit_calibration(predictions, prior).write(runs[0].workdir / FILE)
+        return cross_fitted(predictions, prior, correction) if correction else predictions
+    if not correction:
+        return predictions
+    if len(runs) > 1:
+        raise EvaluationError("--correct is of one run's probabilities, or of out-of-fold ones")
+    return read_calibration(runs[0].workdir / FILE).apply(predictions, correction)
 
 
 def _averaged(found: Sequence[Predictions]) -> Predictions:
@@ -163,12 +174,6 @@ def predict(run: Trained, examples: Examples, views: int = 1, batch_size: int = 
             bar.update(len(batch.positions))
     images = np.array([Path(path).stem for path in examples.paths])
     return Predictions(images, examples.lesions, examples.labels, np.concatenate(rows), run.class_names)
-
-
-def _kept(runs: Sequence[Trained]) -> Calibration:
-    if len(runs) > 1:
-        raise EvaluationError("--correct is of one run's probabilities, or of out-of-fold ones")
-    return read_calibration(runs[0].workdir / FILE)
 
 
 def _surroundings() -> dict[str, Any]:

@@ -24,7 +24,7 @@ class Trained:
         config: as nested dicts.
         weights: of one of its checkpoints.
         class_names: in the order of the labels.
-        prior: float `[classes]`, their shares in training.
+        prior: float `[classes]`, their shares in training; a class without an image counts as one image.
         lesions: those that were trained on.
         records: of its epochs, as `metrics.jsonl` has them.
     """
@@ -92,7 +92,7 @@ def read_trained(workdir: Path, checkpoint: Checkpoint = "best") -> Trained:
         records = read_records(workdir)
         weights = read_weights(workdir, checkpoint=checkpoint)
         names = weights.metadata.classes or ()
-        counts = np.array([sum(row["label"] == name for row in rows) for name in names])
+        counts = np.array([max(1, sum(row["label"] == name for row in rows)) for name in names])
         lesions = frozenset(row["lesion"] for row in rows)
     except FileNotFoundError as error:
         raise EvaluationError(f"{workdir} is no workdir of a run: {Path(error.filename).name} is missing") from error
