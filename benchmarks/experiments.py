@@ -29,7 +29,6 @@ def main() -> None:
     parser.add_argument("--runs", required=True, type=Path)
     parser.add_argument("--epochs", type=int, default=6)
     args, overrides = parser.parse_known_args()
-    runs: dict[str, list[dict[str, Any]]] = {}
     for name in NAMES:
         workdir = args.runs / name
         subprocess.run(
@@ -39,7 +38,16 @@ def main() -> None:
             ],
             check=True, stdout=sys.stderr,
         )  # fmt: skip
-        runs[name] = [json.loads(line) for line in (workdir / "metrics.jsonl").open()]
+    report(args.runs)
+
+
+def report(folder: Path) -> None:
+    """Prints the table and draws the picture of the runs in a folder."""
+    runs: dict[str, list[dict[str, Any]]] = {
+        name: [json.loads(line) for line in (folder / name / "metrics.jsonl").open()]
+        for name in NAMES
+        if (folder / name).exists()
+    }
     print(
         f"jax {version('jax')} flax {version('flax')} Python {platform.python_version()}, {os.cpu_count()} CPU cores"
         "\n\n"

@@ -3,6 +3,10 @@
     python train.py --config=configs/article_l1.py --config.data.dir=DIR
 
 The article names L1 beside L2 and shows no code of it; the factor is that of its L2.
+
+To expect, after 3 epochs at alpha 0.25 and 128 x 128: accuracy 0.687 in training, 0.463 in validation; balanced
+accuracy 0.187 and 0.117. The penalty outweighs the cross-entropy; validation swings and stays near guessing. The
+table of all is in benchmarks/results/article.md.
 """
 
 from ml_collections import ConfigDict

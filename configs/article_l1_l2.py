@@ -1,9 +1,12 @@
 """L1 and L2 together: l1_l2(0.01, 0.01) on kernels and on activities of both dense layers.
 
+    python train.py --config=configs/article_l1_l2.py --config.data.dir=DIR
 
-python train.py --config=configs/article_l1_l2.py --config.data.dir=DIR
+The article names them together and shows no code; the factors are those of its L2.
 
-
+To expect, after 3 epochs at alpha 0.25 and 128 x 128: accuracy 0.684 in training, 0.601 in validation; balanced
+accuracy 0.211 and 0.214. The penalty outweighs the cross-entropy; validation stays near guessing. The table of all is
+in benchmarks/results/article.md.
 """
 
 from ml_collections import ConfigDict
