@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 NAMES = ("original", "first", "per_class", "batch_norm", "l2", "l1", "l1_l2", "early_stopping", "adadelta")
 PICTURE = Path(__file__).parent / "results" / "article.png"
@@ -84,6 +85,7 @@ def _draw(runs: dict[str, list[dict[str, Any]]]) -> None:
     axes[0, 0].legend(fontsize=8)
     for axis in axes[-1]:
         axis.set_xlabel("epoch")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.savefig(PICTURE, dpi=80)
 
 

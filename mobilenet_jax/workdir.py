@@ -177,8 +177,8 @@ def write_whole(path: Path, content: bytes | str) -> None:
 def draw_curves(records: Sequence[dict[str, Any]]) -> Figure:
     """The article's figure: loss and accuracy of training and validation by epoch, and balanced accuracy."""
     epochs = [r["epoch"] for r in records]
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
-    axes = figure.subplots(1, 3)
+    figure = Figure(figsize=(12, 3.6))  # a layout found by matplotlib takes three times as long, after every epoch
+    axes = figure.subplots(1, 3, gridspec_kw={"left": 0.04, "right": 0.99, "bottom": 0.14, "top": 0.9, "wspace": 0.13})
     for axis, metric in zip(axes, ("loss", "accuracy", "balanced_accuracy"), strict=True):
         for side, name, style in (("train", "training", "o-"), ("val", "validation", "s-")):
             values = [r[f"{side}_{metric}"] for r in records]

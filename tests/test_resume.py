@@ -26,11 +26,16 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def whole(data, tmp_path_factory):
-    """The workdir of a run that nothing disturbed."""
+def undisturbed(data, tmp_path_factory):
+    """A run that nothing disturbed: its workdir, and what it printed."""
     workdir = tmp_path_factory.mktemp("whole") / "run"
-    subprocess.run(_command(data, workdir), cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    return workdir
+    return workdir, subprocess.run(_command(data, workdir), cwd=ROOT, check=True, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def whole(undisturbed):
+    """Its workdir."""
+    return undisturbed[0]
 
 
 def _start(data, workdir, *more):
@@ -55,6 +60,27 @@ def _assert_equal_runs(found, expected):
 def _parameters(workdir):
     tensors = read_weights(workdir, checkpoint="latest").tensors
     return {name: value.tobytes() for name, value in tensors.items()}
+
+
+def test_output_is_plain_lines_when_no_terminal_is_there(undisturbed):
+    _, said = undisturbed
+    assert "\r" not in said.stdout + said.stderr
+    assert said.stderr == ""
+    assert said.stdout.splitlines()[-4].startswith("epoch 6/6   training loss ")
+
+
+def test_killed_in_the_third_epoch_and_started_again_it_ends_as_if_undisturbed(data, whole, tmp_path):
+    workdir = tmp_path / "run"
+    process = _start(data, workdir)
+    while not (workdir / "checkpoints" / "6").exists():  # which it does as soon as it is whole
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    again = subprocess.run(_command(data, workdir), cwd=ROOT, check=True, capture_output=True, text=True)
+    assert "going on after epoch" in again.stdout
+    _assert_equal_runs(workdir, whole)
 
 
 @pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT])

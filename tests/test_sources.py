@@ -11,6 +11,7 @@ import pytest
 from input_pipeline import DataError, check_images, read_examples, read_split
 from input_pipeline.isic import read_isic
 from input_pipeline.tfds_source import prepare_tfds
+from tests.cached_run import train_from_a_disk_cache
 from tests.conftest import ROOT, write_isic
 
 TRUTH = "ISIC2018_Task3_{0}_GroundTruth/ISIC2018_Task3_{0}_GroundTruth.csv"
@@ -236,24 +237,10 @@ def test_records_of_a_tfds_data_set_are_audited_and_split_like_files(tiny_isic, 
     assert read_examples("tfds", tmp_path / "tfds").class_table() == read_examples("isic2018", tiny_isic).class_table()
 
 
-def test_training_from_a_disk_cache_needs_no_tensorflow(tiny_isic, tmp_path):
-    code = """
-import sys
-if sys.argv[3] == "without":
-    sys.modules["tensorflow"] = sys.modules["tensorflow_datasets"] = None
-from configs.mobilenet import get_config
-from mobilenet_jax.train import train_and_evaluate
-config = get_config("isic2018")
-config.update_from_flattened_dict({
-    "data.dir": sys.argv[1], "data.image_size": 32, "data.cache": "disk", "augment.where": "device",
-    "model.alpha": 0.25, "model.head": "small", "train.batch_size": 8, "train.epochs": 1, "init.weights": None})
-train_and_evaluate(config, sys.argv[2])
-assert ("tensorflow" in sys.modules and sys.modules["tensorflow"] is not None) == (sys.argv[3] == "with")
-"""
-    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
-    losses = []
-    for how in ("with", "without"):
-        command = [sys.executable, "-c", code, str(tiny_isic), str(tmp_path / how), how]
-        subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)
-        losses.append(json.loads((tmp_path / how / "metrics.jsonl").read_text())["train_loss"])
+def test_training_from_a_disk_cache_needs_no_tensorflow(tiny_isic, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    train_from_a_disk_cache(str(tiny_isic), str(tmp_path / "with"))
+    command = [sys.executable, "-m", "tests.cached_run", tiny_isic, tmp_path / "without"]  # TensorFlow is blocked there
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    losses = [json.loads((tmp_path / how / "metrics.jsonl").read_text())["train_loss"] for how in ("with", "without")]
     assert losses[0] == losses[1]

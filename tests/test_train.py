@@ -3,10 +3,8 @@ import hashlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 
 import jax
 import numpy as np
@@ -340,24 +338,6 @@ def _command(data, workdir, *more):
     return [*base, *overrides, "--config.init.weights=", *more]
 
 
-def test_killed_in_the_third_epoch_and_started_again_it_ends_as_if_undisturbed(data, tmp_path):
-    subprocess.run(_command(data, tmp_path / "whole"), cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-
-    process = subprocess.Popen(_command(data, tmp_path / "killed"), cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    second = tmp_path / "killed" / "checkpoints" / "6"  # there as soon as it is whole
-    while not second.exists():
-        assert process.poll() is None
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    process.stdout.close()
-
-    again = subprocess.run(_command(data, tmp_path / "killed"), cwd=ROOT, check=True, capture_output=True, text=True)
-    assert "going on after epoch" in again.stdout
-    assert len(_records(tmp_path / "whole")) == 6
-    assert _records(tmp_path / "killed") == _records(tmp_path / "whole")
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -383,14 +363,6 @@ def test_the_sample_is_learned_from_random_weights(tmp_path):
     summary = train_and_evaluate(get_config(), tmp_path / "run")
     assert summary["best"]["val_balanced_accuracy"] >= 0.60
     assert summary["seconds"] < 180
-
-
-def test_output_is_plain_lines_when_no_terminal_is_there(data, tmp_path):
-    command = _command(data, tmp_path / "run", "--config.train.epochs=1")
-    result = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
-    assert "\r" not in result.stdout + result.stderr
-    assert result.stderr == ""
-    assert result.stdout.splitlines()[-4].startswith("epoch 1/1   training loss ")
 
 
 def test_a_terminal_shows_a_bar(data, tmp_path):
