@@ -72,7 +72,7 @@ CROSS_ENTROPY = Objective()
 def new_state(params: Any, batch_stats: Any, optimizer: optax.GradientTransformation, ema: bool = False) -> TrainState:
     """The state before the first update."""
     average = jax.tree.map(jnp.copy, params) if ema else None
-    return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params), average)
+    return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, jax.jit(optimizer.init)(params), average)
 
 
 def make_train_step(

@@ -276,11 +276,11 @@ def compressed_bomb(file):
     dataset.id.write_direct_chunk((0, 0, 0, 0), zlib.compress(bytes(1 << 20), 9))  # a megabyte in a kilobyte
 
 
-@damage("has a chunk of 1,0")
+@damage("has a chunk of 4,")
 def a_larger_bomb(file):
     del file[KERNEL]
-    bomb = zlib.compressobj(9)
-    packed = b"".join(bomb.compress(bytes(1 << 20)) for _ in range(1024)) + bomb.flush()  # a gigabyte in a megabyte
+    bomb = zlib.compressobj(1)
+    packed = b"".join(bomb.compress(bytes(1 << 20)) for _ in range(1024)) + bomb.flush()  # a gigabyte in five megabytes
     dataset = file.create_dataset(KERNEL, (3, 3, 3, 8), np.float32, compression="gzip")
     dataset.id.write_direct_chunk((0, 0, 0, 0), packed)
 

@@ -1,6 +1,6 @@
-"""Thirty steps and ten evaluations, in float64, on however many devices and processes there are.
+"""Epochs of three steps and an evaluation, in float64, on however many devices and processes there are.
 
-python -m tests.parallel_run DATA WEIGHTS OUT.npz [COORDINATOR PROCESSES NUMBER]
+python -m tests.parallel_run DATA WEIGHTS EPOCHS OUT.npz [COORDINATOR PROCESSES NUMBER]
 """
 
 import sys
@@ -15,7 +15,7 @@ from mobilenet_jax.stopping import StopRequest
 from mobilenet_jax.train import init_model, load_examples
 
 
-def main(data: str, weights: str, out: str, coordinator: str | None = None, *numbers: str) -> None:
+def main(data: str, weights: str, epochs: str, out: str, coordinator: str | None = None, *numbers: str) -> None:
     """Trains, and saves parameters, statistics and records."""
     mesh.connect(coordinator, *(map(int, numbers) if numbers else (None, None)))
     jax.config.update("jax_enable_x64", True)
@@ -23,7 +23,7 @@ def main(data: str, weights: str, out: str, coordinator: str | None = None, *num
     config.update_from_flattened_dict(
         {
             "data.dir": data, "data.image_size": 64, "init.weights": weights, "model.alpha": 0.25,
-            "model.head": "small", "train.batch_size": 8, "train.epochs": 10, "train.precision": "float64",
+            "model.head": "small", "train.batch_size": 8, "train.epochs": int(epochs), "train.precision": "float64",
         }
     )  # fmt: skip
     init_key, dropout_key = jax.random.split(jax.random.key(0, impl="rbg"))

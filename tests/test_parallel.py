@@ -4,6 +4,7 @@ In float64, so that the order of sums cannot hide an error: from ImageNet's weig
 differ by a rounding in their first step are a hundred million times as far apart after thirty.
 """
 
+import functools
 import os
 import subprocess
 import sys
@@ -20,9 +21,10 @@ def run(weights, tmp_path_factory):
     folder = tmp_path_factory.mktemp("parallel")
     data = write_isic(folder / "isic")
 
-    def train(processes, devices):
-        out = folder / f"{processes}x{devices}.npz"
-        command = [sys.executable, "-m", "tests.parallel_run", data, weights[0.25], out]
+    @functools.cache
+    def train(processes, devices, epochs):
+        out = folder / f"{processes}x{devices}x{epochs}.npz"
+        command = [sys.executable, "-m", "tests.parallel_run", data, weights[0.25], str(epochs), out]
         env = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
         cluster = [f"localhost:{20_000 + os.getpid() % 20_000}", str(processes)] if processes > 1 else []
         commands = [[*command, *cluster, *([str(i)] if cluster else [])] for i in range(processes)]
@@ -37,18 +39,14 @@ def run(weights, tmp_path_factory):
     return train
 
 
-@pytest.fixture(scope="module")
-def alone(run):
-    return run(1, 1)
+SHARED = [pytest.param(2, 2, 2), *(pytest.param(n, 4 // n, 10, marks=pytest.mark.slow) for n in (1, 2))]
 
 
-@pytest.mark.parametrize(
-    ("processes", "devices"), [pytest.param(1, 4, marks=pytest.mark.slow), (2, 2)], ids=["4 devices", "2 x 2 devices"]
-)
-def test_thirty_steps_and_ten_evaluations_do_not_depend_on_who_shares_them(run, alone, processes, devices):
-    shared = run(processes, devices)
+@pytest.mark.parametrize(("processes", "devices", "epochs"), SHARED)
+def test_steps_and_evaluations_do_not_depend_on_who_shares_them(run, processes, devices, epochs):
+    alone, shared = run(1, 1, epochs), run(processes, devices, epochs)
     assert (alone["devices"], shared["devices"]) == (1, 4)
-    assert alone["step"] == shared["step"] == 30
+    assert alone["step"] == shared["step"] == 3 * epochs
     np.testing.assert_array_equal(shared["figures"][:, :2], alone["figures"][:, :2])  # counts
     np.testing.assert_allclose(shared["figures"], alone["figures"], rtol=1e-5)
     for name in alone.keys() - {"figures", "devices"}:

@@ -372,7 +372,7 @@ def test_a_terminal_shows_a_bar(data, tmp_path):
     parent, child = pty.openpty()
     termios.tcsetwinsize(child, (24, 80))
     command = _command(
-        data, tmp_path / "run", "--config.train.epochs=1", "--config.data.image_size=224", "--config.train.batch_size=1"
+        data, tmp_path / "run", "--config.train.epochs=1", "--config.data.image_size=160", "--config.train.batch_size=1"
     )
     process = subprocess.Popen(command, cwd=ROOT, stdout=child, stderr=child)
     os.close(child)
