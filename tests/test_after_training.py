@@ -408,6 +408,7 @@ def test_a_card_holds_what_a_hub_and_a_reader_need(run, workdir):
         assert words in text
     config = json.loads((workdir / "card" / "config.json").read_text())
     assert tuple(config["id2label"].values()) == NAMES
+    assert config["training"]["data"]["dir"] == "isic"  # not where it lay
     expected = read_weights(workdir)
     published = read_weights(workdir / "card" / "model.safetensors")
     assert published.metadata.classes == NAMES

@@ -1,5 +1,6 @@
 """`mobilenet-jax card`: a trained model as it is published: weights, configuration, and what is to be known of it."""
 
+import copy
 import json
 import shutil
 from importlib.resources import files
@@ -9,7 +10,7 @@ from typing import Any
 import jinja2
 
 from mobilenet_jax.evaluation.predictions import EvaluationError
-from mobilenet_jax.evaluation.report import LIMITS, OVERALL
+from mobilenet_jax.evaluation.report import OVERALL, limits_of
 from mobilenet_jax.evaluation.trained import Trained
 from mobilenet_jax.pretrained import write_weights
 from mobilenet_jax.workdir import write_whole
@@ -41,7 +42,7 @@ def write_card(run: Trained, evaluation: str, out: Path) -> None:
     classes = [
         (name, *(_cell(f"{name}.{f}", found) for f in ("recall", "precision", "auc"))) for name in run.class_names
     ]
-    text = template.render(run=run, found=found, rows=rows, classes=classes, limits=LIMITS, **_data(run))
+    text = template.render(run=run, found=found, rows=rows, classes=classes, limits=limits_of(run), **_data(run))
     write_whole(out / "README.md", text)
     for picture in ("confusion.png", "reliability.png"):
         shutil.copyfile(source / picture, out / picture)
@@ -58,18 +59,26 @@ def _configuration(run: Trained) -> dict[str, Any]:
         "input_scaling": weights.metadata.input_scaling,
         "id2label": dict(enumerate(run.class_names)),
         "label2id": {name: i for i, name in enumerate(run.class_names)},
-        "training": run.config,
+        "training": _without_paths(run.config),
     }
+
+
+def _without_paths(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration without where files lay on the machine that trained, which is nobody else's business."""
+    published = copy.deepcopy(config)
+    for section, key in (("data", "dir"), ("data", "split"), ("init", "weights")):
+        value = published[section][key]
+        if value and not value.startswith("fold:"):
+            published[section][key] = Path(value).name
+    return published
 
 
 def _data(run: Trained) -> dict[str, Any]:
     """What is known of the data's licence."""
-    source = run.config["data"]["source"]
-    is_isic = source in ("isic2018", "ham10000", "tfds")
-    name = {"sample": "the drawn lesions that come with the code", "folders": "images of the user's own"}.get(
-        source, "ISIC 2018 Task 3 (HAM10000)"
-    )
-    return {"data_name": name, "is_isic": is_isic, "data_licence": "CC BY-NC 4.0" if is_isic else "not known here"}
+    names = {"sample": "the drawn lesions that come with the code", "folders": "images of the user's own"}
+    name = names.get(run.config["data"]["source"], "ISIC 2018 Task 3 (HAM10000)")
+    start = Path(run.config["init"]["weights"] or "random weights").name
+    return {"data_name": name, "data_licence": "CC BY-NC 4.0" if run.is_isic else "not known here", "start": start}
 
 
 def _row(label: str, figure: str, found: dict[str, Any]) -> tuple[str, str]:

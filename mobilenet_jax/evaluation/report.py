@@ -16,6 +16,7 @@ from PIL import Image
 from input_pipeline.files import read_bytes
 from mobilenet_jax.evaluation.evaluate import Evaluation
 from mobilenet_jax.evaluation.plots import draw_all
+from mobilenet_jax.evaluation.trained import Trained
 from mobilenet_jax.workdir import draw_curves, write_whole
 
 _THUMBS, _THUMB_WIDTH = 24, 160  # of each gallery; pixels
@@ -50,14 +51,21 @@ _ALTS = {
     "scores": "How the probability of each class is distributed over images of that class and over others",
 }
 _WIDE = ("curves", "scores")
-LIMITS = (
-    "Trained and measured on images of one archive, from few clinics, of mostly light skin; on other cameras, clinics "
-    "or skin tones it is likely to be worse, by an amount nobody has measured.",
+_LIMITS = (
     "It knows only the classes above: anything else, a healthy patch or a photograph of a hand, gets one of them too.",
     "The best checkpoint of a run is chosen on its validation split, so figures on that split flatter it a little; "
-    "those on the official test set do not.",
+    "those on a test set do not.",
+)
+_LIMITS_OF_ISIC = (
+    "Trained and measured on images of one archive, from few clinics, of mostly light skin; on other cameras, clinics "
+    "or skin tones it is likely to be worse, by an amount nobody has measured.",
     "Labels are the archive's: about half rest on histopathology, the others on follow-up or expert consensus.",
 )
+
+
+def limits_of(run: Trained) -> tuple[str, ...]:
+    """What a model is not to be trusted in, a sentence or two each."""
+    return (*_LIMITS, *_LIMITS_OF_ISIC) if run.is_isic else _LIMITS
 
 
 def write_report(evaluation: Evaluation, folder: Path) -> None:
@@ -120,7 +128,7 @@ def _html(evaluation: Evaluation, pictures: dict[str, bytes]) -> str:
         ],
         galleries=_galleries(evaluation),
         data=data,
-        limits=LIMITS,
+        limits=limits_of(run),
         made=[(k, _text(facts[k])) for k in ("versions", "commit", "hardware", "seconds", "time")],
         config=json.dumps(run.config, indent=2),
     )

@@ -37,6 +37,11 @@ class Trained:
     lesions: frozenset[str]
     records: list[dict[str, Any]]
 
+    @property
+    def is_isic(self) -> bool:
+        """Whether it was trained on images of the ISIC archive, in one of their layouts."""
+        return self.config["data"]["source"] in ("isic2018", "ham10000", "tfds")
+
     def examples(self, data: str | None, source: str | None, split: str) -> Examples:
         """The images of a split, each looked at, with the model's labels.
 
