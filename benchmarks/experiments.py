@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 NAMES = ("original", "first", "per_class", "batch_norm", "l2", "l1", "l1_l2", "early_stopping", "adadelta")
@@ -72,7 +73,7 @@ def report(folder: Path) -> None:
 
 def _draw(runs: dict[str, list[dict[str, Any]]]) -> None:
     rows = -(-len(runs) // 3)
-    figure = Figure(figsize=(12, 2.4 * rows), layout="constrained")
+    figure = Figure(figsize=(12, 2.4 * rows), layout=ConstrainedLayoutEngine(w_pad=0.1))
     axes = figure.subplots(rows, 6, sharex=True, squeeze=False)
     for i, (name, records) in enumerate(runs.items()):
         epochs = [r["epoch"] for r in records]
