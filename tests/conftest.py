@@ -5,7 +5,9 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # compiling is most of the time; slow tests have them
+if os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1":  # compiling is most of the time of fast tests
+    quick = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick}"
 
 import jax
 import numpy as np
@@ -13,6 +15,13 @@ import pytest
 from PIL import Image
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def with_devices(number: int) -> dict[str, str]:
+    """The environment of a process that is to have so many devices."""
+    count = f"--xla_force_host_platform_device_count={number}"
+    return {**os.environ, "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {count}"}
+
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"

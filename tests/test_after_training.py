@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -19,7 +18,7 @@ from mobilenet_jax.cli import main
 from mobilenet_jax.evaluation.classifier import Classifier, view
 from mobilenet_jax.pretrained import read_weights
 from mobilenet_jax.train import train_and_evaluate
-from tests.conftest import write_isic
+from tests.conftest import with_devices, write_isic
 from tests.test_train import _config, _records
 
 NAMES = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
@@ -286,7 +285,7 @@ def test_probabilities_do_not_depend_on_batches_or_neighbours(trained):
 @pytest.mark.slow
 def test_four_devices_say_what_one_does(trained, images, tmp_path):
     for devices in (1, 4):
-        environment = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        environment = with_devices(devices)
         command = [Path(sys.executable).with_name("mobilenet-jax"), "predict", trained, images, "--batch-size=10"]
         subprocess.run([*command, f"--out={tmp_path / str(devices)}"], check=True, env=environment)
     for row, same in zip(table(tmp_path / "1"), table(tmp_path / "4"), strict=True):

@@ -12,7 +12,7 @@ import sys
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT, write_isic
+from tests.conftest import ROOT, with_devices, write_isic
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def run(weights, tmp_path_factory):
     def train(processes, devices, epochs):
         out = folder / f"{processes}x{devices}x{epochs}.npz"
         command = [sys.executable, "-m", "tests.parallel_run", data, weights[0.25], str(epochs), out]
-        env = {**os.environ, "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        env = with_devices(devices)
         cluster = [f"localhost:{20_000 + os.getpid() % 20_000}", str(processes)] if processes > 1 else []
         commands = [[*command, *cluster, *([str(i)] if cluster else [])] for i in range(processes)]
         running = [

@@ -14,7 +14,7 @@ import pytest
 from mobilenet_jax.pretrained import read_weights
 from mobilenet_jax.train import train_and_evaluate
 from mobilenet_jax.workdir import Workdir, WorkdirError
-from tests.conftest import ROOT, write_isic
+from tests.conftest import ROOT, with_devices, write_isic
 from tests.test_train import _command, _config, _records
 
 EPOCHS = 6  # of 3 steps each, in `_command`
@@ -196,7 +196,7 @@ def test_killed_twenty_times_at_random_moments_it_ends_as_if_undisturbed(data, w
 @pytest.mark.slow
 def test_a_run_of_four_devices_goes_on_with_one(data, whole, tmp_path):
     workdir = tmp_path / "run"
-    four = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    four = with_devices(4)
     command = _command(data, workdir, "--config.train.epochs=2")
     result = subprocess.run(command, cwd=ROOT, check=True, env=four, capture_output=True, text=True)
     assert "on 4 cpu device(s)" in result.stdout
@@ -210,7 +210,7 @@ def test_a_run_of_four_devices_goes_on_with_one(data, whole, tmp_path):
 
 
 def test_a_batch_that_the_devices_cannot_share_is_refused_with_the_nearest_that_they_can(data, tmp_path):
-    four = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    four = with_devices(4)
     command = _command(data, tmp_path / "run", "--config.train.batch_size=10")
     result = subprocess.run(command, cwd=ROOT, env=four, capture_output=True, text=True)
     assert result.returncode == 1
@@ -264,7 +264,7 @@ def test_one_of_two_processes_dies_and_the_other_ends_with_an_error(data, tmp_pa
 @pytest.mark.slow
 def test_two_processes_of_two_devices_do_what_one_device_does(data, whole, tmp_path):
     port = 20_000 + (os.getpid() + 1) % 20_000
-    two = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    two = with_devices(2)
     command = _command(data, tmp_path / "run", "--config.train.epochs=1", f"--coordinator=localhost:{port}")
     processes = [
         subprocess.Popen(
