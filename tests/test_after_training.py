@@ -122,8 +122,8 @@ def test_of_two_folds_each_image_is_judged_by_the_run_that_held_it_out(run, data
     for fold in (1, 2):
         train_and_evaluate(_config(data, train__epochs=1, data__split=f"fold:{fold}/2"), tmp_path / str(fold))
     folds = [tmp_path / "1", tmp_path / "2"]
-    assert "need --out" in run("evaluate", *folds)[2]
-    assert run("evaluate", *folds, f"--out={tmp_path / 'cv'}", "--resamples=0")[0] == 0
+    assert "take --folds, and --out" in run("evaluate", *folds)[2]
+    assert run("evaluate", *folds, "--folds", f"--out={tmp_path / 'cv'}", "--resamples=0")[0] == 0
     rows = {row["image"]: row for row in table(tmp_path / "cv" / "predictions.csv")}
     assert len(rows) == 42
     for fold in folds:
@@ -131,8 +131,8 @@ def test_of_two_folds_each_image_is_judged_by_the_run_that_held_it_out(run, data
         for row in table(fold / "evaluation" / "validation" / "predictions.csv"):
             assert row == rows[row["image"]]
     assert json.loads((tmp_path / "cv" / "metrics.json").read_text())["lesions_trained_on"] == 0
-    assert "is no other fold" in run("evaluate", tmp_path / "1", tmp_path / "1", f"--out={tmp_path / 'x'}")[2]
-    assert run("evaluate", *folds, "--split=all", f"--out={tmp_path / 'mean'}", "--resamples=0")[0] == 0
+    assert "is no other fold" in run("evaluate", *2 * [tmp_path / "1"], "--folds", f"--out={tmp_path / 'x'}")[2]
+    assert run("evaluate", *folds, "--folds", "--split=all", f"--out={tmp_path / 'mean'}", "--resamples=0")[0] == 0
 
 
 def no_checkpoint(workdir, data):

@@ -18,10 +18,15 @@ def add_commands(commands: Any) -> None:
         "evaluate",
         help="measure a trained model, and write a report",
         description="Classifies labelled images with the model of a run, and writes metrics.json, predictions.csv, "
-        "figures and report.html. Of several workdirs, those of a cross-validation, each validation image is "
-        "classified by the model that did not see its lesion, and other images by the mean of all models.",
+        "figures and report.html.",
     )
     evaluate.add_argument("workdirs", metavar="WORKDIR", type=Path, nargs="+")
+    evaluate.add_argument(
+        "--folds",
+        action="store_true",
+        help="the workdirs are those of a cross-validation: each validation image is classified by the model that did "
+        "not see its lesion, other images by the mean of all models",
+    )
     evaluate.add_argument("--data", help="the folder of the images (default: that of the run)")
     evaluate.add_argument("--source", help="its layout, as config.data.source (default: that of the run)")
     evaluate.add_argument(
@@ -136,8 +141,8 @@ def _evaluate(args: argparse.Namespace) -> None:
     def job() -> None:
         runs = [read_trained(workdir, args.checkpoint) for workdir in args.workdirs]
         malignant = MALIGNANT if set(MALIGNANT) <= set(runs[0].class_names) else ()
-        if len(runs) > 1 and not args.out:
-            raise EvaluationError("several workdirs need --out, a folder for what is written of all")
+        if len(runs) > 1 and not (args.folds and args.out):
+            raise EvaluationError("several workdirs take --folds, and --out, a folder for what is written of all")
         found = evaluate(
             runs,
             data=args.data,
