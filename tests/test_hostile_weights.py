@@ -22,7 +22,7 @@ from tests.hostile_files import (
 
 REFUSE = """
 import json, resource, sys, time
-from mobilenet_jax.pretrained import Metadata, Weights, WeightsError, read_weights, write_weights
+from mobilenet_jax.pretrained import WeightsError, orbax_folder, read_weights
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
