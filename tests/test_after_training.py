@@ -231,6 +231,7 @@ def test_predict_writes_json_lines_in_the_order_of_its_arguments(run, trained, i
         (["{images}", "--out={tmp}/none/p.csv"], "No such file or directory"),
         (["{images}", "--explain={tmp}/x"], "--explain goes with --out"),
         (["{images}", "--out={tmp}/p.csv", "--explain={tmp}/x", "--explain-class=XYZ"], "--explain-class is XYZ"),
+        (["{images}", "{tmp}/twin", "--out={tmp}/p.csv"], "have one name"),
         (["{images}", "--correct=prior"], "calibration.json is missing"),
     ],
 )
@@ -238,6 +239,8 @@ def test_what_cannot_be_predicted_is_told_in_a_line(run, trained, images, tmp_pa
     (tmp_path / "empty").mkdir()
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "a.txt").write_text("text")
+    (tmp_path / "twin").mkdir()
+    shutil.copy(min(images.iterdir()), tmp_path / "twin")
     where = {"tmp": tmp_path, "images": images}
     status, _, err = run("predict", trained, *(a.format(**where) for a in arguments))
     assert status == 1

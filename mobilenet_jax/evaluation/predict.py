@@ -86,8 +86,11 @@ def write_predictions(
         A line for each file that could not be read.
 
     Raises:
+        EvaluationError: two files have a name that the table, or the pictures, could not tell apart.
         OSError: the table cannot be written.
     """
+    if form == "csv" or explain:
+        _check_names(paths)
     draw = _drawer(classifier, explain, explain_class) if explain else None
     unfinished, faults = out.with_name(f".{out.name}.unfinished"), []
     with ExitStack() as stack:
@@ -107,6 +110,16 @@ def write_predictions(
         file.close()
         os.replace(unfinished, out)
     return faults
+
+
+def _check_names(paths: Sequence[str]) -> None:
+    first: dict[str, str] = {}
+    for path in paths:
+        other = first.setdefault(Path(path).stem, path)
+        if other != path:
+            raise EvaluationError(
+                f"{other} and {path} have one name, by which they are told apart: rename one, or predict them apart"
+            )
 
 
 def _writer(
