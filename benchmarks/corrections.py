@@ -1,4 +1,4 @@
-"""What test-time augmentation, temperature and prior correction change, on a run's validation images.
+"""What test-time augmentation, temperature and prior correction change: a run's last model on its validation images.
 
     python -m benchmarks.corrections WORKDIR [--data DIR] > benchmarks/results/corrections.md
 
@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("workdir", type=Path)
     parser.add_argument("--data")
     args = parser.parse_args()
-    run = read_trained(args.workdir)
+    run = read_trained(args.workdir, "latest")
     examples = run.examples(args.data, None, "validation")
     one, many = predict(run, examples), predict(run, examples, MAX_VIEWS)
     ways = {
