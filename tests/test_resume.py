@@ -233,7 +233,7 @@ def test_the_events_of_tensorboard_are_the_records(whole):
 
 @pytest.mark.slow
 def test_a_profile_is_left_when_asked_for(data, tmp_path):
-    command = _command(data, tmp_path / "run", "--profile")
+    command = _command(data, tmp_path / "run", "--profile", "--config.train.batch_size=1", "--config.train.epochs=1")
     result = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     assert f"a trace of 10 steps is in {tmp_path / 'run' / 'profile'}" in result.stdout
     assert list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
