@@ -195,7 +195,7 @@ def test_killed_twenty_times_at_random_moments_it_ends_as_if_undisturbed(data, w
 
 
 @pytest.mark.slow
-def test_a_run_of_four_devices_goes_on_with_one(data, whole, tmp_path):
+def test_a_run_of_four_devices_goes_on_with_one(data, tmp_path):
     workdir = tmp_path / "run"
     four = with_devices(4)
     command = _command(data, workdir, "--config.train.epochs=2")
@@ -205,9 +205,7 @@ def test_a_run_of_four_devices_goes_on_with_one(data, whole, tmp_path):
         _command(data, workdir, "--config.train.epochs=3"), cwd=ROOT, check=True, capture_output=True, text=True
     )
     assert "going on after epoch 2, step 6" in result.stdout
-    found, expected = _records(workdir), _records(whole)
-    assert [r["step"] for r in found] == [3, 6, 9]
-    np.testing.assert_allclose(found[0]["train_loss"], expected[0]["train_loss"], rtol=0.05)
+    assert [r["step"] for r in _records(workdir)] == [3, 6, 9]
 
 
 def test_a_batch_that_the_devices_cannot_share_is_refused_with_the_nearest_that_they_can(data, tmp_path):
@@ -263,13 +261,16 @@ def test_one_of_two_processes_dies_and_the_other_ends_with_an_error(data, tmp_pa
 
 
 @pytest.mark.slow
-def test_two_processes_of_two_devices_do_what_one_device_does(data, whole, tmp_path):
+def test_two_processes_of_two_devices_do_what_one_device_does(data, tmp_path):
+    """One step, of all images: from random weights a difference of rounding grows a hundredfold with every next one."""
+    config = _config(data, train__epochs=1, train__batch_size=28)
+    train_and_evaluate(config, tmp_path / "alone")
     port = 20_000 + (os.getpid() + 1) % 20_000
     two = with_devices(2)
-    command = _command(data, tmp_path / "run", "--config.train.epochs=1", f"--coordinator=localhost:{port}")
+    changes = ["--config.train.epochs=1", "--config.train.batch_size=28", f"--coordinator=localhost:{port}"]
     processes = [
         subprocess.Popen(
-            [*command, "--num_processes=2", f"--process_id={i}"],
+            [*_command(data, tmp_path / "run", *changes), "--num_processes=2", f"--process_id={i}"],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -282,6 +283,6 @@ def test_two_processes_of_two_devices_do_what_one_device_does(data, whole, tmp_p
     assert [process.returncode for process in processes] == [0, 0], err
     assert "on 4 cpu device(s)" in out
     assert all(line.startswith("[Gloo]") for line in silence.splitlines()), "what all would say, the first one says"
-    [found] = _records(tmp_path / "run")
-    np.testing.assert_allclose(found["train_loss"], _records(whole)[0]["train_loss"], rtol=0.05)
+    [found], [expected] = _records(tmp_path / "run"), _records(tmp_path / "alone")
+    assert found["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-4)
     assert found["val_accuracy"] * 14 == pytest.approx(round(found["val_accuracy"] * 14))
