@@ -90,7 +90,7 @@ def draw_comparison(workdirs: Sequence[Path], out: Path) -> None:
         EvaluationError: a run has no figures of its epochs.
         OSError: the file cannot be written.
     """
-    with matplotlib.style.context("tableau-colorblind10"):
+    with matplotlib.style.context("petroff10"):
         figure = Figure(figsize=(12, 3.6), layout="constrained")
         for axes, metric in zip(figure.subplots(1, 3), ("loss", "accuracy", "balanced_accuracy"), strict=True):
             for workdir in workdirs:

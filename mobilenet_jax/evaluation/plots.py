@@ -15,7 +15,7 @@ _BINS = 15
 
 def draw_all(predictions: Predictions) -> dict[str, Figure]:
     """A figure for each question, by the name of its file."""
-    with matplotlib.style.context("tableau-colorblind10"):
+    with matplotlib.style.context("petroff10"):
         drawings: dict[str, Callable[[Predictions], Figure]] = {
             "confusion": _confusion,
             "roc": _roc,
@@ -109,7 +109,7 @@ def _scores(predictions: Predictions) -> Figure:
         axes.set_title(names[c], fontsize=9)
         axes.set_ylim(0, 1)
         axes.grid(alpha=0.3)
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     figure.supxlabel("probability of the class")
     figure.supylabel("share of images")
     return figure
