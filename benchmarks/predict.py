@@ -1,0 +1,67 @@
+"""`mobilenet-jax predict` beside the bare model: images a second, and memory while it goes on.
+
+    python -m benchmarks.predict MODEL IMAGES... > benchmarks/results/predict.md
+
+MODEL is a workdir or weights with a classifier, IMAGES are files, folders or patterns. The bare model is given pixels
+that are in memory already. The two take turns.
+"""
+
+import argparse
+import os
+import platform
+import resource
+import statistics
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from input_pipeline.reading import read_images
+from mobilenet_jax.evaluation.classifier import Classifier
+from mobilenet_jax.evaluation.predict import find_images, write_predictions
+from mobilenet_jax.pretrained import read_weights
+
+BATCH = 64
+
+
+def main() -> None:
+    """Measures, and prints a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("images", nargs="+")
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    classifier, paths = Classifier(read_weights(args.model)), find_images(args.images)
+    pixels = next(read_images(paths, classifier.size, BATCH)).pixels
+    _bare(classifier, pixels, BATCH)  # compiles
+    print(
+        f"jax {version('jax')} opencv {version('opencv-python-headless')} Python {platform.python_version()}, "
+        f"{os.cpu_count()} CPU cores; alpha {classifier.model.alpha}, {classifier.size[0]} x {classifier.size[1]}, "
+        f"{len(paths):,} files, batches of {BATCH}\n\n| round | bare model: images/s | predict: images/s | ratio "
+        "| peak memory, MB |\n" + "|---" * 5 + "|"
+    )
+    ratios = []
+    for i in range(args.rounds):
+        bare = _bare(classifier, pixels, len(paths))
+        with tempfile.TemporaryDirectory() as folder:
+            start = time.perf_counter()
+            write_predictions(classifier, paths, Path(folder) / "p.csv", batch_size=BATCH)
+            whole = len(paths) / (time.perf_counter() - start)
+        ratios.append(whole / bare)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+        print(f"| {i + 1} | {bare:,.0f} | {whole:,.0f} | {ratios[-1]:.2f} | {peak:,.0f} |", flush=True)
+    print(f"\nMedian ratio: {statistics.median(ratios):.2f}")
+
+
+def _bare(classifier: Classifier, pixels: np.ndarray, images: int) -> float:
+    """Images a second."""
+    start = time.perf_counter()
+    for _ in range(0, images, BATCH):
+        classifier.probabilities(pixels, BATCH)
+    return images / (time.perf_counter() - start)
+
+
+if __name__ == "__main__":
+    main()
