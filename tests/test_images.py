@@ -2,13 +2,14 @@
 
 import io
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from input_pipeline import DataError
 from input_pipeline.graph import decoded
-from input_pipeline.images import decode
+from input_pipeline.images import decode, resize
 from input_pipeline.reading import read_images
 
 
@@ -63,3 +64,11 @@ def test_files_are_read_in_order_and_those_that_cannot_be_are_named(tmp_path, ba
         f"{paths[4]} cannot be read (it is no image, or a damaged one)",
         f"{paths[7]} cannot be read (No such file or directory)",
     ]
+
+
+@pytest.mark.parametrize("shape", [(150, 200), (225, 300), (300, 200), (256, 256), (129, 640), (128, 131)])
+def test_made_smaller_pixels_are_opencvs_means_of_areas(shape):
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    for size in ((128, 128), (64, 96), (75, 100), (shape[0] // 2, shape[1] // 2), (shape[0] // 3, shape[1] // 2)):
+        expected = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
+        np.testing.assert_array_equal(resize(image, size), expected)
