@@ -32,11 +32,11 @@ def decode(data: bytes, size: tuple[int, int]) -> np.ndarray:
         DataError: it is no such image, or a damaged one.
     """
     try:
-        with Image.open(BytesIO(data)) as image:  # reads the header only
+        with Image.open(BytesIO(data), formats=("JPEG", "PNG")) as image:  # reads the header only
             times = min(image.height // size[0], image.width // size[1])
             is_jpeg = image.format in ("JPEG", "MPO")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError("it is no image, or a damaged one") from error
+        raise DataError("it is no JPEG or PNG, or a damaged one") from error
     flags = next((flag for ratio, flag in _REDUCED if is_jpeg and times >= ratio), cv2.IMREAD_COLOR_RGB)
     decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
     if decoded is None:

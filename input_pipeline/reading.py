@@ -13,6 +13,7 @@ from input_pipeline.files import read_bytes
 from input_pipeline.images import decode
 
 _AHEAD = 3  # batches that are read while the model is at work
+_TOGETHER = 16  # files that a thread is given at a time: with a task for each, small files take a third longer
 
 
 class Images(NamedTuple):
@@ -46,17 +47,22 @@ def read_images(paths: Sequence[str] | np.ndarray, size: tuple[int, int], batch_
         except DataError as error:
             return f"{path} cannot be read ({error})"
 
-    def batch(start: int, futures: list[Future[np.ndarray | str]]) -> Images:
-        found = [future.result() for future in futures]
+    def read_all(part: Sequence[str] | np.ndarray) -> list[np.ndarray | str]:
+        return [read(path) for path in part]
+
+    def batch(start: int, futures: list[Future[list[np.ndarray | str]]]) -> Images:
+        found = [image for future in futures for image in future.result()]
         good = [i for i, image in enumerate(found) if not isinstance(image, str)]
         pixels = np.stack([found[i] for i in good]) if good else np.zeros((0, *size, 3), np.uint8)
         return Images(np.array(good, np.int64) + start, pixels, [x for x in found if isinstance(x, str)])
 
-    pending: deque[tuple[int, list[Future[np.ndarray | str]]]] = deque()
+    pending: deque[tuple[int, list[Future[list[np.ndarray | str]]]]] = deque()
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         try:
             for start in range(0, len(paths), batch_size):
-                pending.append((start, [pool.submit(read, path) for path in paths[start : start + batch_size]]))
+                end = min(start + batch_size, len(paths))
+                parts = [paths[i : min(i + _TOGETHER, end)] for i in range(start, end, _TOGETHER)]
+                pending.append((start, [pool.submit(read_all, part) for part in parts]))
                 if len(pending) > _AHEAD:
                     yield batch(*pending.popleft())
             while pending:

@@ -200,7 +200,7 @@ def test_predict_writes_the_challenges_table(run, trained, images, tmp_path):
     assert status == 1
     assert err == (
         f"error: 1 of 43 images left out, the last: {tmp_path / 'broken.jpg'} cannot be read "
-        "(it is no image, or a damaged one)\n"
+        "(it is no JPEG or PNG, or a damaged one)\n"
     )
     assert out == f"{tmp_path / 'p.csv'}: 42 images\n"
     rows = table(tmp_path / "p.csv")

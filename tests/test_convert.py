@@ -288,7 +288,7 @@ def test_predict_names_what_it_cannot_use(run, source, tmp_path):
     (tmp_path / "text.jpg").write_text("no image")
     status, _, err = run("predict", source, tmp_path / "text.jpg")
     assert status == 1
-    assert f"1 of 1 images left out, the last: {tmp_path / 'text.jpg'} cannot be read (it is no image" in err
+    assert f"1 of 1 images left out, the last: {tmp_path / 'text.jpg'} cannot be read (it is no JPEG" in err
     bare = write_keras_2(tmp_path / "bare.h5")
     assert "bare.h5 holds no classifier, only features" in run("predict", bare, tmp_path / "text.jpg")[2]
 
