@@ -116,6 +116,9 @@ def test_corrections_are_fitted_on_validation_and_applied_on_request(run, workdi
     assert plain["accuracy"] == warm["accuracy"]
     assert plain["nll"] != warm["nll"]
     assert (workdir / "evaluation" / "all-prior" / "report.html").exists()
+    status, _, err = run("evaluate", workdir, "--split=all", "--correct=prior", "--resamples=0", "--tta=2")
+    assert status == 1
+    assert re.search(r"was fitted to best checkpoint, step \d+, 1 view, not to best .*, 2 views: run", err)
 
 
 def test_of_two_folds_each_image_is_judged_by_the_run_that_held_it_out(run, data, tmp_path):
@@ -187,6 +190,11 @@ def test_what_cannot_be_evaluated_is_told_in_a_line(run, workdir, data, prepare,
     assert message in last
     assert out == ""
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("option", ["--resamples=-1", "--batch-size=0", "--tta=0"])
+def test_numbers_that_mean_nothing_are_refused(run, workdir, option):
+    assert run("evaluate", workdir, option)[0] == 2
 
 
 @pytest.fixture(scope="module")
@@ -342,6 +350,7 @@ def test_what_cannot_be_compared_is_told_in_a_line(run, workdir):
 def test_a_card_holds_what_a_hub_and_a_reader_need(run, workdir):
     assert "run mobilenet-jax evaluate first" in run("card", workdir)[2]
     run("evaluate", workdir, "--resamples=5")
+    assert "is of the best checkpoint, step " in run("card", workdir, "--checkpoint=latest")[2]
     assert run("card", workdir)[0] == 0
     _, header, text = (workdir / "card" / "README.md").read_text().split("---\n", 2)
     card = yaml.safe_load(header)

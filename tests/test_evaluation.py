@@ -187,8 +187,10 @@ def test_predictions_and_corrections_are_read_as_they_were_written(tmp_path):
     for column in ("images", "lesions", "labels"):
         np.testing.assert_array_equal(getattr(found, column), getattr(table(y, p), column))
     np.testing.assert_allclose(found.probabilities, p, rtol=1e-8)
-    Calibration(1.5, (0.2, 0.8), 2.0, 0.5).write(tmp_path / "c.json")
-    assert read_calibration(tmp_path / "c.json") == Calibration(1.5, (0.2, 0.8), 2.0, 0.5)
+    Calibration(1.5, (0.2, 0.8), 2.0, 0.5).write(tmp_path / "c.json", "one")
+    assert read_calibration(tmp_path / "c.json", "one") == Calibration(1.5, (0.2, 0.8), 2.0, 0.5)
+    with pytest.raises(EvaluationError, match="fitted to one, not to other"):
+        read_calibration(tmp_path / "c.json", "other")
 
 
 @pytest.mark.parametrize("text", ["", "image,label\na,b\n", "image,lesion,label,predicted,A\ni,l,B,A,1\n"])
@@ -203,7 +205,7 @@ def test_what_is_no_table_of_predictions_is_refused(tmp_path, text):
 @pytest.mark.parametrize("text", ["", "[1]", '{"temperature": 1}'])
 def test_what_is_no_correction_is_refused(tmp_path, text):
     with pytest.raises(EvaluationError, match="is missing: run mobilenet-jax evaluate on the validation split"):
-        read_calibration(tmp_path / "c.json")
+        read_calibration(tmp_path / "c.json", "one")
     (tmp_path / "c.json").write_text(text)
     with pytest.raises(EvaluationError, match="cannot read"):
-        read_calibration(tmp_path / "c.json")
+        read_calibration(tmp_path / "c.json", "one")

@@ -11,6 +11,8 @@ from scipy.special import logsumexp, softmax
 from sklearn.model_selection import GroupKFold
 
 from mobilenet_jax.evaluation.predictions import EvaluationError, Predictions, concatenated
+from mobilenet_jax.pretrained import Weights
+from mobilenet_jax.workdir import write_whole
 
 Correction = Literal["temperature", "prior"]
 FILE = "calibration.json"  # in a workdir
@@ -45,9 +47,9 @@ class Calibration:
         """The same of a table of predictions."""
         return replace(predictions, probabilities=self.correct(predictions.probabilities, correction))
 
-    def write(self, path: Path) -> None:
-        """Writes it as JSON."""
-        path.write_text(json.dumps(asdict(self), indent=2) + "\n")
+    def write(self, path: Path, fitted_to: str) -> None:
+        """Writes it as JSON, with whose probabilities it was fitted to, see `whose`."""
+        write_whole(path, json.dumps({**asdict(self), "fitted_to": fitted_to}, indent=2) + "\n")
 
 
 def logits_of(probabilities: np.ndarray) -> np.ndarray:
@@ -55,19 +57,31 @@ def logits_of(probabilities: np.ndarray) -> np.ndarray:
     return np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
 
 
-def read_calibration(path: Path) -> Calibration:
+def whose(weights: Weights, views: int) -> str:
+    """Which probabilities are meant: those of a checkpoint, as the mean of so many views."""
+    return f"{weights.kind}, {views} view{'s' * (views > 1)}"
+
+
+def read_calibration(path: Path, to_correct: str) -> Calibration:
     """Reads what `write` wrote.
 
     Raises:
-        EvaluationError: it is not there or damaged.
+        EvaluationError: it is not there or damaged, or was fitted to other probabilities than are to be corrected.
     """
     try:
         kept = json.loads(path.read_text())
-        return Calibration(**{**kept, "prior": tuple(kept["prior"])})
+        fitted_to = kept.pop("fitted_to")
+        found = Calibration(**{**kept, "prior": tuple(kept["prior"])})
     except FileNotFoundError as error:
         raise EvaluationError(f"{path} is missing: run mobilenet-jax evaluate on the validation split first") from error
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise EvaluationError(f"cannot read {path} ({error}): run mobilenet-jax evaluate again") from error
+    if fitted_to != to_correct:
+        raise EvaluationError(
+            f"{path} was fitted to {fitted_to}, not to {to_correct}: run mobilenet-jax evaluate on the validation "
+            "split first, with the same --checkpoint and --tta"
+        )
+    return found
 
 
 def fit_calibration(validation: Predictions, prior: np.ndarray) -> Calibration:

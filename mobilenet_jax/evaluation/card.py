@@ -25,7 +25,7 @@ def write_card(run: Trained, evaluation: str, out: Path) -> None:
         out: a folder, made if it is not there.
 
     Raises:
-        EvaluationError: there is no such evaluation.
+        EvaluationError: there is no such evaluation, or it is of another checkpoint.
         OSError, WeightsError: the files cannot be written.
     """
     source = run.workdir / "evaluation" / evaluation
@@ -33,6 +33,11 @@ def write_card(run: Trained, evaluation: str, out: Path) -> None:
         found: dict[str, Any] = json.loads((source / "metrics.json").read_text())
     except (OSError, ValueError) as error:
         raise EvaluationError(f"cannot read {source / 'metrics.json'}: run mobilenet-jax evaluate first") from error
+    if found["weights"] != [run.weights.kind]:
+        raise EvaluationError(
+            f"{source} is of the {found['weights'][0]}, not of the {run.weights.kind}: run mobilenet-jax evaluate "
+            "again, or choose the --checkpoint"
+        )
     out.mkdir(parents=True, exist_ok=True)
     write_weights(out / "model.safetensors", run.weights, force=True)
     write_whole(out / "config.json", json.dumps(_configuration(run), indent=2) + "\n")

@@ -3,6 +3,7 @@
 import argparse
 import functools
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,9 @@ def add_commands(commands: Any) -> None:
         metavar="A,B,...",
         help=f"the classes counted as malignant (default: {','.join(MALIGNANT)} where the classes are ISIC's)",
     )
-    evaluate.add_argument("--resamples", type=int, default=1000, help="of the bootstrap; 0: none (default: 1000)")
+    evaluate.add_argument(
+        "--resamples", type=_at_least(0), default=1000, help="of the bootstrap; 0: none (default: 1000)"
+    )
     _add_common(evaluate)
     evaluate.set_defaults(run=_evaluate)
 
@@ -74,7 +77,7 @@ def _add_of_evaluations(commands: Any) -> None:
     compare.add_argument("workdirs", metavar="WORKDIR", type=Path, nargs="+")
     compare.add_argument("--evaluation", default="validation", metavar="NAME", help="folder in WORKDIR/evaluation")
     compare.add_argument("--out", type=Path, metavar="CURVES.png", help="draw the curves of training there")
-    compare.add_argument("--resamples", type=int, default=1000, help="of the bootstrap (default: 1000)")
+    compare.add_argument("--resamples", type=_at_least(1), default=1000, help="of the bootstrap (default: 1000)")
     compare.set_defaults(run=_compare)
 
     card = commands.add_parser(
@@ -119,15 +122,26 @@ def _card(args: argparse.Namespace) -> None:
     run_as_command(job, (EvaluationError, WeightsError, OSError), debug=args.debug)
 
 
+def _at_least(lowest: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if int(text) < lowest:
+            raise argparse.ArgumentTypeError(f"{text} is less than {lowest}")
+        return int(text)
+
+    return number
+
+
 def _add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--tta", type=int, default=1, metavar="N", help="mean over N views, turned and mirrored, to 8")
+    parser.add_argument(
+        "--tta", type=_at_least(1), default=1, metavar="N", help="mean over N views, turned and mirrored, to 8"
+    )
     parser.add_argument(
         "--correct",
         choices=("temperature", "prior"),
         help="calibrated probabilities, or with the classes' shares in training taken out; fitted by evaluate",
     )
     parser.add_argument("--checkpoint", choices=("best", "latest"), default="best", help="of a workdir")
-    parser.add_argument("--batch-size", type=int, default=64, help="images at once (default: 64)")
+    parser.add_argument("--batch-size", type=_at_least(1), default=64, help="images at once (default: 64)")
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -170,7 +184,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _predict(args: argparse.Namespace) -> None:
-    from mobilenet_jax.evaluation.calibration import FILE, read_calibration
+    from mobilenet_jax.evaluation.calibration import FILE, read_calibration, whose
     from mobilenet_jax.evaluation.classifier import Classifier
     from mobilenet_jax.evaluation.predict import find_images, print_likeliest, write_predictions
     from mobilenet_jax.evaluation.predictions import EvaluationError
@@ -181,7 +195,8 @@ def _predict(args: argparse.Namespace) -> None:
         weights = read_weights(args.model, checkpoint=args.checkpoint)
         correct = None
         if args.correct:
-            correct = functools.partial(read_calibration(args.model / FILE).correct, correction=args.correct)
+            calibration = read_calibration(args.model / FILE, whose(weights, args.tta))
+            correct = functools.partial(calibration.correct, correction=args.correct)
         classifier = Classifier(weights, args.tta, correct)
         if args.out:
             faults = write_predictions(

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shutil
 import subprocess
 import time
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from mobilenet_jax.evaluation.calibration import (
     cross_fitted,
     fit_calibration,
     read_calibration,
+    whose,
 )
 from mobilenet_jax.evaluation.classifier import Classifier
 from mobilenet_jax.evaluation.metrics import Metrics, bootstrap, compute_metrics
@@ -92,7 +94,7 @@ def evaluate(
     found = [predict(run, part, views, batch_size) for run, part in zip(runs, parts, strict=True)]
     out_of_fold = split == "validation" and len(runs) > 1
     examples, plain = _out_of_fold(runs, parts, found) if out_of_fold else (parts[0], _averaged(found))
-    predictions = _corrected(runs, plain, split, correction)
+    predictions = _corrected(runs, plain, split, views, correction)
     metrics, intervals = compute_metrics(predictions, malignant), {}
     if resamples:
         intervals = bootstrap(
@@ -127,19 +129,20 @@ def _check_classes(runs: Sequence[Trained], malignant: Sequence[str]) -> None:
 
 
 def _corrected(
-    runs: Sequence[Trained], predictions: Predictions, split: str, correction: Correction | None
+    runs: Sequence[Trained], predictions: Predictions, split: str, views: int, correction: Correction | None
 ) -> Predictions:
     """Corrected if asked for; what is fitted to the validation split of a single run is kept in its workdir."""
+    path, of = runs[0].workdir / FILE, whose(runs[0].weights, views)
     if split == "validation":
         prior = np.mean([run.prior for run in runs], axis=0)
         if len(runs) == 1:
-            fit_calibration(predictions, prior).write(runs[0].workdir / FILE)
+            fit_calibration(predictions, prior).write(path, of)
         return cross_fitted(predictions, prior, correction) if correction else predictions
     if not correction:
         return predictions
     if len(runs) > 1:
         raise EvaluationError("--correct is of one run's probabilities, or of out-of-fold ones")
-    return read_calibration(runs[0].workdir / FILE).apply(predictions, correction)
+    return read_calibration(path, of).apply(predictions, correction)
 
 
 def _averaged(found: Sequence[Predictions]) -> Predictions:
@@ -179,11 +182,13 @@ def predict(run: Trained, examples: Examples, views: int = 1, batch_size: int = 
 def _surroundings() -> dict[str, Any]:
     """With what figures were computed."""
     packages = ("jax", "flax", "numpy", "scikit-learn")
-    here = Path(__file__).parent
-    git = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    root, commit = Path(__file__).parents[2], None
+    if (root / ".git").exists() and shutil.which("git"):  # not the repository of somebody who installed the package
+        git = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+        commit = git.stdout.strip() or None
     return {
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
         "hardware": f"{jax.device_count()} {jax.devices()[0].device_kind} device(s), {os.cpu_count()} CPU cores",
-        "commit": git.stdout.strip() or None,
+        "commit": commit,
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
