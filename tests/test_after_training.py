@@ -103,6 +103,12 @@ def test_evaluated_on_what_it_was_trained_on_it_says_so(run, workdir):
     assert run("evaluate", workdir, "--split=all", "--resamples=0")[2].startswith("warning: 14 of the 21 lesions")
 
 
+def test_evaluated_on_drawn_images_it_says_so(run, workdir):
+    status, _, err = run("evaluate", workdir, "--source=sample", "--split=all", "--resamples=0")
+    assert status == 0
+    assert "warning: These images are drawn by a program, and no medical data.\n" in err
+
+
 def test_corrections_are_fitted_on_validation_and_applied_on_request(run, workdir):
     status, _, err = run("evaluate", workdir, "--split=all", "--correct=prior", "--resamples=0")
     assert status == 1
@@ -177,6 +183,7 @@ def half_the_labels(workdir, data):
         (half_the_labels, "GroundTruth"),
         (lambda w, d: ["--out", w / "config.json" / "x"], "Not a directory"),
         (lambda w, d: ["--malignant=MEL,XYZ"], "--malignant names XYZ; the classes are MEL"),
+        (lambda w, d: ["--source=sample", "--data", d], "--source says the layout of"),
         (lambda w, d: ["--tta=9"], "have 1 to 8 views, not 9"),
         (lambda w, d: (w / "splits.csv").unlink(), "is no workdir of a run: splits.csv is missing"),
         (half_a_file, "cannot be read"),
@@ -236,7 +243,8 @@ def test_predict_writes_json_lines_in_the_order_of_its_arguments(run, trained, i
         (["{tmp}/empty"], "{tmp}/empty holds no JPEG or PNG file"),
         (["{tmp}/text"], "{tmp}/text holds no JPEG or PNG file"),
         (["{tmp}/*.bmp"], "{tmp}/*.bmp holds no JPEG or PNG file"),
-        (["{images}", "--out={tmp}/none/p.csv"], "No such file or directory"),
+        (["{images}", "--out={tmp}/none/p.csv"], "{tmp}/none/p.csv cannot be written: there is no folder {tmp}/none"),
+        (["{tmp}/none.jpg", "--out={tmp}/p.csv"], "1 of 1 images left out"),
         (["{images}", "--explain={tmp}/x"], "--explain goes with --out"),
         (["{images}", "--out={tmp}/p.csv", "--explain={tmp}/x", "--explain-class=XYZ"], "--explain-class is XYZ"),
         (["{images}", "{tmp}/twin", "--out={tmp}/p.csv"], "have one name"),

@@ -80,10 +80,13 @@ def _without_paths(config: dict[str, Any]) -> dict[str, Any]:
 
 def _data(run: Trained) -> dict[str, Any]:
     """What is known of the data's licence."""
-    names = {"sample": "the drawn lesions that come with the code", "folders": "images of the user's own"}
-    name = names.get(run.config["data"]["source"], "ISIC 2018 Task 3 (HAM10000)")
+    others = {
+        "sample": ("drawn lesions that come with the code and are no medical data", "that of the code"),
+        "folders": ("images of the user's own", "not known here"),
+    }
+    name, licence = others.get(run.config["data"]["source"], ("ISIC 2018 Task 3 (HAM10000)", "CC BY-NC 4.0"))
     start = Path(run.config["init"]["weights"] or "random weights").name
-    return {"data_name": name, "data_licence": "CC BY-NC 4.0" if run.is_isic else "not known here", "start": start}
+    return {"data_name": name, "data_licence": licence, "start": start}
 
 
 def _row(label: str, figure: str, found: dict[str, Any]) -> tuple[str, str]:

@@ -208,7 +208,8 @@ def _predict(args: argparse.Namespace) -> None:
                 explain=args.explain,
                 explain_class=args.explain_class,
             )
-            print(f"{args.out}: {len(paths) - len(faults)} images")
+            if len(faults) < len(paths):
+                print(f"{args.out}: {len(paths) - len(faults)} images")
         elif args.explain:
             raise EvaluationError("--explain goes with --out")
         else:

@@ -100,6 +100,7 @@ def draw_comparison(workdirs: Sequence[Path], out: Path) -> None:
                 axes.plot([r["epoch"] for r in records], [r[f"train_{metric}"] for r in records], ":",
                           color=line.get_color())  # fmt: skip
             axes.set(title=metric.replace("_", " "), xlabel="epoch")
+            axes.xaxis.get_major_locator().set_params(integer=True)
             axes.grid(alpha=0.3)
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(workdirs), 4),
                       title="validation; dotted: training")  # fmt: skip

@@ -104,6 +104,7 @@ def evaluate(
     facts = {
         "workdirs": [str(run.workdir) for run in runs],
         "weights": [run.weights.kind for run in runs],
+        "source": source or runs[0].config["data"]["source"],
         "split": split,
         "split_hash": table_hash(as_table(examples.take(np.zeros(0, int)), examples)),
         "images": len(predictions),

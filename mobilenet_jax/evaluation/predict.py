@@ -75,8 +75,8 @@ def write_predictions(
     Args:
         classifier: the model.
         paths: the files.
-        out: the table: as the ISIC challenge wants it (`image`, the name without its suffix, and a column of
-            probabilities for each class), or a JSON object a line.
+        out: the table, not written if no file can be read: as the ISIC challenge wants it (`image`, the name without
+            its suffix, and a column of probabilities for each class), or a JSON object a line.
         form: which of them.
         batch_size: images at once.
         explain: a folder for a picture of each image beside what of it spoke for a class; None draws none.
@@ -86,9 +86,12 @@ def write_predictions(
         A line for each file that could not be read.
 
     Raises:
-        EvaluationError: two files have a name that the table, or the pictures, could not tell apart.
+        EvaluationError: there is no folder for the table, or two files have a name that the table, or the pictures,
+            could not tell apart.
         OSError: the table cannot be written.
     """
+    if not out.parent.is_dir():
+        raise EvaluationError(f"{out} cannot be written: there is no folder {out.parent}")
     if form == "csv" or explain:
         _check_names(paths)
     draw = _drawer(classifier, explain, explain_class) if explain else None
@@ -108,7 +111,8 @@ def write_predictions(
                     draw(chosen, batch.pixels, probabilities.argmax(1))
             bar.update(len(batch.positions) + len(batch.faults))
         file.close()
-        os.replace(unfinished, out)
+        if len(faults) < len(paths):
+            os.replace(unfinished, out)
     return faults
 
 

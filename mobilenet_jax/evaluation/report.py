@@ -137,6 +137,8 @@ def _html(evaluation: Evaluation, pictures: dict[str, bytes]) -> str:
 def warnings_of(evaluation: Evaluation) -> list[str]:
     """What a reader of the figures is to know before them."""
     facts, found = evaluation.facts, []
+    if facts["source"] == "sample":
+        found.append("These images are drawn by a program, and no medical data.")
     if facts["split"] == "training":
         found.append(
             "These images were trained on: the figures show what was learnt by heart, not how good the model is."

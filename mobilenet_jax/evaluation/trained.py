@@ -53,9 +53,11 @@ class Trained:
 
         Raises:
             DataError: the images are not as they should be, or not those of the split.
-            EvaluationError: their classes are not the model's.
+            EvaluationError: their classes are not the model's, or the sample's images are looked for in a folder.
         """
         source = source or self.config["data"]["source"]
+        if source == "sample" and data:
+            raise EvaluationError(f"the embedded sample is in no folder: --source says the layout of {data}")
         data = data or self.config["data"]["dir"]
         faults = Faults()
         part = {"official": "Validation", "official:test": "Test"}.get(split, "Training")
