@@ -288,7 +288,7 @@ def test_explanations_are_drawn_beside_their_images(run, trained, images, tmp_pa
     assert {p.name for p in (tmp_path / "why").iterdir()} == {f"{p.stem}_DF.png" for p in chosen}
     for path in chosen:
         with Image.open(tmp_path / "why" / f"{path.stem}_DF.png") as drawn:
-            assert drawn.size == (64, 32)
+            assert drawn.size == (2 * 448, 448)
 
 
 def test_probabilities_do_not_depend_on_batches_or_neighbours(trained):
@@ -337,14 +337,15 @@ def test_compared_runs_are_told_apart_by_their_difference(run, workdir, trained,
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
-    status, out, _ = run("compare", workdir, other, "--resamples=50", f"--out={tmp_path / 'c.png'}")
+    status, out, _ = run("compare", workdir, other, "--resamples=50")
     assert status == 0
     assert out.startswith("14 images in common\n\n|  | run | other |")
     [line] = [line for line in out.splitlines() if line.startswith("| accuracy")]
     before = json.loads((workdir / "evaluation" / "validation" / "metrics.json").read_text())["metrics"]["accuracy"]
     assert line.startswith(f"| accuracy | {before:.4f} | 1.0000 ({1 - before:+.4f} [")
     assert line.endswith(" *) |")
-    with Image.open(tmp_path / "c.png") as picture:
+    assert out.endswith(f"\n{tmp_path / 'compare.png'}\n")
+    with Image.open(tmp_path / "compare.png") as picture:
         assert picture.width > 1000
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from configs.mobilenet import get_config
 from mobilenet_jax.evaluation.classifier import Classifier
-from mobilenet_jax.evaluation.explain import make_grad_cam
+from mobilenet_jax.evaluation.explain import make_grad_cam, overlay
 from mobilenet_jax.model import MobileNet
 from mobilenet_jax.optimizer import make_optimizer, make_schedule
 from mobilenet_jax.pretrained import Metadata, Weights, read_weights
@@ -115,3 +115,18 @@ def test_grad_cam_finds_the_patch_that_a_model_was_trained_to_see(weights):
     sums = np.lib.stride_tricks.sliding_window_view(cams, (3, 3), axis=(1, 2)).sum((3, 4))[:, corners, corners]
     highest = np.stack(np.unravel_index(sums.reshape(32, -1).argmax(1), (2, 2)), axis=1)
     assert (highest == places).all(1).mean() > 0.95
+
+
+def test_an_overlay_leaves_what_does_not_count_as_it_is():
+    pixels = np.random.default_rng(0).integers(0, 256, (448, 448, 3), np.uint8)
+    cam = np.zeros((14, 14), np.float32)
+    cam[3, 10] = 7
+    left, right = np.split(np.asarray(overlay(pixels, cam)), 2, axis=1)
+    np.testing.assert_array_equal(left, pixels)
+    changed = (right != pixels).any(2)
+    assert not changed[:, :224].any()
+    assert not changed[224:].any()
+    assert changed[112, 336]
+    red, green, blue = right[112, 336].astype(int) - 0.4 * pixels[112, 336]
+    assert red > blue + 30, "yellow"
+    assert green > blue + 30

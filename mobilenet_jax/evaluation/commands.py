@@ -76,7 +76,7 @@ def _add_of_evaluations(commands: Any) -> None:
     )
     compare.add_argument("workdirs", metavar="WORKDIR", type=Path, nargs="+")
     compare.add_argument("--evaluation", default="validation", metavar="NAME", help="folder in WORKDIR/evaluation")
-    compare.add_argument("--out", type=Path, metavar="CURVES.png", help="draw the curves of training there")
+    compare.add_argument("--out", type=Path, metavar="CURVES.png", help="(default: beside the first, compare.png)")
     compare.add_argument("--resamples", type=_at_least(1), default=1000, help="of the bootstrap (default: 1000)")
     compare.set_defaults(run=_compare)
 
@@ -101,9 +101,9 @@ def _compare(args: argparse.Namespace) -> None:
             raise EvaluationError("compare takes two workdirs or more")
         found = compare(args.workdirs, args.evaluation, args.resamples)
         print(f"{found.images} images in common\n\n{found.as_text()}")
-        if args.out:
-            draw_comparison(args.workdirs, args.out)
-            print(f"\n{args.out}")
+        out = args.out or args.workdirs[0].parent / "compare.png"
+        draw_comparison(args.workdirs, out)
+        print(f"\n{out}")
 
     run_as_command(job, (EvaluationError, OSError), debug=args.debug)
 

@@ -12,6 +12,8 @@ from PIL import Image
 
 from mobilenet_jax.evaluation.classifier import Classifier
 
+_WIDTH = 448  # pixels
+
 
 def make_grad_cam(classifier: Classifier) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """What raises the logit of a class, and where.
@@ -48,10 +50,14 @@ def make_grad_cam(classifier: Classifier) -> Callable[[np.ndarray, np.ndarray], 
 def overlay(pixels: np.ndarray, cam: np.ndarray) -> Image.Image:
     """An image beside itself under its map, yellow where the map is highest, unchanged where it is 0.
 
+    Small images are enlarged by a whole number, to be seen.
+
     Args:
         pixels: uint8 `[height, width, 3]`.
         cam: `[rows, columns]`, as `grad_cam` gives it.
     """
+    times = max(1, _WIDTH // pixels.shape[1])
+    pixels = cv2.resize(pixels, None, fx=times, fy=times, interpolation=cv2.INTER_LINEAR)
     height, width = pixels.shape[:2]
     high = cv2.resize(cam / max(float(cam.max()), 1e-12), (width, height), interpolation=cv2.INTER_CUBIC).clip(0, 1)
     colours = matplotlib.colormaps["inferno"](high)[..., :3] * 255
