@@ -41,7 +41,10 @@ def read_images(paths: Sequence[str] | np.ndarray, size: tuple[int, int], batch_
 
     def read(path: str) -> np.ndarray | str:
         try:
+            path.encode()
             return decode(read_bytes(path), size)
+        except UnicodeEncodeError:
+            return f"{path!a} cannot be read (its name is not UTF-8, and no table could hold it)"
         except OSError as error:
             return f"{path} cannot be read ({error.strerror or error})"
         except DataError as error:

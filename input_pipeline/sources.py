@@ -14,7 +14,7 @@ from input_pipeline.splits import check_way, split_examples
 from input_pipeline.tfds_source import read_tfds
 
 _WITH_SETS = ("isic2018", "tfds")
-_OFFICIAL: dict[str, Part] = {"official": "Validation", "official:test": "Test"}
+OFFICIAL: dict[str, Part] = {"official": "Validation", "official:test": "Test"}
 
 
 def read_examples(source: str, folder: str | Path, part: Part = "Training", faults: Faults | None = None) -> Examples:
@@ -58,17 +58,17 @@ def read_split(
     Raises:
         DataError: something is wrong with the tables or the images, all of it in `details`; or they cannot be split so.
     """
-    if how in _OFFICIAL:
-        _check_part(source, _OFFICIAL[how])
+    if how in OFFICIAL:
+        _check_part(source, OFFICIAL[how])
     else:
         check_way(how)
     faults = Faults()
     examples = read_examples(source, folder, faults=faults)
-    if how not in _OFFICIAL:
+    if how not in OFFICIAL:
         check_images(examples, faults)
         faults.raise_if_any()
         return split_examples(examples, how, val_fraction=val_fraction, seed=seed)
-    held_out = read_examples(source, folder, _OFFICIAL[how], faults)
+    held_out = read_examples(source, folder, OFFICIAL[how], faults)
     both = joined(examples, held_out)
     names = [Path(path).stem for path in both.paths]
     _, first = np.unique(names, return_index=True)

@@ -1,6 +1,7 @@
 """Strict settings for all tests, and the data some of them need."""
 
 import os
+import shutil
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -101,4 +102,19 @@ def write_isic(folder: Path, *, one: str = "1.0", zero: str = "0.0") -> Path:
     (folder / "ISIC2018_Task3_Training_LesionGroupings.csv").write_text(
         "\n".join(["image,lesion_id,diagnosis_confirm_type", *groups]) + "\n"
     )
+    return folder
+
+
+def add_official_sets(folder: Path) -> Path:
+    """Adds the archive's validation and test sets to `write_isic`'s: the same images under names of their own."""
+    for number, part in enumerate(("Validation", "Test"), start=1):
+        for path in sorted(folder.glob("*Training_Input/*.jpg")):
+            name = path.name.replace("ISIC_0", f"ISIC_{number}")
+            copy = folder / f"ISIC2018_Task3_{part}_Input" / name
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, copy)
+        [truth] = folder.glob("*Training_GroundTruth/*.csv")
+        other = folder / str(truth.relative_to(folder)).replace("Training", part)
+        other.parent.mkdir()
+        other.write_text(truth.read_text().replace("ISIC_0", f"ISIC_{number}"))
     return folder

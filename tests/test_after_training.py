@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -18,7 +19,7 @@ from mobilenet_jax.cli import main
 from mobilenet_jax.evaluation.classifier import Classifier, view
 from mobilenet_jax.pretrained import read_weights
 from mobilenet_jax.train import train_and_evaluate
-from tests.conftest import with_devices, write_isic
+from tests.conftest import add_official_sets, with_devices, write_isic
 from tests.test_train import _config, _records
 
 NAMES = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
@@ -65,7 +66,7 @@ def table(path):
 def test_evaluate_says_of_the_validation_split_what_training_said(run, workdir):
     status, out, err = run("evaluate", workdir, "--resamples=20", "--checkpoint=latest")
     assert status == 0
-    folder = workdir / "evaluation" / "validation"
+    folder = workdir / "evaluation" / "validation-latest"
     found, [record] = json.loads((folder / "metrics.json").read_text()), _records(workdir)
     for name, key in (("loss", "nll"), ("accuracy", "accuracy"), ("balanced_accuracy", "balanced_accuracy")):
         assert found["metrics"][key] == pytest.approx(record[f"val_{name}"], rel=1e-4)
@@ -127,6 +128,32 @@ def test_corrections_are_fitted_on_validation_and_applied_on_request(run, workdi
     assert re.search(r"was fitted to best checkpoint, step \d+, 1 view, not to best .*, 2 views: run", err)
 
 
+def test_a_run_validated_on_the_archives_own_set_is_evaluated_on_it(run, tmp_path):
+    """Which of its images show the same lesion the archive does not say: nor does the report claim to know."""
+    data = add_official_sets(write_isic(tmp_path / "isic"))
+    train_and_evaluate(_config(data, train__epochs=1, data__split="official"), tmp_path / "run")
+    status, _, err = run("evaluate", tmp_path / "run", "--resamples=2")
+    assert status == 0
+    assert "It is not known which of these images show the same lesion" in err
+    folder = tmp_path / "run" / "evaluation" / "validation"
+    found = json.loads((folder / "metrics.json").read_text())
+    assert (found["images"], found["lesions"], found["lesions_trained_on"]) == (42, None, None)
+    assert all(row["image"].startswith("ISIC_1") for row in table(folder / "predictions.csv"))
+    for words in ("samples drawn by\nimage", "were trained on: <b>not known", "isic (isic2018)"):
+        assert words in (folder / "report.html").read_text()
+    assert run("card", tmp_path / "run")[0] == 0
+    assert "show the same lesion is not known" in (tmp_path / "run" / "card" / "README.md").read_text()
+    status, _, err = run("evaluate", tmp_path / "run", "--split=training", "--resamples=0")
+    assert status == 0
+    found = json.loads((tmp_path / "run" / "evaluation" / "training" / "metrics.json").read_text())
+    assert (found["images"], found["lesions"]) == (42, 21)
+    assert run("evaluate", tmp_path / "run", "--split=official:test", "--resamples=0", f"--data={data}")[0] == 0
+    assert (tmp_path / "run" / "evaluation" / "official-test-isic" / "report.html").exists()
+    table_ = tmp_path / "run" / "splits.csv"
+    table_.write_text(table_.read_text().replace("ISIC_1000003", "ISIC_1999999"))
+    assert "are not those of" in run("evaluate", tmp_path / "run")[2]
+
+
 def test_of_two_folds_each_image_is_judged_by_the_run_that_held_it_out(run, data, tmp_path):
     for fold in (1, 2):
         train_and_evaluate(_config(data, train__epochs=1, data__split=f"fold:{fold}/2"), tmp_path / str(fold))
@@ -140,6 +167,7 @@ def test_of_two_folds_each_image_is_judged_by_the_run_that_held_it_out(run, data
         for row in table(fold / "evaluation" / "validation" / "predictions.csv"):
             assert row == rows[row["image"]]
     assert json.loads((tmp_path / "cv" / "metrics.json").read_text())["lesions_trained_on"] == 0
+    assert "evaluate one run" in run("evaluate", *folds, "--folds", "--split=training", f"--out={tmp_path / 'x'}")[2]
     assert "is no other fold" in run("evaluate", *2 * [tmp_path / "1"], "--folds", f"--out={tmp_path / 'x'}")[2]
     assert run("evaluate", *folds, "--folds", "--split=all", f"--out={tmp_path / 'mean'}", "--resamples=0")[0] == 0
 
@@ -228,6 +256,29 @@ def test_predict_writes_the_challenges_table(run, trained, images, tmp_path):
         assert [float(row[n]) for n in NAMES] == pytest.approx([float(same[n]) for n in NAMES], rel=1e-4)
 
 
+def test_predict_finds_images_as_people_mean_it(run, trained, images, tmp_path):
+    """Folders that a pattern matches, not what is hidden; and a link for a table is followed."""
+    for name in ("a/1.jpg", "a/b/2.JPG", "a/._1.jpg", "a/.hidden/3.jpg", "4 ü.png"):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(min(images.iterdir()), tmp_path / "photos" / name)
+    shutil.copy(min(images.iterdir()), os.fsencode(tmp_path / "photos") + b"/m\xe9l.jpg")
+    (tmp_path / "photos" / "folder.jpg").mkdir()
+    (tmp_path / "link.csv").symlink_to(tmp_path / "p.csv")
+    (tmp_path / "p.csv").write_text("what was there before")
+    status, _, err = run("predict", trained, tmp_path / "photos" / "*", f"--out={tmp_path / 'link.csv'}")
+    assert status == 1
+    assert err.startswith("error: 1 of 4 images left out, the last: ")
+    assert "its name is not UTF-8" in err
+    assert [row["image"] for row in table(tmp_path / "p.csv")] == ["4 ü", "1", "2"]
+    assert (tmp_path / "link.csv").is_symlink()
+    assert run("predict", trained, tmp_path / "photos" / "a")[0] == 0
+
+
+def test_a_workdir_may_hold_what_is_not_the_runs(run, workdir, images, tmp_path):
+    (workdir / "latest").symlink_to(workdir / "checkpoints")
+    assert run("predict", workdir, min(images.iterdir()))[0] == 0
+
+
 def test_predict_writes_json_lines_in_the_order_of_its_arguments(run, trained, images, tmp_path):
     chosen = sorted(images.iterdir())[5:2:-1]
     assert run("predict", trained, *chosen, "--out", tmp_path / "p.jsonl", "--format=jsonl", "--tta=2")[0] == 0
@@ -244,6 +295,9 @@ def test_predict_writes_json_lines_in_the_order_of_its_arguments(run, trained, i
         (["{tmp}/text"], "{tmp}/text holds no JPEG or PNG file"),
         (["{tmp}/*.bmp"], "{tmp}/*.bmp holds no JPEG or PNG file"),
         (["{images}", "--out={tmp}/none/p.csv"], "{tmp}/none/p.csv cannot be written: there is no folder {tmp}/none"),
+        (["{images}", "--out={tmp}/text"], "{tmp}/text cannot be written: it is a folder, or no file"),
+        (["{images}", "--out=."], "cannot be written: it is a folder, or no file"),
+        (["{images}", "--out=/dev/null"], "/dev/null cannot be written: it is a folder, or no file"),
         (["{tmp}/none.jpg", "--out={tmp}/p.csv"], "1 of 1 images left out"),
         (["{images}", "--explain={tmp}/x"], "--explain goes with --out"),
         (["{images}", "--out={tmp}/p.csv", "--explain={tmp}/x", "--explain-class=XYZ"], "--explain-class is XYZ"),
@@ -328,7 +382,7 @@ def test_the_eight_views_differ_and_their_mean_is_taken(trained):
 def test_compared_runs_are_told_apart_by_their_difference(run, workdir, trained, tmp_path):
     other = shutil.copytree(trained, tmp_path / "other")
     run("evaluate", workdir, "--resamples=0")
-    run("evaluate", other, "--resamples=0", "--checkpoint=latest")
+    run("evaluate", other, "--resamples=0")
     path = other / "evaluation" / "validation" / "predictions.csv"
     rows = table(path)
     for row in rows:  # a perfect one
@@ -360,6 +414,8 @@ def test_a_card_holds_what_a_hub_and_a_reader_need(run, workdir):
     assert "run mobilenet-jax evaluate first" in run("card", workdir)[2]
     run("evaluate", workdir, "--resamples=5")
     assert "is of the best checkpoint, step " in run("card", workdir, "--checkpoint=latest")[2]
+    run("evaluate", workdir, "--resamples=0", "--tta=2")
+    assert "is not of the weights alone" in run("card", workdir, "--evaluation=validation-tta2")[2]
     assert run("card", workdir)[0] == 0
     _, header, text = (workdir / "card" / "README.md").read_text().split("---\n", 2)
     card = yaml.safe_load(header)

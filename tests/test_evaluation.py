@@ -44,6 +44,7 @@ CASES = {
     "a class absent": (RNG.integers(0, 3, 50), softmax(RNG.normal(size=(50, 4)), axis=1)),
     "one class only": (np.ones(20, int), softmax(RNG.normal(size=(20, 4)), axis=1)),
     "ties": (RNG.integers(0, 4, 60), RNG.permuted(np.tile([0.4, 0.4, 0.1, 0.1], (60, 1)), axis=1)),
+    "ties in pairs": (np.tile([0, 1], 20), np.repeat([[x, 1 - x, 0, 0] for x in np.linspace(0.1, 0.9, 20)], 2, axis=0)),
     "perfect": (np.arange(40) % 4, np.eye(4)[np.arange(40) % 4]),
     "constant": (RNG.integers(0, 4, 30), np.full((30, 4), 0.25)),
     "one image": (np.array([2]), np.array([[0.1, 0.2, 0.3, 0.4]])),
@@ -136,6 +137,24 @@ def test_intervals_of_accuracy_cover_the_truth_as_often_as_they_say():
         low, high = bootstrap(np.arange(150).astype(str), lambda rows, r=right: {"a": float(r[rows].mean())}, 200)["a"]
         inside += low <= 0.7 <= high
     assert 0.88 <= inside / 200 <= 0.99
+
+
+def test_the_interval_of_the_calibration_error_is_not_of_draws_that_are_all_too_high():
+    """A calibrated model: every draw's calibration error is far over the true one, 0."""
+    rng, found = np.random.default_rng(0), []
+    for _ in range(20):
+        confidence = rng.beta(4, 1.5, 400)
+        right = rng.random(400) < confidence
+        statistic = lambda rows, r=right, c=confidence: {"ece": calibration_error(r[rows], c[rows])}  # noqa: E731
+        found.append(bootstrap(np.arange(400).astype(str), statistic, 100)["ece"])
+        negative = bootstrap(np.arange(400).astype(str), lambda rows, s=statistic: {"d.ece": -s(rows)["ece"]}, 100)
+        low, high = negative["d.ece"]
+        assert -found[-1][1] == pytest.approx(low)
+        assert high >= -found[-1][0]
+    lows, highs = np.array(found).T
+    assert (lows >= 0).all()
+    assert np.mean(lows) < 0.015
+    assert np.mean(highs) < 0.08
 
 
 def test_a_temperature_that_was_put_in_is_found():

@@ -12,7 +12,7 @@ from input_pipeline import DataError, check_images, read_examples, read_split
 from input_pipeline.isic import read_isic
 from input_pipeline.tfds_source import prepare_tfds
 from tests.cached_run import train_from_a_disk_cache
-from tests.conftest import ROOT, write_isic
+from tests.conftest import ROOT, add_official_sets
 
 TRUTH = "ISIC2018_Task3_{0}_GroundTruth/ISIC2018_Task3_{0}_GroundTruth.csv"
 IMAGES = "ISIC2018_Task3_{0}_Input"
@@ -24,17 +24,8 @@ def _split(folder, how="lesion", source="isic2018"):
 
 
 @pytest.fixture
-def with_parts(tiny_isic, tmp_path):
-    """The archive's three sets; the other two with images of their own names."""
-    for number, part in enumerate(("Validation", "Test"), start=1):
-        other = write_isic(tmp_path / part)
-        shutil.copytree(other / IMAGES.format("Training"), tiny_isic / IMAGES.format(part))
-        for path in (tiny_isic / IMAGES.format(part)).iterdir():
-            path.rename(path.with_name(path.name.replace("ISIC_0", f"ISIC_{number}")))
-        truth = (other / TRUTH.format("Training")).read_text().replace("ISIC_0", f"ISIC_{number}")
-        (tiny_isic / TRUTH.format(part)).parent.mkdir()
-        (tiny_isic / TRUTH.format(part)).write_text(truth)
-    return tiny_isic
+def with_parts(tiny_isic):
+    return add_official_sets(tiny_isic)
 
 
 def test_everything_that_is_wrong_is_in_one_report(tiny_isic, capsys):

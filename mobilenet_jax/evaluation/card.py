@@ -25,7 +25,7 @@ def write_card(run: Trained, evaluation: str, out: Path) -> None:
         out: a folder, made if it is not there.
 
     Raises:
-        EvaluationError: there is no such evaluation, or it is of another checkpoint.
+        EvaluationError: there is no such evaluation, or it is of another checkpoint, of several views, or corrected.
         OSError, WeightsError: the files cannot be written.
     """
     source = run.workdir / "evaluation" / evaluation
@@ -38,6 +38,10 @@ def write_card(run: Trained, evaluation: str, out: Path) -> None:
             f"{source} is of the {found['weights'][0]}, not of the {run.weights.kind}: run mobilenet-jax evaluate "
             "again, or choose the --checkpoint"
         )
+    if found["views"] > 1 or found["correction"]:
+        raise EvaluationError(
+            f"{source} is not of the weights alone, which a card is of: evaluate without --tta, --correct"
+        )
     out.mkdir(parents=True, exist_ok=True)
     write_weights(out / "model.safetensors", run.weights, force=True)
     write_whole(out / "config.json", json.dumps(_configuration(run), indent=2) + "\n")
@@ -47,7 +51,15 @@ def write_card(run: Trained, evaluation: str, out: Path) -> None:
     classes = [
         (name, *(_cell(f"{name}.{f}", found) for f in ("recall", "precision", "auc"))) for name in run.class_names
     ]
-    text = template.render(run=run, found=found, rows=rows, classes=classes, limits=limits_of(run), **_data(run))
+    text = template.render(
+        run=run,
+        found=found,
+        rows=rows,
+        classes=classes,
+        limits=limits_of(run),
+        judged_name=_judged(found),
+        **_data(run),
+    )
     write_whole(out / "README.md", text)
     for picture in ("confusion.png", "reliability.png"):
         shutil.copyfile(source / picture, out / picture)
@@ -76,6 +88,12 @@ def _without_paths(config: dict[str, Any]) -> dict[str, Any]:
         if value and not value.startswith("fold:"):
             published[section][key] = Path(value).name
     return published
+
+
+def _judged(found: dict[str, Any]) -> str:
+    """The images that figures are of."""
+    name = {"sample": "drawn lesions", "folders": f"the user's own images, {found['data']}"}
+    return f"{name.get(found['source'], 'ISIC 2018 Task 3 (HAM10000)')}, split {found['split']}"
 
 
 def _data(run: Trained) -> dict[str, Any]:

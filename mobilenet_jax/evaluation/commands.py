@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +38,9 @@ def add_commands(commands: Any) -> None:
         help="validation and training: the run's own; all: every image of the folder; official, official:test: the "
         "archive's sets (default: validation)",
     )
-    evaluate.add_argument("--out", type=Path, help="folder (default: WORKDIR/evaluation/SPLIT...)")
+    evaluate.add_argument(
+        "--out", type=Path, help="folder (default: WORKDIR/evaluation/SPLIT, with what differs from the default)"
+    )
     evaluate.add_argument(
         "--malignant",
         default=None,
@@ -157,6 +160,10 @@ def _evaluate(args: argparse.Namespace) -> None:
         malignant = MALIGNANT if set(MALIGNANT) <= set(runs[0].class_names) else ()
         if len(runs) > 1 and not (args.folds and args.out):
             raise EvaluationError("several workdirs take --folds, and --out, a folder for what is written of all")
+        out = args.out or _folder(args)
+        out.mkdir(parents=True, exist_ok=True)
+        if not os.access(out, os.W_OK):
+            raise EvaluationError(f"{out} cannot be written")
         found = evaluate(
             runs,
             data=args.data,
@@ -168,9 +175,6 @@ def _evaluate(args: argparse.Namespace) -> None:
             resamples=args.resamples,
             batch_size=args.batch_size,
         )
-        extras = [f"tta{args.tta}"] * (args.tta > 1) + [args.correct] * bool(args.correct)
-        name = "-".join([args.split.replace(":", "-"), *extras])
-        out = args.out or args.workdirs[0] / "evaluation" / name
         write_report(found, out)
         for warning in warnings_of(found):
             print(f"warning: {warning}", file=sys.stderr)
@@ -181,6 +185,19 @@ def _evaluate(args: argparse.Namespace) -> None:
         print(f"{out / 'report.html'}, {out / 'metrics.json'}, {out / 'predictions.csv'}")
 
     run_as_command(job, (DataError, EvaluationError, WeightsError, OSError), debug=args.debug)
+
+
+def _folder(args: argparse.Namespace) -> Path:
+    """Where an evaluation goes, by what it is of."""
+    own = args.split in ("validation", "training")  # the same images wherever they lie
+    names = (
+        args.split.replace(":", "-"),
+        Path(args.data).name if args.data and not own else "",
+        "latest" if args.checkpoint == "latest" else "",
+        f"tta{args.tta}" if args.tta > 1 else "",
+        args.correct,
+    )
+    return args.workdirs[0] / "evaluation" / "-".join(filter(None, names))
 
 
 def _predict(args: argparse.Namespace) -> None:

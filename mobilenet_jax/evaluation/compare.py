@@ -80,23 +80,23 @@ def compare(workdirs: Sequence[Path], evaluation: str, resamples: int = 1000) ->
         bootstrap(tables[0].lesions, lambda rows, other=other: difference(rows, other), resamples)  # type: ignore[misc]
         for other in tables[1:]
     ]
-    return Comparison([workdir.name for workdir in workdirs], len(common), metrics, differences)
+    return Comparison(_names(workdirs), len(common), metrics, differences)
 
 
 def draw_comparison(workdirs: Sequence[Path], out: Path) -> None:
     """Draws the curves of validation on one axis each, as PNG.
 
     Raises:
-        EvaluationError: a run has no figures of its epochs.
+        EvaluationError: the figures of a run's epochs are damaged.
         OSError: the file cannot be written.
     """
     with matplotlib.style.context("petroff10"):
         figure = Figure(figsize=(12, 3.6), layout="constrained")
         for axes, metric in zip(figure.subplots(1, 3), ("loss", "accuracy", "balanced_accuracy"), strict=True):
-            for workdir in workdirs:
+            for workdir, name in zip(workdirs, _names(workdirs), strict=True):
                 records = read_records(workdir)
                 [line] = axes.plot([r["epoch"] for r in records], [r[f"val_{metric}"] for r in records], "o-",
-                                   markersize=3, label=workdir.name)  # fmt: skip
+                                   markersize=3, label=name)  # fmt: skip
                 axes.plot([r["epoch"] for r in records], [r[f"train_{metric}"] for r in records], ":",
                           color=line.get_color())  # fmt: skip
             axes.set(title=metric.replace("_", " "), xlabel="epoch")
@@ -106,6 +106,12 @@ def draw_comparison(workdirs: Sequence[Path], out: Path) -> None:
                       title="validation; dotted: training")  # fmt: skip
         figure.savefig(png := io.BytesIO(), format="png", dpi=110)
     write_whole(out, png.getvalue())
+
+
+def _names(workdirs: Sequence[Path]) -> list[str]:
+    """Of runs: the folders' names, or where they differ not, the whole paths."""
+    names = [workdir.resolve().name for workdir in workdirs]
+    return names if len(set(names)) == len(names) else [str(workdir) for workdir in workdirs]
 
 
 def _sorted(predictions: Predictions, common: set[str]) -> Predictions:

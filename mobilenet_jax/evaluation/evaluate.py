@@ -42,7 +42,8 @@ class Evaluation:
         paths: `[n]` str, where the images are.
         metrics: see `compute_metrics`.
         intervals: 95%, by the names of the metrics; empty if none were asked for.
-        facts: what was evaluated, on what, how and when, as `metrics.json` has it.
+        facts: what was evaluated, on what, how and when, as `metrics.json` has it. `lesions` and `lesions_trained_on`
+            are None where it is not known which images show the same lesion.
     """
 
     runs: Sequence[Trained]
@@ -90,6 +91,10 @@ def evaluate(
     """
     start = time.perf_counter()
     _check_classes(runs, malignant)
+    if split == "training" and len(runs) > 1:
+        raise EvaluationError("the folds of a cross-validation were trained on different images: evaluate one run")
+    if split == "validation" and len(runs) == 1 and not os.access(runs[0].workdir, os.W_OK):
+        raise EvaluationError(f"{runs[0].workdir} cannot be written, where the corrections fitted on validation go")
     parts = [run.examples(data, source, split) for run in runs]
     found = [predict(run, part, views, batch_size) for run, part in zip(runs, parts, strict=True)]
     out_of_fold = split == "validation" and len(runs) > 1
@@ -101,15 +106,17 @@ def evaluate(
             predictions.lesions, lambda rows: compute_metrics(predictions.take(rows), malignant), resamples
         )
     trained_on = set().union(*(set(part.lesions) & run.lesions for run, part in zip(runs, parts, strict=True)))
+    known = predictions.lesions_known
     facts = {
         "workdirs": [str(run.workdir) for run in runs],
         "weights": [run.weights.kind for run in runs],
         "source": source or runs[0].config["data"]["source"],
+        "data": Path(data or runs[0].config["data"]["dir"] or "").name or None,
         "split": split,
         "split_hash": table_hash(as_table(examples.take(np.zeros(0, int)), examples)),
         "images": len(predictions),
-        "lesions": len(set(predictions.lesions)),
-        "lesions_trained_on": len(trained_on),
+        "lesions": len(set(predictions.lesions)) if known else None,
+        "lesions_trained_on": len(trained_on) if known else None,
         "views": views,
         "correction": correction,
         "malignant": list(malignant),

@@ -6,6 +6,7 @@ import matplotlib
 import matplotlib.style
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from sklearn.metrics import ConfusionMatrixDisplay, PrecisionRecallDisplay, RocCurveDisplay
 
 from mobilenet_jax.evaluation.predictions import Predictions
@@ -97,19 +98,20 @@ def _scores(predictions: Predictions) -> Figure:
     figure = Figure(figsize=(2.6 * columns, 2.1 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, sharex=True, squeeze=False).flat
     edges = np.linspace(0, 1, 21)
+    groups = (("other images", "C0"), ("images of the class", "C1"))
     for c, axes in enumerate(panels):
         if c >= len(names):
             axes.axis("off")
             continue
-        for is_class, label in ((False, "other images"), (True, "images of the class")):
+        for is_class, (_, colour) in enumerate(groups):
             scores = predictions.probabilities[(predictions.labels == c) == is_class, c]
-            if len(scores):
-                weights = np.full(len(scores), 1 / len(scores))
-                axes.hist(scores, edges, weights=weights, alpha=0.6, label=label)
+            weights = np.full(len(scores), 1 / max(1, len(scores)))
+            axes.hist(scores, edges, weights=weights, alpha=0.6, color=colour)
         axes.set_title(names[c], fontsize=9)
         axes.set_ylim(0, 1)
         axes.grid(alpha=0.3)
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    patches = [Patch(color=colour, alpha=0.6, label=label) for label, colour in groups]
+    figure.legend(handles=patches, loc="outside upper center", ncols=2)
     figure.supxlabel("probability of the class")
     figure.supylabel("share of images")
     return figure

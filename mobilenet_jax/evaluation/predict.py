@@ -28,16 +28,22 @@ def find_images(names: Sequence[str]) -> list[str]:
     """
     found: list[str] = []
     for name in names:
-        if os.path.isdir(name):
-            matches = [str(p) for p in sorted(Path(name).rglob("*")) if p.suffix.lower() in SUFFIXES]
-        elif os.path.exists(name) or not glob.has_magic(name):
-            matches = [name]  # one that is not there is told of with those that cannot be read
-        else:
-            matches = sorted(glob.glob(name, recursive=True))
+        is_pattern = glob.has_magic(name) and not os.path.exists(name)
+        matches = [
+            path
+            for match in (sorted(glob.glob(name, recursive=True)) if is_pattern else [name])
+            for path in (_images_in(Path(match)) if os.path.isdir(match) else [match])
+        ]  # a file that is not there is told of with those that cannot be read
         if not matches:
             raise EvaluationError(f"{name} holds no JPEG or PNG file")
         found += matches
     return list(dict.fromkeys(found))
+
+
+def _images_in(folder: Path) -> list[str]:
+    """Files of the folder and those in it, but for hidden ones, such as macOS leaves beside others (`._NAME.jpg`)."""
+    files = (p for p in sorted(folder.rglob("*")) if p.suffix.lower() in SUFFIXES and p.is_file())
+    return [str(p) for p in files if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
 
 
 def print_likeliest(classifier: Classifier, paths: Sequence[str], many: int = 5) -> list[str]:
@@ -86,12 +92,15 @@ def write_predictions(
         A line for each file that could not be read.
 
     Raises:
-        EvaluationError: there is no folder for the table, or two files have a name that the table, or the pictures,
+        EvaluationError: the table has no place, or two files have a name that the table, or the pictures,
             could not tell apart.
         OSError: the table cannot be written.
     """
+    out = Path(os.path.realpath(out))  # where a link leads
     if not out.parent.is_dir():
         raise EvaluationError(f"{out} cannot be written: there is no folder {out.parent}")
+    if out.exists() and not out.is_file():
+        raise EvaluationError(f"{out} cannot be written: it is a folder, or no file")
     if form == "csv" or explain:
         _check_names(paths)
     draw = _drawer(classifier, explain, explain_class) if explain else None

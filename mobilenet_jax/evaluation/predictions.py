@@ -41,6 +41,11 @@ class Predictions:
         """int `[n]`, the class of the highest probability, the first of several."""
         return self.probabilities.argmax(1)
 
+    @property
+    def lesions_known(self) -> bool:
+        """Whether it is known which images show the same lesion; if not, each image is named as a lesion of its own."""
+        return bool((self.lesions != self.images).any())
+
     def take(self, indices: np.ndarray) -> "Predictions":
         """The rows at `indices`."""
         return Predictions(

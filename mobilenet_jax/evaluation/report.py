@@ -30,7 +30,11 @@ OVERALL = {
     "macro_average_precision": ("macro average precision", "mean of the classes' average precisions"),
     "nll": ("NLL", "mean of -log of the right class's probability, in nats; lower is better"),
     "brier": ("Brier score", "mean squared error of the probabilities, summed over classes, 0 to 2; lower is better"),
-    "ece": ("calibration error", "mean gap between confidence and share that is right, 15 bins; lower is better"),
+    "ece": (
+        "calibration error",
+        "mean gap between confidence and share that is right, 15 bins; lower is better. "
+        "Of few images it is too high, which the interval allows for",
+    ),
 }
 _COLUMNS = {
     "images": "images",
@@ -109,7 +113,7 @@ def _html(evaluation: Evaluation, pictures: dict[str, bytes]) -> str:
         {
             "name": name,
             "images": int((predictions.labels == c).sum()),
-            "lesions": len(set(predictions.lesions[predictions.labels == c])),
+            "lesions": len(set(predictions.lesions[predictions.labels == c])) if predictions.lesions_known else "–",
             "share": f"{run.prior[c]:.1%}",
         }
         for c, name in enumerate(names)
@@ -147,6 +151,11 @@ def warnings_of(evaluation: Evaluation) -> list[str]:
         found.append(
             f"{facts['lesions_trained_on']} of the {facts['lesions']} lesions were trained on, in these images or "
             "others: the figures are too good."
+        )
+    if facts["lesions"] is None:
+        found.append(
+            "It is not known which of these images show the same lesion: intervals are drawn by image, and may be too "
+            "narrow; whether lesions here were trained on is not known either."
         )
     counts = np.bincount(evaluation.predictions.labels, minlength=len(evaluation.predictions.class_names))
     few = [f"{n} {c}" for n, c in zip(evaluation.predictions.class_names, counts, strict=True) if c < 10]

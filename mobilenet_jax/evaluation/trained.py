@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from input_pipeline import Examples, check_images, read_examples, split_examples
+from input_pipeline import DataError, Examples, as_table, check_images, read_examples, read_split
 from input_pipeline.examples import Faults
+from input_pipeline.sources import OFFICIAL
+from input_pipeline.splits import SIDES
 from mobilenet_jax.evaluation.predictions import EvaluationError
 from mobilenet_jax.pretrained import Weights, read_weights
 from mobilenet_jax.pretrained.load import Checkpoint
@@ -59,15 +61,23 @@ class Trained:
         if source == "sample" and data:
             raise EvaluationError(f"the embedded sample is in no folder: --source says the layout of {data}")
         data = data or self.config["data"]["dir"]
+        if split in SIDES:
+            return self._relabelled(self._sides(source, data)[SIDES.index(split)])
         faults = Faults()
-        part = {"official": "Validation", "official:test": "Test"}.get(split, "Training")
-        examples = read_examples(source, data, part, faults)  # type: ignore[arg-type]
+        examples = read_examples(source, data, OFFICIAL.get(split, "Training"), faults)
         check_images(examples, faults)
         faults.raise_if_any()
-        if split in ("validation", "training"):
-            sides = split_examples(examples, str(self.workdir / "splits.csv"), val_fraction=0, seed=0)
-            examples = sides[split == "validation"]
         return self._relabelled(examples)
+
+    def _sides(self, source: str, data: str) -> tuple[Examples, Examples]:
+        """What was trained on, and what was held out."""
+        table, how = self.workdir / "splits.csv", self.config["data"]["split"]
+        if how not in OFFICIAL:
+            return read_split(source, data, str(table), val_fraction=0, seed=0)
+        sides = read_split(source, data, how, val_fraction=0, seed=0)
+        if as_table(*sides) != table.read_text(encoding="utf-8"):
+            raise DataError(f"the images in {data} are not those of {table}")
+        return sides
 
     def _relabelled(self, examples: Examples) -> Examples:
         if set(examples.class_names) != set(self.class_names):
@@ -80,9 +90,16 @@ class Trained:
 
 
 def read_records(workdir: Path) -> list[dict[str, Any]]:
-    """What `metrics.jsonl` holds: a record an epoch; none if no epoch is done."""
+    """What `metrics.jsonl` holds: a record an epoch; none if no epoch is done.
+
+    Raises:
+        EvaluationError: it is damaged.
+    """
     path = workdir / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    except ValueError as error:
+        raise EvaluationError(f"{path} cannot be read ({error})") from error
 
 
 def read_trained(workdir: Path, checkpoint: Checkpoint = "best") -> Trained:
@@ -103,6 +120,6 @@ def read_trained(workdir: Path, checkpoint: Checkpoint = "best") -> Trained:
         lesions = frozenset(row["lesion"] for row in rows)
     except FileNotFoundError as error:
         raise EvaluationError(f"{workdir} is no workdir of a run: {Path(error.filename).name} is missing") from error
-    except (OSError, KeyError, TypeError, json.JSONDecodeError, csv.Error) as error:
+    except (OSError, KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError, csv.Error) as error:
         raise EvaluationError(f"{workdir} cannot be read ({error})") from error
     return Trained(workdir, config, weights, names, counts / counts.sum(), lesions, records)

@@ -56,7 +56,7 @@ def open_workdir(path: Path, checkpoint: Literal["best", "latest"]) -> Iterator[
         WeightsError: it is damaged, or there is no whole checkpoint yet.
     """
     with _damage_told():
-        _check_files(path)
+        _check_files(path / "checkpoints")
         step = kept_folder(path / "checkpoints", checkpoint)
         if step is None:
             raise WeightsError("no whole checkpoint yet")
