@@ -5,7 +5,8 @@
 A fifth of the images of the ISIC archive's layout in DIR is drawn, class by class and whatever their lesions, to be
 judged. Split by image, their lesions' other images are trained on. Split by lesion, they are held out. The split by
 image holds out as many others of each class instead, so that both train on equally many images of each class. Then the
-model of the last epoch judges the same images in both, which differ by one thing.
+model of the last epoch judges the same images in both. The one was trained on siblings of theirs, the other on equally
+many images of other lesions.
 """
 
 import argparse

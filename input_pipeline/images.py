@@ -25,6 +25,8 @@ _BORDERS = {
 def decode(data: bytes, size: tuple[int, int]) -> np.ndarray:
     """A JPEG or PNG at `size` (height, width): the same pixels as training's graph of TensorFlow makes of it.
 
+    But for a CMYK JPEG, whose pixels can differ by two levels of 255.
+
     Returns:
         uint8 `[height, width, 3]`.
 

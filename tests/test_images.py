@@ -35,6 +35,14 @@ def test_every_kind_of_image_is_decoded_as_in_training(tmp_path, mode, kind):
         _assert_as_in_training(tmp_path / f"i.{kind}", size)
 
 
+def test_cmyk_is_decoded_as_in_training_to_two_levels(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (90, 130, 4), np.uint8)
+    Image.fromarray(noise, "CMYK").save(tmp_path / "i.jpg")
+    [expected] = decoded(np.array([str(tmp_path / "i.jpg")]), 64)
+    difference = decode((tmp_path / "i.jpg").read_bytes(), (64, 64)).astype(int) - expected
+    assert np.abs(difference).max() <= 2
+
+
 def _jpeg(side=64):
     Image.new("RGB", (side, side), "brown").save(data := io.BytesIO(), "JPEG")
     return data.getvalue()
