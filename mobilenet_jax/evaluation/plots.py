@@ -108,6 +108,7 @@ def _scores(predictions: Predictions) -> Figure:
             weights = np.full(len(scores), 1 / max(1, len(scores)))
             axes.hist(scores, edges, weights=weights, alpha=0.6, color=colour)
         axes.set_title(names[c], fontsize=9)
+        axes.tick_params(labelbottom=c + columns >= len(names))
         axes.set_ylim(0, 1)
         axes.grid(alpha=0.3)
     patches = [Patch(color=colour, alpha=0.6, label=label) for label, colour in groups]
