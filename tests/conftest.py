@@ -1,7 +1,9 @@
 """Strict settings for all tests, and the data some of them need."""
 
+import csv
 import os
 import shutil
+import sys
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -118,3 +120,50 @@ def add_official_sets(folder: Path) -> Path:
         other.parent.mkdir()
         other.write_text(truth.read_text().replace("ISIC_0", f"ISIC_{number}"))
     return folder
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs the `mobilenet-jax` command; gives its status, and what it wrote to stdout and stderr."""
+
+    from mobilenet_jax.cli import main
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["mobilenet-jax", *map(str, arguments)])
+        try:
+            main()
+            status = 0
+        except SystemExit as end:
+            status = end.code
+        return status, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """`write_isic`'s data set."""
+    return write_isic(tmp_path_factory.mktemp("data") / "isic")
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """The workdir of a run of one epoch."""
+    from mobilenet_jax.train import train_and_evaluate
+    from tests.test_train import _config
+
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    train_and_evaluate(_config(data, train__epochs=1), workdir)
+    return workdir
+
+
+@pytest.fixture
+def workdir(trained, tmp_path):
+    """A copy of it, to be changed."""
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+def table(path):
+    """The rows of a CSV file."""
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))

@@ -20,6 +20,7 @@ from input_pipeline.examples import joined
 from input_pipeline.reading import read_images
 from mobilenet_jax.evaluation.calibration import (
     FILE,
+    Calibration,
     Correction,
     cross_fitted,
     fit_calibration,
@@ -91,22 +92,21 @@ def evaluate(
     """
     start = time.perf_counter()
     _check_classes(runs, malignant)
-    if split == "training" and len(runs) > 1:
-        raise EvaluationError("the folds of a cross-validation were trained on different images: evaluate one run")
-    if split == "validation" and len(runs) == 1 and not os.access(runs[0].workdir, os.W_OK):
-        raise EvaluationError(f"{runs[0].workdir} cannot be written, where the corrections fitted on validation go")
+    kept = _kept_calibration(runs, split, views, correction)
     parts = [run.examples(data, source, split) for run in runs]
     found = [predict(run, part, views, batch_size) for run, part in zip(runs, parts, strict=True)]
     out_of_fold = split == "validation" and len(runs) > 1
     examples, plain = _out_of_fold(runs, parts, found) if out_of_fold else (parts[0], _averaged(found))
-    predictions = _corrected(runs, plain, split, views, correction)
+    if split == "validation":
+        predictions = _corrected_validation(runs, plain, views, correction)
+    else:
+        predictions = kept.apply(plain, correction) if kept and correction else plain
     metrics, intervals = compute_metrics(predictions, malignant), {}
     if resamples:
         intervals = bootstrap(
             predictions.lesions, lambda rows: compute_metrics(predictions.take(rows), malignant), resamples
         )
     trained_on = set().union(*(set(part.lesions) & run.lesions for run, part in zip(runs, parts, strict=True)))
-    known = predictions.lesions_known
     facts = {
         "workdirs": [str(run.workdir) for run in runs],
         "weights": [run.weights.kind for run in runs],
@@ -115,8 +115,8 @@ def evaluate(
         "split": split,
         "split_hash": table_hash(as_table(examples.take(np.zeros(0, int)), examples)),
         "images": len(predictions),
-        "lesions": len(set(predictions.lesions)) if known else None,
-        "lesions_trained_on": len(trained_on) if known else None,
+        "lesions": len(set(predictions.lesions)) if predictions.lesions_known else None,
+        "lesions_trained_on": len(trained_on) if predictions.lesions_known else None,
         "views": views,
         "correction": correction,
         "malignant": list(malignant),
@@ -136,21 +136,32 @@ def _check_classes(runs: Sequence[Trained], malignant: Sequence[str]) -> None:
         raise EvaluationError(f"--malignant names {', '.join(unknown)}; the classes are {', '.join(names)}")
 
 
-def _corrected(
-    runs: Sequence[Trained], predictions: Predictions, split: str, views: int, correction: Correction | None
+def _kept_calibration(
+    runs: Sequence[Trained], split: str, views: int, correction: Correction | None
+) -> Calibration | None:
+    """What `--correct` needs of the workdir. Says before any work is done what cannot be."""
+    workdir, one = runs[0].workdir, len(runs) == 1
+    if split == "training" and not one:
+        raise EvaluationError("the folds of a cross-validation were trained on different images: evaluate one run")
+    if split == "validation":
+        if one and not os.access(workdir, os.W_OK):
+            raise EvaluationError(f"{workdir} cannot be written, where the corrections fitted on validation go")
+        return None
+    if not correction:
+        return None
+    if not one:
+        raise EvaluationError("--correct is of one run's probabilities, or of out-of-fold ones")
+    return read_calibration(workdir / FILE, whose(runs[0].weights, views))
+
+
+def _corrected_validation(
+    runs: Sequence[Trained], predictions: Predictions, views: int, correction: Correction | None
 ) -> Predictions:
     """Corrected if asked for; what is fitted to the validation split of a single run is kept in its workdir."""
-    path, of = runs[0].workdir / FILE, whose(runs[0].weights, views)
-    if split == "validation":
-        prior = np.mean([run.prior for run in runs], axis=0)
-        if len(runs) == 1:
-            fit_calibration(predictions, prior).write(path, of)
-        return cross_fitted(predictions, prior, correction) if correction else predictions
-    if not correction:
-        return predictions
-    if len(runs) > 1:
-        raise EvaluationError("--correct is of one run's probabilities, or of out-of-fold ones")
-    return read_calibration(path, of).apply(predictions, correction)
+    prior = np.mean([run.prior for run in runs], axis=0)
+    if len(runs) == 1:
+        fit_calibration(predictions, prior).write(runs[0].workdir / FILE, whose(runs[0].weights, views))
+    return cross_fitted(predictions, prior, correction) if correction else predictions
 
 
 def _averaged(found: Sequence[Predictions]) -> Predictions:
