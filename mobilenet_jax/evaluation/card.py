@@ -11,7 +11,7 @@ import jinja2
 
 from mobilenet_jax.evaluation.predictions import EvaluationError
 from mobilenet_jax.evaluation.report import OVERALL, limits_of
-from mobilenet_jax.evaluation.trained import Trained
+from mobilenet_jax.evaluation.trained import ISIC_SOURCES, Trained
 from mobilenet_jax.pretrained import write_weights
 from mobilenet_jax.workdir import write_whole
 
@@ -58,6 +58,7 @@ def write_card(run: Trained, evaluation: str, out: Path) -> None:
         classes=classes,
         limits=limits_of(run),
         judged_name=_judged(found),
+        judged_isic=found["source"] in ISIC_SOURCES,
         **_data(run),
     )
     write_whole(out / "README.md", text)

@@ -16,6 +16,8 @@ from mobilenet_jax.evaluation.predictions import EvaluationError
 from mobilenet_jax.pretrained import Weights, read_weights
 from mobilenet_jax.pretrained.load import Checkpoint
 
+ISIC_SOURCES = ("isic2018", "ham10000", "tfds")
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -42,7 +44,7 @@ class Trained:
     @property
     def is_isic(self) -> bool:
         """Whether it was trained on images of the ISIC archive, in one of their layouts."""
-        return self.config["data"]["source"] in ("isic2018", "ham10000", "tfds")
+        return self.config["data"]["source"] in ISIC_SOURCES
 
     def examples(self, data: str | None, source: str | None, split: str) -> Examples:
         """The images of a split, each looked at, with the model's labels.
