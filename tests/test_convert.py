@@ -23,7 +23,6 @@ from PIL import Image
 
 from configs.mobilenet import get_config
 from input_pipeline.reading import read_images
-from mobilenet_jax.cli import main
 from mobilenet_jax.evaluation.classifier import Classifier
 from mobilenet_jax.pretrained import Metadata, read_weights, safetensors_file, write_weights
 from mobilenet_jax.pretrained.tensors import Architecture
@@ -34,22 +33,6 @@ from tests.hostile_files import write_keras_2
 from tests.keras_models import random_mobilenet, relative_error
 
 IMAGENET = Architecture(0.25, "imagenet", 1000, 1)
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Runs the command; gives its status, and what it wrote to stdout and stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["mobilenet-jax", *map(str, arguments)])
-        try:
-            main()
-            status = 0
-        except SystemExit as end:
-            status = end.code
-        return status, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture
