@@ -140,13 +140,13 @@ def run(monkeypatch, capsys):
     return run
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def data(tmp_path_factory):
     """`write_isic`'s data set."""
     return write_isic(tmp_path_factory.mktemp("data") / "isic")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def trained(data, tmp_path_factory):
     """The workdir of a run of one epoch."""
     from mobilenet_jax.train import train_and_evaluate
