@@ -33,7 +33,7 @@ OVERALL = {
     "ece": (
         "calibration error",
         "mean gap between confidence and share that is right, 15 bins; lower is better. "
-        "Of few images it is too high, which the interval allows for",
+        "Of few images it is too high; the interval allows for that only roughly, least so near 0",
     ),
 }
 _COLUMNS = {
