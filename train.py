@@ -23,10 +23,11 @@ import jax
 import pooch
 from absl import flags, logging
 
-from mobilenet_jax.command import run_as_command
-from mobilenet_jax.config import ConfigError, parse_config
-from mobilenet_jax.mesh import connect
-from mobilenet_jax.train import ERRORS, train_and_evaluate
+from mobilenet_jax.cli.error_boundary import run_as_command
+from mobilenet_jax.config import parse_config
+from mobilenet_jax.errors import ConfigError
+from mobilenet_jax.sharding import connect
+from mobilenet_jax.training.setup import ERRORS, train_and_evaluate
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder for all that comes out; runs/NAME-OF-CONFIG if not given.")
 PROFILE = flags.DEFINE_bool("profile", False, "Leave a trace of ten steps in WORKDIR/profile, for TensorBoard.")

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from mobilenet_jax.evaluation.calibration import cross_fitted
-from mobilenet_jax.evaluation.classifier import MAX_VIEWS
 from mobilenet_jax.evaluation.evaluate import predict
 from mobilenet_jax.evaluation.metrics import Metrics, bootstrap, compute_metrics
-from mobilenet_jax.evaluation.trained import read_trained
+from mobilenet_jax.evaluation.trained_run import read_trained
+from mobilenet_jax.inference.classifier import MAX_VIEWS
 
 FIGURES = {"balanced_accuracy": "balanced accuracy", "accuracy": "accuracy", "nll": "NLL", "ece": "calibration error"}
 

@@ -13,7 +13,7 @@ from importlib.metadata import version
 import jax
 import jax.numpy as jnp
 
-from mobilenet_jax.depthwise import Method, depthwise_conv
+from mobilenet_jax.kernels.depthwise import Method, depthwise_conv
 
 BATCH_SIZE = 16
 ROUNDS = 5

@@ -2,7 +2,7 @@
 
     python -m benchmarks.experiments --data DIR --runs RUNS [--epochs 6] [--config.KEY=VALUE ...]
 
-trains each of `configs/article_*.py` on the ISIC archive's layout in DIR, a workdir in RUNS for each (one that is there
+trains each of `configs/article/*.py` on the ISIC archive's layout in DIR, a workdir in RUNS for each (one that is there
 goes on, or is taken as it is), prints a table, and draws `benchmarks/results/article.png`.
 """
 
@@ -35,7 +35,7 @@ def main() -> None:
         workdir = args.runs / name
         subprocess.run(
             [
-                sys.executable, "train.py", f"--config=configs/article_{name}.py", f"--workdir={workdir}",
+                sys.executable, "train.py", f"--config=configs/article/{name}.py", f"--workdir={workdir}",
                 f"--config.data.dir={args.data}", f"--config.train.epochs={args.epochs}", *overrides,
             ],
             check=True, stdout=sys.stderr,

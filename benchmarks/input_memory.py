@@ -13,7 +13,8 @@ import psutil
 import tensorflow as tf
 
 from benchmarks.input_pipeline import ARTICLE, BATCH, SIZE
-from input_pipeline import read_examples, train_batches
+from input_pipeline.batches import train_batches
+from input_pipeline.sources.registry import read_examples
 
 
 def main() -> None:

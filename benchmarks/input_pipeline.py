@@ -27,9 +27,13 @@ import numpy as np
 import tensorflow as tf
 from keras.src.legacy.preprocessing.image import ImageDataGenerator
 
-from input_pipeline import Augmentation, Cache, Examples, open_cache, read_examples, train_batches, write_folders
-from input_pipeline.augment import draw_affine, draw_colour
-from input_pipeline.images import change, resize
+from input_pipeline.augment import Augmentation, draw_affine, draw_colour
+from input_pipeline.batches import train_batches
+from input_pipeline.cache import Cache, open_cache
+from input_pipeline.examples import Examples
+from input_pipeline.image_ops import change, resize
+from input_pipeline.sources.folders import write_folders
+from input_pipeline.sources.registry import read_examples
 
 SIZE, BATCH = 224, 32
 ARTICLE = Augmentation(rotation=30, width_shift=0.3, height_shift=0.3, zoom=0.3, horizontal_flip=True)

@@ -14,7 +14,9 @@ import numpy as np
 from keras.src.legacy.preprocessing.image import ImageDataGenerator
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
-from input_pipeline import Examples, read_examples, split_examples
+from input_pipeline.examples import Examples
+from input_pipeline.sources.registry import read_examples
+from input_pipeline.splits import split_examples
 
 BATCH_SIZE = 32
 

@@ -20,11 +20,13 @@ from pathlib import Path
 import numpy as np
 from sklearn.model_selection import train_test_split
 
-from input_pipeline import Examples, as_table, read_examples
+from input_pipeline.examples import Examples
+from input_pipeline.sources.registry import read_examples
+from input_pipeline.splits import as_table
 from mobilenet_jax.evaluation.evaluate import predict
 from mobilenet_jax.evaluation.metrics import Metrics, bootstrap, compute_metrics
 from mobilenet_jax.evaluation.predictions import Predictions
-from mobilenet_jax.evaluation.trained import read_trained
+from mobilenet_jax.evaluation.trained_run import read_trained
 
 FIGURES = {"balanced_accuracy": "balanced accuracy", "accuracy": "accuracy", "nll": "NLL", "macro_auc": "macro AUC"}
 

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from input_pipeline.reading import read_images
-from mobilenet_jax.evaluation.classifier import Classifier
-from mobilenet_jax.evaluation.predict import find_images, write_predictions
-from mobilenet_jax.pretrained import read_weights
+from input_pipeline.image_reader import read_images
+from mobilenet_jax.inference.classifier import Classifier
+from mobilenet_jax.inference.predict_files import find_images, write_predictions
+from mobilenet_jax.weights.load import read_weights
 
 BATCH = 64
 

@@ -39,8 +39,8 @@ def our_side(alpha: float, size: int) -> Callable[[int], None]:
     import jax.numpy as jnp
     import optax
 
-    from mobilenet_jax.model import MobileNet
-    from mobilenet_jax.train_step import make_train_step, new_state
+    from mobilenet_jax.model.mobilenet import MobileNet
+    from mobilenet_jax.training.step import make_train_step, new_state
 
     model, optimizer = MobileNet(alpha, "article"), optax.sgd(0.001, 0.9)
     key = jax.random.key(0, impl="rbg")

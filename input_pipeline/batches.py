@@ -17,7 +17,7 @@ import numpy as np
 from input_pipeline.augment import Augmentation, draw_affine, draw_colour
 from input_pipeline.cache import Cache
 from input_pipeline.examples import Examples
-from input_pipeline.images import Scaling, change, scale
+from input_pipeline.image_ops import Scaling, change, scale
 
 Batch = dict[str, np.ndarray]
 
@@ -58,7 +58,7 @@ def train_batches(
     An epoch has `len(examples) // batch_size` steps. The examples left over differ from epoch to epoch.
 
     Where the images are to be changed on the device, they come as they are, uint8, with what was drawn for them:
-    `affine` float32 `[batch, 3, 3]` and `colour` float32 `[batch, 4, 3]`, for `mobilenet_jax.device_augment`.
+    `affine` float32 `[batch, 3, 3]` and `colour` float32 `[batch, 4, 3]`, for `mobilenet_jax.training.device_augment`.
 
     Args:
         examples: of training.
@@ -178,6 +178,6 @@ def _with_pixels(
         for batch in plan():
             yield {"image": cache.images[batch.pop("source")], **batch}
     else:
-        from input_pipeline import graph  # TensorFlow, which is not needed above
+        from input_pipeline import tf_graph  # TensorFlow, which is not needed above
 
-        yield from graph.batches(plan, image_size, batch_size, changed, cache.images if cache else None)
+        yield from tf_graph.batches(plan, image_size, batch_size, changed, cache.images if cache else None)

@@ -23,8 +23,8 @@ import pooch
 import psutil
 from tqdm import tqdm
 
-from input_pipeline.examples import DataError
-from input_pipeline.files import files_hash
+from input_pipeline.errors import DataError
+from input_pipeline.image_files import files_hash
 
 _FORMAT = 2  # raised when other pixels come out of the same files, so that caches are made anew
 
@@ -116,7 +116,7 @@ def _check_room(where: str, shape: tuple[int, ...], free: int, place: str) -> No
 
 
 def _fill(images: np.ndarray, paths: np.ndarray) -> np.ndarray:
-    from input_pipeline.graph import decoded  # TensorFlow, which is not needed again
+    from input_pipeline.tf_graph import decoded  # TensorFlow, which is not needed again
 
     found = decoded(paths, images.shape[1])
     for row, image in enumerate(tqdm(found, "decoding", len(paths), unit=" images", disable=None, leave=False)):

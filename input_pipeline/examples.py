@@ -1,25 +1,14 @@
 """The table every source is read into, and the error every source raises."""
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
+from input_pipeline.errors import DataError
+
 Part = Literal["Training", "Validation", "Test"]  # of the archive's sets
-
-
-class DataError(ValueError):
-    """The data are not as they should be. The message is one line: file, line and what to do.
-
-    Attributes:
-        details: a line for each fault, where there is more than one.
-    """
-
-    def __init__(self, message: str, details: Sequence[str] = ()):
-        super().__init__(message)
-        self.details = details
 
 
 class Faults(list[str]):

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from input_pipeline.augment import Augmentation
-from input_pipeline.examples import DataError
+from input_pipeline.errors import DataError
 
 Scaling = tuple[float, float]
 

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from input_pipeline.examples import DataError
-from input_pipeline.files import read_bytes
-from input_pipeline.images import decode
+from input_pipeline.errors import DataError
+from input_pipeline.image_files import read_bytes
+from input_pipeline.image_ops import decode
 
 _AHEAD = 3  # batches that are read while the model is at work
 _TOGETHER = 16  # files that a thread is given at a time: with a task for each, small files take a third longer

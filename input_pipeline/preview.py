@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 
 from input_pipeline.augment import Augmentation, draw_affine, draw_colour
 from input_pipeline.examples import Examples
-from input_pipeline.graph import decoded
-from input_pipeline.images import change
+from input_pipeline.image_ops import change
+from input_pipeline.tf_graph import decoded
 
 _VERSIONS = 8
 _SHOWN = 12  # classes

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from sklearn.model_selection import StratifiedKFold, train_test_split
 
-from input_pipeline.examples import DataError, Examples
+from input_pipeline.errors import DataError
+from input_pipeline.examples import Examples
 
 SIDES = ("training", "validation")
 

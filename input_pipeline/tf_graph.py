@@ -13,9 +13,9 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # nor a word on a library f
 
 import tensorflow as tf
 
-from input_pipeline.examples import DataError
-from input_pipeline.images import resize
-from input_pipeline.tfds_source import is_address, read_record
+from input_pipeline.errors import DataError
+from input_pipeline.image_files import is_address, read_record
+from input_pipeline.image_ops import resize
 
 with suppress(RuntimeError):  # where somebody else has set it up already
     tf.config.set_visible_devices([], "GPU")  # or TensorFlow takes all the memory JAX is to have

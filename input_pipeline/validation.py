@@ -17,8 +17,9 @@ import pooch
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from input_pipeline.examples import DataError, Examples, Faults
-from input_pipeline.files import files_hash, read_bytes
+from input_pipeline.errors import DataError
+from input_pipeline.examples import Examples, Faults
+from input_pipeline.image_files import files_hash, read_bytes
 
 MIN_SIDE, MAX_SIDE = 8, 10_000  # pixels
 _FEW = 5  # examples of a class
@@ -100,7 +101,7 @@ class _Memory:
 
 def _look_at_all(examples: Examples, faults: Faults) -> list[str]:
     """The warnings; faults are noted."""
-    from input_pipeline.graph import decodes  # TensorFlow
+    from input_pipeline.tf_graph import decodes  # TensorFlow
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         looks = pool.map(lambda path: _look(path, decodes), examples.paths)

@@ -11,11 +11,8 @@ from typing import Any, NamedTuple
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from mobilenet_jax.model import ALPHAS, BLOCKS, MAX_IMAGE_SIZE, MIN_IMAGE_SIZE
-
-
-class ConfigError(ValueError):
-    """A configuration has an unknown key or a value out of range. The message names both, and the nearest right."""
+from mobilenet_jax.errors import ConfigError
+from mobilenet_jax.model.mobilenet import ALPHAS, BLOCKS, MAX_IMAGE_SIZE, MIN_IMAGE_SIZE
 
 
 class _Rule(NamedTuple):

@@ -8,7 +8,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from mobilenet_jax.config import ConfigError
+from mobilenet_jax.errors import ConfigError
 
 
 def connect(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:

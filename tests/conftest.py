@@ -81,7 +81,7 @@ def tiny_isic(tmp_path) -> Path:
 
 def write_isic(folder: Path, *, one: str = "1.0", zero: str = "0.0") -> Path:
     """Writes a small data set in the archive's layout, two images a lesion."""
-    from input_pipeline.isic import CLASS_NAMES
+    from input_pipeline.sources.isic import CLASS_NAMES
 
     images = folder / "ISIC2018_Task3_Training_Input"
     truth = folder / "ISIC2018_Task3_Training_GroundTruth"
@@ -126,7 +126,7 @@ def add_official_sets(folder: Path) -> Path:
 def run(monkeypatch, capsys):
     """Runs the `mobilenet-jax` command; gives its status, and what it wrote to stdout and stderr."""
 
-    from mobilenet_jax.cli import main
+    from mobilenet_jax.cli.main import main
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["mobilenet-jax", *map(str, arguments)])
@@ -149,8 +149,8 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="session")
 def trained(data, tmp_path_factory):
     """The workdir of a run of one epoch."""
-    from mobilenet_jax.train import train_and_evaluate
-    from tests.test_train import _config
+    from mobilenet_jax.training.setup import train_and_evaluate
+    from tests.mobilenet_jax.training.test_loop import _config
 
     workdir = tmp_path_factory.mktemp("trained") / "run"
     train_and_evaluate(_config(data, train__epochs=1), workdir)

@@ -1,6 +1,6 @@
 """The article's other optimizer: Adadelta with rate 1.0, decay 0.95 and Keras's epsilon, batches of 64, 50 epochs.
 
-    python train.py --config=configs/article_adadelta.py --config.data.dir=DIR
+    python train.py --config=configs/article/adadelta.py --config.data.dir=DIR
 
 The article shows its curves and draws no conclusion.
 
@@ -11,7 +11,7 @@ all is in benchmarks/results/article.md.
 
 from ml_collections import ConfigDict
 
-from configs.article_original import get_config as original
+from configs.article.original import get_config as original
 
 
 def get_config() -> ConfigDict:

@@ -1,6 +1,6 @@
 """The article's batch normalisation in the head: dense, batch normalisation, ReLU, dropout, twice.
 
-    python train.py --config=configs/article_batch_norm.py --config.data.dir=DIR
+    python train.py --config=configs/article/batch_norm.py --config.data.dir=DIR
 
 The article tried it against overfitting, shows its curves and draws no conclusion.
 
@@ -11,7 +11,7 @@ table of all is in benchmarks/results/article.md.
 
 from ml_collections import ConfigDict
 
-from configs.article_original import get_config as original
+from configs.article.original import get_config as original
 
 
 def get_config() -> ConfigDict:

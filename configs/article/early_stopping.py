@@ -1,6 +1,6 @@
 """The article's early stopping: it ends when the validation loss has not fallen for 10 epochs.
 
-    python train.py --config=configs/article_early_stopping.py --config.data.dir=DIR
+    python train.py --config=configs/article/early_stopping.py --config.data.dir=DIR
 
 The article shows its curves and draws no conclusion. The best checkpoint is then that of the lowest loss.
 
@@ -10,7 +10,7 @@ x 128 the validation loss still falls in the tenth epoch. The table of all is in
 
 from ml_collections import ConfigDict
 
-from configs.article_original import get_config as original
+from configs.article.original import get_config as original
 
 
 def get_config() -> ConfigDict:

@@ -1,6 +1,6 @@
 """The article's second split: the first 30% of the table for validation.
 
-    python train.py --config=configs/article_first.py --config.data.dir=DIR
+    python train.py --config=configs/article/first.py --config.data.dir=DIR
 
 The article tried it against overfitting and says of no split that it helped.
 
@@ -11,7 +11,7 @@ The table of all is in benchmarks/results/article.md.
 
 from ml_collections import ConfigDict
 
-from configs.article_original import get_config as original
+from configs.article.original import get_config as original
 
 
 def get_config() -> ConfigDict:

@@ -1,6 +1,6 @@
 """L1 regularisation as the article tried it: l1(0.01) on kernels and on activities of both dense layers.
 
-    python train.py --config=configs/article_l1.py --config.data.dir=DIR
+    python train.py --config=configs/article/l1.py --config.data.dir=DIR
 
 The article names L1 beside L2 and shows no code of it; the factor is that of its L2.
 
@@ -11,7 +11,7 @@ table of all is in benchmarks/results/article.md.
 
 from ml_collections import ConfigDict
 
-from configs.article_batch_norm import get_config as batch_norm
+from configs.article.batch_norm import get_config as batch_norm
 
 
 def get_config() -> ConfigDict:

@@ -1,6 +1,6 @@
 """L1 and L2 together: l1_l2(0.01, 0.01) on kernels and on activities of both dense layers.
 
-    python train.py --config=configs/article_l1_l2.py --config.data.dir=DIR
+    python train.py --config=configs/article/l1_l2.py --config.data.dir=DIR
 
 The article names them together and shows no code; the factors are those of its L2.
 
@@ -11,7 +11,7 @@ in benchmarks/results/article.md.
 
 from ml_collections import ConfigDict
 
-from configs.article_batch_norm import get_config as batch_norm
+from configs.article.batch_norm import get_config as batch_norm
 
 
 def get_config() -> ConfigDict:

@@ -1,6 +1,6 @@
 """The article's L2 regularisation: l2(0.01) on kernels and activities of both dense layers, with batch norm.
 
-    python train.py --config=configs/article_l2.py --config.data.dir=DIR
+    python train.py --config=configs/article/l2.py --config.data.dir=DIR
 
 The penalty starts far above the cross-entropy: `train_objective` is their sum, `train_loss` the latter alone. Sums over
 activities are divided by the batch size, as in today's Keras and not in that of 2018.
@@ -12,7 +12,7 @@ NV. The table of all is in benchmarks/results/article.md.
 
 from ml_collections import ConfigDict
 
-from configs.article_batch_norm import get_config as batch_norm
+from configs.article.batch_norm import get_config as batch_norm
 
 
 def get_config() -> ConfigDict:

@@ -1,6 +1,6 @@
 """The article's experiment as it was first run: the last 30% of the table for validation, augmented too.
 
-    python train.py --config=configs/article_original.py --config.data.dir=DIR
+    python train.py --config=configs/article/original.py --config.data.dir=DIR
 
 100 epochs of SGD (0.001, momentum 0.9) in batches of 32 at 224 x 224. The article shows training accuracy that rises
 and validation accuracy that stays: "we may suffer overfitting". Its split puts images of one lesion on both sides, and

@@ -1,6 +1,6 @@
 """The article's third split: Keras's `validation_split=0.3`, the first 30% of each class by file name.
 
-    python train.py --config=configs/article_per_class.py --config.data.dir=DIR
+    python train.py --config=configs/article/per_class.py --config.data.dir=DIR
 
 All classes have the same share in validation, which the table's order does not give; lesions still cross.
 
@@ -11,7 +11,7 @@ benchmarks/results/article.md.
 
 from ml_collections import ConfigDict
 
-from configs.article_original import get_config as original
+from configs.article.original import get_config as original
 
 
 def get_config() -> ConfigDict:

@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from input_pipeline.examples import DataError, Examples, Faults
-from input_pipeline.isic import note_mixed_lesions, read_lesions
-from input_pipeline.tfds_source import is_address, read_record
+from input_pipeline.errors import DataError
+from input_pipeline.examples import Examples, Faults
+from input_pipeline.image_files import is_address, read_record
+from input_pipeline.sources.isic import note_mixed_lesions, read_lesions
 
 _SUFFIXES = (".jpg", ".jpeg")
 _LESIONS = "lesions.csv"

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from input_pipeline.examples import DataError, Examples, Faults
-from input_pipeline.isic import CLASS_NAMES, note_mixed_lesions, table_rows
+from input_pipeline.errors import DataError
+from input_pipeline.examples import Examples, Faults
+from input_pipeline.sources.isic import CLASS_NAMES, note_mixed_lesions, table_rows
 
 _TABLE = "HAM10000_metadata.csv"
 _PARTS = ("HAM10000_images_part_1", "HAM10000_images_part_2")

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from input_pipeline.examples import DataError, Examples, Faults, Part
+from input_pipeline.errors import DataError
+from input_pipeline.examples import Examples, Faults, Part
 
 CLASS_NAMES = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
 

@@ -14,7 +14,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from input_pipeline.examples import Examples, Part
-from input_pipeline.isic import CLASS_NAMES, read_isic
+from input_pipeline.sources.isic import CLASS_NAMES, read_isic
 
 PARTS: dict[Part, str] = {"Training": "train", "Validation": "validation", "Test": "test"}
 

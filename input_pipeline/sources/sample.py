@@ -16,7 +16,7 @@ import numpy as np
 import pooch
 from PIL import Image, ImageDraw
 
-from input_pipeline.isic import CLASS_NAMES, GROUND_TRUTH, GROUPINGS, INPUT
+from input_pipeline.sources.isic import CLASS_NAMES, GROUND_TRUTH, GROUPINGS, INPUT
 
 _VERSION = 1  # raised when the drawings change, so that caches are drawn anew
 _SEED = 2018

@@ -9,18 +9,15 @@ An image in it has an address in place of a path: the file, `#`, the number of t
 TensorFlow and TFDS are imported when they are first needed: most runs do without.
 """
 
-import functools
-import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from input_pipeline.examples import DataError, Examples, Part
-
-_ADDRESS = re.compile(r"(.+\.array_record-\d+-of-\d+)#(\d+)/[^/]+")
-_ANEW = "make it anew with `mobilenet-jax prepare RAW DST --to tfds`"
+from input_pipeline.errors import DataError
+from input_pipeline.examples import Examples, Part
+from input_pipeline.image_files import PREPARE_AGAIN, open_records
 
 
 def prepare_tfds(raw: str | Path, data_dir: str | Path) -> None:
@@ -38,7 +35,7 @@ def prepare_tfds(raw: str | Path, data_dir: str | Path) -> None:
     """
     import tensorflow_datasets as tfds
 
-    from input_pipeline.isic2018_task3 import Isic2018Task3, read_parts
+    from input_pipeline.sources.isic2018_task3 import Isic2018Task3, read_parts
 
     folder = _version_folder(data_dir)
     if folder.exists():
@@ -66,7 +63,7 @@ def read_tfds(folder: str | Path, part: Part = "Training") -> Examples:
     """
     from tensorflow_datasets.core.file_adapters import FileFormat
 
-    from input_pipeline.isic2018_task3 import PARTS, Isic2018Task3
+    from input_pipeline.sources.isic2018_task3 import PARTS, Isic2018Task3
 
     version = _version_folder(folder)
     if not (version / "dataset_info.json").exists():
@@ -74,12 +71,13 @@ def read_tfds(folder: str | Path, part: Part = "Training") -> Examples:
     info = Isic2018Task3(data_dir=folder).info
     if info.file_format != FileFormat.ARRAY_RECORD:
         raise DataError(
-            f"{version} is in the format {info.file_format.value}; only array_record can be read in any order: {_ANEW}"
+            f"{version} is in the format {info.file_format.value}; only array_record has random access: {PREPARE_AGAIN}"
         )
     split = PARTS[part]
     if split not in info.splits:
         raise DataError(
-            f"{version} has no split {split!r}, only {', '.join(info.splits)}: {_ANEW}, from a folder that holds "
+            f"{version} has no split {split!r}, only {', '.join(info.splits)}: {PREPARE_AGAIN}, from a "
+            "folder that holds "
             f"ISIC2018_Task3_{part}_Input and ISIC2018_Task3_{part}_GroundTruth"
         )
     shards = zip(info.splits[split].filepaths, info.splits[split].shard_lengths, strict=True)
@@ -94,60 +92,24 @@ def read_tfds(folder: str | Path, part: Part = "Training") -> Examples:
     )
 
 
-def is_address(path: str) -> bool:
-    """Whether a path is the address of a record, and not that of a file."""
-    return _ADDRESS.fullmatch(path) is not None
-
-
-def file_of(path: str) -> str:
-    """The file that an image is in: the path itself, or that of the records an address points into."""
-    match = _ADDRESS.fullmatch(path)
-    return match[1] if match else path
-
-
-def read_record(address: str) -> bytes:
-    """The JPEG file of an example, byte for byte. Any number of threads may read at a time.
-
-    Raises:
-        DataError: the record is damaged or gone.
-    """
-    from tensorflow.train import Example
-
-    if not (match := _ADDRESS.fullmatch(address)):
-        raise ValueError(f"{address} is no address of a record")
-    try:
-        record = _shard(match[1])[int(match[2])]
-    except (RuntimeError, ValueError) as error:  # ArrayRecord's own: a file it cannot read, a number beyond its end
-        raise DataError(f"{address} cannot be read ({error}): {_ANEW}") from error
-    return Example.FromString(record).features.feature["image"].bytes_list.value[0]
-
-
-@functools.cache
-def _shard(path: str) -> Sequence[bytes]:
-    """The records of a file, which stays open."""
-    from array_record.python.array_record_data_source import ArrayRecordDataSource
-
-    return ArrayRecordDataSource([path])
-
-
 def _rows(shard: Path, length: int) -> Iterator[tuple[str, str, int, str]]:
     """Name, address, label and lesion of each example in a file."""
     from tensorflow.train import Example
 
     try:
-        records = _shard(str(shard))
+        records = open_records(str(shard))
         if len(records) != length:
-            raise DataError(f"{shard} holds {len(records)} records, not {length}: {_ANEW}")
+            raise DataError(f"{shard} holds {len(records)} records, not {length}: {PREPARE_AGAIN}")
         for number in range(length):
             feature = Example.FromString(records[number]).features.feature
             name = feature["image_id"].bytes_list.value[0].decode()
             lesion = feature["lesion_id"].bytes_list.value[0].decode()
             yield name, f"{shard}#{number}/{name}.jpg", feature["label"].int64_list.value[0], lesion
     except RuntimeError as error:
-        raise DataError(f"{shard} is missing or damaged ({error}): {_ANEW}") from error
+        raise DataError(f"{shard} is missing or damaged ({error}): {PREPARE_AGAIN}") from error
 
 
 def _version_folder(data_dir: str | Path) -> Path:
-    from input_pipeline.isic2018_task3 import Isic2018Task3
+    from input_pipeline.sources.isic2018_task3 import Isic2018Task3
 
     return Path(data_dir) / Isic2018Task3.name / str(Isic2018Task3.VERSION)

@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from mobilenet_jax.stopping import Interrupted
+from mobilenet_jax.errors import Interrupted
 
 RESUME_ME = 75  # the exit status of a run that was asked to stop and can go on; sysexits' EX_TEMPFAIL
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mobilenet_jax.command import run_as_command
+from mobilenet_jax.cli.error_boundary import run_as_command
 
 SPLITS = ("validation", "training", "all", "official", "official:test")
 MALIGNANT = ("MEL", "BCC", "AKIEC")  # of ISIC 2018's classes; AKIEC includes what is not yet invasive
@@ -96,8 +96,8 @@ def _add_of_evaluations(commands: Any) -> None:
 
 
 def _compare(args: argparse.Namespace) -> None:
+    from mobilenet_jax.errors import EvaluationError
     from mobilenet_jax.evaluation.compare import compare, draw_comparison
-    from mobilenet_jax.evaluation.predictions import EvaluationError
 
     def job() -> None:
         if len(args.workdirs) < 2:
@@ -112,10 +112,9 @@ def _compare(args: argparse.Namespace) -> None:
 
 
 def _card(args: argparse.Namespace) -> None:
-    from mobilenet_jax.evaluation.card import write_card
-    from mobilenet_jax.evaluation.predictions import EvaluationError
-    from mobilenet_jax.evaluation.trained import read_trained
-    from mobilenet_jax.pretrained import WeightsError
+    from mobilenet_jax.errors import EvaluationError, WeightsError
+    from mobilenet_jax.evaluation.trained_run import read_trained
+    from mobilenet_jax.reporting.model_card import write_card
 
     def job() -> None:
         out = args.out or args.workdir / "card"
@@ -148,12 +147,11 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    from input_pipeline import DataError
+    from input_pipeline.errors import DataError
+    from mobilenet_jax.errors import EvaluationError, WeightsError
     from mobilenet_jax.evaluation.evaluate import evaluate
-    from mobilenet_jax.evaluation.predictions import EvaluationError
-    from mobilenet_jax.evaluation.report import OVERALL, warnings_of, write_report
-    from mobilenet_jax.evaluation.trained import read_trained
-    from mobilenet_jax.pretrained import WeightsError
+    from mobilenet_jax.evaluation.trained_run import read_trained
+    from mobilenet_jax.reporting.report import OVERALL, warnings_of, write_report
 
     def job() -> None:
         runs = [read_trained(workdir, args.checkpoint) for workdir in args.workdirs]
@@ -201,11 +199,11 @@ def _folder(args: argparse.Namespace) -> Path:
 
 
 def _predict(args: argparse.Namespace) -> None:
+    from mobilenet_jax.errors import EvaluationError, WeightsError
     from mobilenet_jax.evaluation.calibration import FILE, read_calibration, whose
-    from mobilenet_jax.evaluation.classifier import Classifier
-    from mobilenet_jax.evaluation.predict import find_images, print_likeliest, write_predictions
-    from mobilenet_jax.evaluation.predictions import EvaluationError
-    from mobilenet_jax.pretrained import WeightsError, read_weights
+    from mobilenet_jax.inference.classifier import Classifier
+    from mobilenet_jax.inference.predict_files import find_images, print_likeliest, write_predictions
+    from mobilenet_jax.weights.load import read_weights
 
     def job() -> None:
         paths = find_images(args.images)

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from absl import flags, logging
 
-from mobilenet_jax import pretrained
-from mobilenet_jax.command import run_as_command
-from mobilenet_jax.evaluation.commands import add_commands
-from mobilenet_jax.model import ALPHAS, MIN_IMAGE_SIZE
-from mobilenet_jax.pretrained import WeightsError
+from mobilenet_jax.cli.error_boundary import run_as_command
+from mobilenet_jax.cli.evaluate import add_commands
+from mobilenet_jax.errors import WeightsError
+from mobilenet_jax.model.mobilenet import ALPHAS, MIN_IMAGE_SIZE
+from mobilenet_jax.weights.load import mapping, read_weights
+from mobilenet_jax.weights.save import check_destination, write_weights
 
 
 def main() -> None:
@@ -99,29 +100,29 @@ def _image_size(text: str) -> int:
 
 
 def _summary(args: argparse.Namespace) -> None:
-    from mobilenet_jax.summary import as_json, as_text, summarize
+    from mobilenet_jax.model.summary import as_json, as_text, summarize
 
     table = summarize(args.alpha, args.image_size, args.include_top)
     print(as_json(table) if args.format == "json" else as_text(table))
 
 
 def _convert(args: argparse.Namespace) -> None:
-    pretrained.check_destination(args.dst, force=args.force)
+    check_destination(args.dst, force=args.force)
     if args.dry_run:
         to_keras = args.dst.name.endswith(".weights.h5")
-        rows = pretrained.mapping(args.src, to_keras=to_keras, checkpoint=args.checkpoint, head=not args.no_top)
+        rows = mapping(args.src, to_keras=to_keras, checkpoint=args.checkpoint, head=not args.no_top)
         table = [("source", "target", "shape", "transform"), *((a, b, str(c), d or "none") for a, b, c, d in rows)]
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         for row in table:
             print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
         return
-    weights = pretrained.read_weights(
+    weights = read_weights(
         args.src, head=not args.no_top, checkpoint=args.checkpoint, allow_nonfinite=args.allow_nonfinite
     )
     if args.input_scaling:
         metadata = dataclasses.replace(weights.metadata, input_scaling=tuple(args.input_scaling))
         weights = dataclasses.replace(weights, metadata=metadata)
-    pretrained.write_weights(args.dst, weights, force=args.force)
+    write_weights(args.dst, weights, force=args.force)
     found, metadata = weights.architecture, weights.metadata
     size = "x".join(map(str, metadata.image_size)) if metadata.image_size else "a size not known"
     print(
@@ -135,8 +136,10 @@ def _convert(args: argparse.Namespace) -> None:
 
 
 def _prepare(args: argparse.Namespace) -> None:
-    from input_pipeline import DataError, read_examples, write_folders  # takes its time
-    from input_pipeline.tfds_source import prepare_tfds
+    from input_pipeline.errors import DataError
+    from input_pipeline.sources.folders import write_folders  # takes its time
+    from input_pipeline.sources.registry import read_examples
+    from input_pipeline.sources.tfds import prepare_tfds
 
     def job() -> None:
         examples = read_examples(args.source, args.raw)
@@ -152,11 +155,12 @@ def _prepare(args: argparse.Namespace) -> None:
 
 
 def _preview(args: argparse.Namespace) -> None:
-    from input_pipeline import DataError
+    from input_pipeline.errors import DataError
     from input_pipeline.preview import write_preview
-    from mobilenet_jax.config import ConfigError, check_config, parse_config
-    from mobilenet_jax.run import make_augmentation
-    from mobilenet_jax.train import load_examples
+    from mobilenet_jax.config import check_config, parse_config
+    from mobilenet_jax.errors import ConfigError
+    from mobilenet_jax.training.loop import make_augmentation
+    from mobilenet_jax.training.setup import load_examples
 
     def job() -> None:
         config, _, rest = parse_config(["preview", f"--config={args.config}", *args.rest], flags.FlagValues())

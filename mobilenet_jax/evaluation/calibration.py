@@ -10,9 +10,10 @@ from scipy.optimize import minimize, minimize_scalar
 from scipy.special import logsumexp, softmax
 from sklearn.model_selection import GroupKFold
 
-from mobilenet_jax.evaluation.predictions import EvaluationError, Predictions, concatenated
-from mobilenet_jax.pretrained import Weights
-from mobilenet_jax.workdir import write_whole
+from mobilenet_jax.errors import EvaluationError
+from mobilenet_jax.evaluation.predictions import Predictions, concatenated
+from mobilenet_jax.training.workdir import write_whole
+from mobilenet_jax.weights.weights import Weights
 
 Correction = Literal["temperature", "prior"]
 FILE = "calibration.json"  # in a workdir

@@ -9,11 +9,12 @@ import matplotlib.style
 import numpy as np
 from matplotlib.figure import Figure
 
+from mobilenet_jax.errors import EvaluationError
 from mobilenet_jax.evaluation.metrics import Metrics, bootstrap, compute_metrics
-from mobilenet_jax.evaluation.predictions import EvaluationError, Predictions, read_predictions
-from mobilenet_jax.evaluation.report import OVERALL
-from mobilenet_jax.evaluation.trained import read_records
-from mobilenet_jax.workdir import write_whole
+from mobilenet_jax.evaluation.predictions import Predictions, read_predictions
+from mobilenet_jax.evaluation.trained_run import read_records
+from mobilenet_jax.reporting.report import OVERALL
+from mobilenet_jax.training.workdir import write_whole
 
 
 @dataclass(frozen=True)

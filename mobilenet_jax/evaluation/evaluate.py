@@ -15,9 +15,11 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from input_pipeline import DataError, Examples, as_table, table_hash
-from input_pipeline.examples import joined
-from input_pipeline.reading import read_images
+from input_pipeline.errors import DataError
+from input_pipeline.examples import Examples, joined
+from input_pipeline.image_reader import read_images
+from input_pipeline.splits import as_table, table_hash
+from mobilenet_jax.errors import EvaluationError
 from mobilenet_jax.evaluation.calibration import (
     FILE,
     Calibration,
@@ -27,10 +29,10 @@ from mobilenet_jax.evaluation.calibration import (
     read_calibration,
     whose,
 )
-from mobilenet_jax.evaluation.classifier import Classifier
 from mobilenet_jax.evaluation.metrics import Metrics, bootstrap, compute_metrics
-from mobilenet_jax.evaluation.predictions import EvaluationError, Predictions, concatenated
-from mobilenet_jax.evaluation.trained import Trained
+from mobilenet_jax.evaluation.predictions import Predictions, concatenated
+from mobilenet_jax.evaluation.trained_run import Trained
+from mobilenet_jax.inference.classifier import Classifier
 
 
 @dataclass(frozen=True)

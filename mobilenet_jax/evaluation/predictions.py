@@ -8,11 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from mobilenet_jax.errors import EvaluationError
+
 _COLUMNS = ("image", "lesion", "label", "predicted")
-
-
-class EvaluationError(ValueError):
-    """Something cannot be evaluated. The message says what is missing and what to do."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from input_pipeline import DataError, Examples, as_table, check_images, read_examples, read_split
-from input_pipeline.examples import Faults
-from input_pipeline.sources import OFFICIAL
-from input_pipeline.splits import SIDES
-from mobilenet_jax.evaluation.predictions import EvaluationError
-from mobilenet_jax.pretrained import Weights, read_weights
-from mobilenet_jax.pretrained.load import Checkpoint
+from input_pipeline.errors import DataError
+from input_pipeline.examples import Examples, Faults
+from input_pipeline.sources.registry import OFFICIAL, read_examples, read_split
+from input_pipeline.splits import SIDES, as_table
+from input_pipeline.validation import check_images
+from mobilenet_jax.errors import EvaluationError
+from mobilenet_jax.weights.load import Checkpoint, read_weights
+from mobilenet_jax.weights.weights import Weights
 
 ISIC_SOURCES = ("isic2018", "ham10000", "tfds")
 

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mobilenet_jax import mesh as meshes
-from mobilenet_jax.pretrained import Weights, WeightsError
+from mobilenet_jax import sharding as meshes
+from mobilenet_jax.errors import WeightsError
+from mobilenet_jax.weights.weights import Weights
 
 DEFAULT_SIZE = (224, 224)  # for weights that do not say, which are Keras's
 MAX_VIEWS = 8  # the ways to turn a square over

@@ -10,7 +10,7 @@ import numpy as np
 from flax import linen as nn
 from PIL import Image
 
-from mobilenet_jax.evaluation.classifier import Classifier
+from mobilenet_jax.inference.classifier import Classifier
 
 _WIDTH = 448  # pixels
 

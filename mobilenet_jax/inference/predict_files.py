@@ -12,10 +12,10 @@ from typing import IO, Literal
 import numpy as np
 from tqdm import tqdm
 
-from input_pipeline.reading import read_images
-from mobilenet_jax.evaluation.classifier import Classifier
-from mobilenet_jax.evaluation.explain import make_grad_cam, overlay
-from mobilenet_jax.evaluation.predictions import EvaluationError
+from input_pipeline.image_reader import read_images
+from mobilenet_jax.errors import EvaluationError
+from mobilenet_jax.inference.classifier import Classifier
+from mobilenet_jax.inference.grad_cam import make_grad_cam, overlay
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 

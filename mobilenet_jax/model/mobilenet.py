@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from mobilenet_jax.depthwise import Method, Padding, depthwise_conv
+from mobilenet_jax.kernels.depthwise import Method, Padding, depthwise_conv
 
 ALPHAS = (0.25, 0.5, 0.75, 1.0)
 MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 32, 2048

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from mobilenet_jax.model import MobileNet
+from mobilenet_jax.model.mobilenet import MobileNet
 
 # What Keras calls each layer, by this project's class.
 _KERAS_NAMES = {

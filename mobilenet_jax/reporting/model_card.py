@@ -9,11 +9,11 @@ from typing import Any
 
 import jinja2
 
-from mobilenet_jax.evaluation.predictions import EvaluationError
-from mobilenet_jax.evaluation.report import OVERALL, limits_of
-from mobilenet_jax.evaluation.trained import ISIC_SOURCES, Trained
-from mobilenet_jax.pretrained import write_weights
-from mobilenet_jax.workdir import write_whole
+from mobilenet_jax.errors import EvaluationError
+from mobilenet_jax.evaluation.trained_run import ISIC_SOURCES, Trained
+from mobilenet_jax.reporting.report import OVERALL, limits_of
+from mobilenet_jax.training.workdir import write_whole
+from mobilenet_jax.weights.save import write_weights
 
 
 def write_card(run: Trained, evaluation: str, out: Path) -> None:
@@ -46,7 +46,9 @@ def write_card(run: Trained, evaluation: str, out: Path) -> None:
     write_weights(out / "model.safetensors", run.weights, force=True)
     write_whole(out / "config.json", json.dumps(_configuration(run), indent=2) + "\n")
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string((files(__package__) / "card.md.j2").read_text(encoding="utf-8"))
+    template = environment.from_string(
+        (files(__package__) / "templates" / "model_card.md.j2").read_text(encoding="utf-8")
+    )
     rows = [_row(label, figure, found) for figure, (label, _) in OVERALL.items()]
     classes = [
         (name, *(_cell(f"{name}.{f}", found) for f in ("recall", "precision", "auc"))) for name in run.class_names

@@ -13,11 +13,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from input_pipeline.files import read_bytes
+from input_pipeline.image_files import read_bytes
 from mobilenet_jax.evaluation.evaluate import Evaluation
 from mobilenet_jax.evaluation.plots import draw_all
-from mobilenet_jax.evaluation.trained import Trained
-from mobilenet_jax.workdir import draw_curves, write_whole
+from mobilenet_jax.evaluation.trained_run import Trained
+from mobilenet_jax.training.workdir import draw_curves, write_whole
 
 _THUMBS, _THUMB_WIDTH = 24, 160  # of each gallery; pixels
 
@@ -106,7 +106,9 @@ def _html(evaluation: Evaluation, pictures: dict[str, bytes]) -> str:
     facts, predictions, run = evaluation.facts, evaluation.predictions, evaluation.runs[0]
     names = predictions.class_names
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    template = environment.from_string((files(__package__) / "report.html.j2").read_text(encoding="utf-8"))
+    template = environment.from_string(
+        (files(__package__) / "templates" / "report.html.j2").read_text(encoding="utf-8")
+    )
     rows = [*names, *(["malignant"] if facts["malignant"] else [])]
     headline = ["balanced_accuracy", "accuracy", "macro_auc", "malignant.auc", "MEL.recall", "ece"]
     data = [

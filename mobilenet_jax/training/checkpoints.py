@@ -13,8 +13,8 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from mobilenet_jax.train_step import TrainState
-from mobilenet_jax.workdir import WorkdirError
+from mobilenet_jax.errors import WorkdirError
+from mobilenet_jax.training.step import TrainState
 
 KEPT = 3  # at most, and one more while it is written
 _UNRATED = -1e30  # within an epoch there is nothing to rate a state by

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
-from mobilenet_jax.train_step import Outcome
+from mobilenet_jax.training.step import Outcome
 
 
 def epoch_metrics(outcomes: Sequence[Outcome]) -> dict[str, float]:

@@ -14,25 +14,24 @@ import psutil
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from input_pipeline import Augmentation, Examples, eval_batches, open_cache, train_batches
-from mobilenet_jax import mesh as meshes
-from mobilenet_jax.checkpoints import Checkpoints
-from mobilenet_jax.device_augment import make_augment
-from mobilenet_jax.early_stopping import EarlyStopping
-from mobilenet_jax.losses import Regularizer, balanced_class_weights
-from mobilenet_jax.metrics import epoch_metrics
-from mobilenet_jax.model import MobileNet
-from mobilenet_jax.optimizer import make_optimizer, make_schedule, plateau_scale
-from mobilenet_jax.stopping import StopRequest
-from mobilenet_jax.train_step import Objective, Outcome, make_eval_step, make_train_step, new_state
-from mobilenet_jax.workdir import WorkdirError
+from input_pipeline.augment import Augmentation
+from input_pipeline.batches import eval_batches, train_batches
+from input_pipeline.cache import open_cache
+from input_pipeline.examples import Examples
+from mobilenet_jax import sharding as meshes
+from mobilenet_jax.errors import TrainingError, WorkdirError
+from mobilenet_jax.model.mobilenet import MobileNet
+from mobilenet_jax.training.checkpoints import Checkpoints
+from mobilenet_jax.training.device_augment import make_augment
+from mobilenet_jax.training.early_stopping import EarlyStopping
+from mobilenet_jax.training.epoch_metrics import epoch_metrics
+from mobilenet_jax.training.losses import Regularizer, balanced_class_weights
+from mobilenet_jax.training.optimizer import make_optimizer, make_schedule, plateau_scale
+from mobilenet_jax.training.preemption import StopRequest
+from mobilenet_jax.training.step import Objective, Outcome, make_eval_step, make_train_step, new_state
 
 BEST_BY = "val_balanced_accuracy"  # unless early stopping looks at something else
 _PROFILED = (5, 15)  # steps after the start of the process
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on. The message says where it stopped and what to try."""
 
 
 def make_augmentation(config: ConfigDict) -> Augmentation:

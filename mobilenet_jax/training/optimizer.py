@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from mobilenet_jax.model import MobileNet
+from mobilenet_jax.model.mobilenet import MobileNet
 
 
 def make_schedule(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:

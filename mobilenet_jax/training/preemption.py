@@ -7,10 +7,6 @@ import jax
 from jax.experimental import multihost_utils
 
 
-class Interrupted(Exception):  # noqa: N818 (no error)
-    """A run was asked to stop, has saved its state, and can go on. The message says how."""
-
-
 class StopRequest:
     """While it is entered, the first signal is only noted; a second Ctrl-C stops at once.
 

@@ -10,22 +10,20 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from input_pipeline import (
-    DataError,
-    Examples,
-    as_table,
-    crossing_lesions,
-    read_split,
-    table_hash,
-)
-from mobilenet_jax import mesh as meshes
-from mobilenet_jax.checkpoints import KEPT, Checkpoints
-from mobilenet_jax.config import ConfigError, check_config, has_weights
-from mobilenet_jax.model import MobileNet
-from mobilenet_jax.pretrained import WeightsError, imagenet_file, read_weights
-from mobilenet_jax.run import Run, TrainingError
-from mobilenet_jax.stopping import Interrupted, StopRequest
-from mobilenet_jax.workdir import Workdir, WorkdirError
+from input_pipeline.errors import DataError
+from input_pipeline.examples import Examples
+from input_pipeline.sources.registry import read_split
+from input_pipeline.splits import as_table, crossing_lesions, table_hash
+from mobilenet_jax import sharding as meshes
+from mobilenet_jax.config import check_config, has_weights
+from mobilenet_jax.errors import ConfigError, Interrupted, TrainingError, WeightsError, WorkdirError
+from mobilenet_jax.model.mobilenet import MobileNet
+from mobilenet_jax.training.checkpoints import KEPT, Checkpoints
+from mobilenet_jax.training.loop import Run
+from mobilenet_jax.training.preemption import StopRequest
+from mobilenet_jax.training.workdir import Workdir
+from mobilenet_jax.weights.imagenet import imagenet_file
+from mobilenet_jax.weights.load import read_weights
 
 ARTICLE_SCALING = (0.0, 1.0)  # 1/255
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from mobilenet_jax.losses import Regularizer, cross_entropy
-from mobilenet_jax.model import MobileNet
+from mobilenet_jax.model.mobilenet import MobileNet
+from mobilenet_jax.training.losses import Regularizer, cross_entropy
 
 Arrays = Mapping[str, jax.Array]
 

@@ -14,10 +14,7 @@ from matplotlib.figure import Figure
 from tensorboardX import SummaryWriter
 
 from mobilenet_jax.config import differences
-
-
-class WorkdirError(ValueError):
-    """A run cannot use its workdir. The message says why and what to do."""
+from mobilenet_jax.errors import WorkdirError
 
 
 class Workdir:

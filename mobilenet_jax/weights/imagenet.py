@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pooch
 
-from mobilenet_jax.pretrained.tensors import WeightsError
+from mobilenet_jax.errors import WeightsError
 
 _URL = "https://storage.googleapis.com/tensorflow/keras-applications/mobilenet/"
 _ALPHA_NAMES = {1.0: "1_0", 0.75: "7_5", 0.5: "5_0", 0.25: "2_5"}

@@ -11,13 +11,10 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from mobilenet_jax.model import ALPHAS, BLOCKS, Head, MobileNet
+from mobilenet_jax.errors import WeightsError
+from mobilenet_jax.model.mobilenet import ALPHAS, BLOCKS, Head, MobileNet
 
 Shape = tuple[int, ...]
-
-
-class WeightsError(ValueError):
-    """Weights are not what they were taken for, or cannot be written. The message names the file and the tensors."""
 
 
 class Architecture(NamedTuple):

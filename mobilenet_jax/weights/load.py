@@ -9,11 +9,14 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from mobilenet_jax.model import MobileNet
-from mobilenet_jax.pretrained import keras_files, keras_names, safetensors_file
-from mobilenet_jax.pretrained.source import Source, content_size, sha256
-from mobilenet_jax.pretrained.tensors import Architecture, Shape, WeightsError, architecture, axes, size, transposed
-from mobilenet_jax.pretrained.weights import Weights, check_metadata, check_tensors
+from mobilenet_jax.errors import WeightsError
+from mobilenet_jax.model.mobilenet import MobileNet
+from mobilenet_jax.weights.keras.files import open_archive, open_hdf5
+from mobilenet_jax.weights.keras.names import to_keras_3
+from mobilenet_jax.weights.layout import Architecture, Shape, architecture, axes, size, transposed
+from mobilenet_jax.weights.safetensors import open_safetensors
+from mobilenet_jax.weights.weights import Weights, check_metadata, check_tensors
+from mobilenet_jax.weights.weights_file import Source, content_size, sha256
 
 Checkpoint = Literal["best", "latest"]
 
@@ -113,7 +116,7 @@ def mapping(path: str | Path, *, to_keras: bool, checkpoint: Checkpoint = "best"
     """
     with _opened(Path(path), head, checkpoint) as (source, found):
         shapes = found.shapes()
-        names = keras_names.to_keras_3(shapes) if to_keras else {name: name for name in shapes}
+        names = to_keras_3(shapes) if to_keras else {name: name for name in shapes}
         rows = []
         for name, shape in shapes.items():
             moved = f"transpose {axes(name)}" if axes(name) and source.keras_layout != to_keras else ""
@@ -136,16 +139,17 @@ def _opened(path: Path, head: bool, checkpoint: Checkpoint) -> Iterator[tuple[So
 def _reader(path: Path, head: bool, checkpoint: Checkpoint) -> AbstractContextManager[Source]:
     kind = kind_of(path)
     if kind == "hdf5":
-        return keras_files.open_hdf5(path, head)
+        return open_hdf5(path, head)
     if kind == "zip":
-        return keras_files.open_archive(path, head)
+        return open_archive(path, head)
     if kind == "safetensors":
-        return safetensors_file.open_safetensors(path)
-    from mobilenet_jax.pretrained import orbax_folder  # Orbax takes its time to import
+        return open_safetensors(path)
+
+    from mobilenet_jax.weights import orbax  # Orbax takes its time to import
 
     if kind == "workdir":
-        return orbax_folder.open_workdir(path, checkpoint)
-    return orbax_folder.open_folder(path)
+        return orbax.open_workdir(path, checkpoint)
+    return orbax.open_folder(path)
 
 
 def kind_of(path: Path) -> str:

@@ -18,9 +18,9 @@ import orbax.checkpoint as ocp
 import tensorstore as ts
 from flax.traverse_util import unflatten_dict
 
-from mobilenet_jax.checkpoints import kept_folder
-from mobilenet_jax.pretrained.source import Entry, Metadata, Source
-from mobilenet_jax.pretrained.tensors import WeightsError
+from mobilenet_jax.errors import WeightsError
+from mobilenet_jax.training.checkpoints import kept_folder
+from mobilenet_jax.weights.weights_file import Entry, Metadata, Source
 
 _MAX_FILES = 10_000  # in a folder; Orbax makes some twenty
 _MAX_JSON = 64 << 20  # bytes; the history of a run has 400 an epoch

@@ -9,8 +9,8 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save
 
-from mobilenet_jax.pretrained.source import Entry, Metadata, Source
-from mobilenet_jax.pretrained.tensors import WeightsError
+from mobilenet_jax.errors import WeightsError
+from mobilenet_jax.weights.weights_file import Entry, Metadata, Source
 
 _MAX_HEADER = 8 << 20  # bytes; ours have 15 kB, and more where there are thousands of classes
 

@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from mobilenet_jax.model import MobileNet
-from mobilenet_jax.pretrained import keras_files, safetensors_file
-from mobilenet_jax.pretrained.source import Metadata
-from mobilenet_jax.pretrained.tensors import WeightsError, architecture, size
-from mobilenet_jax.pretrained.weights import Weights, check_metadata, check_tensors
+from mobilenet_jax.errors import WeightsError
+from mobilenet_jax.model.mobilenet import MobileNet
+from mobilenet_jax.weights.keras.files import write_hdf5
+from mobilenet_jax.weights.layout import architecture, size
+from mobilenet_jax.weights.safetensors import write_safetensors
+from mobilenet_jax.weights.weights import Weights, check_metadata, check_tensors
+from mobilenet_jax.weights.weights_file import Metadata
 
 _UNKNOWN = Metadata()
 _FOLDER = {"variables", "metadata", "_CHECKPOINT_METADATA", "commit_success.txt"}  # what Orbax makes of one
@@ -113,11 +115,11 @@ def _placed(path: Path) -> Iterator[Path]:
 
 def _writer(path: Path) -> Callable[[Path, Mapping[str, np.ndarray], Mapping[str, str]], None]:
     if path.name.endswith(".safetensors"):
-        return safetensors_file.write_safetensors
+        return write_safetensors
     if path.name.endswith(".weights.h5"):
-        return keras_files.write_hdf5
+        return write_hdf5
     if not path.suffix:
-        from mobilenet_jax.pretrained.orbax_folder import write_folder  # Orbax takes its time to import
+        from mobilenet_jax.weights.orbax import write_folder  # Orbax takes its time to import
 
         return write_folder
     raise WeightsError(

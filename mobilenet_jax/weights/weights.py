@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
-from mobilenet_jax.pretrained.source import Metadata
-from mobilenet_jax.pretrained.tensors import Architecture, Shape, WeightsError
+from mobilenet_jax.errors import WeightsError
+from mobilenet_jax.weights.layout import Architecture, Shape
+from mobilenet_jax.weights.weights_file import Metadata
 
 _SHOWN = 4  # so many mismatches are named
 

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mobilenet_jax.model import MAX_IMAGE_SIZE, MIN_IMAGE_SIZE
-from mobilenet_jax.pretrained.tensors import Shape, WeightsError
+from mobilenet_jax.errors import WeightsError
+from mobilenet_jax.model.mobilenet import MAX_IMAGE_SIZE, MIN_IMAGE_SIZE
+from mobilenet_jax.weights.layout import Shape
 
 Range = tuple[float, float]
 

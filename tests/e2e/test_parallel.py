@@ -24,7 +24,7 @@ def run(weights, tmp_path_factory):
     @functools.cache
     def train(processes, devices, epochs):
         out = folder / f"{processes}x{devices}x{epochs}.npz"
-        command = [sys.executable, "-m", "tests.parallel_run", data, weights[0.25], str(epochs), out]
+        command = [sys.executable, "-m", "tests.helpers.parallel_run", data, weights[0.25], str(epochs), out]
         env = with_devices(devices)
         cluster = [f"localhost:{20_000 + os.getpid() % 20_000}", str(processes)] if processes > 1 else []
         commands = [[*command, *cluster, *([str(i)] if cluster else [])] for i in range(processes)]

@@ -11,11 +11,12 @@ import time
 import numpy as np
 import pytest
 
-from mobilenet_jax.pretrained import read_weights
-from mobilenet_jax.train import train_and_evaluate
-from mobilenet_jax.workdir import Workdir, WorkdirError
+from mobilenet_jax.errors import WorkdirError
+from mobilenet_jax.training.setup import train_and_evaluate
+from mobilenet_jax.training.workdir import Workdir
+from mobilenet_jax.weights.load import read_weights
 from tests.conftest import ROOT, with_devices, write_isic
-from tests.test_train import _command, _config, _records
+from tests.mobilenet_jax.training.test_loop import _command, _config, _records
 
 EPOCHS = 6  # of 3 steps each, in `_command`
 
@@ -99,7 +100,8 @@ def test_asked_to_stop_and_later_killed_a_run_goes_on_to_the_same_end(data, whol
 
 def test_stopped_within_an_epoch_its_figures_are_those_of_the_whole_epoch(data, whole, tmp_path, monkeypatch):
     """The figures are computed from all of its examples."""
-    from mobilenet_jax.stopping import Interrupted, StopRequest
+    from mobilenet_jax.errors import Interrupted
+    from mobilenet_jax.training.preemption import StopRequest
 
     config = _config(data, train__epochs=2)
     stops = 0

@@ -1,12 +1,12 @@
 """A run from a disk cache, with the changes made on the device: it needs no TensorFlow once the cache is there.
 
-python -m tests.cached_run DATA WORKDIR
+python -m tests.helpers.cached_run DATA WORKDIR
 """
 
 import sys
 
 from configs.mobilenet import get_config
-from mobilenet_jax.train import train_and_evaluate
+from mobilenet_jax.training.setup import train_and_evaluate
 
 
 def train_from_a_disk_cache(data: str, workdir: str) -> None:

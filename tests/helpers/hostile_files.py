@@ -12,9 +12,11 @@ import numpy as np
 import safetensors.numpy
 import tensorstore as ts
 
-from mobilenet_jax.pretrained import Metadata, Weights, write_weights
-from mobilenet_jax.pretrained.keras_names import to_keras_3
-from mobilenet_jax.pretrained.tensors import Architecture, axes
+from mobilenet_jax.weights.keras.names import to_keras_3
+from mobilenet_jax.weights.layout import Architecture, axes
+from mobilenet_jax.weights.save import write_weights
+from mobilenet_jax.weights.weights import Weights
+from mobilenet_jax.weights.weights_file import Metadata
 
 BACKBONE = Architecture(0.25, None, 0, 1)
 KERNEL = "conv1/conv1/kernel:0"

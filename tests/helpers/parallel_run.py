@@ -1,6 +1,6 @@
 """Epochs of three steps and an evaluation, in float64, on however many devices and processes there are.
 
-python -m tests.parallel_run DATA WEIGHTS EPOCHS OUT.npz [COORDINATOR PROCESSES NUMBER]
+python -m tests.helpers.parallel_run DATA WEIGHTS EPOCHS OUT.npz [COORDINATOR PROCESSES NUMBER]
 """
 
 import sys
@@ -9,15 +9,15 @@ import jax
 import numpy as np
 
 from configs.mobilenet import get_config
-from mobilenet_jax import mesh
-from mobilenet_jax.run import Run
-from mobilenet_jax.stopping import StopRequest
-from mobilenet_jax.train import init_model, load_examples
+from mobilenet_jax import sharding
+from mobilenet_jax.training.loop import Run
+from mobilenet_jax.training.preemption import StopRequest
+from mobilenet_jax.training.setup import init_model, load_examples
 
 
 def main(data: str, weights: str, epochs: str, out: str, coordinator: str | None = None, *numbers: str) -> None:
     """Trains, and saves parameters, statistics and records."""
-    mesh.connect(coordinator, *(map(int, numbers) if numbers else (None, None)))
+    sharding.connect(coordinator, *(map(int, numbers) if numbers else (None, None)))
     jax.config.update("jax_enable_x64", True)
     config = get_config("isic2018")
     config.update_from_flattened_dict(
@@ -35,7 +35,7 @@ def main(data: str, weights: str, epochs: str, out: str, coordinator: str | None
             run.train_epoch(stop, None)
     tensors = jax.tree.leaves((run.state.params, run.state.batch_stats))
     figures = [[r[f"val_{name}"] for name in ("accuracy", "balanced_accuracy", "loss")] for r in run.records]
-    if mesh.process()[0] == 0:
+    if sharding.process()[0] == 0:
         np.savez(out, *tensors, devices=jax.device_count(), step=run.state.step, figures=figures)
 
 

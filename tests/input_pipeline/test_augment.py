@@ -5,7 +5,7 @@ from keras.src.legacy.preprocessing.image import ImageDataGenerator, apply_affin
 from scipy.stats import kstest
 
 from input_pipeline.augment import Augmentation, affine_matrix, colour_matrix, draw_affine, draw_colour
-from input_pipeline.images import change, recolour, resize, scale, warp
+from input_pipeline.image_ops import change, recolour, resize, scale, warp
 
 ARTICLE = Augmentation(rotation=30, width_shift=0.3, height_shift=0.3, zoom=0.3, horizontal_flip=True)
 ALL = Augmentation(30, 0.3, 0.3, 0.3, 20, True, True, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.1)

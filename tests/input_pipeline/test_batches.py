@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from input_pipeline import Augmentation, eval_batches, graph, train_batches
-from input_pipeline.batches import epoch_order
-from input_pipeline.isic import read_isic
+from input_pipeline import tf_graph
+from input_pipeline.augment import Augmentation
+from input_pipeline.batches import epoch_order, eval_batches, train_batches
+from input_pipeline.sources.isic import read_isic
 
 ARTICLE = Augmentation(30, 0.3, 0.3, 0.3, horizontal_flip=True)
 
@@ -99,7 +100,7 @@ def test_a_process_without_examples_still_gets_as_many_batches(examples):
 @pytest.mark.parametrize("threads", [1, 3, 8])
 def test_batches_do_not_depend_on_the_number_of_threads(examples, threads, monkeypatch):
     expected = _train(examples, 0, 6)
-    monkeypatch.setattr(graph, "_PARALLEL", threads)
+    monkeypatch.setattr(tf_graph, "_PARALLEL", threads)
     for found, batch in zip(_train(examples, 0, 6), expected, strict=True):
         for key in batch:
             np.testing.assert_array_equal(found[key], batch[key])

@@ -7,8 +7,11 @@ import sys
 import numpy as np
 import pytest
 
-from input_pipeline import Augmentation, DataError, eval_batches, open_cache, train_batches
-from input_pipeline.isic import read_isic
+from input_pipeline.augment import Augmentation
+from input_pipeline.batches import eval_batches, train_batches
+from input_pipeline.cache import open_cache
+from input_pipeline.errors import DataError
+from input_pipeline.sources.isic import read_isic
 from tests.conftest import ROOT
 
 ARTICLE = Augmentation(30, 0.3, 0.3, 0.3, horizontal_flip=True)
@@ -117,7 +120,7 @@ def test_what_does_not_fit_is_refused_with_its_size(examples, monkeypatch, tmp_p
 
 def test_two_processes_at_once_make_one_cache(examples, tmp_path):
     code = (
-        "import sys; from input_pipeline import open_cache; from input_pipeline.isic import read_isic;"
+        "import sys; from input_pipeline import open_cache; from input_pipeline.sources.isic import read_isic;"
         "print(int(open_cache('disk', read_isic(sys.argv[1]).paths, 32).images.sum(dtype='int64')))"
     )
     folder = str(tmp_path / "isic")

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from input_pipeline import DataError
-from input_pipeline.graph import decoded
-from input_pipeline.images import decode, resize
-from input_pipeline.reading import read_images
+from input_pipeline.errors import DataError
+from input_pipeline.image_ops import decode, resize
+from input_pipeline.image_reader import read_images
+from input_pipeline.tf_graph import decoded
 
 
 def _assert_as_in_training(path, size):

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from input_pipeline import DataError, Examples, as_table, crossing_lesions, split_examples
-from input_pipeline.splits import split_by_lesion
+from input_pipeline.errors import DataError
+from input_pipeline.examples import Examples
+from input_pipeline.splits import as_table, crossing_lesions, split_by_lesion, split_examples
 
 
 def _examples(lesions_of_class, images=(1, 2, 3)):
@@ -42,7 +43,7 @@ def test_the_seed_decides():
 
 
 def test_real_data_set_splits_as_it_should():
-    from input_pipeline.isic import read_isic
+    from input_pipeline.sources.isic import read_isic
     from tests.conftest import _shared
 
     examples = read_isic(_shared("data/isic2018_task3"))

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from input_pipeline import DataError, check_images
 from input_pipeline.batches import eval_batches
-from input_pipeline.isic import read_isic
+from input_pipeline.errors import DataError
+from input_pipeline.sources.isic import read_isic
+from input_pipeline.validation import check_images
 
 IMAGES = "ISIC2018_Task3_Training_Input"
 

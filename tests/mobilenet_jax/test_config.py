@@ -5,7 +5,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs.mobilenet import get_config
-from mobilenet_jax.config import ConfigError, check_config, differences
+from mobilenet_jax.config import check_config, differences
+from mobilenet_jax.errors import ConfigError
 from tests.conftest import ROOT
 
 
@@ -115,12 +116,12 @@ ARTICLE = {
 ARTICLE["l1_l2"] = {**ARTICLE["l1"], **ARTICLE["l2"]}
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "configs").glob("article_*.py")))
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "configs" / "article").glob("*.py")))
 def test_each_experiment_of_the_article_is_the_recipe_but_for_what_it_tries(name):
     base = get_config("isic2018").to_dict()
-    config = importlib.import_module(f"configs.{name}").get_config()
+    config = importlib.import_module(f"configs.article.{name}").get_config()
     changed = {d.partition(":")[0]: d for d in differences(base, config.to_dict())}
-    expected = {"data.split": "last:0.3", "augment.on_validation": True, **ARTICLE[name.removeprefix("article_")]}
+    expected = {"data.split": "last:0.3", "augment.on_validation": True, **ARTICLE[name]}
     assert changed.keys() == expected.keys()
     for key, value in expected.items():
         assert changed[key].endswith(f" -> {value!r}")

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from mobilenet_jax.pretrained.tensors import WeightsError
+from mobilenet_jax.errors import WeightsError
 
 # The layers of MobileNet v1 and of the heads, and layers that change nothing when a model is applied.
 _LAYERS = {
@@ -20,7 +20,7 @@ _LAYERS = {
 _LAST_OF_BACKBONE = "conv_pw_13_relu"
 
 
-def check(description: str, *, head: bool) -> str | None:
+def check_description(description: str, *, head: bool) -> str | None:
     """Checks that a described model computes what this project's does.
 
     Args:

@@ -16,9 +16,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from mobilenet_jax.pretrained import hdf5, keras_description, keras_names
-from mobilenet_jax.pretrained.source import Entry, Metadata, Source
-from mobilenet_jax.pretrained.tensors import WeightsError, axes
+from mobilenet_jax.errors import WeightsError
+from mobilenet_jax.weights.keras import hdf5
+from mobilenet_jax.weights.keras.description import check_description
+from mobilenet_jax.weights.keras.names import from_keras_2, from_keras_3, to_keras_3
+from mobilenet_jax.weights.layout import axes
+from mobilenet_jax.weights.weights_file import Entry, Metadata, Source
 
 _MAX_DESCRIPTION = 8 << 20  # bytes; Keras writes 90 kB
 _MAX_EXPANSION = 4  # a member's size over its size in the archive; trained weights come to 1.1
@@ -97,9 +100,9 @@ def _source(kind: str, path: Path, file: hdf5.File, image_size: str | None) -> S
         raise WeightsError("written by Keras on Theano, whose kernels are flipped; save it from TensorFlow")
 
     if any(re.search(r"(^|/)vars/\d+$", path) for path in file.datasets):
-        names = keras_names.from_keras_3({path: found["layer"] for path, found in file.datasets.items()})
+        names = from_keras_3({path: found["layer"] for path, found in file.datasets.items()})
     else:
-        names = keras_names.from_keras_2(file.datasets)
+        names = from_keras_2(file.datasets)
     entries: dict[str, Entry] = {}
     for tensor, found in file.datasets.items():
         name, shape = names.get(tensor, tensor), tuple(found["shape"])
@@ -114,7 +117,7 @@ def _source(kind: str, path: Path, file: hdf5.File, image_size: str | None) -> S
 
 
 def _described_size(description: str | None, head: bool) -> str | None:
-    return keras_description.check(description, head=head) if description else None
+    return check_description(description, head=head) if description else None
 
 
 def _stated(text: str) -> dict[str, str]:
@@ -135,7 +138,7 @@ def write_hdf5(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[
         tensors: by their names here, in Flax's layout.
         metadata: kept as JSON in an attribute that Keras passes over.
     """
-    names = keras_names.to_keras_3(tensors)
+    names = to_keras_3(tensors)
     with h5py.File(path, "w") as file:
         file.attrs[_METADATA] = json.dumps(dict(metadata))
         for name, value in tensors.items():

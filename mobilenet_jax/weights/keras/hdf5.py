@@ -11,7 +11,8 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 
-from mobilenet_jax.pretrained.tensors import Shape, WeightsError, size
+from mobilenet_jax.errors import WeightsError
+from mobilenet_jax.weights.layout import Shape, size
 
 _WORKER = Path(__file__).with_name("hdf5_worker.py")
 _MAX_ANSWER = 32 << 20  # bytes of a line; the list of a MobileNet has some 20 kB, the JSON of its model 100 kB

@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple, TypeVar
 
-from mobilenet_jax.pretrained.tensors import HEAD_LAYERS, WeightsError
+from mobilenet_jax.errors import WeightsError
+from mobilenet_jax.weights.layout import HEAD_LAYERS
 
 _Layer = TypeVar("_Layer")
 _HEAD_NORMS = ("dense_1_bn", "dense_2_bn")

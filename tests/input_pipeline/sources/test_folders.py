@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from input_pipeline import DataError, check_images, read_examples, write_folders
-from input_pipeline.isic import CLASS_NAMES, read_isic
-from mobilenet_jax.cli import main
+from input_pipeline.errors import DataError
+from input_pipeline.sources.folders import write_folders
+from input_pipeline.sources.isic import CLASS_NAMES, read_isic
+from input_pipeline.sources.registry import read_examples
+from input_pipeline.validation import check_images
+from mobilenet_jax.cli.main import main
 from tests.conftest import ROOT
 
 
@@ -232,8 +235,8 @@ def test_a_copy_killed_at_any_moment_leaves_nothing_under_the_name_and_ends_whol
     examples, out = read_isic(tiny_isic), tmp_path / "out"
     code = """
 import os, shutil, signal, sys
-from input_pipeline import write_folders
-from input_pipeline.isic import read_isic
+from input_pipeline.sources.folders import write_folders
+from input_pipeline.sources.isic import read_isic
 copy, number = shutil.copyfile, 0
 def copy_and_die(source, target):
     global number

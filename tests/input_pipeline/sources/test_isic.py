@@ -3,8 +3,9 @@ import re
 import numpy as np
 import pytest
 
-from input_pipeline import DataError, check_images
-from input_pipeline.isic import read_isic
+from input_pipeline.errors import DataError
+from input_pipeline.sources.isic import read_isic
+from input_pipeline.validation import check_images
 from tests.conftest import write_isic
 
 TRUTH = "ISIC2018_Task3_Training_GroundTruth/ISIC2018_Task3_Training_GroundTruth.csv"

@@ -4,9 +4,9 @@ import os
 import numpy as np
 import pytest
 
-from input_pipeline import check_images
-from input_pipeline.isic import CLASS_NAMES, read_isic
-from input_pipeline.sample import contact_sheet, draw_lesion, sample_dir, write_sample
+from input_pipeline.sources.isic import CLASS_NAMES, read_isic
+from input_pipeline.sources.sample import contact_sheet, draw_lesion, sample_dir, write_sample
+from input_pipeline.validation import check_images
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def test_sample_is_a_valid_data_set_with_uneven_classes_and_several_images_a_les
 
 
 def test_drawn_twice_it_is_the_same_to_the_byte(tmp_path, monkeypatch, sample):
-    monkeypatch.setattr("input_pipeline.sample._LESIONS", {name: 2 for name in CLASS_NAMES})
+    monkeypatch.setattr("input_pipeline.sources.sample._LESIONS", {name: 2 for name in CLASS_NAMES})
     for name in ("a", "b"):
         write_sample(tmp_path / name)
     files = [os.path.relpath(os.path.join(d, f), tmp_path / "a") for d, _, fs in os.walk(tmp_path / "a") for f in fs]
@@ -41,7 +41,7 @@ def test_views_of_a_lesion_differ_less_than_lesions(sample):
 
 
 def test_it_is_drawn_once(sample, monkeypatch):
-    monkeypatch.setattr("input_pipeline.sample.write_sample", lambda folder: pytest.fail("drawn again"))
+    monkeypatch.setattr("input_pipeline.sources.sample.write_sample", lambda folder: pytest.fail("drawn again"))
     assert sample_dir().is_dir()
 
 
@@ -52,7 +52,7 @@ def test_an_interrupted_drawing_leaves_nothing_under_the_final_name(tmp_path, mo
         (folder / "half").touch()
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("input_pipeline.sample.write_sample", fail)
+    monkeypatch.setattr("input_pipeline.sources.sample.write_sample", fail)
     with pytest.raises(OSError, match="No space"):
         sample_dir()
     assert list((tmp_path / "mobilenet-jax").iterdir()) == []

@@ -8,11 +8,14 @@ import sys
 
 import pytest
 
-from input_pipeline import DataError, check_images, read_examples, read_split
-from input_pipeline.isic import read_isic
-from input_pipeline.tfds_source import prepare_tfds
-from tests.cached_run import train_from_a_disk_cache
+from input_pipeline import validation
+from input_pipeline.errors import DataError
+from input_pipeline.sources.isic import read_isic
+from input_pipeline.sources.registry import read_examples, read_split
+from input_pipeline.sources.tfds import prepare_tfds
+from input_pipeline.validation import check_images
 from tests.conftest import ROOT, add_official_sets
+from tests.helpers.cached_run import train_from_a_disk_cache
 
 TRUTH = "ISIC2018_Task3_{0}_GroundTruth/ISIC2018_Task3_{0}_GroundTruth.csv"
 IMAGES = "ISIC2018_Task3_{0}_Input"
@@ -70,7 +73,7 @@ def test_an_image_that_may_not_be_read_is_named(tiny_isic, monkeypatch):
     def refuse(path):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("input_pipeline.audit.read_bytes", refuse)
+    monkeypatch.setattr("input_pipeline.validation.read_bytes", refuse)
     with pytest.raises(DataError, match=r"42 things .*ISIC_0000000.jpg \(.*csv:2\) cannot be read \(Permission denied"):
         check_images(read_isic(tiny_isic))
 
@@ -97,7 +100,7 @@ def test_an_image_in_two_of_the_archives_sets_is_an_error(with_parts):
 
 
 def test_a_split_that_cannot_be_is_refused_before_anything_is_read(tiny_isic, monkeypatch):
-    monkeypatch.setattr("input_pipeline.sources.sample_dir", lambda: pytest.fail("read"))
+    monkeypatch.setattr("input_pipeline.sources.registry.sample_dir", lambda: pytest.fail("read"))
     with pytest.raises(DataError, match="data.split is 'leson'; it is one of lesion, "):
         _split("", "leson", "sample")
     for source in ("sample", "folders", "ham10000"):
@@ -112,10 +115,9 @@ def looks(monkeypatch, tmp_path):
     """Counts the images that are looked at, in a cache of its own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     seen = []
-    from input_pipeline import audit
 
-    look = audit._look
-    monkeypatch.setattr(audit, "_look", lambda *args: seen.append(args) or look(*args))
+    look = validation._look
+    monkeypatch.setattr(validation, "_look", lambda *args: seen.append(args) or look(*args))
     return seen
 
 
@@ -231,7 +233,13 @@ def test_records_of_a_tfds_data_set_are_audited_and_split_like_files(tiny_isic, 
 def test_training_from_a_disk_cache_needs_no_tensorflow(tiny_isic, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     train_from_a_disk_cache(str(tiny_isic), str(tmp_path / "with"))
-    command = [sys.executable, "-m", "tests.cached_run", tiny_isic, tmp_path / "without"]  # TensorFlow is blocked there
+    command = [
+        sys.executable,
+        "-m",
+        "tests.helpers.cached_run",
+        tiny_isic,
+        tmp_path / "without",
+    ]  # TensorFlow is blocked there
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     losses = [json.loads((tmp_path / how / "metrics.jsonl").read_text())["train_loss"] for how in ("with", "without")]
     assert losses[0] == losses[1]

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from input_pipeline import DataError, isic2018_task3
-from input_pipeline.isic import CLASS_NAMES, read_isic
-from input_pipeline.isic2018_task3 import Isic2018Task3
-from input_pipeline.tfds_source import is_address, prepare_tfds, read_record, read_tfds
+from input_pipeline.errors import DataError
+from input_pipeline.image_files import is_address, read_record
+from input_pipeline.sources import isic2018_task3
+from input_pipeline.sources.isic import CLASS_NAMES, read_isic
+from input_pipeline.sources.isic2018_task3 import Isic2018Task3
+from input_pipeline.sources.tfds import prepare_tfds, read_tfds
 from tests.conftest import write_isic
 
 PARTS = {"Training": 42, "Validation": 7, "Test": 7}

@@ -22,15 +22,19 @@ import pytest
 from PIL import Image
 
 from configs.mobilenet import get_config
-from input_pipeline.reading import read_images
-from mobilenet_jax.evaluation.classifier import Classifier
-from mobilenet_jax.pretrained import Metadata, read_weights, safetensors_file, write_weights
-from mobilenet_jax.pretrained.tensors import Architecture
-from mobilenet_jax.stopping import Interrupted, StopRequest
-from mobilenet_jax.train import train_and_evaluate
+from input_pipeline.image_reader import read_images
+from mobilenet_jax.errors import Interrupted
+from mobilenet_jax.inference.classifier import Classifier
+from mobilenet_jax.training.preemption import StopRequest
+from mobilenet_jax.training.setup import train_and_evaluate
+from mobilenet_jax.weights import save
+from mobilenet_jax.weights.layout import Architecture
+from mobilenet_jax.weights.load import read_weights
+from mobilenet_jax.weights.save import write_weights
+from mobilenet_jax.weights.weights_file import Metadata
 from tests.conftest import ROOT, write_isic
-from tests.hostile_files import write_keras_2
-from tests.keras_models import random_mobilenet, relative_error
+from tests.helpers.hostile_files import write_keras_2
+from tests.helpers.keras_models import random_mobilenet, relative_error
 
 IMAGENET = Architecture(0.25, "imagenet", 1000, 1)
 
@@ -203,7 +207,7 @@ def test_a_write_that_fails_leaves_nothing_half(run, source, tmp_path, monkeypat
         path.write_bytes(b"half of it")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(safetensors_file, "write_safetensors", fill_the_disk)
+    monkeypatch.setattr(save, "write_safetensors", fill_the_disk)
     status, out, err = run("convert", source, destination, "--force")
     assert (status, out) == (1, "")
     assert err == (f"error: cannot write {destination} (No space left on device): make room or choose another folder\n")
@@ -221,7 +225,7 @@ def test_a_disk_without_room_is_told_of_first(run, source, tmp_path, monkeypatch
 
 
 def test_converting_the_widest_takes_seconds_and_no_tensorflow(weights, tmp_path):
-    code = "import sys; from mobilenet_jax.cli import main; main(); sys.exit('tensorflow' in sys.modules)"
+    code = "import sys; from mobilenet_jax.cli.main import main; main(); sys.exit('tensorflow' in sys.modules)"
     start = time.perf_counter()
     command = [sys.executable, "-c", code, "convert", weights[1.0], tmp_path / "w.safetensors"]
     assert subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL).returncode == 0

@@ -11,12 +11,12 @@ import pytest
 import yaml
 from PIL import Image
 
-from input_pipeline.isic import CLASS_NAMES as NAMES
-from mobilenet_jax.evaluation.report import warnings_of
-from mobilenet_jax.pretrained import read_weights
-from mobilenet_jax.train import train_and_evaluate
+from input_pipeline.sources.isic import CLASS_NAMES as NAMES
+from mobilenet_jax.reporting.report import warnings_of
+from mobilenet_jax.training.setup import train_and_evaluate
+from mobilenet_jax.weights.load import read_weights
 from tests.conftest import add_official_sets, table, write_isic
-from tests.test_train import _config, _records
+from tests.mobilenet_jax.training.test_loop import _config, _records
 
 
 def test_evaluate_says_of_the_validation_split_what_training_said(run, workdir):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mobilenet_jax.cli import main, run_as_command
+from mobilenet_jax.cli.main import main, run_as_command
 from tests.conftest import ROOT
 
 

@@ -9,6 +9,7 @@ from scipy.special import softmax
 from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
 
+from mobilenet_jax.errors import EvaluationError
 from mobilenet_jax.evaluation.calibration import (
     Calibration,
     cross_fitted,
@@ -17,7 +18,7 @@ from mobilenet_jax.evaluation.calibration import (
     read_calibration,
 )
 from mobilenet_jax.evaluation.metrics import bootstrap, calibration_error, compute_metrics
-from mobilenet_jax.evaluation.predictions import EvaluationError, Predictions, read_predictions
+from mobilenet_jax.evaluation.predictions import Predictions, read_predictions
 
 NAMES = ("MEL", "NV", "BCC", "DF")
 

@@ -5,13 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs.mobilenet import get_config
-from mobilenet_jax.evaluation.classifier import Classifier
-from mobilenet_jax.evaluation.explain import make_grad_cam, overlay
-from mobilenet_jax.model import MobileNet
-from mobilenet_jax.optimizer import make_optimizer, make_schedule
-from mobilenet_jax.pretrained import Metadata, Weights, read_weights
-from mobilenet_jax.pretrained.tensors import Architecture
-from mobilenet_jax.train_step import make_train_step, new_state
+from mobilenet_jax.inference.classifier import Classifier
+from mobilenet_jax.inference.grad_cam import make_grad_cam, overlay
+from mobilenet_jax.model.mobilenet import MobileNet
+from mobilenet_jax.training.optimizer import make_optimizer, make_schedule
+from mobilenet_jax.training.step import make_train_step, new_state
+from mobilenet_jax.weights.layout import Architecture
+from mobilenet_jax.weights.load import read_weights
+from mobilenet_jax.weights.weights import Weights
+from mobilenet_jax.weights.weights_file import Metadata
 
 NAMES = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from input_pipeline.isic import CLASS_NAMES as NAMES
-from mobilenet_jax.evaluation.classifier import Classifier, view
-from mobilenet_jax.pretrained import read_weights
+from input_pipeline.sources.isic import CLASS_NAMES as NAMES
+from mobilenet_jax.inference.classifier import Classifier, view
+from mobilenet_jax.weights.load import read_weights
 from tests.conftest import table, with_devices
 
 

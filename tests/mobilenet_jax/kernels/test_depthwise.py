@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mobilenet_jax.depthwise import depthwise_conv
+from mobilenet_jax.kernels.depthwise import depthwise_conv
 
 PADDINGS = {1: ((1, 1), (1, 1)), 2: ((0, 1), (0, 1))}
 
@@ -30,7 +30,7 @@ def test_kernel_gradient_does_not_depend_on_how_many_images_a_pass_takes(monkeyp
     kernel = jax.random.normal(jax.random.key(1), (3, 3, 1, 3))
 
     def gradient(bytes_per_pass):
-        monkeypatch.setattr("mobilenet_jax.depthwise._BYTES_PER_PASS", bytes_per_pass)
+        monkeypatch.setattr("mobilenet_jax.kernels.depthwise._BYTES_PER_PASS", bytes_per_pass)
         loss = lambda k: jnp.sin(depthwise_conv(x, k, 1, PADDINGS[1], "shifted")).sum()  # noqa: E731
         return jax.grad(loss)(kernel)
 

@@ -9,8 +9,8 @@ import keras
 import numpy as np
 import pytest
 
-from mobilenet_jax.model import ALPHAS, MobileNet
-from mobilenet_jax.summary import as_json, as_text, summarize
+from mobilenet_jax.model.mobilenet import ALPHAS, MobileNet
+from mobilenet_jax.model.summary import as_json, as_text, summarize
 from tests.conftest import SHARED
 
 
@@ -101,8 +101,9 @@ def test_wrong_arguments_are_named(model, shape, message):
 def test_model_and_step_need_no_tensorflow():
     code = (
         "import sys; sys.modules['tensorflow'] = None; sys.modules['keras'] = None\n"
-        "import mobilenet_jax, mobilenet_jax.train_step, mobilenet_jax.pretrained, mobilenet_jax.checkpoints\n"
-        "import mobilenet_jax.cli, mobilenet_jax.summary, mobilenet_jax.metrics, mobilenet_jax.mesh\n"
-        "import mobilenet_jax.losses, mobilenet_jax.evaluation.report, mobilenet_jax.evaluation.predict\n"
+        "import mobilenet_jax.cli.main, mobilenet_jax.model.summary, mobilenet_jax.training.step\n"
+        "import mobilenet_jax.training.checkpoints, mobilenet_jax.training.losses\n"
+        "import mobilenet_jax.sharding, mobilenet_jax.weights.load, mobilenet_jax.reporting.report\n"
+        "import mobilenet_jax.inference.predict_files\n"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

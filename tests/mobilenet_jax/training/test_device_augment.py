@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
-from input_pipeline import Augmentation, train_batches
-from input_pipeline.isic import read_isic
-from mobilenet_jax.device_augment import make_augment
+from input_pipeline.augment import Augmentation
+from input_pipeline.batches import train_batches
+from input_pipeline.sources.isic import read_isic
+from mobilenet_jax.training.device_augment import make_augment
 
 ALL = {"rotation": 30, "width_shift": 0.3, "height_shift": 0.3, "zoom": 0.3, "shear": 20, "horizontal_flip": True,
        "vertical_flip": True}  # fmt: skip

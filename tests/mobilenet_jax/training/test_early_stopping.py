@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mobilenet_jax.early_stopping import EarlyStopping
+from mobilenet_jax.training.early_stopping import EarlyStopping
 
 MONITORS = ("val_loss", "val_accuracy")
 

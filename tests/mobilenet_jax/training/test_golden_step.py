@@ -1,7 +1,7 @@
 """Three train steps whose numbers are stored: an accidental change of the arithmetic is seen.
 
 They are computed in float64, so that they do not depend on the order in which a processor sums. After a change that is
-meant, `python -m tests.test_golden_step` stores them anew.
+meant, `python -m tests.mobilenet_jax.training.test_golden_step` stores them anew.
 """
 
 import json
@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs.mobilenet import get_config
-from mobilenet_jax.losses import Regularizer
-from mobilenet_jax.model import MobileNet
-from mobilenet_jax.optimizer import make_optimizer, make_schedule
-from mobilenet_jax.train_step import Objective, make_eval_step, make_train_step, new_state
+from mobilenet_jax.model.mobilenet import MobileNet
+from mobilenet_jax.training.losses import Regularizer
+from mobilenet_jax.training.optimizer import make_optimizer, make_schedule
+from mobilenet_jax.training.step import Objective, make_eval_step, make_train_step, new_state
 
 FILE = Path(__file__).with_suffix(".json")
 OBJECTIVE = Objective(Regularizer(1e-5, 1e-3, 1e-4, 1e-3), np.linspace(0.5, 2, 7), label_smoothing=0.1, ema_decay=0.9)

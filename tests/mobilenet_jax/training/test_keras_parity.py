@@ -16,12 +16,12 @@ import pytest
 from PIL import Image
 
 from configs.mobilenet import get_config
-from mobilenet_jax.losses import Regularizer
-from mobilenet_jax.model import MobileNet
-from mobilenet_jax.optimizer import make_optimizer, make_schedule
-from mobilenet_jax.pretrained import load_pretrained
-from mobilenet_jax.train_step import Objective, make_train_step, new_state
-from tests.keras_models import relative_error
+from mobilenet_jax.model.mobilenet import MobileNet
+from mobilenet_jax.training.losses import Regularizer
+from mobilenet_jax.training.optimizer import make_optimizer, make_schedule
+from mobilenet_jax.training.step import Objective, make_train_step, new_state
+from mobilenet_jax.weights.load import load_pretrained
+from tests.helpers.keras_models import relative_error
 
 SIZE, BATCH, STEPS = 96, 8, 3
 

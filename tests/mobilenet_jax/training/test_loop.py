@@ -12,15 +12,16 @@ import pytest
 from PIL import Image
 
 from configs.mobilenet import get_config
-from input_pipeline import DataError
-from input_pipeline.isic import CLASS_NAMES
-from mobilenet_jax.checkpoints import Checkpoints
-from mobilenet_jax.config import ConfigError
-from mobilenet_jax.pretrained import Metadata, WeightsError, load_pretrained, read_weights, write_weights
-from mobilenet_jax.pretrained.tensors import Architecture
-from mobilenet_jax.run import Run, TrainingError
-from mobilenet_jax.train import init_model, load_examples, train_and_evaluate
-from mobilenet_jax.workdir import WorkdirError
+from input_pipeline.errors import DataError
+from input_pipeline.sources.isic import CLASS_NAMES
+from mobilenet_jax.errors import ConfigError, TrainingError, WeightsError, WorkdirError
+from mobilenet_jax.training.checkpoints import Checkpoints
+from mobilenet_jax.training.loop import Run
+from mobilenet_jax.training.setup import init_model, load_examples, train_and_evaluate
+from mobilenet_jax.weights.layout import Architecture
+from mobilenet_jax.weights.load import load_pretrained, read_weights
+from mobilenet_jax.weights.save import write_weights
+from mobilenet_jax.weights.weights_file import Metadata
 from tests.conftest import ROOT, write_isic
 
 TIMED = ("seconds", "images_per_second", "input_wait", "memory_mb")
@@ -163,7 +164,7 @@ def test_a_run_killed_before_its_first_checkpoint_finds_its_folder_again(data, t
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("mobilenet_jax.train.Checkpoints", die)
+        patch.setattr("mobilenet_jax.training.setup.Checkpoints", die)
         with pytest.raises(KeyboardInterrupt):
             train_and_evaluate(_config(data), tmp_path / "run")
     train_and_evaluate(_config(data, train__epochs=1), tmp_path / "run")
@@ -186,7 +187,8 @@ def test_a_config_json_that_is_none_is_refused(data, tmp_path, content):
 def test_an_image_that_goes_away_while_training_is_named(data, tmp_path, monkeypatch):
     copy = shutil.copytree(data, tmp_path / "isic")
     monkeypatch.setattr(
-        "mobilenet_jax.train.init_model", lambda *args: shutil.rmtree(next(copy.glob("*_Input"))) or init_model(*args)
+        "mobilenet_jax.training.setup.init_model",
+        lambda *args: shutil.rmtree(next(copy.glob("*_Input"))) or init_model(*args),
     )
     with pytest.raises(DataError, match=r"ISIC_00000\d\d.jpg"):
         train_and_evaluate(_config(copy), tmp_path / "run")

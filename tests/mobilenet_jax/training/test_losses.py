@@ -11,7 +11,7 @@ import pytest
 from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_class_weight
 
-from mobilenet_jax.losses import Regularizer, balanced_class_weights, cross_entropy
+from mobilenet_jax.training.losses import Regularizer, balanced_class_weights, cross_entropy
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(0, 3, (20, 7)).astype(np.float32)

@@ -14,11 +14,11 @@ import optax
 import pytest
 
 from configs.mobilenet import get_config
-from mobilenet_jax.losses import cross_entropy
-from mobilenet_jax.model import MobileNet
-from mobilenet_jax.optimizer import make_optimizer, make_schedule, plateau_scale
-from mobilenet_jax.pretrained import load_pretrained
-from mobilenet_jax.train_step import Objective, make_eval_step, make_train_step, new_state
+from mobilenet_jax.model.mobilenet import MobileNet
+from mobilenet_jax.training.losses import cross_entropy
+from mobilenet_jax.training.optimizer import make_optimizer, make_schedule, plateau_scale
+from mobilenet_jax.training.step import Objective, make_eval_step, make_train_step, new_state
+from mobilenet_jax.weights.load import load_pretrained
 
 ONE = jnp.float32(1)
 MODEL = MobileNet(0.25, "small", dropout=0.0)

@@ -7,11 +7,11 @@ import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss
 
 from configs.mobilenet import get_config
-from mobilenet_jax.metrics import epoch_metrics
-from mobilenet_jax.model import MobileNet
-from mobilenet_jax.optimizer import make_optimizer, make_schedule
-from mobilenet_jax.pretrained import load_pretrained
-from mobilenet_jax.train_step import Outcome, make_eval_step, make_train_step, new_state
+from mobilenet_jax.model.mobilenet import MobileNet
+from mobilenet_jax.training.epoch_metrics import epoch_metrics
+from mobilenet_jax.training.optimizer import make_optimizer, make_schedule
+from mobilenet_jax.training.step import Outcome, make_eval_step, make_train_step, new_state
+from mobilenet_jax.weights.load import load_pretrained
 
 MODEL = MobileNet(0.25, "small", dropout=0.5)
 ONE = jnp.float32(1)  # what updates are multiplied by

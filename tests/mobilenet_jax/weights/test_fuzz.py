@@ -9,8 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mobilenet_jax.pretrained import WeightsError, read_weights
-from tests.hostile_files import BACKBONE, write_archive, write_keras_2, write_keras_3, write_safetensors
+from mobilenet_jax.errors import WeightsError
+from mobilenet_jax.weights.load import read_weights
+from tests.helpers.hostile_files import BACKBONE, write_archive, write_keras_2, write_keras_3, write_safetensors
 
 
 def _structure(path):

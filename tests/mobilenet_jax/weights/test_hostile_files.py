@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mobilenet_jax.pretrained import WeightsError, hdf5, read_weights
-from tests.hostile_files import (
+from mobilenet_jax.errors import WeightsError
+from mobilenet_jax.weights.keras import hdf5
+from mobilenet_jax.weights.load import read_weights
+from tests.helpers.hostile_files import (
     BACKBONE,
     CASES,
     random_tensors,
@@ -22,7 +24,9 @@ from tests.hostile_files import (
 
 REFUSE = """
 import json, resource, sys, time
-from mobilenet_jax.pretrained import WeightsError, orbax_folder, read_weights
+from mobilenet_jax.errors import WeightsError
+from mobilenet_jax.weights import orbax
+from mobilenet_jax.weights.load import read_weights
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

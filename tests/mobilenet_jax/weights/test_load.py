@@ -8,19 +8,15 @@ import numpy as np
 import pytest
 import safetensors
 
-from mobilenet_jax.model import MobileNet
-from mobilenet_jax.pretrained import (
-    Metadata,
-    WeightsError,
-    imagenet_file,
-    load_pretrained,
-    read_weights,
-    save_pretrained,
-    write_weights,
-)
-from mobilenet_jax.pretrained.tensors import Architecture
-from tests.hostile_files import write_keras_2
-from tests.keras_models import head_layers, random_mobilenet, randomize, relative_error
+from mobilenet_jax.errors import WeightsError
+from mobilenet_jax.model.mobilenet import MobileNet
+from mobilenet_jax.weights.imagenet import imagenet_file
+from mobilenet_jax.weights.layout import Architecture
+from mobilenet_jax.weights.load import load_pretrained, read_weights
+from mobilenet_jax.weights.save import save_pretrained, write_weights
+from mobilenet_jax.weights.weights_file import Metadata
+from tests.helpers.hostile_files import write_keras_2
+from tests.helpers.keras_models import head_layers, random_mobilenet, randomize, relative_error
 
 KINDS = ("w.safetensors", "w.weights.h5", "folder")
 
