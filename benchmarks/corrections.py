@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mobilenet_jax.evaluation.calibration import cross_fitted
+from mobilenet_jax.evaluation.calibration import cross_fit
 from mobilenet_jax.evaluation.evaluate import predict
 from mobilenet_jax.evaluation.metrics import Metrics, bootstrap, compute_metrics
-from mobilenet_jax.evaluation.trained_run import read_trained
+from mobilenet_jax.evaluation.trained_run import read_trained_run
 from mobilenet_jax.inference.classifier import MAX_VIEWS
 
 FIGURES = {"balanced_accuracy": "balanced accuracy", "accuracy": "accuracy", "nll": "NLL", "ece": "calibration error"}
@@ -25,16 +25,16 @@ def main() -> None:
     parser.add_argument("workdir", type=Path)
     parser.add_argument("--data")
     args = parser.parse_args()
-    run = read_trained(args.workdir, "latest")
+    run = read_trained_run(args.workdir, "latest")
     examples = run.examples(args.data, None, "validation")
     one, many = predict(run, examples), predict(run, examples, MAX_VIEWS)
     ways = {
         "as it is": one,
-        "temperature": cross_fitted(one, run.prior, "temperature"),
-        "prior": cross_fitted(one, run.prior, "prior"),
+        "temperature": cross_fit(one, run.prior, "temperature"),
+        "prior": cross_fit(one, run.prior, "prior"),
         f"{MAX_VIEWS} views": many,
-        f"{MAX_VIEWS} views, temperature": cross_fitted(many, run.prior, "temperature"),
-        f"{MAX_VIEWS} views, prior": cross_fitted(many, run.prior, "prior"),
+        f"{MAX_VIEWS} views, temperature": cross_fit(many, run.prior, "temperature"),
+        f"{MAX_VIEWS} views, prior": cross_fit(many, run.prior, "prior"),
     }
 
     def statistic(rows: np.ndarray) -> Metrics:

@@ -13,7 +13,7 @@ import psutil
 import tensorflow as tf
 
 from benchmarks.input_pipeline import ARTICLE, BATCH, SIZE
-from input_pipeline.batches import train_batches
+from input_pipeline.batches import make_train_batches
 from input_pipeline.sources.registry import read_examples
 
 
@@ -27,7 +27,7 @@ def main() -> None:
     rows = [("libraries imported", process.memory_info().rss)]
     examples = read_examples("isic2018", args.data)
     steps = len(examples) // BATCH
-    batches = train_batches(
+    batches = make_train_batches(
         examples, ARTICLE, image_size=SIZE, scaling=(0.0, 1.0), batch_size=BATCH, seed=0,
         first_step=0, last_step=args.epochs * steps,
     )  # fmt: skip

@@ -27,8 +27,8 @@ import numpy as np
 import tensorflow as tf
 from keras.src.legacy.preprocessing.image import ImageDataGenerator
 
-from input_pipeline.augment import Augmentation, draw_affine, draw_colour
-from input_pipeline.batches import train_batches
+from input_pipeline.augment import Augmentation, sample_affine, sample_color
+from input_pipeline.batches import make_train_batches
 from input_pipeline.cache import Cache, open_cache
 from input_pipeline.examples import Examples
 from input_pipeline.image_ops import change, resize
@@ -95,11 +95,11 @@ def _keras(folder: Path) -> Callable[[], int]:
 
 def _grain(examples: Examples, images: int) -> Callable[[], int]:
     n = len(examples)
-    affine, colour = draw_affine(ARTICLE, 0, 0, n, SIZE), draw_colour(ARTICLE, 0, 0, n)
+    affine, color = sample_affine(ARTICLE, 0, 0, n, SIZE), sample_color(ARTICLE, 0, 0, n)
 
     def load(i: int) -> dict[str, np.ndarray]:
         image = np.asarray(cv2.imdecode(np.fromfile(examples.paths[i], np.uint8), cv2.IMREAD_COLOR_RGB))
-        [image] = change(resize(image, (SIZE, SIZE))[None], affine[i : i + 1], colour[i : i + 1], ARTICLE, (0.0, 1.0))
+        [image] = change(resize(image, (SIZE, SIZE))[None], affine[i : i + 1], color[i : i + 1], ARTICLE, (0.0, 1.0))
         return {"image": image, "label": examples.labels[i]}
 
     def one_round() -> int:
@@ -113,7 +113,7 @@ def _grain(examples: Examples, images: int) -> Callable[[], int]:
 def _here(examples: Examples, images: int, cache: Cache | None = None) -> Callable[[], int]:
     def one_round() -> int:
         many = examples.take(np.arange(images) % len(examples))
-        batches = train_batches(
+        batches = make_train_batches(
             many, ARTICLE, image_size=SIZE, scaling=(0.0, 1.0), batch_size=BATCH, seed=0,
             first_step=0, last_step=images // BATCH, cache=cache,
         )  # fmt: skip

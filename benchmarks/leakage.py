@@ -22,11 +22,11 @@ from sklearn.model_selection import train_test_split
 
 from input_pipeline.examples import Examples
 from input_pipeline.sources.registry import read_examples
-from input_pipeline.splits import as_table
+from input_pipeline.splits import format_split
 from mobilenet_jax.evaluation.evaluate import predict
 from mobilenet_jax.evaluation.metrics import Metrics, bootstrap, compute_metrics
 from mobilenet_jax.evaluation.predictions import Predictions
-from mobilenet_jax.evaluation.trained_run import read_trained
+from mobilenet_jax.evaluation.trained_run import read_trained_run
 
 FIGURES = {"balanced_accuracy": "balanced accuracy", "accuracy": "accuracy", "nll": "NLL", "macro_auc": "macro AUC"}
 
@@ -43,7 +43,7 @@ def main() -> None:
     for name, mask in (("by_lesion", by_lesion), ("by_image", by_image)):
         split, workdir = args.runs / f"{name}.csv", args.runs / name
         args.runs.mkdir(parents=True, exist_ok=True)
-        split.write_text(as_table(examples.take(np.flatnonzero(~mask)), examples.take(np.flatnonzero(mask))))
+        split.write_text(format_split(examples.take(np.flatnonzero(~mask)), examples.take(np.flatnonzero(mask))))
         subprocess.run(
             [
                 sys.executable, "train.py", "--config=configs/mobilenet.py:isic2018", f"--workdir={workdir}",
@@ -51,7 +51,7 @@ def main() -> None:
             ],
             check=True, stdout=sys.stderr,
         )  # fmt: skip
-        found.append(predict(read_trained(workdir, "latest"), examples.take(np.flatnonzero(judged))))
+        found.append(predict(read_trained_run(workdir, "latest"), examples.take(np.flatnonzero(judged))))
     seen = np.isin(examples.lesions[judged], examples.lesions[~by_image])
     print(
         f"`python -m benchmarks.leakage --data DIR --runs RUNS {shlex.join(overrides)}`, jax {version('jax')}.\n\n"

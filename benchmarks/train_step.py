@@ -40,12 +40,12 @@ def our_side(alpha: float, size: int) -> Callable[[int], None]:
     import optax
 
     from mobilenet_jax.model.mobilenet import MobileNet
-    from mobilenet_jax.training.step import make_train_step, new_state
+    from mobilenet_jax.training.step import create_train_state, make_train_step
 
     model, optimizer = MobileNet(alpha, "article"), optax.sgd(0.001, 0.9)
     key = jax.random.key(0, impl="rbg")
     variables = jax.jit(lambda: model.init(key, jnp.zeros((1, size, size, 3)), train=False))()
-    state = new_state(variables["params"], variables["batch_stats"], optimizer)
+    state = create_train_state(variables["params"], variables["batch_stats"], optimizer)
     train_step = make_train_step(model, optimizer, key)
     batch = dict(zip(("image", "label"), map(jnp.asarray, _batch(size)), strict=True))
 

@@ -47,13 +47,13 @@ def get_config(recipe: str = "sample") -> ConfigDict:
     config.augment.brightness = 0.0  # a factor from 1 - brightness to 1 + brightness; so contrast and saturation
     config.augment.contrast = 0.0
     config.augment.saturation = 0.0
-    config.augment.hue = 0.0  # share of the colour circle, to either side
+    config.augment.hue = 0.0  # share of the color circle, to either side
     config.augment.on_validation = False  # the article's generator augmented validation images too
     config.augment.where = "host"  # training images are changed by TensorFlow, or by JAX on the 'device'
 
     config.model = ConfigDict()
     config.model.alpha = 1.0  # the width: 0.25, 0.5, 0.75 or 1.0
-    # 'article': two dense layers of 1024; 'article_bn': with batch normalisation; 'small': global average pooling, for
+    # 'article': two dense layers of 1024; 'article_bn': with batch normalization; 'small': global average pooling, for
     # phones.
     config.model.head = "article"
     config.model.dropout = 0.5

@@ -1,4 +1,4 @@
-"""Random geometry and colour: a 3x3 matrix of each per example, drawn in numpy from (seed, epoch, example).
+"""Random geometry and color: a 3x3 matrix of each per example, drawn in numpy from (seed, epoch, example).
 
 Parameters are drawn apart from pixels. The ranges and the order of the factors are those of Keras's
 `ImageDataGenerator` (`keras/src/legacy/preprocessing/image.py`), with one deviation: there, `height_shift_range` moves
@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 FillMode = Literal["nearest", "constant", "reflect", "wrap"]
 
 # Keep the draws apart from each other and from the order of the examples, which is drawn from the same seed.
-_GEOMETRY, _COLOUR = 2, 3
+_GEOMETRY, _COLOR = 2, 3
 _LUMINANCE = np.array([0.299, 0.587, 0.114])  # of red, green and blue, Rec. 601
 _YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 
@@ -36,9 +36,9 @@ class Augmentation:
             repeated (`"wrap"`), or `"constant"`, which is fill_value.
         fill_value: from 0 to 255.
         brightness: all values are multiplied by a factor uniform in [1 - brightness, 1 + brightness].
-        contrast: the difference from the image's mean colour, likewise.
-        saturation: the difference from grey, likewise.
-        hue: share of the colour circle; the turn is uniform in [-hue, hue].
+        contrast: the difference from the image's mean color, likewise.
+        saturation: the difference from gray, likewise.
+        hue: share of the color circle; the turn is uniform in [-hue, hue].
     """
 
     rotation: float = 0.0
@@ -56,12 +56,12 @@ class Augmentation:
     hue: float = 0.0
 
     @property
-    def changes_colour(self) -> bool:
-        """Whether colours are changed at all."""
+    def changes_color(self) -> bool:
+        """Whether colors are changed at all."""
         return any((self.brightness, self.contrast, self.saturation, self.hue))
 
 
-def draw_affine(augmentation: Augmentation, seed: int, epoch: int, n: int, size: int) -> np.ndarray:
+def sample_affine(augmentation: Augmentation, seed: int, epoch: int, n: int, size: int) -> np.ndarray:
     """Draws the matrices of all examples in one epoch: that of example i is a function of (seed, epoch, i) alone.
 
     Args:
@@ -72,10 +72,10 @@ def draw_affine(augmentation: Augmentation, seed: int, epoch: int, n: int, size:
         size: height and width of the images in pixels.
 
     Returns:
-        float32 `[n, 3, 3]`, as `affine_matrix` gives them.
+        float32 `[n, 3, 3]`, as `make_affine_matrix` gives them.
     """
     u = np.random.default_rng((seed, _GEOMETRY, epoch)).random((n, 8)).T
-    return affine_matrix(
+    return make_affine_matrix(
         degrees=_spread(u[0], augmentation.rotation),
         dx=_spread(u[1], augmentation.width_shift) * size,
         dy=_spread(u[2], augmentation.height_shift) * size,
@@ -93,7 +93,7 @@ def _spread(u: np.ndarray, reach: float) -> np.ndarray:
     return (2 * u - 1) * reach
 
 
-def affine_matrix(
+def make_affine_matrix(
     degrees: ArrayLike,
     dx: ArrayLike,
     dy: ArrayLike,
@@ -105,7 +105,7 @@ def affine_matrix(
     shear: ArrayLike = 0.0,
     upside_down: ArrayLike = False,
 ) -> np.ndarray:
-    """Composes rotation, shift, shear, zoom and mirrors about the centre of square images.
+    """Composes rotation, shift, shear, zoom and mirrors about the center of square images.
 
     Args:
         degrees: the angle of the rotation; this and the others are numbers, or arrays of one shape.
@@ -123,16 +123,16 @@ def affine_matrix(
     """
     angle, slant = np.deg2rad(degrees), np.deg2rad(shear)
     sin, cos = np.sin(angle), np.cos(angle)
-    centre = (size - 1) / 2
+    center = (size - 1) / 2
     mirror_x, mirror_y = 1 - 2 * np.asarray(flip, float), 1 - 2 * np.asarray(upside_down, float)
     matrix = (
-        _affine(1, 0, centre, 0, 1, centre)
+        _affine(1, 0, center, 0, 1, center)
         @ _affine(cos, -sin, 0, sin, cos, 0)
         @ _affine(1, 0, dx, 0, 1, dy)
         @ _affine(1, -np.sin(slant), 0, 0, np.cos(slant), 0)
         @ _affine(zoom_x, 0, 0, 0, zoom_y, 0)
         @ _affine(mirror_x, 0, 0, 0, mirror_y, 0)  # last, as Keras mirrors what it has warped
-        @ _affine(1, 0, -centre, 0, 1, -centre)
+        @ _affine(1, 0, -center, 0, 1, -center)
     )
     return matrix.astype(np.float32)
 
@@ -148,33 +148,33 @@ def _matrix(*rows: ArrayLike) -> np.ndarray:
     return np.stack(entries, -1).reshape(*entries[0].shape, 3, 3)
 
 
-def draw_colour(augmentation: Augmentation, seed: int, epoch: int, n: int) -> np.ndarray:
-    """Draws the changes of colour of all examples in one epoch, like `draw_affine`.
+def sample_color(augmentation: Augmentation, seed: int, epoch: int, n: int) -> np.ndarray:
+    """Draws the changes of color of all examples in one epoch, like `sample_affine`.
 
     Returns:
         float32 `[n, 4, 3]`: three rows that red, green and blue are multiplied by, and a row of the contrast.
     """
-    u = np.random.default_rng((seed, _COLOUR, epoch)).random((n, 4)).T
+    u = np.random.default_rng((seed, _COLOR, epoch)).random((n, 4)).T
     ranges = (augmentation.brightness, augmentation.contrast, augmentation.saturation)
     brightness, contrast, saturation = (1 + _spread(x, reach) for x, reach in zip(u[:3], ranges, strict=True))
-    return colour_matrix(brightness, contrast, saturation, _spread(u[3], augmentation.hue))
+    return make_color_matrix(brightness, contrast, saturation, _spread(u[3], augmentation.hue))
 
 
-def colour_matrix(brightness: ArrayLike, contrast: ArrayLike, saturation: ArrayLike, hue: ArrayLike) -> np.ndarray:
-    """Composes changes of colour, all of which are linear: a pixel as a column is multiplied from the left.
+def make_color_matrix(brightness: ArrayLike, contrast: ArrayLike, saturation: ArrayLike, hue: ArrayLike) -> np.ndarray:
+    """Composes changes of color, all of which are linear: a pixel as a column is multiplied from the left.
 
     Args:
         brightness: the factor of all values; this and the others are numbers, or arrays of one shape.
-        contrast: the factor of the difference from the image's mean colour.
-        saturation: the factor of the difference from grey of the same luminance.
-        hue: the turn about the axis of grey in the YIQ colour space, as a share of the circle.
+        contrast: the factor of the difference from the image's mean color.
+        saturation: the factor of the difference from gray of the same luminance.
+        hue: the turn about the axis of gray in the YIQ color space, as a share of the circle.
 
     Returns:
-        float32 `[..., 4, 3]`, see `draw_colour`.
+        float32 `[..., 4, 3]`, see `sample_color`.
     """
     brightness, contrast, saturation = (np.asarray(x)[..., None, None] for x in (brightness, contrast, saturation))
     sin, cos = np.sin(2 * np.pi * np.asarray(hue)), np.cos(2 * np.pi * np.asarray(hue))
     turn = np.linalg.inv(_YIQ) @ _matrix(1, 0, 0, 0, cos, -sin, 0, sin, cos) @ _YIQ
-    grey = np.tile(_LUMINANCE, (3, 1))
-    matrix = brightness * turn @ (grey + saturation * (np.eye(3) - grey))
+    gray = np.tile(_LUMINANCE, (3, 1))
+    matrix = brightness * turn @ (gray + saturation * (np.eye(3) - gray))
     return np.concatenate([matrix, np.broadcast_to(contrast, (*matrix.shape[:-2], 1, 3))], -2).astype(np.float32)

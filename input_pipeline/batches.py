@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from input_pipeline.augment import Augmentation, draw_affine, draw_colour
+from input_pipeline.augment import Augmentation, sample_affine, sample_color
 from input_pipeline.cache import Cache
 from input_pipeline.examples import Examples
 from input_pipeline.image_ops import Scaling, change, scale
@@ -38,7 +38,7 @@ def epoch_order(labels: np.ndarray, seed: int, epoch: int, *, balanced: bool = F
     return rng.choice(len(labels), len(labels), p=1 / ((counts > 0).sum() * counts[labels]))
 
 
-def train_batches(
+def make_train_batches(
     examples: Examples,
     augmentation: Augmentation,
     *,
@@ -58,7 +58,7 @@ def train_batches(
     An epoch has `len(examples) // batch_size` steps. The examples left over differ from epoch to epoch.
 
     Where the images are to be changed on the device, they come as they are, uint8, with what was drawn for them:
-    `affine` float32 `[batch, 3, 3]` and `colour` float32 `[batch, 4, 3]`, for `mobilenet_jax.training.device_augment`.
+    `affine` float32 `[batch, 3, 3]` and `color` float32 `[batch, 4, 3]`, for `mobilenet_jax.training.device_augment`.
 
     Args:
         examples: of training.
@@ -103,7 +103,7 @@ def train_batches(
     return _with_pixels(plan, image_size, batch_size // processes, changed, cache)
 
 
-def eval_batches(
+def make_eval_batches(
     examples: Examples,
     *,
     image_size: int,
@@ -159,10 +159,10 @@ def eval_batches(
 
 
 def _draw(augmentation: Augmentation, seed: int, epoch: int, n: int, image_size: int) -> Batch:
-    """The geometry and the colours of all examples in an epoch."""
+    """The geometry and the colors of all examples in an epoch."""
     return {
-        "affine": draw_affine(augmentation, seed, epoch, n, image_size),
-        "colour": draw_colour(augmentation, seed, epoch, n),
+        "affine": sample_affine(augmentation, seed, epoch, n, image_size),
+        "color": sample_color(augmentation, seed, epoch, n),
     }
 
 

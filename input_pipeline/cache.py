@@ -24,7 +24,7 @@ import psutil
 from tqdm import tqdm
 
 from input_pipeline.errors import DataError
-from input_pipeline.image_files import files_hash
+from input_pipeline.image_files import hash_files
 
 _FORMAT = 2  # raised when other pixels come out of the same files, so that caches are made anew
 
@@ -72,7 +72,7 @@ def _on_disk(paths: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     folder = Path(pooch.os_cache("mobilenet-jax")) / "decoded" / hashlib.sha256(names.encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     file, index = folder / "images.npy", folder / "index.json"
-    description = {"format": _FORMAT, "shape": list(shape), "files": files_hash(paths.tolist())}
+    description = {"format": _FORMAT, "shape": list(shape), "files": hash_files(paths.tolist())}
     with _locked(folder):
         if not _is_whole(file, index, description):
             unfinished = folder / "images.npy.unfinished"

@@ -52,7 +52,7 @@ class Examples:
             self.paths[indices], self.labels[indices], self.lesions[indices], self.rows[indices], self.class_names
         )
 
-    def class_table(self) -> str:
+    def format_class_table(self) -> str:
         """The images and lesions of each class, as a table for people."""
         rows = [("class", "images", "lesions")]
         for label, name in enumerate(self.class_names):
@@ -62,7 +62,7 @@ class Examples:
         width = max(len(name) for name, _, _ in rows)
         return "\n".join(f"{name:<{width}}  {images:>6}  {lesions:>7}" for name, images, lesions in rows)
 
-    def fingerprint(self) -> str:
+    def compute_fingerprint(self) -> str:
         """SHA-256 of file names, labels and lesions in order: the same data in another folder has the same."""
         digest = hashlib.sha256(repr(self.class_names).encode())
         for path, label, lesion in zip(self.paths, self.labels, self.lesions, strict=True):
@@ -70,7 +70,7 @@ class Examples:
         return digest.hexdigest()
 
 
-def joined(first: Examples, second: Examples) -> Examples:
+def concatenate_examples(first: Examples, second: Examples) -> Examples:
     """The examples of both, which have the same classes."""
     paths, labels, lesions, rows = (
         np.concatenate([getattr(examples, column) for examples in (first, second)])

@@ -23,7 +23,7 @@ def read_bytes(path: str) -> bytes:
     return read_record(path) if is_address(path) else Path(path).read_bytes()
 
 
-def files_hash(paths: Sequence[str]) -> str:
+def hash_files(paths: Sequence[str]) -> str:
     """A SHA-256 that is another if a file's name, size or time of change is.
 
     Raises:

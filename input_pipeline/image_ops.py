@@ -69,25 +69,25 @@ def scale(image: np.ndarray, scaling: Scaling, out: np.ndarray | None = None) ->
 
 
 def change(
-    images: np.ndarray, affine: np.ndarray, colour: np.ndarray, augmentation: Augmentation, scaling: Scaling
+    images: np.ndarray, affine: np.ndarray, color: np.ndarray, augmentation: Augmentation, scaling: Scaling
 ) -> np.ndarray:
     """Images as they were drawn to be changed.
 
     Args:
         images: uint8 `[batch, size, size, 3]`.
-        affine: float32 `[batch, 3, 3]`, see `augment.affine_matrix`.
-        colour: float32 `[batch, 4, 3]`, see `augment.draw_colour`.
-        augmentation: says what is seen beyond the edge, and whether colours change.
+        affine: float32 `[batch, 3, 3]`, see `augment.make_affine_matrix`.
+        color: float32 `[batch, 4, 3]`, see `augment.sample_color`.
+        augmentation: says what is seen beyond the edge, and whether colors change.
         scaling: what pixel values 0 and 255 are mapped to.
 
     Returns:
         float32 `[batch, size, size, 3]`.
     """
     changed = np.empty(images.shape, np.float32)
-    for image, matrix, colours, out in zip(images, affine, colour, changed, strict=True):
+    for image, matrix, colors, out in zip(images, affine, color, changed, strict=True):
         warp(image, matrix, augmentation, out)
-        if augmentation.changes_colour:
-            out[:] = recolour(out, colours)
+        if augmentation.changes_color:
+            out[:] = recolor(out, colors)
         scale(out, scaling, out)
     return changed
 
@@ -106,8 +106,8 @@ def warp(image: np.ndarray, affine: np.ndarray, augmentation: Augmentation, out:
     )
 
 
-def recolour(image: np.ndarray, colour: np.ndarray) -> np.ndarray:
-    """Changes the colours of float32 `[height, width, 3]`, from 0 to 255."""
-    image = cv2.transform(image, colour[:3])
+def recolor(image: np.ndarray, color: np.ndarray) -> np.ndarray:
+    """Changes the colors of float32 `[height, width, 3]`, from 0 to 255."""
+    image = cv2.transform(image, color[:3])
     mean = image.mean((0, 1), keepdims=True)
-    return np.clip(mean + colour[3] * (image - mean), 0, 255)
+    return np.clip(mean + color[3] * (image - mean), 0, 255)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from input_pipeline.augment import Augmentation, draw_affine, draw_colour
+from input_pipeline.augment import Augmentation, sample_affine, sample_color
 from input_pipeline.examples import Examples
 from input_pipeline.image_ops import change
 from input_pipeline.tf_graph import decoded
@@ -33,9 +33,9 @@ def write_preview(path: Path, examples: Examples, augmentation: Augmentation, *,
     originals = np.stack(list(decoded(examples.paths[chosen], image_size)))
     columns = [originals / np.float32(255)]
     for epoch in range(_VERSIONS):
-        affine = draw_affine(augmentation, seed, epoch, len(examples), image_size)[chosen]
-        colour = draw_colour(augmentation, seed, epoch, len(examples))[chosen]
-        columns.append(change(originals, affine, colour, augmentation, (0.0, 1.0)))
+        affine = sample_affine(augmentation, seed, epoch, len(examples), image_size)[chosen]
+        color = sample_color(augmentation, seed, epoch, len(examples))[chosen]
+        columns.append(change(originals, affine, color, augmentation, (0.0, 1.0)))
     figure = Figure(figsize=(1.25 * len(columns), 1.25 * len(labels) + 0.3), layout="constrained")
     axes = figure.subplots(len(labels), len(columns), squeeze=False)
     for row, label in enumerate(labels):

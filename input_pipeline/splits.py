@@ -40,7 +40,7 @@ def split_examples(examples: Examples, how: str, *, val_fraction: float, seed: i
     Raises:
         DataError: the examples cannot be split so.
     """
-    check_way(how)
+    check_split_name(how)
     if how == "lesion":
         return split_by_lesion(examples, val_fraction, seed)
     if how.endswith(".csv"):
@@ -58,7 +58,7 @@ def split_examples(examples: Examples, how: str, *, val_fraction: float, seed: i
     return training, validation
 
 
-def check_way(how: str) -> None:
+def check_split_name(how: str) -> None:
     """Refuses what is no way to split, before any example is read.
 
     Raises:
@@ -106,12 +106,12 @@ def split_by_lesion(examples: Examples, val_fraction: float, seed: int) -> tuple
     return examples.take(np.flatnonzero(~held_out)), examples.take(np.flatnonzero(held_out))
 
 
-def crossing_lesions(training: Examples, validation: Examples) -> int:
+def count_crossing_lesions(training: Examples, validation: Examples) -> int:
     """How many lesions stand on both sides."""
     return len(set(training.lesions) & set(validation.lesions))
 
 
-def as_table(training: Examples, validation: Examples) -> str:
+def format_split(training: Examples, validation: Examples) -> str:
     """The split as a CSV text: `image`, the file's name without its suffix, `split`, `label` and `lesion`."""
     rows = [
         (Path(path).stem, side, part.class_names[label], lesion)
@@ -123,7 +123,7 @@ def as_table(training: Examples, validation: Examples) -> str:
     return text.getvalue()
 
 
-def table_hash(table: str) -> str:
+def hash_split(table: str) -> str:
     """The SHA-256 of a split's table, by which two runs can be told to have the same split."""
     return hashlib.sha256(table.encode()).hexdigest()
 

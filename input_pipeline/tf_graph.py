@@ -33,7 +33,7 @@ def decoded(paths: np.ndarray, image_size: int) -> Iterator[np.ndarray]:
     yield from _run(dataset.map(lambda path: _resized(read(path), image_size), num_parallel_calls=_PARALLEL))
 
 
-def decodes(data: bytes) -> bool:
+def can_decode(data: bytes) -> bool:
     """Whether a JPEG or PNG is whole, as far as its decoder can tell."""
     try:
         tf.io.decode_jpeg(data, channels=3, ratio=8)  # an eighth of a JPEG's size reads all of it and is quick
@@ -52,15 +52,15 @@ def batches(
     """The batches of a plan, with their pixels.
 
     Args:
-        plan: gives `source` (`[batch]`, paths, or rows of `images`), `affine`, `colour` and whatever else.
+        plan: gives `source` (`[batch]`, paths, or rows of `images`), `affine`, `color` and whatever else.
         image_size: height and width in pixels.
         batch_size: of all batches but, perhaps, the last.
-        change: of an image, its affine and its colour to float32; None leaves both to another place.
+        change: of an image, its affine and its color to float32; None leaves both to another place.
         images: uint8 `[n, image_size, image_size, 3]`, decoded already.
 
     Returns:
         An iterator of what the plan gives, with `image` in the place of `source`; where images are changed, in the
-        place of `affine` and `colour` too.
+        place of `affine` and `color` too.
     """
     first = next(plan())
     signature = {name: tf.TensorSpec([None, *a.shape[1:]], tf.as_dtype(a.dtype)) for name, a in first.items()}
@@ -72,7 +72,7 @@ def batches(
 
     def changed(batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         rest = dict(batch)
-        drawn = [rest.pop("image"), rest.pop("affine"), rest.pop("colour")]
+        drawn = [rest.pop("image"), rest.pop("affine"), rest.pop("color")]
         return {"image": tf.numpy_function(change, drawn, tf.float32), **rest}
 
     if images is None:

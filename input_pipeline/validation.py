@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from input_pipeline.errors import DataError
 from input_pipeline.examples import Examples, Faults
-from input_pipeline.image_files import files_hash, read_bytes
+from input_pipeline.image_files import hash_files, read_bytes
 
 MIN_SIDE, MAX_SIDE = 8, 10_000  # pixels
 _FEW = 5  # examples of a class
@@ -36,11 +36,11 @@ class _Look(NamedTuple):
     digest: str
 
 
-def check_images(examples: Examples, faults: Faults | None = None) -> None:
+def validate_images(examples: Examples, faults: Faults | None = None) -> None:
     """Decodes every image once, and if nothing is wrong prints warnings of what is only suspicious.
 
-    JPEGs of any colour space and PNGs under any name are read. What the decoder lets pass, such as a picture whose
-    lower half is grey, is not found. While neither files nor table change, what was found is remembered in the user's
+    JPEGs of any color space and PNGs under any name are read. What the decoder lets pass, such as a picture whose
+    lower half is gray, is not found. While neither files nor table change, what was found is remembered in the user's
     cache and nothing is decoded again.
 
     Args:
@@ -77,7 +77,7 @@ class _Memory:
         self._state: str | None = None
         with suppress(OSError):  # a file is missing: the audit will say so
             table = hashlib.sha256("\n".join([*paths, *examples.rows]).encode()).hexdigest()
-            self._state = f"{_VERSION} {files_hash(paths)} {table} {examples.fingerprint()}"
+            self._state = f"{_VERSION} {hash_files(paths)} {table} {examples.compute_fingerprint()}"
 
     def recall(self) -> list[str] | None:
         try:
@@ -101,10 +101,10 @@ class _Memory:
 
 def _look_at_all(examples: Examples, faults: Faults) -> list[str]:
     """The warnings; faults are noted."""
-    from input_pipeline.tf_graph import decodes  # TensorFlow
+    from input_pipeline.tf_graph import can_decode  # TensorFlow
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        looks = pool.map(lambda path: _look(path, decodes), examples.paths)
+        looks = pool.map(lambda path: _look(path, can_decode), examples.paths)
         bar = tqdm(looks, "checking images", len(examples), unit=" images", disable=None, leave=False)
         found = list(bar)
     where = [f"{path} ({row})" for path, row in zip(examples.paths, examples.rows, strict=True)]
@@ -138,7 +138,7 @@ def _identical(examples: Examples, looks: Sequence[_Look]) -> list[str]:
     return lines
 
 
-def _look(path: str, decodes: Callable[[bytes], bool]) -> _Look:
+def _look(path: str, can_decode: Callable[[bytes], bool]) -> _Look:
     if os.path.exists(path) and not os.path.isfile(path):
         return _Look("is a folder or a special file", None, "")  # a pipe would be waited for without end
     try:
@@ -164,7 +164,7 @@ def _look(path: str, decodes: Callable[[bytes], bool]) -> _Look:
         return _Look(f"is a {kind}, not a JPEG or PNG", None, digest)
     if min(width, height) < MIN_SIDE or max(width, height) > MAX_SIDE:
         return _Look(f"is {width} x {height} pixels, not {MIN_SIDE} to {MAX_SIDE} a side", None, digest)
-    if not decodes(data):
+    if not can_decode(data):
         return _Look(f"is a truncated or damaged {kind}", None, digest)
     if orientation != 1:
         return _Look(None, "is marked as turned (EXIF); it is read as stored", digest)

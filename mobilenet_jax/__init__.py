@@ -1,27 +1,33 @@
-"""MobileNet v1 in JAX/Flax: the model, its ImageNet weights, and its fine-tuning.
+"""MobileNet v1 in JAX/Flax: the model, its ImageNet weights, and fine-tuning.
 
     from mobilenet_jax import MobileNet, load_pretrained, save_pretrained, train_and_evaluate
 
-`train_and_evaluate` needs TensorFlow, for reading images; it is imported when it is first asked for, so the model and
-the weights can be used where TensorFlow is not installed.
+Each name is imported on first use: the model and the weights work without TensorFlow, which only training needs.
 """
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
-from mobilenet_jax.model.mobilenet import MobileNet
-from mobilenet_jax.weights.load import load_pretrained, read_weights
-from mobilenet_jax.weights.save import save_pretrained
-from mobilenet_jax.weights.weights_file import Metadata
-
 if TYPE_CHECKING:
-    from mobilenet_jax.training.setup import train_and_evaluate
+    from mobilenet_jax.model.mobilenet import MobileNet
+    from mobilenet_jax.training.loop import train_and_evaluate
+    from mobilenet_jax.weights.load import load_pretrained, read_weights
+    from mobilenet_jax.weights.save import save_pretrained
+    from mobilenet_jax.weights.weights_file import Metadata
 
 __all__ = ["Metadata", "MobileNet", "load_pretrained", "read_weights", "save_pretrained", "train_and_evaluate"]
 
+_MODULES = {
+    "Metadata": "mobilenet_jax.weights.weights_file",
+    "MobileNet": "mobilenet_jax.model.mobilenet",
+    "load_pretrained": "mobilenet_jax.weights.load",
+    "read_weights": "mobilenet_jax.weights.load",
+    "save_pretrained": "mobilenet_jax.weights.save",
+    "train_and_evaluate": "mobilenet_jax.training.loop",
+}
+
 
 def __getattr__(name: str) -> Any:
-    if name == "train_and_evaluate":
-        from mobilenet_jax.training.setup import train_and_evaluate
-
-        return train_and_evaluate
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name]), name)

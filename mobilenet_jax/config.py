@@ -109,30 +109,34 @@ _RULES: dict[str, _Rule] = {
 }
 
 
-def parse_config(argv: Sequence[str], known: flags.FlagValues) -> tuple[ConfigDict, str, list[str]]:
-    """Reads `--config=FILE[:RECIPE]` and `--config.SECTION.KEY=VALUE` from a command line.
+def parse_config(file: str | None, overrides: Sequence[str]) -> tuple[ConfigDict, str]:
+    """Loads a configuration file and applies overrides from the command line.
 
     Args:
-        argv: the program's name and its arguments.
-        known: the program's other flags, which are read too.
+        file: `FILE` or `FILE:RECIPE`.
+        overrides: arguments of the form `--config.SECTION.KEY=VALUE`.
 
     Returns:
-        The configuration, a name for it such as `mobilenet-isic2018`, and the arguments that are no flags.
+        The configuration, and a name for it such as `mobilenet-isic2018`.
 
     Raises:
-        ConfigError: there is no such flag, no such key, or the value is of the wrong type.
+        ConfigError: the file or the recipe does not exist, an argument or a key is unknown, or a value has the wrong
+            type.
     """
-    config_flags.DEFINE_config_file("config", help_string="The experiment.", flag_values=known)
-    sys.path.append(os.getcwd())  # a configuration may be a few lines over another: `from configs.mobilenet import ...`
-    check_keys(re.findall(r"--config\.([\w.]+)", " ".join(argv)))
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values)
+    sys.path.append(os.getcwd())  # a configuration may build on another one: `from configs.mobilenet import ...`
+    check_keys(re.findall(r"--config\.([\w.]+)", " ".join(overrides)))
     try:
-        rest = known(argv)[1:]
-    except flags.Error as error:  # its last line says what is wrong; above may stand a traceback through the config
+        rest = values(["", *([f"--config={file}"] if file else []), *overrides])[1:]
+    except flags.Error as error:  # the last line is the reason; a traceback through the config file may precede it
         raise ConfigError(str(error).strip().rpartition("\n")[2]) from error
-    if known.config is None:
+    if values.config is None:
         raise ConfigError("--config=configs/mobilenet.py is missing")
-    file = config_flags.get_config_filename(known["config"])
-    return known.config, Path(file).name.replace(".py", "").replace(":", "-"), rest
+    if rest:
+        raise ConfigError(f"unexpected argument {rest[0]}")
+    path = config_flags.get_config_filename(values["config"])
+    return values.config, Path(path).name.replace(".py", "").replace(":", "-")
 
 
 def check_config(config: ConfigDict) -> None:

@@ -11,7 +11,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from mobilenet_jax.errors import ConfigError
 
 
-def connect(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+def connect_processes(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
     """Joins the processes of a cluster, before anything else is asked of JAX.
 
     Args:
@@ -33,17 +33,17 @@ def connect(coordinator: str | None, num_processes: int | None, process_id: int 
             raise ConfigError(f"--coordinator, --num_processes, --process_id: {error}") from error
 
 
-def data_mesh() -> Mesh:
+def make_data_mesh() -> Mesh:
     """All devices along `data`. Automatic axes: Linen's dropout and gathers do not take the explicit ones."""
     return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
 
 
-def process() -> tuple[int, int]:
+def get_process() -> tuple[int, int]:
     """This process's number, from 0, and how many there are."""
     return jax.process_index(), jax.process_count()
 
 
-def shard(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+def shard_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
     """A host batch, or this process's share of one, spread over the devices, whose number divides its size."""
     sharding = NamedSharding(mesh, PartitionSpec("data"))
     return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
@@ -54,6 +54,6 @@ def replicate(mesh: Mesh, tree: Any) -> Any:
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
-def to_host(tree: Any) -> Any:
+def gather_to_host(tree: Any) -> Any:
     """Arrays spread over the devices of all processes, whole, as numpy arrays, in every process."""
     return multihost_utils.process_allgather(tree, tiled=True) if jax.process_count() > 1 else jax.device_get(tree)

@@ -9,7 +9,7 @@ import yaml
 
 from configs.mobilenet import get_config
 from mobilenet_jax.config import check_keys
-from tests.conftest import ROOT
+from tests.helpers.runs import ROOT
 
 CLUSTERS = (ROOT / "docs" / "clusters.md").read_text()
 

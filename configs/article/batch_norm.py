@@ -1,4 +1,4 @@
-"""The article's batch normalisation in the head: dense, batch normalisation, ReLU, dropout, twice.
+"""The article's batch normalization in the head: dense, batch normalization, ReLU, dropout, twice.
 
     python train.py --config=configs/article/batch_norm.py --config.data.dir=DIR
 

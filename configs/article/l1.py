@@ -1,4 +1,4 @@
-"""L1 regularisation as the article tried it: l1(0.01) on kernels and on activities of both dense layers.
+"""L1 regularization as the article tried it: l1(0.01) on kernels and on activities of both dense layers.
 
     python train.py --config=configs/article/l1.py --config.data.dir=DIR
 
@@ -15,7 +15,7 @@ from configs.article.batch_norm import get_config as batch_norm
 
 
 def get_config() -> ConfigDict:
-    """The head with batch normalisation, regularised."""
+    """The head with batch normalization, regularized."""
     config = batch_norm()
     config.regularizer.kernel_l1 = 0.01
     config.regularizer.activity_l1 = 0.01

@@ -15,7 +15,7 @@ from configs.article.batch_norm import get_config as batch_norm
 
 
 def get_config() -> ConfigDict:
-    """The head with batch normalisation, regularised."""
+    """The head with batch normalization, regularized."""
     config = batch_norm()
     for name in config.regularizer:
         config.regularizer[name] = 0.01

@@ -1,4 +1,4 @@
-"""The article's L2 regularisation: l2(0.01) on kernels and activities of both dense layers, with batch norm.
+"""The article's L2 regularization: l2(0.01) on kernels and activities of both dense layers, with batch norm.
 
     python train.py --config=configs/article/l2.py --config.data.dir=DIR
 
@@ -16,7 +16,7 @@ from configs.article.batch_norm import get_config as batch_norm
 
 
 def get_config() -> ConfigDict:
-    """The head with batch normalisation, regularised."""
+    """The head with batch normalization, regularized."""
     config = batch_norm()
     config.regularizer.kernel_l2 = 0.01
     config.regularizer.activity_l2 = 0.01

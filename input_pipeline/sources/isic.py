@@ -21,6 +21,7 @@ from input_pipeline.errors import DataError
 from input_pipeline.examples import Examples, Faults, Part
 
 CLASS_NAMES = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
+MALIGNANT = ("MEL", "BCC", "AKIEC")  # AKIEC includes lesions that are not invasive yet
 
 INPUT = "ISIC2018_Task3_{}_Input"
 GROUND_TRUTH = "ISIC2018_Task3_{}_GroundTruth"
@@ -31,7 +32,7 @@ _DOWNLOADS = "https://challenge.isic-archive.com/data/#2018"
 def read_isic(folder: str | Path, part: Part = "Training", faults: Faults | None = None) -> Examples:
     """Reads the tables of one of the archive's sets and checks them against the image files.
 
-    The images themselves are not opened: `audit.check_images` does that.
+    The images themselves are not opened: `audit.validate_images` does that.
 
     Args:
         folder: the folder that holds the two folders and the CSV file above.

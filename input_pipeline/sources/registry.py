@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 
 from input_pipeline.errors import DataError
-from input_pipeline.examples import Examples, Faults, Part, joined
+from input_pipeline.examples import Examples, Faults, Part, concatenate_examples
 from input_pipeline.sources.folders import read_folders
 from input_pipeline.sources.ham10000 import read_ham10000
 from input_pipeline.sources.isic import read_isic
-from input_pipeline.sources.sample import sample_dir
+from input_pipeline.sources.sample import prepare_sample
 from input_pipeline.sources.tfds import read_tfds
-from input_pipeline.splits import check_way, split_examples
-from input_pipeline.validation import check_images
+from input_pipeline.splits import check_split_name, split_examples
+from input_pipeline.validation import validate_images
 
 _WITH_SETS = ("isic2018", "tfds")
 OFFICIAL: dict[str, Part] = {"official": "Validation", "official:test": "Test"}
@@ -36,7 +36,7 @@ def read_examples(source: str, folder: str | Path, part: Part = "Training", faul
         return read_tfds(folder, part)
     _check_part(source, part)
     if source == "sample":
-        return read_isic(sample_dir(), faults=faults)
+        return read_isic(prepare_sample(), faults=faults)
     return {"ham10000": read_ham10000, "folders": read_folders}[source](folder, faults)
 
 
@@ -62,20 +62,20 @@ def read_split(
     if how in OFFICIAL:
         _check_part(source, OFFICIAL[how])
     else:
-        check_way(how)
+        check_split_name(how)
     faults = Faults()
     examples = read_examples(source, folder, faults=faults)
     if how not in OFFICIAL:
-        check_images(examples, faults)
+        validate_images(examples, faults)
         faults.raise_if_any()
         return split_examples(examples, how, val_fraction=val_fraction, seed=seed)
     held_out = read_examples(source, folder, OFFICIAL[how], faults)
-    both = joined(examples, held_out)
+    both = concatenate_examples(examples, held_out)
     names = [Path(path).stem for path in both.paths]
     _, first = np.unique(names, return_index=True)
     for i in sorted(set(range(len(names))) - set(first)):
         faults.append(f"{both.paths[i]} ({both.rows[i]}) is in the training set too: remove it from one of the two")
-    check_images(both, faults)
+    validate_images(both, faults)
     faults.raise_if_any()
     return examples, held_out
 

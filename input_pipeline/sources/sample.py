@@ -1,7 +1,7 @@
 """An embedded sample for people without data: lesions drawn by this file, in the layout of the ISIC archive.
 
 The drawings are no medical images. They copy, roughly, what dermoscopy looks at: the shape and the border of a
-lesion, its colours and its structures, which differ from class to class as the real ones do. Several views are drawn
+lesion, its colors and its structures, which differ from class to class as the real ones do. Several views are drawn
 of many lesions, and the classes are as uneven as a small clinic's would be.
 """
 
@@ -24,17 +24,17 @@ _HEIGHT, _WIDTH = 96, 128
 _LESIONS = {"MEL": 70, "NV": 150, "BCC": 50, "AKIEC": 42, "BKL": 70, "DF": 32, "VASC": 34}
 _VIEWS = (1, 1, 2, 3)  # one of these, by chance, is the number of images of a lesion
 
-Colour = tuple[float, float, float]
+Color = tuple[float, float, float]
 
 
 class _Canvas:
     """A view of skin to paint on.
 
-    Coordinates (u, v) belong to the lesion, whose centre is the origin; the image's height is about 2. They differ
+    Coordinates (u, v) belong to the lesion, whose center is the origin; the image's height is about 2. They differ
     from view to view, so that what is painted at one place of the lesion moves with it.
     """
 
-    def __init__(self, view: np.random.Generator, skin: Colour):
+    def __init__(self, view: np.random.Generator, skin: Color):
         y, x = np.mgrid[0:_HEIGHT, 0:_WIDTH].astype(np.float32)
         x, y = (2 * x + 1 - _WIDTH) / _HEIGHT, (2 * y + 1 - _HEIGHT) / _HEIGHT
         angle, zoom = view.uniform(-0.5, 0.5), view.uniform(0.85, 1.15)
@@ -48,9 +48,9 @@ class _Canvas:
         self.image = np.ones((_HEIGHT, _WIDTH, 3), np.float32) * np.array(skin, np.float32)
         self._finish_with = (x, y, view)
 
-    def cover(self, colour: Colour, weight: np.ndarray) -> None:
-        """Paints a colour (red, green, blue from 0 to 1) with a weight from 0 to 1 a pixel."""
-        self.image += np.clip(weight, 0, 1)[..., None] * (np.array(colour, np.float32) - self.image)
+    def cover(self, color: Color, weight: np.ndarray) -> None:
+        """Paints a color (red, green, blue from 0 to 1) with a weight from 0 to 1 a pixel."""
+        self.image += np.clip(weight, 0, 1)[..., None] * (np.array(color, np.float32) - self.image)
 
     def noise(self, rng: np.random.Generator, waves_across: float) -> np.ndarray:
         """A smooth random surface of standard deviation 1 and about so many waves to a unit of length."""
@@ -69,16 +69,16 @@ class _Canvas:
         n: int,
         spread: float,
         radius: tuple[float, float],
-        colour: Colour,
+        color: Color,
         soft: float = 0.3,
     ) -> None:
-        """Paints `n` dots within `spread` of the centre, their radii within the given two."""
+        """Paints `n` dots within `spread` of the center, their radii within the given two."""
         for _ in range(n):
             distance, angle = spread * np.sqrt(rng.random()), rng.uniform(0, 2 * np.pi)
             at = distance * np.cos(angle), distance * np.sin(angle)
-            self.cover(colour, 0.85 * self.disc(*at, rng.uniform(*radius), soft))
+            self.cover(color, 0.85 * self.disc(*at, rng.uniform(*radius), soft))
 
-    def vessel(self, rng: np.random.Generator, radius: float, colour: Colour) -> None:
+    def vessel(self, rng: np.random.Generator, radius: float, color: Color) -> None:
         """Paints one vessel that branches, from the rim of the lesion inwards."""
         layer = Image.new("L", (_WIDTH * 2, _HEIGHT * 2))
         draw = ImageDraw.Draw(layer)
@@ -94,7 +94,7 @@ class _Canvas:
                 u, v = to_u, to_v
             if width > 1.5:
                 tips += [(u, v, heading + turn, width * 0.6) for turn in (-0.6, 0.6)]
-        self.cover(colour, 0.6 * np.asarray(layer.resize((_WIDTH, _HEIGHT), Image.Resampling.BOX)) / 255)
+        self.cover(color, 0.6 * np.asarray(layer.resize((_WIDTH, _HEIGHT), Image.Resampling.BOX)) / 255)
 
     def finish(self) -> Image.Image:
         """Adds hairs, uneven light, the dark corners of a dermatoscope and grain."""
@@ -122,7 +122,7 @@ def _step(x: np.ndarray) -> np.ndarray:
 def _outline(
     canvas: _Canvas, rng: np.random.Generator, radius: tuple[float, float], ragged: float, soft: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The lesion's body: its weight (1 inside, 0 outside) and the distance from its centre (1 at the border)."""
+    """The lesion's body: its weight (1 inside, 0 outside) and the distance from its center (1 at the border)."""
     size, stretch, tilt = rng.uniform(*radius), rng.uniform(0.75, 1.0), rng.uniform(0, np.pi)
     a = canvas.u * np.cos(tilt) + canvas.v * np.sin(tilt)
     b = (canvas.v * np.cos(tilt) - canvas.u * np.sin(tilt)) / stretch
@@ -146,14 +146,14 @@ def _network(canvas: _Canvas, rng: np.random.Generator, lines_across: float) -> 
     return net * np.clip(0.75 + 0.35 * canvas.noise(rng, 1.2), 0, 1)
 
 
-def _shade(rng: np.random.Generator, colour: Colour, spread: float = 0.03) -> Colour:
-    """A colour near the given one."""
-    red, green, blue = np.clip(np.array(colour) + rng.normal(0, spread) + rng.normal(0, spread / 3, 3), 0, 1)
+def _shade(rng: np.random.Generator, color: Color, spread: float = 0.03) -> Color:
+    """A color near the given one."""
+    red, green, blue = np.clip(np.array(color) + rng.normal(0, spread) + rng.normal(0, spread / 3, 3), 0, 1)
     return float(red), float(green), float(blue)
 
 
 def _paint_mel(canvas: _Canvas, rng: np.random.Generator) -> None:
-    """Asymmetric, ragged, several colours: brown, black, blue-grey veil, pale regression; irregular dots."""
+    """Asymmetric, ragged, several colors: brown, black, blue-gray veil, pale regression; irregular dots."""
     body, distance = _outline(canvas, rng, (0.55, 0.85), 0.11, 0.08)
     canvas.cover(_shade(rng, (0.42, 0.27, 0.2)), body)
     canvas.cover((0.28, 0.2, 0.15), 0.6 * body * _network(canvas, rng, 9))
@@ -175,7 +175,7 @@ def _paint_nv(canvas: _Canvas, rng: np.random.Generator) -> None:
 
 
 def _paint_bcc(canvas: _Canvas, rng: np.random.Generator) -> None:
-    """Pearly pink, branching vessels, blue-grey nests, sometimes a small ulcer; no network."""
+    """Pearly pink, branching vessels, blue-gray nests, sometimes a small ulcer; no network."""
     body, _ = _outline(canvas, rng, (0.5, 0.8), 0.06, 0.1)
     canvas.cover(_shade(rng, (0.88, 0.68, 0.66), 0.02), 0.85 * body)
     canvas.cover((0.95, 0.84, 0.82), 0.5 * body * _step(canvas.noise(rng, 1.0) - 0.8))
@@ -196,7 +196,7 @@ def _paint_akiec(canvas: _Canvas, rng: np.random.Generator) -> None:
 
 
 def _paint_bkl(canvas: _Canvas, rng: np.random.Generator) -> None:
-    """Stuck on: a sharp border, waxy yellow-brown or grey-brown, pale cysts, dark openings, winding furrows."""
+    """Stuck on: a sharp border, waxy yellow-brown or gray-brown, pale cysts, dark openings, winding furrows."""
     body, _ = _outline(canvas, rng, (0.5, 0.8), 0.06, 0.03)
     canvas.cover(_shade(rng, (0.64, 0.5, 0.34), 0.05), body)
     furrows = np.exp(-((canvas.noise(rng, 1.3) / 0.18) ** 2))
@@ -206,7 +206,7 @@ def _paint_bkl(canvas: _Canvas, rng: np.random.Generator) -> None:
 
 
 def _paint_df(canvas: _Canvas, rng: np.random.Generator) -> None:
-    """Small and round: a white scar-like centre in a faint brown net that fades into the skin."""
+    """Small and round: a white scar-like center in a faint brown net that fades into the skin."""
     body, distance = _outline(canvas, rng, (0.42, 0.6), 0.03, 0.25)
     canvas.cover(_shade(rng, (0.74, 0.52, 0.42)), 0.8 * body)
     canvas.cover((0.56, 0.37, 0.27), 0.45 * body * _network(canvas, rng, 10))
@@ -244,7 +244,7 @@ def draw_lesion(class_name: str, lesion: int, view: int) -> Image.Image:
     return canvas.finish()
 
 
-def sample_dir() -> Path:
+def prepare_sample() -> Path:
     """The folder of the sample, drawn into the user's cache if it is not there yet (some seconds).
 
     Raises:

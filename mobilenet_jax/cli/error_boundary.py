@@ -1,36 +1,42 @@
-"""How a command ends: with status 0, or with one line that says what is wrong."""
+"""Maps errors that a user can fix to one line on stderr and an exit status. All commands run inside this boundary."""
 
 import os
 import sys
 from collections.abc import Callable
 
-from mobilenet_jax.errors import Interrupted
+from mobilenet_jax.errors import Interrupted, UserError
 
-RESUME_ME = 75  # the exit status of a run that was asked to stop and can go on; sysexits' EX_TEMPFAIL
+EXIT_RESUMABLE = 75  # a run that was asked to stop and can continue: EX_TEMPFAIL of sysexits.h
+_EXIT_INTERRUPTED = 130  # what shells report for SIGINT
 
 
-def run_as_command(job: Callable[[], object], errors: tuple[type[Exception], ...], *, debug: bool) -> None:
-    """Runs a job; what its user can mend is printed as one line, and ends the process with status 1.
+def run_command(command: Callable[[], object], *, debug: bool) -> None:
+    """Runs a command; a user error is printed as one line and exits with status 1.
+
+    `UserError` and `OSError` are user errors. Any other exception is a bug and shows its traceback.
 
     Args:
-        job: what to run.
-        errors: the types of errors whose message is such a line. Any other is a bug and shows its traceback.
-        debug: whether to show the traceback of these too.
+        command: the function to run.
+        debug: whether to show the traceback of user errors as well.
     """
     try:
-        job()
+        command()
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr, flush=True)
-        os._exit(130)  # the threads of JAX and TensorFlow, still at work, can crash an orderly exit
-    except Interrupted as stopped:
-        print(stopped, file=sys.stderr, flush=True)
-        os._exit(RESUME_ME)
-    except errors as error:
+        os._exit(_EXIT_INTERRUPTED)  # threads of JAX and TensorFlow that still run can crash an orderly exit
+    except Interrupted as interrupted:
+        print(interrupted, file=sys.stderr, flush=True)
+        os._exit(EXIT_RESUMABLE)
+    except (UserError, OSError) as error:
         if debug:
             raise
-        details = getattr(error, "details", ())  # of an audit that found more than one thing
+        details = error.details if isinstance(error, UserError) else ()
         for detail in details if len(details) > 1 else ():
             print(detail, file=sys.stderr)
-        line = " ".join(str(error).split()) or type(error).__name__
-        print(f"error: {line}", file=sys.stderr)
+        print(f"error: {format_error(error)}", file=sys.stderr)
         sys.exit(1)
+
+
+def format_error(error: Exception) -> str:
+    """Returns the message of an error as a single line."""
+    return " ".join(str(error).split()) or type(error).__name__

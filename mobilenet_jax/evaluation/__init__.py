@@ -1,1 +1,1 @@
-"""After training: what a model is worth, where it fails, what it looked at, and its predictions."""
+"""Measures a trained model on labeled images."""

@@ -10,9 +10,9 @@ from scipy.optimize import minimize, minimize_scalar
 from scipy.special import logsumexp, softmax
 from sklearn.model_selection import GroupKFold
 
+from input_pipeline.atomic_files import write_atomically
 from mobilenet_jax.errors import EvaluationError
-from mobilenet_jax.evaluation.predictions import Predictions, concatenated
-from mobilenet_jax.training.workdir import write_whole
+from mobilenet_jax.evaluation.predictions import Predictions, concatenate_predictions
 from mobilenet_jax.weights.weights import Weights
 
 Correction = Literal["temperature", "prior"]
@@ -40,27 +40,27 @@ class Calibration:
     def correct(self, probabilities: np.ndarray, correction: Correction) -> np.ndarray:
         """Probabilities `[n, classes]`, corrected."""
         if correction == "temperature":
-            return softmax(logits_of(probabilities) / self.temperature, axis=1)
+            return softmax(compute_logits(probabilities) / self.temperature, axis=1)
         shift = self.strength * np.log(np.array(self.prior))
-        return softmax(logits_of(probabilities) / self.prior_temperature - shift, axis=1)
+        return softmax(compute_logits(probabilities) / self.prior_temperature - shift, axis=1)
 
     def apply(self, predictions: Predictions, correction: Correction) -> Predictions:
         """The same of a table of predictions."""
         return replace(predictions, probabilities=self.correct(predictions.probabilities, correction))
 
     def write(self, path: Path, fitted_to: str) -> None:
-        """Writes it as JSON, with whose probabilities it was fitted to, see `whose`."""
-        write_whole(path, json.dumps({**asdict(self), "fitted_to": fitted_to}, indent=2) + "\n")
+        """Writes it as JSON, with whose probabilities it was fitted to, see `describe_probabilities`."""
+        write_atomically(path, json.dumps({**asdict(self), "fitted_to": fitted_to}, indent=2) + "\n")
 
 
-def logits_of(probabilities: np.ndarray) -> np.ndarray:
+def compute_logits(probabilities: np.ndarray) -> np.ndarray:
     """Logarithms `[n, classes]`; of 0, that of the least number float32 has."""
     return np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
 
 
-def whose(weights: Weights, views: int) -> str:
+def describe_probabilities(weights: Weights, views: int) -> str:
     """Which probabilities are meant: those of a checkpoint, as the mean of so many views."""
-    return f"{weights.kind}, {views} view{'s' * (views > 1)}"
+    return f"{weights.identity}, {views} view{'s' * (views > 1)}"
 
 
 def read_calibration(path: Path, to_correct: str) -> Calibration:
@@ -92,7 +92,7 @@ def fit_calibration(validation: Predictions, prior: np.ndarray) -> Calibration:
         validation: predictions for images that were not trained on.
         prior: float `[classes]`, the shares of the classes in training, none of them 0.
     """
-    y, logits, log_prior = validation.labels, logits_of(validation.probabilities), np.log(prior)
+    y, logits, log_prior = validation.labels, compute_logits(validation.probabilities), np.log(prior)
     counts = np.bincount(y, minlength=len(prior))
     balanced = (1 / counts[y]) / (counts > 0).sum()
 
@@ -113,7 +113,7 @@ def fit_calibration(validation: Predictions, prior: np.ndarray) -> Calibration:
     )
 
 
-def cross_fitted(validation: Predictions, prior: np.ndarray, correction: Correction) -> Predictions:
+def cross_fit(validation: Predictions, prior: np.ndarray, correction: Correction) -> Predictions:
     """Corrects the validation images themselves, each by what was fitted to the others' lesions, in five folds.
 
     Figures of these are not flattered by the fit.
@@ -129,4 +129,4 @@ def cross_fitted(validation: Predictions, prior: np.ndarray, correction: Correct
         fit_calibration(validation.take(others), prior).apply(validation.take(fold), correction)
         for others, fold in splits
     ]
-    return concatenated(corrected).take(np.argsort(np.concatenate([fold for _, fold in splits])))
+    return concatenate_predictions(corrected).take(np.argsort(np.concatenate([fold for _, fold in splits])))

@@ -9,12 +9,11 @@ import matplotlib.style
 import numpy as np
 from matplotlib.figure import Figure
 
+from input_pipeline.atomic_files import write_atomically
 from mobilenet_jax.errors import EvaluationError
-from mobilenet_jax.evaluation.metrics import Metrics, bootstrap, compute_metrics
+from mobilenet_jax.evaluation.metrics import OVERALL, Metrics, bootstrap, compute_metrics
 from mobilenet_jax.evaluation.predictions import Predictions, read_predictions
 from mobilenet_jax.evaluation.trained_run import read_records
-from mobilenet_jax.reporting.report import OVERALL
-from mobilenet_jax.training.workdir import write_whole
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class Comparison:
     metrics: list[Metrics]
     differences: list[dict[str, tuple[float, float]]]
 
-    def as_text(self) -> str:
+    def format_text(self) -> str:
         """A table in Markdown; a difference that chance hardly makes, whose interval leaves out 0, has a star."""
         rows = [["", *self.names], ["---"] * (len(self.names) + 1)]
         for figure, (label, _) in OVERALL.items():
@@ -106,7 +105,7 @@ def draw_comparison(workdirs: Sequence[Path], out: Path) -> None:
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(workdirs), 4),
                       title="validation; dotted: training")  # fmt: skip
         figure.savefig(png := io.BytesIO(), format="png", dpi=110)
-    write_whole(out, png.getvalue())
+    write_atomically(out, png.getvalue())
 
 
 def _names(workdirs: Sequence[Path]) -> list[str]:

@@ -1,4 +1,4 @@
-"""`mobilenet-jax evaluate`: trained models on labelled images, to figures that say how far they can be trusted."""
+"""`mobilenet-jax evaluate`: trained models on labeled images, to figures that say how far they can be trusted."""
 
 import os
 import platform
@@ -16,21 +16,21 @@ import numpy as np
 from tqdm import tqdm
 
 from input_pipeline.errors import DataError
-from input_pipeline.examples import Examples, joined
+from input_pipeline.examples import Examples, concatenate_examples
 from input_pipeline.image_reader import read_images
-from input_pipeline.splits import as_table, table_hash
+from input_pipeline.splits import format_split, hash_split
 from mobilenet_jax.errors import EvaluationError
 from mobilenet_jax.evaluation.calibration import (
     FILE,
     Calibration,
     Correction,
-    cross_fitted,
+    cross_fit,
+    describe_probabilities,
     fit_calibration,
     read_calibration,
-    whose,
 )
 from mobilenet_jax.evaluation.metrics import Metrics, bootstrap, compute_metrics
-from mobilenet_jax.evaluation.predictions import Predictions, concatenated
+from mobilenet_jax.evaluation.predictions import Predictions, concatenate_predictions
 from mobilenet_jax.evaluation.trained_run import Trained
 from mobilenet_jax.inference.classifier import Classifier
 
@@ -111,11 +111,11 @@ def evaluate(
     trained_on = set().union(*(set(part.lesions) & run.lesions for run, part in zip(runs, parts, strict=True)))
     facts = {
         "workdirs": [str(run.workdir) for run in runs],
-        "weights": [run.weights.kind for run in runs],
+        "weights": [run.weights.identity for run in runs],
         "source": source or runs[0].config["data"]["source"],
         "data": Path(data or runs[0].config["data"]["dir"] or "").name or None,
         "split": split,
-        "split_hash": table_hash(as_table(examples.take(np.zeros(0, int)), examples)),
+        "split_hash": hash_split(format_split(examples.take(np.zeros(0, int)), examples)),
         "images": len(predictions),
         "lesions": len(set(predictions.lesions)) if predictions.lesions_known else None,
         "lesions_trained_on": len(trained_on) if predictions.lesions_known else None,
@@ -153,7 +153,7 @@ def _kept_calibration(
         return None
     if not one:
         raise EvaluationError("--correct is of one run's probabilities, or of out-of-fold ones")
-    return read_calibration(workdir / FILE, whose(runs[0].weights, views))
+    return read_calibration(workdir / FILE, describe_probabilities(runs[0].weights, views))
 
 
 def _corrected_validation(
@@ -162,8 +162,10 @@ def _corrected_validation(
     """Corrected if asked for; what is fitted to the validation split of a single run is kept in its workdir."""
     prior = np.mean([run.prior for run in runs], axis=0)
     if len(runs) == 1:
-        fit_calibration(predictions, prior).write(runs[0].workdir / FILE, whose(runs[0].weights, views))
-    return cross_fitted(predictions, prior, correction) if correction else predictions
+        fit_calibration(predictions, prior).write(
+            runs[0].workdir / FILE, describe_probabilities(runs[0].weights, views)
+        )
+    return cross_fit(predictions, prior, correction) if correction else predictions
 
 
 def _averaged(found: Sequence[Predictions]) -> Predictions:
@@ -178,12 +180,12 @@ def _out_of_fold(
     for run, part in zip(runs[1:], parts[1:], strict=True):
         if twice := set(examples.paths) & set(part.paths):
             raise EvaluationError(f"{run.workdir} is no other fold: {min(twice)} is held out by another run too")
-        examples = joined(examples, part)
-    return examples, concatenated(found)
+        examples = concatenate_examples(examples, part)
+    return examples, concatenate_predictions(found)
 
 
 def predict(run: Trained, examples: Examples, views: int = 1, batch_size: int = 64) -> Predictions:
-    """What a run's model says of labelled images.
+    """What a run's model says of labeled images.
 
     Raises:
         DataError: an image cannot be read.

@@ -17,6 +17,23 @@ _BIASED = "ece"  # larger in every sample drawn than it is: the fewer different 
 
 Metrics = dict[str, float]
 
+# The metrics of all classes together: their labels and meanings, in the order in which reports show them.
+OVERALL = {
+    "balanced_accuracy": ("balanced accuracy", "mean of the classes' recalls"),
+    "accuracy": ("accuracy", "share of the images whose likeliest class is right"),
+    "top_2_accuracy": ("top-2 accuracy", "the right class is among the two likeliest"),
+    "top_3_accuracy": ("top-3 accuracy", "among the three likeliest"),
+    "macro_auc": ("macro AUC", "mean of the classes' areas under the ROC curve"),
+    "macro_average_precision": ("macro average precision", "mean of the classes' average precisions"),
+    "nll": ("NLL", "mean of -log of the right class's probability, in nats; lower is better"),
+    "brier": ("Brier score", "mean squared error of the probabilities, summed over classes, 0 to 2; lower is better"),
+    "ece": (
+        "calibration error",
+        "mean gap between confidence and share that is right, 15 bins; lower is better. "
+        "Of few images it is too high; the interval allows for that only roughly, least so near 0",
+    ),
+}
+
 
 def compute_metrics(predictions: Predictions, malignant: Sequence[str] = ()) -> Metrics:
     """All figures of a table of predictions.
@@ -52,7 +69,7 @@ def compute_metrics(predictions: Predictions, malignant: Sequence[str] = ()) -> 
     found["macro_average_precision"] = _mean([figures["average_precision"] for figures in binary.values()])
     found["nll"] = sk.log_loss(y, p, labels=classes)
     found["brier"] = np.square(p - one_hot).sum(1).mean()
-    found["ece"] = calibration_error(predicted == y, p.max(1))
+    found["ece"] = compute_calibration_error(predicted == y, p.max(1))
     if malignant:
         which = np.isin(names, malignant)
         binary["malignant"] = _binary(which[y], which[predicted], p[:, which].sum(1))
@@ -88,7 +105,7 @@ def _share(part: int, whole: int) -> float:
     return part / whole if whole else math.nan
 
 
-def calibration_error(correct: np.ndarray, confidence: np.ndarray) -> float:
+def compute_calibration_error(correct: np.ndarray, confidence: np.ndarray) -> float:
     """Expected calibration error (Guo et al. 2017): 15 bins of confidence, of equal width.
 
     Args:

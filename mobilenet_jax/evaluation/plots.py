@@ -1,6 +1,7 @@
-"""The figures of a report. scikit-learn computes them, matplotlib draws them, in colours all can tell apart."""
+"""The figures of a report. scikit-learn computes them, matplotlib draws them, in colors all can tell apart."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import matplotlib
 import matplotlib.style
@@ -14,7 +15,7 @@ from mobilenet_jax.evaluation.predictions import Predictions
 _BINS = 15
 
 
-def draw_all(predictions: Predictions) -> dict[str, Figure]:
+def draw_figures(predictions: Predictions) -> dict[str, Figure]:
     """A figure for each question, by the name of its file."""
     with matplotlib.style.context("petroff10"):
         drawings: dict[str, Callable[[Predictions], Figure]] = {
@@ -54,7 +55,7 @@ def _roc(predictions: Predictions) -> Figure:
         RocCurveDisplay.from_predictions(
             predictions.labels == c, predictions.probabilities[:, c], name=predictions.class_names[c], ax=axes
         )
-    axes.plot([0, 1], [0, 1], ":", color="grey")
+    axes.plot([0, 1], [0, 1], ":", color="gray")
     axes.set(title="each class against the rest", xlabel="1 - specificity", ylabel="sensitivity (recall)")
     axes.grid(alpha=0.3)
     return figure
@@ -80,7 +81,7 @@ def _reliability(predictions: Predictions) -> Figure:
     counts = np.bincount(bins, minlength=_BINS)
     some = counts > 0
     means, shares = (np.bincount(bins, x, _BINS)[some] / counts[some] for x in (confidence, correct))
-    above.plot([0, 1], [0, 1], ":", color="grey", label="if it were calibrated")
+    above.plot([0, 1], [0, 1], ":", color="gray", label="if it were calibrated")
     above.plot(means, shares, "o-", label="this model")
     above.set(title="is it right as often as it says?", ylabel="share that is right", ylim=(0, 1))
     above.legend()
@@ -103,16 +104,34 @@ def _scores(predictions: Predictions) -> Figure:
         if c >= len(names):
             axes.axis("off")
             continue
-        for is_class, (_, colour) in enumerate(groups):
+        for is_class, (_, color) in enumerate(groups):
             scores = predictions.probabilities[(predictions.labels == c) == is_class, c]
             weights = np.full(len(scores), 1 / max(1, len(scores)))
-            axes.hist(scores, edges, weights=weights, alpha=0.6, color=colour)
+            axes.hist(scores, edges, weights=weights, alpha=0.6, color=color)
         axes.set_title(names[c], fontsize=9)
         axes.tick_params(labelbottom=c + columns >= len(names))
         axes.set_ylim(0, 1)
         axes.grid(alpha=0.3)
-    patches = [Patch(color=colour, alpha=0.6, label=label) for label, colour in groups]
+    patches = [Patch(color=color, alpha=0.6, label=label) for label, color in groups]
     figure.legend(handles=patches, loc="outside upper center", ncols=2)
     figure.supxlabel("probability of the class")
     figure.supylabel("share of images")
+    return figure
+
+
+def draw_curves(records: Sequence[dict[str, Any]]) -> Figure:
+    """The article's figure: loss and accuracy of training and validation by epoch, and balanced accuracy."""
+    epochs = [r["epoch"] for r in records]
+    figure = Figure(figsize=(12, 3.6))  # a layout found by matplotlib takes three times as long, after every epoch
+    axes = figure.subplots(1, 3, gridspec_kw={"left": 0.04, "right": 0.99, "bottom": 0.14, "top": 0.9, "wspace": 0.13})
+    for axis, metric in zip(axes, ("loss", "accuracy", "balanced_accuracy"), strict=True):
+        for side, name, style in (("train", "training", "o-"), ("val", "validation", "s-")):
+            values = [r[f"{side}_{metric}"] for r in records]
+            axis.plot(epochs, values, style, markersize=3, label=name)
+        axis.set_xlabel("epoch")
+        axis.set_title("loss (cross-entropy)" if metric == "loss" else metric.replace("_", " "))
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.grid(alpha=0.3)
+        axis.set_ylim(*((0, None) if metric == "loss" else (0, 1)))
+    axes[0].legend()
     return figure

@@ -66,7 +66,7 @@ class Predictions:
         return text.getvalue()
 
 
-def concatenated(parts: Sequence[Predictions]) -> Predictions:
+def concatenate_predictions(parts: Sequence[Predictions]) -> Predictions:
     """The rows of all parts, which have the same classes."""
     images, lesions, labels, probabilities = (
         np.concatenate([getattr(part, column) for part in parts])

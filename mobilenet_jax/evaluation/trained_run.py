@@ -11,8 +11,8 @@ import numpy as np
 from input_pipeline.errors import DataError
 from input_pipeline.examples import Examples, Faults
 from input_pipeline.sources.registry import OFFICIAL, read_examples, read_split
-from input_pipeline.splits import SIDES, as_table
-from input_pipeline.validation import check_images
+from input_pipeline.splits import SIDES, format_split
+from input_pipeline.validation import validate_images
 from mobilenet_jax.errors import EvaluationError
 from mobilenet_jax.weights.load import Checkpoint, read_weights
 from mobilenet_jax.weights.weights import Weights
@@ -68,7 +68,7 @@ class Trained:
             return self._relabelled(self._sides(source, data)[SIDES.index(split)])
         faults = Faults()
         examples = read_examples(source, data, OFFICIAL.get(split, "Training"), faults)
-        check_images(examples, faults)
+        validate_images(examples, faults)
         faults.raise_if_any()
         return self._relabelled(examples)
 
@@ -78,7 +78,7 @@ class Trained:
         if how not in OFFICIAL:
             return read_split(source, data, str(table), val_fraction=0, seed=0)
         sides = read_split(source, data, how, val_fraction=0, seed=0)
-        if as_table(*sides) != table.read_text(encoding="utf-8"):
+        if format_split(*sides) != table.read_text(encoding="utf-8"):
             raise DataError(f"the images in {data} are not those of {table}")
         return sides
 
@@ -105,7 +105,7 @@ def read_records(workdir: Path) -> list[dict[str, Any]]:
         raise EvaluationError(f"{path} cannot be read ({error})") from error
 
 
-def read_trained(workdir: Path, checkpoint: Checkpoint = "best") -> Trained:
+def read_trained_run(workdir: Path, checkpoint: Checkpoint = "best") -> Trained:
     """Reads what evaluation needs of a run, finished or not.
 
     Raises:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mobilenet_jax import sharding as meshes
+from mobilenet_jax import sharding
 from mobilenet_jax.errors import WeightsError
 from mobilenet_jax.weights.weights import Weights
 
@@ -54,8 +54,8 @@ class Classifier:
         self.model: Any
         self._correct = correct or (lambda probabilities: probabilities)
         self.model, self._scaling, self._views = found.model(), metadata.input_scaling, views
-        self._mesh = meshes.data_mesh()
-        self.variables = meshes.replicate(self._mesh, weights.variables)
+        self._mesh = sharding.make_data_mesh()
+        self.variables = sharding.replicate(self._mesh, weights.variables)
         self._compiled = jax.jit(self._mean_probabilities)
 
     def probabilities(self, pixels: np.ndarray, batch_size: int) -> np.ndarray:
@@ -67,8 +67,8 @@ class Classifier:
         """
         n, whole = len(pixels), self.whole(batch_size)
         padded = np.pad(pixels, [(0, whole - n), (0, 0), (0, 0), (0, 0)]) if n < whole else pixels
-        batch = meshes.shard(self._mesh, {"pixels": padded})
-        found = np.asarray(meshes.to_host(self._compiled(self.variables, batch["pixels"])), np.float64)[:n]
+        batch = sharding.shard_batch(self._mesh, {"pixels": padded})
+        found = np.asarray(sharding.gather_to_host(self._compiled(self.variables, batch["pixels"])), np.float64)[:n]
         return self._correct(found / found.sum(1, keepdims=True))
 
     def whole(self, batch_size: int) -> int:

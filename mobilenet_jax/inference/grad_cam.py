@@ -60,7 +60,7 @@ def overlay(pixels: np.ndarray, cam: np.ndarray) -> Image.Image:
     pixels = cv2.resize(pixels, None, fx=times, fy=times, interpolation=cv2.INTER_LINEAR)
     height, width = pixels.shape[:2]
     high = cv2.resize(cam / max(float(cam.max()), 1e-12), (width, height), interpolation=cv2.INTER_CUBIC).clip(0, 1)
-    colours = matplotlib.colormaps["inferno"](high)[..., :3] * 255
+    colors = matplotlib.colormaps["inferno"](high)[..., :3] * 255
     strength = 0.6 * high[..., None]
-    mixed = (1 - strength) * pixels + strength * colours
+    mixed = (1 - strength) * pixels + strength * colors
     return Image.fromarray(np.concatenate([pixels, mixed.astype(np.uint8)], axis=1))

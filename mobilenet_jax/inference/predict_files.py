@@ -46,7 +46,7 @@ def _images_in(folder: Path) -> list[str]:
     return [str(p) for p in files if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
 
 
-def print_likeliest(classifier: Classifier, paths: Sequence[str], many: int = 5) -> list[str]:
+def print_top_classes(classifier: Classifier, paths: Sequence[str], many: int = 5) -> list[str]:
     """Prints the likeliest classes of files, one file after the other.
 
     Returns:
@@ -71,7 +71,7 @@ def write_predictions(
     paths: Sequence[str],
     out: Path,
     *,
-    form: Literal["csv", "jsonl"] = "csv",
+    table_format: Literal["csv", "jsonl"] = "csv",
     batch_size: int = 64,
     explain: Path | None = None,
     explain_class: str | None = None,
@@ -83,7 +83,7 @@ def write_predictions(
         paths: the files.
         out: the table, not written if no file can be read: as the ISIC challenge wants it (`image`, the name without
             its suffix, and a column of probabilities for each class), or a JSON object a line.
-        form: which of them.
+        table_format: which of them.
         batch_size: images at once.
         explain: a folder for a picture of each image beside what of it spoke for a class; None draws none.
         explain_class: that class; None for the predicted one.
@@ -101,14 +101,14 @@ def write_predictions(
         raise EvaluationError(f"{out} cannot be written: there is no folder {out.parent}")
     if out.exists() and not out.is_file():
         raise EvaluationError(f"{out} cannot be written: it is a folder, or no file")
-    if form == "csv" or explain:
+    if table_format == "csv" or explain:
         _check_names(paths)
     draw = _drawer(classifier, explain, explain_class) if explain else None
     unfinished, faults = out.with_name(f".{out.name}.unfinished"), []
     with ExitStack() as stack:
         stack.callback(unfinished.unlink, missing_ok=True)
         file = stack.enter_context(open(unfinished, "w", newline="", encoding="utf-8"))
-        write = _writer(file, form, classifier.class_names)
+        write = _writer(file, table_format, classifier.class_names)
         bar = stack.enter_context(tqdm(total=len(paths), desc="predicting", unit=" images", disable=None, leave=False))
         for batch in read_images(paths, classifier.size, classifier.whole(batch_size)):
             faults += batch.faults
@@ -136,15 +136,15 @@ def _check_names(paths: Sequence[str]) -> None:
 
 
 def _writer(
-    file: IO[str], form: Literal["csv", "jsonl"], names: Sequence[str]
+    file: IO[str], table_format: Literal["csv", "jsonl"], names: Sequence[str]
 ) -> Callable[[Sequence[str], np.ndarray], None]:
     table = csv.writer(file, lineterminator="\n")
-    if form == "csv":
+    if table_format == "csv":
         table.writerow(["image", *names])
 
     def write(paths: Sequence[str], probabilities: np.ndarray) -> None:
         for path, row in zip(paths, probabilities, strict=True):
-            if form == "csv":
+            if table_format == "csv":
                 table.writerow([Path(path).stem, *(f"{p:.6g}" for p in row)])
             else:
                 said = {name: float(f"{p:.6g}") for name, p in zip(names, row, strict=True)}

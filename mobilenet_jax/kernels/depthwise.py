@@ -2,7 +2,7 @@
 
 A depthwise convolution filters every channel by itself. XLA knows it as a grouped convolution with as many groups
 as channels. On a CPU that form runs 4 to 30 times slower than writing the nine taps out as shifted multiply-adds, and
-its gradients 7 to 19 times (`benchmarks/results/depthwise.md`); converters for phones, on the other hand, recognise
+its gradients 7 to 19 times (`benchmarks/results/depthwise.md`); converters for phones, on the other hand, recognize
 only the grouped form. This module owns that choice.
 """
 

@@ -82,7 +82,7 @@ class MobileNet(nn.Module):
     Attributes:
         alpha: the width multiplier; every number of channels is `int(channels * alpha)`.
         head: `"article"` (flatten, dense 1024, dropout, dense 1024, dropout, dense), `"article_bn"` (with batch
-            normalisation before the ReLU of each dense 1024), `"small"` (global average pooling, dropout, dense),
+            normalization before the ReLU of each dense 1024), `"small"` (global average pooling, dropout, dense),
             `"imagenet"` (Keras's own top: global average pooling, dropout, 1x1 convolution), or None for the features.
         num_classes: the size of the last layer.
         dropout: the share of units the head drops while training.
@@ -90,7 +90,7 @@ class MobileNet(nn.Module):
         frozen_blocks: the stem and so many of the first blocks are not trained: no gradient reaches them. 0 trains
             all, 13 only the head.
         batch_norm: of frozen blocks. `"frozen"` uses the moving statistics and keeps them, as Keras does since
-            TensorFlow 2; `"train"` normalises by the batch and goes on estimating, as Keras did in 2018.
+            TensorFlow 2; `"train"` normalizes by the batch and goes on estimating, as Keras did in 2018.
         dtype: in which to compute: float32; bfloat16, with parameters, statistics and logits still float32; or
             float64, to tell rounding from errors.
     """
@@ -118,9 +118,9 @@ class MobileNet(nn.Module):
         Args:
             images: float32 `[batch, height, width, 3]`, height and width from 32 up, scaled as the weights expect
                 (see README).
-            train: whether batch normalisation uses and updates the batch's statistics (collection `batch_stats`)
+            train: whether batch normalization uses and updates the batch's statistics (collection `batch_stats`)
                 and dropout drops (needs the random stream `dropout`). The outputs of the dense 1024 layers, which
-                an activity regulariser looks at, are sown into the collection `activities`.
+                an activity regularizer looks at, are sown into the collection `activities`.
 
         Returns:
             Logits `[batch, num_classes]`; without a head, features `[batch, height / 32, width / 32, 1024 alpha]`,
@@ -178,7 +178,7 @@ class MobileNet(nn.Module):
             x = x.reshape(x.shape[0], -1)
             for i in (1, 2):
                 x = dense(1024, f"dense_{i}")(x)
-                # Where Keras's regulariser looks: with batch normalisation before it and the activation, else after.
+                # Where Keras's regularizer looks: with batch normalization before it and the activation, else after.
                 if self.head == "article_bn":
                     self._show(f"dense_{i}", x)
                     x = nn.relu(self._norm(x, f"dense_{i}", not train))

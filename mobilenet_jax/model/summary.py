@@ -71,7 +71,7 @@ def summarize(alpha: float = 1.0, image_size: int = 224, include_top: bool = Fal
     return Summary(rows, trainable + rest, trainable, rest)
 
 
-def as_text(summary: Summary) -> str:
+def format_text(summary: Summary) -> str:
     """The table as Keras 2 lays it out, 65 columns wide."""
 
     def line(*cells: str) -> str:
@@ -95,7 +95,7 @@ def as_text(summary: Summary) -> str:
     )
 
 
-def as_json(summary: Summary) -> str:
+def format_json(summary: Summary) -> str:
     """The same as one JSON object: `layers` (name, type, shape, params), `total`, `trainable`, `non_trainable`."""
     layers = [{**row._asdict(), "shape": [None, *row.shape]} for row in summary.rows]
     return json.dumps({"layers": layers, **{k: v for k, v in summary._asdict().items() if k != "rows"}}, indent=2)

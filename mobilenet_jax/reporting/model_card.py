@@ -9,14 +9,15 @@ from typing import Any
 
 import jinja2
 
+from input_pipeline.atomic_files import write_atomically
 from mobilenet_jax.errors import EvaluationError
+from mobilenet_jax.evaluation.metrics import OVERALL
 from mobilenet_jax.evaluation.trained_run import ISIC_SOURCES, Trained
-from mobilenet_jax.reporting.report import OVERALL, limits_of
-from mobilenet_jax.training.workdir import write_whole
+from mobilenet_jax.reporting.report import list_limits
 from mobilenet_jax.weights.save import write_weights
 
 
-def write_card(run: Trained, evaluation: str, out: Path) -> None:
+def write_model_card(run: Trained, evaluation: str, out: Path) -> None:
     """Writes `README.md` in the form of Hugging Face's model cards, `model.safetensors` and `config.json`.
 
     Args:
@@ -33,9 +34,9 @@ def write_card(run: Trained, evaluation: str, out: Path) -> None:
         found: dict[str, Any] = json.loads((source / "metrics.json").read_text())
     except (OSError, ValueError) as error:
         raise EvaluationError(f"cannot read {source / 'metrics.json'}: run mobilenet-jax evaluate first") from error
-    if found["weights"] != [run.weights.kind]:
+    if found["weights"] != [run.weights.identity]:
         raise EvaluationError(
-            f"{source} is of the {found['weights'][0]}, not of the {run.weights.kind}: run mobilenet-jax evaluate "
+            f"{source} is of the {found['weights'][0]}, not of the {run.weights.identity}: run mobilenet-jax evaluate "
             "again, or choose the --checkpoint"
         )
     if found["views"] > 1 or found["correction"]:
@@ -44,7 +45,7 @@ def write_card(run: Trained, evaluation: str, out: Path) -> None:
         )
     out.mkdir(parents=True, exist_ok=True)
     write_weights(out / "model.safetensors", run.weights, force=True)
-    write_whole(out / "config.json", json.dumps(_configuration(run), indent=2) + "\n")
+    write_atomically(out / "config.json", json.dumps(_configuration(run), indent=2) + "\n")
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(
         (files(__package__) / "templates" / "model_card.md.j2").read_text(encoding="utf-8")
@@ -58,12 +59,12 @@ def write_card(run: Trained, evaluation: str, out: Path) -> None:
         found=found,
         rows=rows,
         classes=classes,
-        limits=limits_of(run),
+        limits=list_limits(run),
         judged_name=_judged(found),
         judged_isic=found["source"] in ISIC_SOURCES,
         **_data(run),
     )
-    write_whole(out / "README.md", text)
+    write_atomically(out / "README.md", text)
     for picture in ("confusion.png", "reliability.png"):
         shutil.copyfile(source / picture, out / picture)
 

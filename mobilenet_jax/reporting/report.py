@@ -13,29 +13,15 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
+from input_pipeline.atomic_files import write_atomically
 from input_pipeline.image_files import read_bytes
 from mobilenet_jax.evaluation.evaluate import Evaluation
-from mobilenet_jax.evaluation.plots import draw_all
+from mobilenet_jax.evaluation.metrics import OVERALL
+from mobilenet_jax.evaluation.plots import draw_curves, draw_figures
 from mobilenet_jax.evaluation.trained_run import Trained
-from mobilenet_jax.training.workdir import draw_curves, write_whole
 
 _THUMBS, _THUMB_WIDTH = 24, 160  # of each gallery; pixels
 
-OVERALL = {
-    "balanced_accuracy": ("balanced accuracy", "mean of the classes' recalls"),
-    "accuracy": ("accuracy", "share of the images whose likeliest class is right"),
-    "top_2_accuracy": ("top-2 accuracy", "the right class is among the two likeliest"),
-    "top_3_accuracy": ("top-3 accuracy", "among the three likeliest"),
-    "macro_auc": ("macro AUC", "mean of the classes' areas under the ROC curve"),
-    "macro_average_precision": ("macro average precision", "mean of the classes' average precisions"),
-    "nll": ("NLL", "mean of -log of the right class's probability, in nats; lower is better"),
-    "brier": ("Brier score", "mean squared error of the probabilities, summed over classes, 0 to 2; lower is better"),
-    "ece": (
-        "calibration error",
-        "mean gap between confidence and share that is right, 15 bins; lower is better. "
-        "Of few images it is too high; the interval allows for that only roughly, least so near 0",
-    ),
-}
 _COLUMNS = {
     "images": "images",
     "recall": "recall",
@@ -67,7 +53,7 @@ _LIMITS_OF_ISIC = (
 )
 
 
-def limits_of(run: Trained) -> tuple[str, ...]:
+def list_limits(run: Trained) -> tuple[str, ...]:
     """What a model is not to be trusted in, a sentence or two each."""
     return (*_LIMITS, *_LIMITS_OF_ISIC) if run.is_isic else _LIMITS
 
@@ -80,15 +66,15 @@ def write_report(evaluation: Evaluation, folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     predictions, run = evaluation.predictions, evaluation.runs[0]
-    figures = draw_all(predictions)
+    figures = draw_figures(predictions)
     if run.records and len(evaluation.runs) == 1:
         figures = {"curves": draw_curves(run.records), **figures}
     pictures = {name: _png(figure) for name, figure in figures.items()}
     for name, png in pictures.items():
-        write_whole(folder / f"{name}.png", png)
-    write_whole(folder / "predictions.csv", predictions.as_csv())
-    write_whole(folder / "metrics.json", json.dumps(as_json(evaluation), indent=2) + "\n")
-    write_whole(folder / "report.html", _html(evaluation, pictures))
+        write_atomically(folder / f"{name}.png", png)
+    write_atomically(folder / "predictions.csv", predictions.as_csv())
+    write_atomically(folder / "metrics.json", json.dumps(as_json(evaluation), indent=2) + "\n")
+    write_atomically(folder / "report.html", _html(evaluation, pictures))
 
 
 def as_json(evaluation: Evaluation) -> dict[str, Any]:
@@ -123,7 +109,7 @@ def _html(evaluation: Evaluation, pictures: dict[str, bytes]) -> str:
     return template.render(
         title="Evaluation of a MobileNet on skin lesions" if "MEL" in names else "Evaluation of a MobileNet",
         facts=facts,
-        warnings=warnings_of(evaluation),
+        warnings=list_warnings(evaluation),
         headline=[_figure(evaluation, name) for name in headline if name in evaluation.metrics],
         guessing=f"{1 / len(names):.2f}",
         overall=[_figure(evaluation, name) for name in OVERALL],
@@ -134,13 +120,13 @@ def _html(evaluation: Evaluation, pictures: dict[str, bytes]) -> str:
         ],
         galleries=_galleries(evaluation),
         data=data,
-        limits=limits_of(run),
+        limits=list_limits(run),
         made=[(k, _text(facts[k])) for k in ("versions", "commit", "hardware", "seconds", "time")],
         config=json.dumps(run.config, indent=2),
     )
 
 
-def warnings_of(evaluation: Evaluation) -> list[str]:
+def list_warnings(evaluation: Evaluation) -> list[str]:
     """What a reader of the figures is to know before them."""
     facts, found = evaluation.facts, []
     if facts["source"] == "sample":

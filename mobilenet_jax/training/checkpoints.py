@@ -20,7 +20,7 @@ KEPT = 3  # at most, and one more while it is written
 _UNRATED = -1e30  # within an epoch there is nothing to rate a state by
 
 
-def kept_folder(folder: Path, which: Literal["best", "latest"]) -> Path | None:
+def find_checkpoint(folder: Path, which: Literal["best", "latest"]) -> Path | None:
     """The folder of a run's best or latest whole checkpoint, None if there is none. Nothing is changed there."""
     options = ocp.CheckpointManagerOptions(create=False, best_fn=_score, best_mode="max")
     with ocp.CheckpointManager(folder.absolute(), options=options) as manager:

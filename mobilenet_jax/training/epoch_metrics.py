@@ -7,10 +7,10 @@ import jax
 import numpy as np
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
-from mobilenet_jax.training.step import Outcome
+from mobilenet_jax.training.step import BatchResult
 
 
-def epoch_metrics(outcomes: Sequence[Outcome]) -> dict[str, float]:
+def compute_epoch_metrics(outcomes: Sequence[BatchResult]) -> dict[str, float]:
     """Figures over all examples of some batches, each example counted once and what fills up left out.
 
     Returns:

@@ -2,6 +2,7 @@
 
 import ctypes
 import math
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,32 +12,38 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import psutil
+from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from input_pipeline.augment import Augmentation
-from input_pipeline.batches import eval_batches, train_batches
+from input_pipeline.batches import make_eval_batches, make_train_batches
 from input_pipeline.cache import open_cache
 from input_pipeline.examples import Examples
-from mobilenet_jax import sharding as meshes
-from mobilenet_jax.errors import TrainingError, WorkdirError
+from input_pipeline.splits import format_split
+from mobilenet_jax import sharding
+from mobilenet_jax.config import check_config
+from mobilenet_jax.errors import Interrupted, TrainingError, WorkdirError
 from mobilenet_jax.model.mobilenet import MobileNet
-from mobilenet_jax.training.checkpoints import Checkpoints
-from mobilenet_jax.training.device_augment import make_augment
+from mobilenet_jax.training.checkpoints import KEPT, Checkpoints
+from mobilenet_jax.training.device_augment import make_device_augment
 from mobilenet_jax.training.early_stopping import EarlyStopping
-from mobilenet_jax.training.epoch_metrics import epoch_metrics
+from mobilenet_jax.training.epoch_metrics import compute_epoch_metrics
 from mobilenet_jax.training.losses import Regularizer, balanced_class_weights
 from mobilenet_jax.training.optimizer import make_optimizer, make_schedule, plateau_scale
 from mobilenet_jax.training.preemption import StopRequest
-from mobilenet_jax.training.step import Objective, Outcome, make_eval_step, make_train_step, new_state
+from mobilenet_jax.training.setup import (
+    _check_batch_size,
+    _parameter_lines,
+    init_model,
+    load_examples,
+    make_augmentation,
+    parameter_table,
+)
+from mobilenet_jax.training.step import BatchResult, Objective, create_train_state, make_eval_step, make_train_step
+from mobilenet_jax.training.workdir import Workdir
 
 BEST_BY = "val_balanced_accuracy"  # unless early stopping looks at something else
 _PROFILED = (5, 15)  # steps after the start of the process
-
-
-def make_augmentation(config: ConfigDict) -> Augmentation:
-    """The ranges of a configuration's augmentation."""
-    return Augmentation(**{k: v for k, v in config.augment.items() if k not in ("on_validation", "where")})
 
 
 class Run:
@@ -58,7 +65,7 @@ class Run:
     ):
         self._config, self._scaling = config, scaling
         self._training, self._validation = examples
-        self._mesh = meshes.data_mesh()
+        self._mesh = sharding.make_data_mesh()
         self._steps = len(self._training) // config.train.batch_size  # of an epoch
         self._schedule = make_schedule(config, self._steps)
         optimizer = make_optimizer(config, self._schedule, model)
@@ -69,19 +76,21 @@ class Run:
             config.loss.label_smoothing,
             config.train.ema_decay,
         )
-        self.state = meshes.replicate(
+        self.state = sharding.replicate(
             self._mesh,
-            new_state(variables["params"], variables["batch_stats"], optimizer, ema=config.train.ema_decay > 0),
+            create_train_state(
+                variables["params"], variables["batch_stats"], optimizer, ema=config.train.ema_decay > 0
+            ),
         )
         self._train_step: Any = make_train_step(model, optimizer, dropout_key, objective)
         self._eval_step = make_eval_step(model)
-        self._augmentation = make_augmentation(config)
+        self._augmentation = make_augmentation(config.augment)
         on_device = config.augment.where == "device"
-        self._augment = make_augment(self._augmentation, scaling) if on_device else None
+        self._augment = make_device_augment(self._augmentation, scaling) if on_device else None
         paths = np.concatenate([part.paths for part in examples])
         self._cache = open_cache(config.data.cache, paths, config.data.image_size)
         self.records: list[dict[str, Any]] = []
-        self._outcomes: list[Outcome] = []  # of the steps of an epoch that is not finished
+        self._outcomes: list[BatchResult] = []  # of the steps of an epoch that is not finished
         self._objectives: list[float] = []
         self._batches: Iterator[dict[str, np.ndarray]] | None = None
         self._started, self._steps_here, self._waited = time.perf_counter(), 0, 0.0
@@ -124,7 +133,7 @@ class Run:
         return {
             "epochs": self.records,
             "partial": {**partial, "objective": self._objectives},
-            "data": [self._training.fingerprint(), self._validation.fingerprint()],
+            "data": [self._training.compute_fingerprint(), self._validation.compute_fingerprint()],
             "classes": list(self._training.class_names),
             "input_scaling": list(self._scaling),
         }
@@ -149,7 +158,7 @@ class Run:
         if self._objectives:
             kinds = {"loss": np.float32, "predicted": np.int32, "label": np.int32}
             fields: dict[str, Any] = {field: np.array(partial[field], kind) for field, kind in kinds.items()}
-            self._outcomes = [Outcome(**fields, mask=fields["label"] >= 0)]
+            self._outcomes = [BatchResult(**fields, mask=fields["label"] >= 0)]
         if self.is_over:
             print("the run is finished: raise config.train.epochs to go on, or choose another --workdir")
         else:
@@ -169,9 +178,9 @@ class Run:
         if not self._train(stop, profile):
             return False
         seconds = time.perf_counter() - start
-        trained, objective = epoch_metrics(self._outcomes), float(np.mean(self._objectives))
+        trained, objective = compute_epoch_metrics(self._outcomes), float(np.mean(self._objectives))
         self._outcomes, self._objectives = [], []
-        evaluated = epoch_metrics(self._evaluate())
+        evaluated = compute_epoch_metrics(self._evaluate())
         if not math.isfinite(evaluated["loss"]):
             raise TrainingError(self._diverged("validation loss", evaluated["loss"]))
         record = {
@@ -199,10 +208,10 @@ class Run:
             desc=f"epoch {self.epochs_done + 1}/{config.train.epochs}",
             unit=" images",
             bar_format="{desc} {percentage:3.0f}% |{bar}| {rate_fmt}, {remaining} left{postfix}",  # fits 80 columns
-            disable=None if meshes.process()[0] == 0 else True,  # on anything but a terminal
+            disable=None if sharding.get_process()[0] == 0 else True,  # on anything but a terminal
             leave=False,
         )
-        pending: list[tuple[Outcome, jax.Array]] = []
+        pending: list[tuple[BatchResult, jax.Array]] = []
         with bar:
             while len(self._objectives) + len(pending) < self._steps:
                 if profile:
@@ -228,7 +237,7 @@ class Run:
     def _next_batch(self) -> dict[str, jax.Array]:
         config, start = self._config, time.perf_counter()
         if self._batches is None:
-            self._batches = train_batches(
+            self._batches = make_train_batches(
                 self._training,
                 self._augmentation,
                 image_size=config.data.image_size,
@@ -240,22 +249,22 @@ class Run:
                 where=config.augment.where,
                 balanced=config.data.sampling == "balanced",
                 cache=self._cache,
-                process=meshes.process(),
+                process=sharding.get_process(),
             )
-        batch = meshes.shard(self._mesh, next(self._batches))
+        batch = sharding.shard_batch(self._mesh, next(self._batches))
         self._waited += time.perf_counter() - start
         self._steps_here += 1
         return self._augment(batch) if self._augment else batch
 
-    def _look_at(self, outcome: Outcome, value: jax.Array, bar: tqdm) -> None:
+    def _look_at(self, outcome: BatchResult, value: jax.Array, bar: tqdm) -> None:
         """Waits for a step, and takes its figures from the device."""
         objective = float(value)
         if not math.isfinite(objective):
             raise TrainingError(self._diverged("loss", objective))
-        self._outcomes.append(meshes.to_host(outcome))
+        self._outcomes.append(sharding.gather_to_host(outcome))
         self._objectives.append(objective)
         if not bar.disable:
-            shown = epoch_metrics(self._outcomes[-1:])
+            shown = compute_epoch_metrics(self._outcomes[-1:])
             bar.set_postfix_str(f"loss {shown['loss']:.3f}, accuracy {shown['accuracy']:.2f}", refresh=False)
         bar.update(self._config.train.batch_size)
 
@@ -293,8 +302,8 @@ class Run:
             print(f"a trace of {self._steps_here - self._traced_from} steps is in {folder}, for `tensorboard --logdir`")
             self._traced_from = 0
 
-    def _evaluate(self) -> list[Outcome]:
-        batches = eval_batches(
+    def _evaluate(self) -> list[BatchResult]:
+        batches = make_eval_batches(
             self._validation,
             image_size=self._config.data.image_size,
             scaling=self._scaling,
@@ -303,13 +312,13 @@ class Run:
             seed=self._config.seed,
             epoch=self.epochs_done,
             cache=self._cache,
-            process=meshes.process(),
+            process=sharding.get_process(),
         )
-        outcomes: list[Outcome] = []
+        outcomes: list[BatchResult] = []
         for batch in batches:
-            outcomes.append(self._eval_step(self.state, meshes.shard(self._mesh, batch)))
+            outcomes.append(self._eval_step(self.state, sharding.shard_batch(self._mesh, batch)))
             jax.block_until_ready(outcomes[-2:-1])  # a step late, as in training
-        return [meshes.to_host(outcome) for outcome in outcomes]
+        return [sharding.gather_to_host(outcome) for outcome in outcomes]
 
     def summary(self) -> dict[str, Any]:
         """The run in figures. Of epochs equally good, the later is the best: its checkpoint is the one kept."""
@@ -345,4 +354,72 @@ def _epoch_line(record: dict[str, Any], epochs: int) -> str:
     return (
         f"epoch {record['epoch']:>{len(str(epochs))}}/{epochs}   {sides}   "
         f"{record['seconds']:.1f} s, {record['images_per_second']:.0f} images/s"
+    )
+
+
+def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, profile: bool = False) -> dict[str, Any]:
+    """Trains, evaluates after every epoch, and leaves figures and checkpoints in `workdir`.
+
+    Called again with the same workdir it goes on after the last step that was saved, and what comes out is, on a
+    CPU, equal to the bit to what an undisturbed run gives. Every process of a cluster calls it; the first one writes.
+
+    Args:
+        config: as `configs/mobilenet.py` gives it.
+        workdir: a folder that does not exist, is empty, or holds an earlier part of this run.
+        profile: whether to leave a trace of ten steps in `workdir/profile`.
+
+    Returns:
+        What `summary.json` holds: `best` and `last` (the records of those epochs), sizes of data and model, seconds.
+
+    Raises:
+        ConfigError, DataError, WeightsError, WorkdirError: something is wrong with what the run is given; found before
+            the first step.
+        TrainingError: the loss became infinite or NaN.
+        Interrupted: the run was asked to stop, and has saved its state.
+    """
+    workdir = Path(workdir)
+    check_config(config)
+    examples = load_examples(config.data, config.model.num_classes, config.seed)
+    _check_batch_size(config.train.batch_size, len(examples[0]))
+    # The generator 'rbg' compiles in half the time and memory that JAX's default takes.
+    init_key, dropout_key = jax.random.split(jax.random.key(config.seed, impl="rbg"))
+    model, variables, scaling = init_model(config, init_key)
+    run = Run(config, model, variables, scaling, dropout_key, examples)
+    print(_parameter_lines(model, variables))
+    writes = sharding.get_process()[0] == 0
+    checkpoint_bytes = sum(x.nbytes for x in jax.tree.leaves(run.state))
+    with Workdir(workdir, config.to_dict(), (KEPT + 1) * checkpoint_bytes, writes=writes) as files:
+        if sharding.get_process()[1] > 1:
+            multihost_utils.sync_global_devices("the workdir is there")
+        with Checkpoints(workdir / "checkpoints") as checkpoints, StopRequest() as stop:
+            if checkpoints.latest_step() is not None:
+                run.resume(checkpoints, workdir)
+            files.write_start(config.to_dict(), format_split(*examples), parameter_table(model, variables))
+            while not run.is_over:
+                files.check_space(checkpoint_bytes)
+                finished = run.train_epoch(stop, workdir / "profile" if profile else None)
+                run.save(checkpoints)
+                if not finished:
+                    raise Interrupted(
+                        f"stopped at step {int(run.state.step)}, saved: the same command goes on from there"
+                    )
+                files.write_metrics(run.records)
+        summary = run.summary()
+        files.write_metrics(run.records)
+        files.write_summary(summary)
+    _report(workdir, summary)
+    return summary
+
+
+def _report(workdir: Path, summary: dict[str, Any]) -> None:
+    best, last = summary["best"], summary["last"]
+    if summary["stopped_early"]:
+        print(f"stopped early after epoch {last['epoch']}")
+    print(
+        f"best: epoch {best['epoch']}, validation balanced accuracy {best['val_balanced_accuracy']:.4f}, "
+        f"accuracy {best['val_accuracy']:.4f}, loss {best['val_loss']:.4f}\n"
+        f"figures: {workdir / 'metrics.jsonl'}, {workdir / 'summary.json'}, {workdir / 'curves.png'}\n"
+        f"checkpoints: {workdir / 'checkpoints'} (latest {last['step']}, best {best['step']})",
+        file=sys.stdout,
+        flush=True,
     )

@@ -1,4 +1,4 @@
-"""What training minimises: cross-entropy, weighted and smoothed if wished, and the regularisers of the head."""
+"""What training minimizes: cross-entropy, weighted and smoothed if wished, and the regularizers of the head."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple

@@ -32,7 +32,7 @@ def make_optimizer(config: ConfigDict, schedule: optax.Schedule, model: MobileNe
 
     `"sgd"` with momentum is Keras's, and `"adadelta"` too with its epsilon of 1e-7, as long as the learning rate is
     constant. Gradients are clipped by their global norm first; the decay of weights is added to the gradients of
-    kernels, not of biases nor of batch normalisation. Frozen layers are left as they are, and no state is held of them.
+    kernels, not of biases nor of batch normalization. Frozen layers are left as they are, and no state is held of them.
     """
     settings = config.optimizer
     parts = []

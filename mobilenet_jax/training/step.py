@@ -21,7 +21,7 @@ class TrainState:
     Attributes:
         step: int32, updates done.
         params: what the optimizer updates.
-        batch_stats: the moving means and variances of batch normalisation.
+        batch_stats: the moving means and variances of batch normalization.
         opt_state: the optimizer's.
         ema: the moving average of the parameters, which is evaluated and kept instead of them; None without one.
     """
@@ -34,7 +34,7 @@ class TrainState:
 
 
 @struct.dataclass
-class Outcome:
+class BatchResult:
     """How a batch went, an entry an example; on its way to the host.
 
     Attributes:
@@ -51,7 +51,7 @@ class Outcome:
 
 
 class Objective(NamedTuple):
-    """What a step minimises, see `losses`; and how fast its moving average of the parameters follows them.
+    """What a step minimizes, see `losses`; and how fast its moving average of the parameters follows them.
 
     Attributes:
         regularizer: of the head.
@@ -69,7 +69,9 @@ class Objective(NamedTuple):
 CROSS_ENTROPY = Objective()
 
 
-def new_state(params: Any, batch_stats: Any, optimizer: optax.GradientTransformation, ema: bool = False) -> TrainState:
+def create_train_state(
+    params: Any, batch_stats: Any, optimizer: optax.GradientTransformation, ema: bool = False
+) -> TrainState:
     """The state before the first update."""
     average = jax.tree.map(jnp.copy, params) if ema else None
     return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, jax.jit(optimizer.init)(params), average)
@@ -80,7 +82,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     dropout_key: jax.Array,
     objective: Objective = CROSS_ENTROPY,
-) -> Callable[[TrainState, Arrays, jax.Array], tuple[TrainState, Outcome, jax.Array]]:
+) -> Callable[[TrainState, Arrays, jax.Array], tuple[TrainState, BatchResult, jax.Array]]:
     """Builds the jitted update. The state given to it is donated: use the one it returns.
 
     Dropout is a function of `dropout_key` and the step alone.
@@ -90,7 +92,7 @@ def make_train_step(
         update is multiplied by; to the next state, the outcome before the update, and the value of the objective.
     """
 
-    def train_step(state: TrainState, batch: Arrays, scale: jax.Array) -> tuple[TrainState, Outcome, jax.Array]:
+    def train_step(state: TrainState, batch: Arrays, scale: jax.Array) -> tuple[TrainState, BatchResult, jax.Array]:
         def loss_fn(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
             logits, updated = model.apply(
                 {"params": params, "batch_stats": state.batch_stats},
@@ -118,15 +120,15 @@ def make_train_step(
     return jax.jit(train_step, donate_argnums=0)
 
 
-def make_eval_step(model: MobileNet) -> Callable[[TrainState, Arrays], Outcome]:
+def make_eval_step(model: MobileNet) -> Callable[[TrainState, Arrays], BatchResult]:
     """Builds the jitted evaluation of a batch (`image`, `label` and `mask`), without dropout or updates."""
 
-    def eval_step(state: TrainState, batch: Arrays) -> Outcome:
+    def eval_step(state: TrainState, batch: Arrays) -> BatchResult:
         variables = {"params": state.ema or state.params, "batch_stats": state.batch_stats}
         return _outcome(model.apply(variables, batch["image"], train=False), batch["label"], batch["mask"])
 
     return jax.jit(eval_step)
 
 
-def _outcome(logits: Any, label: jax.Array, mask: jax.Array) -> Outcome:
-    return Outcome(cross_entropy(logits, label), logits.argmax(-1), label, mask)
+def _outcome(logits: Any, label: jax.Array, mask: jax.Array) -> BatchResult:
+    return BatchResult(cross_entropy(logits, label), logits.argmax(-1), label, mask)

@@ -10,11 +10,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from matplotlib.figure import Figure
 from tensorboardX import SummaryWriter
 
 from mobilenet_jax.config import differences
 from mobilenet_jax.errors import WorkdirError
+from mobilenet_jax.evaluation.plots import draw_curves
 
 
 class Workdir:
@@ -169,21 +169,3 @@ def write_whole(path: Path, content: bytes | str) -> None:
     except OSError:
         _unfinished(path).unlink(missing_ok=True)
         raise
-
-
-def draw_curves(records: Sequence[dict[str, Any]]) -> Figure:
-    """The article's figure: loss and accuracy of training and validation by epoch, and balanced accuracy."""
-    epochs = [r["epoch"] for r in records]
-    figure = Figure(figsize=(12, 3.6))  # a layout found by matplotlib takes three times as long, after every epoch
-    axes = figure.subplots(1, 3, gridspec_kw={"left": 0.04, "right": 0.99, "bottom": 0.14, "top": 0.9, "wspace": 0.13})
-    for axis, metric in zip(axes, ("loss", "accuracy", "balanced_accuracy"), strict=True):
-        for side, name, style in (("train", "training", "o-"), ("val", "validation", "s-")):
-            values = [r[f"{side}_{metric}"] for r in records]
-            axis.plot(epochs, values, style, markersize=3, label=name)
-        axis.set_xlabel("epoch")
-        axis.set_title("loss (cross-entropy)" if metric == "loss" else metric.replace("_", " "))
-        axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.grid(alpha=0.3)
-        axis.set_ylim(*((0, None) if metric == "loss" else (0, 1)))
-    axes[0].legend()
-    return figure

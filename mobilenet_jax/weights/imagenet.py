@@ -12,7 +12,7 @@ _ALPHA_NAMES = {1.0: "1_0", 0.75: "7_5", 0.5: "5_0", 0.25: "2_5"}
 _SIZES = (128, 160, 192, 224)
 
 
-def imagenet_file(alpha: float, image_size: int) -> Path:
+def find_imagenet_weights(alpha: float, image_size: int) -> Path:
     """The public Keras file for a width and an input size, downloaded once into the user's cache.
 
     Args:

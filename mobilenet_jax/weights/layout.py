@@ -64,7 +64,7 @@ class Architecture(NamedTuple):
         return shapes
 
 
-# The layers of each head that have a kernel; in "article_bn" all but the last are followed by batch normalisation.
+# The layers of each head that have a kernel; in "article_bn" all but the last are followed by batch normalization.
 HEAD_LAYERS: dict[Head | None, tuple[str, ...]] = {
     "article": ("dense_1", "dense_2", "predictions"),
     "article_bn": ("dense_1", "dense_2", "predictions"),

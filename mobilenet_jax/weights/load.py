@@ -22,7 +22,7 @@ Checkpoint = Literal["best", "latest"]
 
 _SLACK = 64 << 20  # bytes that a packed file's tensors may hold more than the file
 _MOST = 8  # times its tensors a file may have; an optimizer's make it three, HDF5's groups four for the least
-_EPSILON = 1e-3  # batch normalisation takes the root of variance + epsilon
+_EPSILON = 1e-3  # batch normalization takes the root of variance + epsilon
 
 
 def load_pretrained(
@@ -78,14 +78,14 @@ def read_weights(
             if name.endswith("_bn.var") and (value <= -_EPSILON).any():
                 raise WeightsError(f"{title} holds a variance of {value.min():.3g}")
             tensors[name] = value.transpose(axes(name) or range(value.ndim)) if source.keras_layout else value
-    name = path.name if source.path == path else f"{path.name} ({source.kind})"
+    name = path.name if source.path == path else f"{path.name} ({source.identity})"
     metadata = dataclasses.replace(
         source.metadata,
         classes=source.metadata.classes if head else None,
         source=printable(name),
         source_sha256=sha256(source.path),
     )
-    return Weights(source.kind, found, tensors, metadata)
+    return Weights(source.format, source.identity, found, tensors, metadata)
 
 
 def printable(text: str) -> str:
@@ -102,7 +102,9 @@ class Mapped(NamedTuple):
     transform: str
 
 
-def mapping(path: str | Path, *, to_keras: bool, checkpoint: Checkpoint = "best", head: bool = True) -> list[Mapped]:
+def map_tensors(
+    path: str | Path, *, to_keras: bool, checkpoint: Checkpoint = "best", head: bool = True
+) -> list[Mapped]:
     """How each tensor of a file would be named and laid out in another; nothing but names and shapes is read.
 
     Args:

@@ -19,7 +19,7 @@ import tensorstore as ts
 from flax.traverse_util import unflatten_dict
 
 from mobilenet_jax.errors import WeightsError
-from mobilenet_jax.training.checkpoints import kept_folder
+from mobilenet_jax.training.checkpoints import find_checkpoint
 from mobilenet_jax.weights.weights_file import Entry, Metadata, Source
 
 _MAX_FILES = 10_000  # in a folder; Orbax makes some twenty
@@ -39,7 +39,7 @@ def open_folder(path: Path) -> Iterator[Source]:
         stated = _json(path / "metadata" / "metadata")
         entries = _entries(path / "variables")
         metadata = Metadata.from_json(stated)
-        yield Source("Orbax folder", path, entries, keras_layout=False, stated=stated, metadata=metadata)
+        yield Source("Orbax folder", path.name, path, entries, keras_layout=False, stated=stated, metadata=metadata)
 
 
 @contextlib.contextmanager
@@ -57,15 +57,15 @@ def open_workdir(path: Path, checkpoint: Literal["best", "latest"]) -> Iterator[
     """
     with _damage_told():
         _check_files(path / "checkpoints")
-        step = kept_folder(path / "checkpoints", checkpoint)
+        step = find_checkpoint(path / "checkpoints", checkpoint)
         if step is None:
             raise WeightsError("no whole checkpoint yet")
         history = _json(step / "history" / "metadata")
         size = _json(path / "config.json")["data"]["image_size"]
         metadata = Metadata((size, size), tuple(history["input_scaling"]), tuple(history["classes"]))
         entries = _variables(_entries(step / "state"))
-        kind = f"{checkpoint} checkpoint, step {step.name}"
-        yield Source(kind, step, entries, keras_layout=False, stated={}, metadata=metadata)
+        identity = f"{checkpoint} checkpoint, step {step.name}"
+        yield Source("checkpoint of a run", identity, step, entries, keras_layout=False, stated={}, metadata=metadata)
 
 
 def _variables(state: dict[str, Entry]) -> dict[str, Entry]:

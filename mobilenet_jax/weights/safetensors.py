@@ -36,7 +36,13 @@ def open_safetensors(path: Path) -> Iterator[Source]:
                 entries[name] = Entry(name, tuple(part.get_shape()), dtype, read)
             stated = file.metadata() or {}
             yield Source(
-                "safetensors", path, entries, keras_layout=False, stated=stated, metadata=Metadata.from_json(stated)
+                "safetensors",
+                path.name,
+                path,
+                entries,
+                keras_layout=False,
+                stated=stated,
+                metadata=Metadata.from_json(stated),
             )
     except safetensors.SafetensorError as error:
         raise WeightsError(f"damaged, or no file of weights ({str(error)[:200]})") from error

@@ -53,7 +53,7 @@ def save_pretrained(
         raise WeightsError(f"alpha, head and classes of the variables are {found[:3]}, of the model {given}")
     check_tensors({name: (value.shape, str(value.dtype)) for name, value in tensors.items()}, found.shapes())
     write_weights(
-        path, Weights("memory", found, {name: tensors[name] for name in found.shapes()}, metadata), force=force
+        path, Weights("memory", "", found, {name: tensors[name] for name in found.shapes()}, metadata), force=force
     )
 
 

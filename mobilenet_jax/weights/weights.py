@@ -19,13 +19,15 @@ class Weights:
     """Weights in memory.
 
     Attributes:
-        kind: what sort of file they were read from.
+        format: the format they were read from, for display.
+        identity: identifies these weights in stored calibrations and evaluations, such as `best checkpoint, step 799`.
         architecture: which MobileNet they are for.
         tensors: float32 arrays by name (`params.conv1.kernel`), in the order of the layers.
         metadata: what the tensors do not tell.
     """
 
-    kind: str
+    format: str
+    identity: str
     architecture: Architecture
     tensors: dict[str, np.ndarray]
     metadata: Metadata

@@ -90,7 +90,8 @@ class Source:
     """A file of weights, opened.
 
     Attributes:
-        kind: what sort of file it is, for people.
+        format: the format of the file, for display.
+        identity: identifies the weights in stored calibrations and evaluations.
         path: the file or folder that the tensors are in.
         entries: the tensors by the name they have here; one that has none here by the name it has in the file.
         keras_layout: whether depthwise kernels are `[3, 3, channels, 1]`.
@@ -98,7 +99,8 @@ class Source:
         metadata: that, read; what the file does not say is as Keras's ImageNet weights have it.
     """
 
-    kind: str
+    format: str
+    identity: str
     path: Path
     entries: dict[str, Entry]
     keras_layout: bool

@@ -12,7 +12,8 @@ import sys
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT, with_devices, write_isic
+from tests.helpers.datasets import write_isic
+from tests.helpers.runs import ROOT, with_devices
 
 
 @pytest.fixture(scope="module")

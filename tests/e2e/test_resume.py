@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from mobilenet_jax.errors import WorkdirError
-from mobilenet_jax.training.setup import train_and_evaluate
+from mobilenet_jax.training.loop import train_and_evaluate
 from mobilenet_jax.training.workdir import Workdir
 from mobilenet_jax.weights.load import read_weights
-from tests.conftest import ROOT, with_devices, write_isic
-from tests.mobilenet_jax.training.test_loop import _command, _config, _records
+from tests.helpers.datasets import write_isic
+from tests.helpers.runs import ROOT, make_command, make_config, read_records, with_devices
 
 EPOCHS = 6  # of 3 steps each, in `_command`
 
@@ -30,7 +30,7 @@ def data(tmp_path_factory):
 def undisturbed(data, tmp_path_factory):
     """A run that nothing disturbed: its workdir, and what it printed."""
     workdir = tmp_path_factory.mktemp("whole") / "run"
-    return workdir, subprocess.run(_command(data, workdir), cwd=ROOT, check=True, capture_output=True, text=True)
+    return workdir, subprocess.run(make_command(data, workdir), cwd=ROOT, check=True, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def whole(undisturbed):
 
 def _start(data, workdir, *more):
     return subprocess.Popen(
-        _command(data, workdir, *more), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        make_command(data, workdir, *more), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
@@ -54,7 +54,7 @@ def _after_epoch(process, number):
 
 
 def _assert_equal_runs(found, expected):
-    assert _records(found) == _records(expected)
+    assert read_records(found) == read_records(expected)
     assert _parameters(found) == _parameters(expected)
 
 
@@ -93,7 +93,7 @@ def test_asked_to_stop_and_later_killed_a_run_goes_on_to_the_same_end(data, whol
     process.communicate()
     assert process.returncode == -signal.SIGKILL
 
-    again = subprocess.run(_command(data, workdir), cwd=ROOT, check=True, capture_output=True, text=True)
+    again = subprocess.run(make_command(data, workdir), cwd=ROOT, check=True, capture_output=True, text=True)
     assert "going on after epoch" in again.stdout
     _assert_equal_runs(workdir, whole)
 
@@ -103,7 +103,7 @@ def test_stopped_within_an_epoch_its_figures_are_those_of_the_whole_epoch(data, 
     from mobilenet_jax.errors import Interrupted
     from mobilenet_jax.training.preemption import StopRequest
 
-    config = _config(data, train__epochs=2)
+    config = make_config(data, train__epochs=2)
     stops = 0
     with monkeypatch.context() as patch:
         patch.setattr(StopRequest, "asked_at", lambda self, step: step in (1, 5))
@@ -114,11 +114,11 @@ def test_stopped_within_an_epoch_its_figures_are_those_of_the_whole_epoch(data, 
             except Interrupted:
                 stops += 1
     assert stops == 2
-    assert _records(tmp_path / "run") == _records(whole)[:2]
+    assert read_records(tmp_path / "run") == read_records(whole)[:2]
 
 
 def test_a_second_run_on_a_workdir_is_refused(data, tmp_path):
-    config, path = _config(data), tmp_path / "run"
+    config, path = make_config(data), tmp_path / "run"
     with (
         Workdir(path, config.to_dict(), 0),
         pytest.raises(WorkdirError, match=f"{path} is in use by another run: wait for it, or choose another --workdir"),
@@ -154,7 +154,7 @@ def _garbage(folder):
 def test_a_damaged_newest_checkpoint_is_left_out_with_a_warning(data, whole, tmp_path, damage, capsys):
     workdir = shutil.copytree(whole, tmp_path / "run")
     damage(workdir / "checkpoints" / "18")
-    config = _config(data, train__epochs=EPOCHS)
+    config = make_config(data, train__epochs=EPOCHS)
     config.init.weights = ""
     train_and_evaluate(config, workdir)
     said = capsys.readouterr()
@@ -167,7 +167,7 @@ def test_no_checkpoint_that_can_be_read_is_told_in_a_line(data, whole, tmp_path)
     workdir = shutil.copytree(whole, tmp_path / "run")
     for folder in (workdir / "checkpoints").iterdir():
         _no_state(folder)
-    config = _config(data, train__epochs=EPOCHS)
+    config = make_config(data, train__epochs=EPOCHS)
     config.init.weights = ""
     with pytest.raises(WorkdirError, match="no checkpoint in .* can be read: remove the folder to start anew"):
         train_and_evaluate(config, workdir)
@@ -200,19 +200,19 @@ def test_killed_twenty_times_at_random_moments_it_ends_as_if_undisturbed(data, w
 def test_a_run_of_four_devices_goes_on_with_one(data, tmp_path):
     workdir = tmp_path / "run"
     four = with_devices(4)
-    command = _command(data, workdir, "--config.train.epochs=2")
+    command = make_command(data, workdir, "--config.train.epochs=2")
     result = subprocess.run(command, cwd=ROOT, check=True, env=four, capture_output=True, text=True)
     assert "on 4 cpu device(s)" in result.stdout
     result = subprocess.run(
-        _command(data, workdir, "--config.train.epochs=3"), cwd=ROOT, check=True, capture_output=True, text=True
+        make_command(data, workdir, "--config.train.epochs=3"), cwd=ROOT, check=True, capture_output=True, text=True
     )
     assert "going on after epoch 2, step 6" in result.stdout
-    assert [r["step"] for r in _records(workdir)] == [3, 6, 9]
+    assert [r["step"] for r in read_records(workdir)] == [3, 6, 9]
 
 
 def test_a_batch_that_the_devices_cannot_share_is_refused_with_the_nearest_that_they_can(data, tmp_path):
     four = with_devices(4)
-    command = _command(data, tmp_path / "run", "--config.train.batch_size=10")
+    command = make_command(data, tmp_path / "run", "--config.train.batch_size=10")
     result = subprocess.run(command, cwd=ROOT, env=four, capture_output=True, text=True)
     assert result.returncode == 1
     assert result.stderr == (
@@ -225,7 +225,7 @@ def test_the_events_of_tensorboard_are_the_records(whole):
 
     [file] = (whole / "tensorboard").iterdir()
     found = {(v.tag, e.step): v.simple_value for e in summary_iterator(str(file)) for v in e.summary.value}
-    for record in _records(whole):
+    for record in read_records(whole):
         for tag, name in (("loss/val", "val_loss"), ("accuracy/train", "train_accuracy"), ("run/step", "step")):
             assert found[tag, record["epoch"]] == pytest.approx(record[name], rel=1e-6)
     assert json.loads((whole / "summary.json").read_text())["stopped_early"] is False
@@ -233,7 +233,9 @@ def test_the_events_of_tensorboard_are_the_records(whole):
 
 @pytest.mark.slow
 def test_a_profile_is_left_when_asked_for(data, tmp_path):
-    command = _command(data, tmp_path / "run", "--profile", "--config.train.batch_size=1", "--config.train.epochs=1")
+    command = make_command(
+        data, tmp_path / "run", "--profile", "--config.train.batch_size=1", "--config.train.epochs=1"
+    )
     result = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     assert f"a trace of 10 steps is in {tmp_path / 'run' / 'profile'}" in result.stdout
     assert list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
@@ -242,7 +244,7 @@ def test_a_profile_is_left_when_asked_for(data, tmp_path):
 @pytest.mark.slow
 def test_one_of_two_processes_dies_and_the_other_ends_with_an_error(data, tmp_path):
     port = 20_000 + os.getpid() % 20_000
-    command = _command(data, tmp_path / "run", "--config.train.epochs=1000", f"--coordinator=localhost:{port}")
+    command = make_command(data, tmp_path / "run", "--config.train.epochs=1000", f"--coordinator=localhost:{port}")
     processes = [
         subprocess.Popen(
             [*command, "--num_processes=2", f"--process_id={i}"],
@@ -265,14 +267,14 @@ def test_one_of_two_processes_dies_and_the_other_ends_with_an_error(data, tmp_pa
 @pytest.mark.slow
 def test_two_processes_of_two_devices_do_what_one_device_does(data, tmp_path):
     """One step, of all images: from random weights a difference of rounding grows a hundredfold with every next one."""
-    config = _config(data, train__epochs=1, train__batch_size=28)
+    config = make_config(data, train__epochs=1, train__batch_size=28)
     train_and_evaluate(config, tmp_path / "alone")
     port = 20_000 + (os.getpid() + 1) % 20_000
     two = with_devices(2)
     changes = ["--config.train.epochs=1", "--config.train.batch_size=28", f"--coordinator=localhost:{port}"]
     processes = [
         subprocess.Popen(
-            [*_command(data, tmp_path / "run", *changes), "--num_processes=2", f"--process_id={i}"],
+            [*make_command(data, tmp_path / "run", *changes), "--num_processes=2", f"--process_id={i}"],
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -285,6 +287,6 @@ def test_two_processes_of_two_devices_do_what_one_device_does(data, tmp_path):
     assert [process.returncode for process in processes] == [0, 0], err
     assert "on 4 cpu device(s)" in out
     assert all(line.startswith("[Gloo]") for line in silence.splitlines()), "what all would say, the first one says"
-    [found], [expected] = _records(tmp_path / "run"), _records(tmp_path / "alone")
+    [found], [expected] = read_records(tmp_path / "run"), read_records(tmp_path / "alone")
     assert found["train_loss"] == pytest.approx(expected["train_loss"], rel=1e-4)
     assert found["val_accuracy"] * 14 == pytest.approx(round(found["val_accuracy"] * 14))

@@ -6,7 +6,7 @@ python -m tests.helpers.cached_run DATA WORKDIR
 import sys
 
 from configs.mobilenet import get_config
-from mobilenet_jax.training.setup import train_and_evaluate
+from mobilenet_jax.training.loop import train_and_evaluate
 
 
 def train_from_a_disk_cache(data: str, workdir: str) -> None:

@@ -450,10 +450,10 @@ for name, message, *layers in (
     ("another_relu", "ReLU a ends at None, not at 6", {"kind": "ReLU", "max_value": None}),
     ("another_relu_in_the_head", "ReLU a ends at 6, not at None", _DENSE, {"kind": "ReLU", "max_value": 6}, _DENSE),
     ("another_epsilon", "another epsilon than 0.001", {**_NORM, "epsilon": 1e-5}),
-    ("relu_before_norm", "followed by relu and batch normalisation, nothing;", _DENSE, _RELU, _NORM, _DENSE),
-    ("norm_without_relu", "followed by batch normalisation, nothing;", _DENSE, _NORM, _DENSE),
-    ("norm_last", "followed by batch normalisation and relu, batch normalisation;", *_WITH_NORM, _DENSE, _NORM),
-    ("one_norm", "followed by relu, batch normalisation and relu, nothing;", _DENSE, _RELU, *_WITH_NORM, _DENSE),
+    ("relu_before_norm", "followed by relu and batch normalization, nothing;", _DENSE, _RELU, _NORM, _DENSE),
+    ("norm_without_relu", "followed by batch normalization, nothing;", _DENSE, _NORM, _DENSE),
+    ("norm_last", "followed by batch normalization and relu, batch normalization;", *_WITH_NORM, _DENSE, _NORM),
+    ("one_norm", "followed by relu, batch normalization and relu, nothing;", _DENSE, _RELU, *_WITH_NORM, _DENSE),
 ):
 
     def _describe(file, layers=layers):

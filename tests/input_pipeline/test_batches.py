@@ -6,7 +6,7 @@ from PIL import Image
 
 from input_pipeline import tf_graph
 from input_pipeline.augment import Augmentation
-from input_pipeline.batches import epoch_order, eval_batches, train_batches
+from input_pipeline.batches import epoch_order, make_eval_batches, make_train_batches
 from input_pipeline.sources.isic import read_isic
 
 ARTICLE = Augmentation(30, 0.3, 0.3, 0.3, horizontal_flip=True)
@@ -27,7 +27,7 @@ def _train(examples, first, last, seed=0, augmentation=ARTICLE, **more):
         "last_step": last,
         **more,
     }
-    return list(train_batches(examples, augmentation, **options))
+    return list(make_train_batches(examples, augmentation, **options))
 
 
 def test_shapes_types_and_range(examples):
@@ -77,7 +77,9 @@ def test_far_steps_are_as_near_as_the_first(examples):
 def test_batches_do_not_depend_on_the_number_of_processes(examples, processes):
     for batches in (
         lambda process: _train(examples, 3, 8, process=process),
-        lambda process: list(eval_batches(examples, image_size=32, scaling=(0.0, 1.0), batch_size=16, process=process)),
+        lambda process: list(
+            make_eval_batches(examples, image_size=32, scaling=(0.0, 1.0), batch_size=16, process=process)
+        ),
     ):
         alone = batches((0, 1))
         shares = [batches((number, processes)) for number in range(processes)]
@@ -91,7 +93,7 @@ def test_a_process_without_examples_still_gets_as_many_batches(examples):
     options = {"image_size": 32, "scaling": (0.0, 1.0), "batch_size": 8}
     for number, expected in enumerate(([True, True], [True, False], [False] * 2, [False] * 2)):
         for augmentation in (None, ARTICLE):
-            [batch] = eval_batches(few, **options, augmentation=augmentation, process=(number, 4))
+            [batch] = make_eval_batches(few, **options, augmentation=augmentation, process=(number, 4))
             assert batch["mask"].tolist() == expected
             assert batch["image"].shape == (2, 32, 32, 3)
             assert batch["image"].dtype == np.float32
@@ -108,14 +110,14 @@ def test_batches_do_not_depend_on_the_number_of_threads(examples, threads, monke
 
 def test_without_augmentation_training_sees_what_evaluation_sees(examples):
     plain = np.concatenate(
-        [b["image"] for b in eval_batches(examples, scaling=(0.0, 1.0), image_size=32, batch_size=8)]
+        [b["image"] for b in make_eval_batches(examples, scaling=(0.0, 1.0), image_size=32, batch_size=8)]
     )
     batch = _train(examples, 0, 1, augmentation=Augmentation())[0]
     np.testing.assert_allclose(batch["image"], plain[batch["index"]], atol=1e-6)
 
 
 def test_evaluation_gives_every_example_once_in_order(examples):
-    batches = list(eval_batches(examples, scaling=(0.0, 1.0), image_size=32, batch_size=16))
+    batches = list(make_eval_batches(examples, scaling=(0.0, 1.0), image_size=32, batch_size=16))
     assert [b["mask"].sum() for b in batches] == [16, 16, 10]
     assert all(b["image"].shape == (16, 32, 32, 3) for b in batches)
     labels, mask = (np.concatenate([b[k] for b in batches]) for k in ("label", "mask"))
@@ -123,9 +125,9 @@ def test_evaluation_gives_every_example_once_in_order(examples):
 
 
 @pytest.mark.parametrize("size", [20, 32, 60])
-def test_resizing_keeps_the_mean_colour(examples, size):
+def test_resizing_keeps_the_mean_color(examples, size):
     image = np.concatenate(
-        [b["image"] for b in eval_batches(examples, scaling=(0.0, 1.0), image_size=size, batch_size=42)]
+        [b["image"] for b in make_eval_batches(examples, scaling=(0.0, 1.0), image_size=size, batch_size=42)]
     )
     for path, resized in zip(examples.paths, image, strict=True):
         original = np.asarray(Image.open(path), np.float32).mean((0, 1)) / 255
@@ -134,8 +136,8 @@ def test_resizing_keeps_the_mean_colour(examples, size):
 
 def test_pixels_are_scaled_to_any_range(examples):
     for batches in (
-        lambda scaling: eval_batches(examples, image_size=32, scaling=scaling, batch_size=42),
-        lambda scaling: train_batches(
+        lambda scaling: make_eval_batches(examples, image_size=32, scaling=scaling, batch_size=42),
+        lambda scaling: make_train_batches(
             examples, ARTICLE, image_size=32, scaling=scaling, batch_size=8, seed=0, first_step=0, last_step=1
         ),
     ):
@@ -145,7 +147,7 @@ def test_pixels_are_scaled_to_any_range(examples):
 
 def test_validation_is_augmented_when_asked_for_anew_each_epoch_and_not_as_training(examples):
     def images(**options):
-        batches = eval_batches(examples, image_size=32, scaling=(0.0, 1.0), batch_size=16, **options)
+        batches = make_eval_batches(examples, image_size=32, scaling=(0.0, 1.0), batch_size=16, **options)
         return np.concatenate([b["image"][b["mask"]] for b in batches])
 
     plain, first, again, second = (
@@ -157,16 +159,16 @@ def test_validation_is_augmented_when_asked_for_anew_each_epoch_and_not_as_train
     assert not np.allclose(first, plain)
     assert not np.allclose(first, second)
     np.testing.assert_allclose(images(augmentation=Augmentation()), plain, atol=1e-6)
-    [trained] = train_batches(
+    [trained] = make_train_batches(
         examples, ARTICLE, image_size=32, scaling=(0.0, 1.0), batch_size=42, seed=0, first_step=0, last_step=1
     )
     assert not np.allclose(trained["image"][np.argsort(trained["index"])], first)
 
 
-def test_colours_change_in_training_batches(examples):
+def test_colors_change_in_training_batches(examples):
     options = {"image_size": 32, "scaling": (0.0, 1.0), "batch_size": 8, "seed": 0, "first_step": 0, "last_step": 1}
     [plain], [dark] = (
-        train_batches(examples, augmentation, **options)
+        make_train_batches(examples, augmentation, **options)
         for augmentation in (Augmentation(), Augmentation(brightness=1.0))
     )
     factors = dark["image"].mean((1, 2, 3)) / plain["image"].mean((1, 2, 3))

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from input_pipeline.augment import Augmentation
-from input_pipeline.batches import eval_batches, train_batches
+from input_pipeline.batches import make_eval_batches, make_train_batches
 from input_pipeline.cache import open_cache
 from input_pipeline.errors import DataError
 from input_pipeline.sources.isic import read_isic
-from tests.conftest import ROOT
+from tests.helpers.runs import ROOT
 
 ARTICLE = Augmentation(30, 0.3, 0.3, 0.3, horizontal_flip=True)
 SIZE = 32
@@ -37,9 +37,9 @@ def test_a_cache_changes_no_pixel(examples, kind, where):
 
     def batches(cache):
         options = {"image_size": SIZE, "scaling": (-1.0, 1.0), "batch_size": 4, "cache": cache}
-        yield from train_batches(some, ARTICLE, **options, seed=0, first_step=2, last_step=8, where=where)
-        yield from eval_batches(some, **options)
-        yield from eval_batches(some, **options, augmentation=ARTICLE, epoch=1)
+        yield from make_train_batches(some, ARTICLE, **options, seed=0, first_step=2, last_step=8, where=where)
+        yield from make_eval_batches(some, **options)
+        yield from make_eval_batches(some, **options, augmentation=ARTICLE, epoch=1)
 
     for cached, read in zip(batches(cache), batches(None), strict=True):
         assert cached.keys() == read.keys()

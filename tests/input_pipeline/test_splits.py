@@ -3,7 +3,8 @@ import pytest
 
 from input_pipeline.errors import DataError
 from input_pipeline.examples import Examples
-from input_pipeline.splits import as_table, crossing_lesions, split_by_lesion, split_examples
+from input_pipeline.sources.isic import read_isic
+from input_pipeline.splits import count_crossing_lesions, format_split, split_by_lesion, split_examples
 
 
 def _examples(lesions_of_class, images=(1, 2, 3)):
@@ -42,11 +43,8 @@ def test_the_seed_decides():
     assert first == again != other
 
 
-def test_real_data_set_splits_as_it_should():
-    from input_pipeline.sources.isic import read_isic
-    from tests.conftest import _shared
-
-    examples = read_isic(_shared("data/isic2018_task3"))
+def test_real_data_set_splits_as_it_should(isic2018):
+    examples = read_isic(isic2018)
     training, validation = split_by_lesion(examples, 0.3, seed=0)
     assert len(training) + len(validation) == 10_015
     assert len(set(training.lesions)) + len(set(validation.lesions)) == 7_470
@@ -85,7 +83,7 @@ def test_folds_hold_each_lesion_out_once():
     examples = _examples([300, 50, 10])
     folds = [_split(examples, f"fold:{k}/5") for k in range(1, 6)]
     for training, validation in folds:
-        assert crossing_lesions(training, validation) == 0
+        assert count_crossing_lesions(training, validation) == 0
         assert len(training) + len(validation) == len(examples)
         assert [len(set(validation.lesions[validation.labels == c])) for c in range(3)] == [60, 10, 2]
     assert sorted(np.concatenate([v.paths for _, v in folds])) == sorted(examples.paths)
@@ -119,7 +117,7 @@ def test_per_class_is_what_keras_validation_split_does(tmp_path):
 def test_a_split_comes_back_from_its_table(tmp_path):
     examples = _examples([30, 20])
     training, validation = _split(examples, "lesion")
-    (tmp_path / "splits.csv").write_text(as_table(training, validation))
+    (tmp_path / "splits.csv").write_text(format_split(training, validation))
     again = _split(examples, str(tmp_path / "splits.csv"), seed=7)
     assert [part.paths.tolist() for part in again] == [training.paths.tolist(), validation.paths.tolist()]
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from input_pipeline.batches import eval_batches
+from input_pipeline.batches import make_eval_batches
 from input_pipeline.errors import DataError
 from input_pipeline.sources.isic import read_isic
-from input_pipeline.validation import check_images
+from input_pipeline.validation import validate_images
 
 IMAGES = "ISIC2018_Task3_Training_Input"
 
@@ -39,7 +39,7 @@ def test_broken_images_are_named_with_their_row(tiny_isic, damage, message):
     path = tiny_isic / IMAGES / "ISIC_0000005.jpg"
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(DataError, match=rf"ISIC_0000005.jpg \(ISIC2018.*csv:7\) {message}") as error:
-        check_images(read_isic(tiny_isic))
+        validate_images(read_isic(tiny_isic))
     assert "\n" not in str(error.value)
 
 
@@ -47,7 +47,7 @@ def test_all_faults_are_named_at_once(tiny_isic):
     for number in (3, 20, 41):
         (tiny_isic / IMAGES / f"ISIC_{number:07d}.jpg").write_bytes(b"")
     with pytest.raises(DataError, match=r"3 things are wrong .*, the first is: .*ISIC_0000003\.jpg") as error:
-        check_images(read_isic(tiny_isic))
+        validate_images(read_isic(tiny_isic))
     rows = [re.search(r"ISIC_(\d+)\.jpg \(ISIC2018.*csv:(\d+)\) is empty", d).groups() for d in error.value.details]
     assert rows == [("0000003", "5"), ("0000020", "22"), ("0000041", "43")]
 
@@ -58,7 +58,7 @@ def test_what_is_no_file_is_named_and_not_waited_for(tiny_isic):
         path.unlink()
         make(path)
     with pytest.raises(DataError, match="3 things") as error:
-        check_images(read_isic(tiny_isic))
+        validate_images(read_isic(tiny_isic))
     assert all("is a folder or a special file: replace it" in fault for fault in error.value.details)
 
 
@@ -83,9 +83,9 @@ def test_grey_cmyk_and_png_images_are_read_as_they_look(tiny_isic, capsys):
     expected = [_replace(tiny_isic, i, way) for i, way in enumerate(ways)]
     expected[0] = np.repeat((expected[0] @ np.array([0.299, 0.587, 0.114]))[..., None], 3, 2)
     examples = read_isic(tiny_isic)
-    check_images(examples)
+    validate_images(examples)
     assert capsys.readouterr().err == ""
-    found = next(eval_batches(examples, image_size=40, scaling=(0.0, 255.0), batch_size=5))["image"]
+    found = next(make_eval_batches(examples, image_size=40, scaling=(0.0, 255.0), batch_size=5))["image"]
     assert np.abs(found - np.stack(expected)).mean() < 2
 
 
@@ -99,7 +99,7 @@ def test_what_is_only_suspicious_is_a_warning(tiny_isic, tmp_path, capsys):
     shutil.move(images / "ISIC_0000008.jpg", tmp_path / "elsewhere.jpg")
     (images / "ISIC_0000008.jpg").symlink_to(tmp_path / "elsewhere.jpg")
     examples = read_isic(tiny_isic)
-    check_images(examples)
+    validate_images(examples)
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 3
     assert re.fullmatch(r"warning: .*ISIC_0000007.jpg \(.*csv:9\) is marked as turned \(EXIF\).*", said[0])
@@ -107,5 +107,5 @@ def test_what_is_only_suspicious_is_a_warning(tiny_isic, tmp_path, capsys):
     assert said[2] == (
         "warning: identical images: ISIC_0000000.jpg, ISIC_0000002.jpg, ISIC_0000041.jpg (3 lesions, 2 classes)"
     )
-    check_images(examples.take(np.array([*np.flatnonzero(examples.labels != 3), 18])))
+    validate_images(examples.take(np.array([*np.flatnonzero(examples.labels != 3), 18])))
     assert "class AKIEC has 1 examples, too few to measure" in capsys.readouterr().err

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from configs.mobilenet import get_config
 from mobilenet_jax.config import check_config, differences
 from mobilenet_jax.errors import ConfigError
-from tests.conftest import ROOT
+from tests.helpers.runs import ROOT
 
 
 def test_base_configurations_are_valid_and_the_isic_recipe_needs_a_folder():

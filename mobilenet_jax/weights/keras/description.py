@@ -47,7 +47,7 @@ def check_description(description: str, *, head: bool) -> str | None:
     if any(config.get("data_format") == "channels_first" for _, config in layers):
         raise WeightsError("its model works on channels first; save it with data_format='channels_last'")
     if any(kind == "BatchNormalization" and config.get("epsilon", 1e-3) != 1e-3 for kind, config in layers):
-        raise WeightsError("its batch normalisations have another epsilon than 0.001")
+        raise WeightsError("its batch normalizations have another epsilon than 0.001")
     _check_activations(layers)
     for _, config in layers:
         shape = config.get("batch_shape") or config.get("batch_input_shape")
@@ -57,14 +57,14 @@ def check_description(description: str, *, head: bool) -> str | None:
 
 
 def _check_activations(layers: list[tuple[str, dict[str, Any]]]) -> None:
-    """ReLU6 in the backbone; relu in a head, if there is batch normalisation after it; and softmax or nothing last."""
+    """ReLU6 in the backbone; relu in a head, if there is batch normalization after it; and softmax or nothing last."""
     dense: list[list[str]] = []  # what follows each dense layer and changes its values
     for kind, config in layers:
         function = str(config.get("activation", "linear")) if kind in ("Activation", "Dense") else kind.lower()
         if kind == "Dense":
             dense.append([function])
         elif kind == "BatchNormalization" and dense:
-            dense[-1].append("batch normalisation")
+            dense[-1].append("batch normalization")
         elif kind in ("Activation", "ReLU", "Softmax"):
             wanted = None if dense else 6
             if kind == "ReLU" and config.get("max_value", wanted) != wanted:
@@ -74,11 +74,11 @@ def _check_activations(layers: list[tuple[str, dict[str, Any]]]) -> None:
             elif function not in ("relu", "relu6", "softmax", "linear"):
                 raise WeightsError(f"its layer {config.get('name')} has the activation {function}")
     *hidden, last = [" and ".join(name for name in after if name != "linear") for after in dense] or [""]
-    known: tuple[set[str], ...] = (set(), {"relu"}, {"batch normalisation and relu"})
+    known: tuple[set[str], ...] = (set(), {"relu"}, {"batch normalization and relu"})
     if set(hidden) not in known or last not in ("", "softmax"):
         told = ", ".join(after or "nothing" for after in (*hidden, last))
         raise WeightsError(
-            f"its dense layers are followed by {told[:200]}; here by relu, or by batch normalisation and relu, and the "
+            f"its dense layers are followed by {told[:200]}; here by relu, or by batch normalization and relu, and the "
             "last by softmax or nothing"
         )
 

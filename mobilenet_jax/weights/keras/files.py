@@ -113,7 +113,7 @@ def _source(kind: str, path: Path, file: hdf5.File, image_size: str | None) -> S
     stated = _stated(file.attributes.get(_METADATA, "{}"))
     if image_size and "image_size" not in stated:
         stated["image_size"] = image_size
-    return Source(kind, path, entries, keras_layout=True, stated=stated, metadata=Metadata.from_json(stated))
+    return Source(kind, path.name, path, entries, keras_layout=True, stated=stated, metadata=Metadata.from_json(stated))
 
 
 def _described_size(description: str | None, head: bool) -> str | None:

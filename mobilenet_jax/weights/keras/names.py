@@ -126,7 +126,7 @@ def _in_numbers_order(name: str) -> list[str | int]:
 
 
 def _head(dense: list[_Layer], norms: list[_Layer]) -> dict[_Layer, str]:
-    """The names here of a head's dense layers and batch normalisations, each given in their order."""
+    """The names here of a head's dense layers and batch normalizations, each given in their order."""
     known = {3: HEAD_LAYERS["article"], 1: HEAD_LAYERS["small"]}.get(len(dense), ())
     names = dict(zip(dense, known, strict=False))
     if (len(dense), len(norms)) == (3, 2):

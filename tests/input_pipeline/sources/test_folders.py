@@ -13,9 +13,9 @@ from input_pipeline.errors import DataError
 from input_pipeline.sources.folders import write_folders
 from input_pipeline.sources.isic import CLASS_NAMES, read_isic
 from input_pipeline.sources.registry import read_examples
-from input_pipeline.validation import check_images
+from input_pipeline.validation import validate_images
 from mobilenet_jax.cli.main import main
-from tests.conftest import ROOT
+from tests.helpers.runs import ROOT
 
 
 @pytest.fixture
@@ -212,7 +212,7 @@ def test_a_copy_that_was_stopped_goes_on(monkeypatch, tiny_isic, tmp_path):
     assert len(copied) == 43, "none of the first twenty again"
     found = read_examples("folders", tmp_path / "out")
     assert _by_name(found) == _by_name(examples)
-    check_images(found)
+    validate_images(found)
 
 
 def test_what_another_copy_left_is_not_taken_over(tiny_isic, tmp_path):

@@ -5,8 +5,8 @@ import pytest
 
 from input_pipeline.errors import DataError
 from input_pipeline.sources.isic import read_isic
-from input_pipeline.validation import check_images
-from tests.conftest import write_isic
+from input_pipeline.validation import validate_images
+from tests.helpers.datasets import write_isic
 
 TRUTH = "ISIC2018_Task3_Training_GroundTruth/ISIC2018_Task3_Training_GroundTruth.csv"
 GROUPINGS = "ISIC2018_Task3_Training_LesionGroupings.csv"
@@ -21,19 +21,19 @@ def test_reads_images_labels_and_lesions(tiny_isic):
     assert examples.paths[7] == str(tiny_isic / IMAGES / "ISIC_0000007.jpg")
     assert examples.lesions[7] == "L10"
     assert examples.rows[7].endswith("GroundTruth.csv:9")
-    check_images(examples)
+    validate_images(examples)
 
 
 def test_the_articles_numbers_read_as_the_archives(tiny_isic, tmp_path):
     article = read_isic(write_isic(tmp_path / "article", one="1", zero="0"))
-    assert article.fingerprint() == read_isic(tiny_isic).fingerprint()
+    assert article.compute_fingerprint() == read_isic(tiny_isic).compute_fingerprint()
 
 
 def test_reads_the_real_archive(real_data):
     examples = read_isic(real_data)
     assert len(examples) == 27
     assert set(examples.labels) == set(range(7))
-    check_images(examples)
+    validate_images(examples)
 
 
 def test_columns_in_another_order_keep_their_meaning(tiny_isic):
@@ -142,7 +142,7 @@ def test_tables_as_spreadsheets_write_them_are_read(tiny_isic, change):
     for file in (TRUTH, GROUPINGS):
         path = tiny_isic / file
         path.write_bytes(change(path.read_text()).encode())
-    assert read_isic(tiny_isic).fingerprint() == expected.fingerprint()
+    assert read_isic(tiny_isic).compute_fingerprint() == expected.compute_fingerprint()
 
 
 def test_without_groupings_each_image_is_a_lesion_and_a_warning_says_what_that_means(tiny_isic, capsys):

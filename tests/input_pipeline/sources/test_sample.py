@@ -5,17 +5,17 @@ import numpy as np
 import pytest
 
 from input_pipeline.sources.isic import CLASS_NAMES, read_isic
-from input_pipeline.sources.sample import contact_sheet, draw_lesion, sample_dir, write_sample
-from input_pipeline.validation import check_images
+from input_pipeline.sources.sample import contact_sheet, draw_lesion, prepare_sample, write_sample
+from input_pipeline.validation import validate_images
 
 
 @pytest.fixture(scope="module")
 def sample():
-    return read_isic(sample_dir())
+    return read_isic(prepare_sample())
 
 
 def test_sample_is_a_valid_data_set_with_uneven_classes_and_several_images_a_lesion(sample):
-    check_images(sample)
+    validate_images(sample)
     counts = np.bincount(sample.labels, minlength=7)
     assert counts.argmax() == CLASS_NAMES.index("NV")
     assert counts.max() > 3 * counts.min() > 0
@@ -42,7 +42,7 @@ def test_views_of_a_lesion_differ_less_than_lesions(sample):
 
 def test_it_is_drawn_once(sample, monkeypatch):
     monkeypatch.setattr("input_pipeline.sources.sample.write_sample", lambda folder: pytest.fail("drawn again"))
-    assert sample_dir().is_dir()
+    assert prepare_sample().is_dir()
 
 
 def test_an_interrupted_drawing_leaves_nothing_under_the_final_name(tmp_path, monkeypatch):
@@ -54,7 +54,7 @@ def test_an_interrupted_drawing_leaves_nothing_under_the_final_name(tmp_path, mo
 
     monkeypatch.setattr("input_pipeline.sources.sample.write_sample", fail)
     with pytest.raises(OSError, match="No space"):
-        sample_dir()
+        prepare_sample()
     assert list((tmp_path / "mobilenet-jax").iterdir()) == []
 
 

@@ -13,9 +13,10 @@ from input_pipeline.errors import DataError
 from input_pipeline.sources.isic import read_isic
 from input_pipeline.sources.registry import read_examples, read_split
 from input_pipeline.sources.tfds import prepare_tfds
-from input_pipeline.validation import check_images
-from tests.conftest import ROOT, add_official_sets
+from input_pipeline.validation import validate_images
 from tests.helpers.cached_run import train_from_a_disk_cache
+from tests.helpers.datasets import add_official_sets
+from tests.helpers.runs import ROOT
 
 TRUTH = "ISIC2018_Task3_{0}_GroundTruth/ISIC2018_Task3_{0}_GroundTruth.csv"
 IMAGES = "ISIC2018_Task3_{0}_Input"
@@ -75,7 +76,7 @@ def test_an_image_that_may_not_be_read_is_named(tiny_isic, monkeypatch):
 
     monkeypatch.setattr("input_pipeline.validation.read_bytes", refuse)
     with pytest.raises(DataError, match=r"42 things .*ISIC_0000000.jpg \(.*csv:2\) cannot be read \(Permission denied"):
-        check_images(read_isic(tiny_isic))
+        validate_images(read_isic(tiny_isic))
 
 
 @pytest.mark.parametrize(("how", "number"), [("official", 1), ("official:test", 2)])
@@ -100,7 +101,7 @@ def test_an_image_in_two_of_the_archives_sets_is_an_error(with_parts):
 
 
 def test_a_split_that_cannot_be_is_refused_before_anything_is_read(tiny_isic, monkeypatch):
-    monkeypatch.setattr("input_pipeline.sources.registry.sample_dir", lambda: pytest.fail("read"))
+    monkeypatch.setattr("input_pipeline.sources.registry.prepare_sample", lambda: pytest.fail("read"))
     with pytest.raises(DataError, match="data.split is 'leson'; it is one of lesion, "):
         _split("", "leson", "sample")
     for source in ("sample", "folders", "ham10000"):
@@ -226,8 +227,11 @@ def test_records_of_a_tfds_data_set_are_audited_and_split_like_files(tiny_isic, 
     prepare_tfds(tiny_isic, tmp_path / "tfds")
     files, records = _split(tiny_isic), _split(tmp_path / "tfds", source="tfds")
     for of_files, of_records in zip(files, records, strict=True):
-        assert of_files.fingerprint() == of_records.fingerprint()
-    assert read_examples("tfds", tmp_path / "tfds").class_table() == read_examples("isic2018", tiny_isic).class_table()
+        assert of_files.compute_fingerprint() == of_records.compute_fingerprint()
+    assert (
+        read_examples("tfds", tmp_path / "tfds").format_class_table()
+        == read_examples("isic2018", tiny_isic).format_class_table()
+    )
 
 
 def test_training_from_a_disk_cache_needs_no_tensorflow(tiny_isic, tmp_path, monkeypatch):

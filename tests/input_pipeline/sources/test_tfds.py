@@ -16,7 +16,7 @@ from input_pipeline.sources import isic2018_task3
 from input_pipeline.sources.isic import CLASS_NAMES, read_isic
 from input_pipeline.sources.isic2018_task3 import Isic2018Task3
 from input_pipeline.sources.tfds import prepare_tfds, read_tfds
-from tests.conftest import write_isic
+from tests.helpers.datasets import write_isic
 
 PARTS = {"Training": 42, "Validation": 7, "Test": 7}
 SPLITS = {"train": 42, "validation": 7, "test": 7}
@@ -129,7 +129,7 @@ def _assert_same(records, files):
     np.testing.assert_array_equal(records.labels, files.labels)
     np.testing.assert_array_equal(records.lesions, files.lesions)
     assert records.class_names == files.class_names
-    assert records.fingerprint() == files.fingerprint()
+    assert records.compute_fingerprint() == files.compute_fingerprint()
     for address, path in zip(records.paths, files.paths, strict=True):
         assert Path(address).name == Path(path).name
         assert is_address(address)

@@ -25,16 +25,17 @@ from configs.mobilenet import get_config
 from input_pipeline.image_reader import read_images
 from mobilenet_jax.errors import Interrupted
 from mobilenet_jax.inference.classifier import Classifier
+from mobilenet_jax.training.loop import train_and_evaluate
 from mobilenet_jax.training.preemption import StopRequest
-from mobilenet_jax.training.setup import train_and_evaluate
 from mobilenet_jax.weights import save
 from mobilenet_jax.weights.layout import Architecture
 from mobilenet_jax.weights.load import read_weights
 from mobilenet_jax.weights.save import write_weights
 from mobilenet_jax.weights.weights_file import Metadata
-from tests.conftest import ROOT, write_isic
+from tests.helpers.datasets import write_isic
 from tests.helpers.hostile_files import write_keras_2
 from tests.helpers.keras_models import random_mobilenet, relative_error
+from tests.helpers.runs import ROOT
 
 IMAGENET = Architecture(0.25, "imagenet", 1000, 1)
 
@@ -75,7 +76,7 @@ def test_a_dry_run_prints_where_each_tensor_goes_and_writes_nothing(run, source,
     assert "the name says what is written" in run("convert", source, tmp_path / "w.npz", "--dry-run")[2]
 
 
-def test_a_dry_run_tells_where_the_articles_batch_normalisations_go(run, tmp_path):
+def test_a_dry_run_tells_where_the_articles_batch_normalizations_go(run, tmp_path):
     source = write_keras_2(tmp_path / "w.h5", Architecture(0.25, "article_bn", 7, 4))
     out = run("convert", source, tmp_path / "w.weights.h5", "--dry-run")[1]
     rows = [line.split() for line in out.splitlines()]
@@ -333,7 +334,7 @@ def test_of_a_run_that_kept_an_average_of_its_parameters_the_average_is_read(run
 
     for which, step in (("best", 3), ("latest", 5)):
         weights = read_weights(tmp_path / "run", checkpoint=which)
-        assert weights.kind == f"{which} checkpoint, step {step}"
+        assert weights.identity == f"{which} checkpoint, step {step}"
         assert weights.architecture == Architecture(0.25, "article_bn", 7, 1)
         state = _state(tmp_path / "run", step)
         expected = {"params": state["ema"], "batch_stats": state["batch_stats"]}

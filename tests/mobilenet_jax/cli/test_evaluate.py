@@ -12,18 +12,18 @@ import yaml
 from PIL import Image
 
 from input_pipeline.sources.isic import CLASS_NAMES as NAMES
-from mobilenet_jax.reporting.report import warnings_of
-from mobilenet_jax.training.setup import train_and_evaluate
+from mobilenet_jax.reporting.report import list_warnings
+from mobilenet_jax.training.loop import train_and_evaluate
 from mobilenet_jax.weights.load import read_weights
-from tests.conftest import add_official_sets, table, write_isic
-from tests.mobilenet_jax.training.test_loop import _config, _records
+from tests.helpers.datasets import add_official_sets, write_isic
+from tests.helpers.runs import make_config, read_records, read_table
 
 
 def test_evaluate_says_of_the_validation_split_what_training_said(run, workdir):
     status, out, err = run("evaluate", workdir, "--resamples=20", "--checkpoint=latest")
     assert status == 0
     folder = workdir / "evaluation" / "validation-latest"
-    found, [record] = json.loads((folder / "metrics.json").read_text()), _records(workdir)
+    found, [record] = json.loads((folder / "metrics.json").read_text()), read_records(workdir)
     for name, key in (("loss", "nll"), ("accuracy", "accuracy"), ("balanced_accuracy", "balanced_accuracy")):
         assert found["metrics"][key] == pytest.approx(record[f"val_{name}"], rel=1e-4)
     assert re.search(rf"balanced accuracy +{record['val_balanced_accuracy']:.4f}  \[0\.", out)
@@ -31,8 +31,8 @@ def test_evaluate_says_of_the_validation_split_what_training_said(run, workdir):
     assert found["malignant"] == ["MEL", "BCC", "AKIEC"]
     low, high = found["intervals"]["accuracy"]
     assert 0 <= low <= found["metrics"]["accuracy"] <= high <= 1
-    assert [row["image"] for row in table(folder / "predictions.csv")] == [
-        row["image"] for row in table(workdir / "splits.csv") if row["split"] == "validation"
+    assert [row["image"] for row in read_table(folder / "predictions.csv")] == [
+        row["image"] for row in read_table(workdir / "splits.csv") if row["split"] == "validation"
     ]
     assert "Classes with fewer than ten images here" in err
     assert {p.name for p in folder.iterdir()} == {
@@ -64,7 +64,7 @@ def test_evaluated_on_drawn_images_it_says_so():
     labels = np.repeat(np.arange(7), 10)
     facts = {"source": "sample", "split": "all", "lesions": 70, "lesions_trained_on": 0}
     predictions = SimpleNamespace(labels=labels, class_names=NAMES)
-    found = warnings_of(SimpleNamespace(facts=facts, predictions=predictions))
+    found = list_warnings(SimpleNamespace(facts=facts, predictions=predictions))
     assert found == ["These images are drawn by a program, and no medical data."]
 
 
@@ -89,14 +89,14 @@ def test_corrections_are_fitted_on_validation_and_applied_on_request(run, workdi
 def test_a_run_validated_on_the_archives_own_set_is_evaluated_on_it(run, tmp_path):
     """Which of its images show the same lesion the archive does not say: nor does the report claim to know."""
     data = add_official_sets(write_isic(tmp_path / "isic"))
-    train_and_evaluate(_config(data, train__epochs=1, data__split="official"), tmp_path / "run")
+    train_and_evaluate(make_config(data, train__epochs=1, data__split="official"), tmp_path / "run")
     status, _, err = run("evaluate", tmp_path / "run", "--resamples=2")
     assert status == 0
     assert "It is not known which of these images show the same lesion" in err
     folder = tmp_path / "run" / "evaluation" / "validation"
     found = json.loads((folder / "metrics.json").read_text())
     assert (found["images"], found["lesions"], found["lesions_trained_on"]) == (42, None, None)
-    assert all(row["image"].startswith("ISIC_1") for row in table(folder / "predictions.csv"))
+    assert all(row["image"].startswith("ISIC_1") for row in read_table(folder / "predictions.csv"))
     for words in ("samples drawn by\nimage", "were trained on: <b>not known", "isic (isic2018)"):
         assert words in (folder / "report.html").read_text()
     assert run("card", tmp_path / "run")[0] == 0
@@ -112,15 +112,15 @@ def test_a_run_validated_on_the_archives_own_set_is_evaluated_on_it(run, tmp_pat
 
 def test_of_two_folds_each_image_is_judged_by_the_run_that_held_it_out(run, data, tmp_path):
     for fold in (1, 2):
-        train_and_evaluate(_config(data, train__epochs=1, data__split=f"fold:{fold}/2"), tmp_path / str(fold))
+        train_and_evaluate(make_config(data, train__epochs=1, data__split=f"fold:{fold}/2"), tmp_path / str(fold))
     folds = [tmp_path / "1", tmp_path / "2"]
     assert "take --folds, and --out" in run("evaluate", *folds)[2]
     assert run("evaluate", *folds, "--folds", f"--out={tmp_path / 'cv'}", "--resamples=0")[0] == 0
-    rows = {row["image"]: row for row in table(tmp_path / "cv" / "predictions.csv")}
+    rows = {row["image"]: row for row in read_table(tmp_path / "cv" / "predictions.csv")}
     assert len(rows) == 42
     for fold in folds:
         run("evaluate", fold, "--resamples=0")
-        for row in table(fold / "evaluation" / "validation" / "predictions.csv"):
+        for row in read_table(fold / "evaluation" / "validation" / "predictions.csv"):
             assert row == rows[row["image"]]
     assert json.loads((tmp_path / "cv" / "metrics.json").read_text())["lesions_trained_on"] == 0
     assert "evaluate one run" in run("evaluate", *folds, "--folds", "--split=training", f"--out={tmp_path / 'x'}")[2]
@@ -192,7 +192,7 @@ def test_compared_runs_are_told_apart_by_their_difference(run, workdir, tmp_path
     run("evaluate", workdir, "--resamples=0")
     other = shutil.copytree(workdir, tmp_path / "other")
     path = other / "evaluation" / "validation" / "predictions.csv"
-    rows = table(path)
+    rows = read_table(path)
     for row in rows:  # a perfect one
         row |= {name: float(name == row["label"]) for name in NAMES}
     with open(path, "w", newline="") as file:

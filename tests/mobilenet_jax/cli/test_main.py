@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from mobilenet_jax.cli.main import main, run_as_command
-from tests.conftest import ROOT
+from tests.helpers.runs import ROOT
 
 
 def _run(monkeypatch, *arguments):

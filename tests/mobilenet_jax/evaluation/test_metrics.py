@@ -12,12 +12,12 @@ from sklearn.calibration import calibration_curve
 from mobilenet_jax.errors import EvaluationError
 from mobilenet_jax.evaluation.calibration import (
     Calibration,
-    cross_fitted,
+    compute_logits,
+    cross_fit,
     fit_calibration,
-    logits_of,
     read_calibration,
 )
-from mobilenet_jax.evaluation.metrics import bootstrap, calibration_error, compute_metrics
+from mobilenet_jax.evaluation.metrics import bootstrap, compute_calibration_error, compute_metrics
 from mobilenet_jax.evaluation.predictions import Predictions, read_predictions
 
 NAMES = ("MEL", "NV", "BCC", "DF")
@@ -101,8 +101,8 @@ def test_the_calibration_error_is_that_of_scikit_learns_bins():
     shares, means = calibration_curve(correct, confidence, n_bins=15)
     counts = np.histogram(confidence, np.linspace(0, 1, 16))[0]
     expected = np.sum(counts[counts > 0] / 500 * np.abs(shares - means))
-    assert calibration_error(correct, confidence) == pytest.approx(expected)
-    assert calibration_error(np.array([True, False]), np.array([1.0, 1.0])) == 0.5
+    assert compute_calibration_error(correct, confidence) == pytest.approx(expected)
+    assert compute_calibration_error(np.array([True, False]), np.array([1.0, 1.0])) == 0.5
 
 
 def test_the_order_of_the_rows_does_not_matter():
@@ -146,7 +146,7 @@ def test_the_interval_of_the_calibration_error_is_not_of_draws_that_are_all_too_
     for _ in range(20):
         confidence = rng.beta(4, 1.5, 400)
         right = rng.random(400) < confidence
-        statistic = lambda rows, r=right, c=confidence: {"ece": calibration_error(r[rows], c[rows])}  # noqa: E731
+        statistic = lambda rows, r=right, c=confidence: {"ece": compute_calibration_error(r[rows], c[rows])}  # noqa: E731
         found.append(bootstrap(np.arange(400).astype(str), statistic, 100)["ece"])
         negative = bootstrap(np.arange(400).astype(str), lambda rows, s=statistic: {"d.ece": -s(rows)["ece"]}, 100)
         low, high = negative["d.ece"]
@@ -189,14 +189,14 @@ def test_cross_fitted_rows_keep_their_order_and_are_not_fitted_to_their_own_lesi
     y, p = drawn(100)
     lesions = np.array([f"L{i // 2}" for i in range(100)])
     predictions = table(y, p, lesions)
-    corrected = cross_fitted(predictions, np.full(4, 0.25), "temperature")
+    corrected = cross_fit(predictions, np.full(4, 0.25), "temperature")
     np.testing.assert_array_equal(corrected.images, predictions.images)
-    before, after = (np.subtract(*logits_of(x)[:, :2].T) for x in (p, corrected.probabilities))
+    before, after = (np.subtract(*compute_logits(x)[:, :2].T) for x in (p, corrected.probabilities))
     temperatures = np.round(before / after, 6)
     assert 1 < len(set(temperatures)) <= 5
     np.testing.assert_array_equal(temperatures[::2], temperatures[1::2])
     with pytest.raises(EvaluationError, match="single lesion"):
-        cross_fitted(table(y, p, np.full(100, "L")), np.full(4, 0.25), "prior")
+        cross_fit(table(y, p, np.full(100, "L")), np.full(4, 0.25), "prior")
 
 
 def test_predictions_and_corrections_are_read_as_they_were_written(tmp_path):

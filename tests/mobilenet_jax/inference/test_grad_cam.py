@@ -9,7 +9,7 @@ from mobilenet_jax.inference.classifier import Classifier
 from mobilenet_jax.inference.grad_cam import make_grad_cam, overlay
 from mobilenet_jax.model.mobilenet import MobileNet
 from mobilenet_jax.training.optimizer import make_optimizer, make_schedule
-from mobilenet_jax.training.step import make_train_step, new_state
+from mobilenet_jax.training.step import create_train_state, make_train_step
 from mobilenet_jax.weights.layout import Architecture
 from mobilenet_jax.weights.load import read_weights
 from mobilenet_jax.weights.weights import Weights
@@ -84,15 +84,15 @@ def test_grad_cam_changes_with_the_class():
 
 
 def test_grad_cam_finds_the_patch_that_a_model_was_trained_to_see(weights):
-    """A square of one of seven colours in a corner of noise; the classifier is trained on ImageNet's features."""
+    """A square of one of seven colors in a corner of noise; the classifier is trained on ImageNet's features."""
     rng, side, corners = np.random.default_rng(0), 224, slice(None, None, 4)  # of 7 x 7 positions, 3 x 3 are a corner
-    colours = 255 * np.array([[c & 1, c >> 1 & 1, c >> 2] for c in range(7)])
+    colors = 255 * np.array([[c & 1, c >> 1 & 1, c >> 2] for c in range(7)])
 
     def draw(n):
         images = rng.integers(90, 166, (n, side, side, 3), np.uint8)
         labels, places = rng.integers(0, 7, n), rng.integers(0, 2, (n, 2))
         for image, label, (row, column) in zip(images, labels, 128 * places, strict=True):
-            image[row : row + 96, column : column + 96] = rng.random((96, 96, 1)) * colours[label]
+            image[row : row + 96, column : column + 96] = rng.random((96, 96, 1)) * colors[label]
         return images, labels.astype(np.int32), places
 
     model = MobileNet(0.25, "small", dropout=0.0, frozen_blocks=13)
@@ -102,7 +102,7 @@ def test_grad_cam_finds_the_patch_that_a_model_was_trained_to_see(weights):
     config.optimizer.learning_rate = 0.1
     optimizer = make_optimizer(config, make_schedule(config, 100), model)
     variables = jax.tree.map(jnp.array, start.variables)
-    state = new_state(variables["params"] | head, variables["batch_stats"], optimizer)
+    state = create_train_state(variables["params"] | head, variables["batch_stats"], optimizer)
     step = make_train_step(model, optimizer, jax.random.key(0))
     for _ in range(60):
         images, labels, _ = draw(16)

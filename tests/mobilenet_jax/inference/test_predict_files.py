@@ -15,7 +15,7 @@ from PIL import Image
 from input_pipeline.sources.isic import CLASS_NAMES as NAMES
 from mobilenet_jax.inference.classifier import Classifier, view
 from mobilenet_jax.weights.load import read_weights
-from tests.conftest import table, with_devices
+from tests.helpers.runs import read_table, with_devices
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +32,13 @@ def test_predict_writes_the_challenges_table(run, trained, images, tmp_path):
         "(it is no JPEG or PNG, or a damaged one)\n"
     )
     assert out == f"{tmp_path / 'p.csv'}: 42 images\n"
-    rows = table(tmp_path / "p.csv")
+    rows = read_table(tmp_path / "p.csv")
     assert tuple(rows[0]) == ("image", *NAMES)
     assert [row["image"] for row in rows] == sorted(p.stem for p in images.iterdir())
     for row in rows:
         assert sum(float(row[name]) for name in NAMES) == pytest.approx(1, abs=1e-5)
     assert run("evaluate", trained, "--split=all", "--resamples=0", f"--out={tmp_path / 'e'}")[0] == 0
-    for row, same in zip(rows, table(tmp_path / "e" / "predictions.csv"), strict=True):
+    for row, same in zip(rows, read_table(tmp_path / "e" / "predictions.csv"), strict=True):
         assert [float(row[n]) for n in NAMES] == pytest.approx([float(same[n]) for n in NAMES], rel=1e-4)
 
 
@@ -55,7 +55,7 @@ def test_predict_finds_images_as_people_mean_it(run, trained, images, tmp_path):
     assert status == 1
     assert err.startswith("error: 1 of 4 images left out, the last: ")
     assert "its name is not UTF-8" in err
-    assert [row["image"] for row in table(tmp_path / "p.csv")] == ["4 ü", "1", "2"]
+    assert [row["image"] for row in read_table(tmp_path / "p.csv")] == ["4 ü", "1", "2"]
     assert (tmp_path / "link.csv").is_symlink()
     assert run("predict", trained, tmp_path / "photos" / "a")[0] == 0
 
@@ -147,7 +147,7 @@ def test_four_devices_say_what_one_does(trained, images, tmp_path):
         environment = with_devices(devices)
         command = [Path(sys.executable).with_name("mobilenet-jax"), "predict", trained, images, "--batch-size=10"]
         subprocess.run([*command, f"--out={tmp_path / str(devices)}"], check=True, env=environment)
-    for row, same in zip(table(tmp_path / "1"), table(tmp_path / "4"), strict=True):
+    for row, same in zip(read_table(tmp_path / "1"), read_table(tmp_path / "4"), strict=True):
         assert row["image"] == same["image"]
         assert [float(row[n]) for n in NAMES] == pytest.approx([float(same[n]) for n in NAMES], rel=1e-4)
 

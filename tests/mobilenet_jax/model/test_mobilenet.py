@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from mobilenet_jax.model.mobilenet import ALPHAS, MobileNet
-from mobilenet_jax.model.summary import as_json, as_text, summarize
-from tests.conftest import SHARED
+from mobilenet_jax.model.summary import format_json, format_text, summarize
+from tests.helpers.runs import SHARED
 
 
 def test_layer_table_is_the_articles_row_for_row():
@@ -19,7 +19,7 @@ def test_layer_table_is_the_articles_row_for_row():
     if not article.exists():
         pytest.skip(f"needs {article}, which is not part of the repository")
     row = re.compile(r"^(\w+) \((\w+)\)? +(\(None.*?\)) +(\d+) ", re.MULTILINE)
-    theirs, mine = row.findall(article.read_text()), row.findall(as_text(summarize()))
+    theirs, mine = row.findall(article.read_text()), row.findall(format_text(summarize()))
     assert len(theirs) == 87
     assert mine == theirs
 
@@ -41,7 +41,7 @@ def test_parameters_are_as_many_as_in_keras(alpha, include_top):
 
 def test_json_holds_the_same_rows():
     summary = summarize(0.5, 97)
-    table = json.loads(as_json(summary))
+    table = json.loads(format_json(summary))
     assert [(r["name"], r["params"]) for r in table["layers"]] == [(r.name, r.params) for r in summary.rows]
     assert table["layers"][0]["shape"] == [None, 97, 97, 3]
     assert table["total"] == summary.total

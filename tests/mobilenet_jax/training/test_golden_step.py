@@ -15,7 +15,7 @@ from configs.mobilenet import get_config
 from mobilenet_jax.model.mobilenet import MobileNet
 from mobilenet_jax.training.losses import Regularizer
 from mobilenet_jax.training.optimizer import make_optimizer, make_schedule
-from mobilenet_jax.training.step import Objective, make_eval_step, make_train_step, new_state
+from mobilenet_jax.training.step import Objective, create_train_state, make_eval_step, make_train_step
 
 FILE = Path(__file__).with_suffix(".json")
 OBJECTIVE = Objective(Regularizer(1e-5, 1e-3, 1e-4, 1e-3), np.linspace(0.5, 2, 7), label_smoothing=0.1, ema_decay=0.9)
@@ -43,7 +43,7 @@ def three_steps():
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
     start = jax.tree_util.tree_map_with_path(draw, shapes)
     variables = jax.tree.map(jnp.array, start)  # copies: the step takes its state's memory
-    state = new_state(variables["params"], variables["batch_stats"], optimizer, ema=True)
+    state = create_train_state(variables["params"], variables["batch_stats"], optimizer, ema=True)
     step = make_train_step(model, optimizer, jax.random.key(0, impl="threefry2x32"), OBJECTIVE)
     numbers = []
     for i in range(3):

@@ -1,6 +1,6 @@
 """Steps of training beside Keras on TensorFlow: the same weights, images and labels, tensor by tensor.
 
-Keras's versions differ in the activity regulariser: since TensorFlow 1.13 its sum over the batch is divided by the size
+Keras's versions differ in the activity regularizer: since TensorFlow 1.13 its sum over the batch is divided by the size
 of the batch, in the Keras of 2018, which the article used, it was not. This project divides, as the Keras 3 seen here.
 """
 
@@ -19,7 +19,7 @@ from configs.mobilenet import get_config
 from mobilenet_jax.model.mobilenet import MobileNet
 from mobilenet_jax.training.losses import Regularizer
 from mobilenet_jax.training.optimizer import make_optimizer, make_schedule
-from mobilenet_jax.training.step import Objective, make_train_step, new_state
+from mobilenet_jax.training.step import Objective, create_train_state, make_train_step
 from mobilenet_jax.weights.load import load_pretrained
 from tests.helpers.keras_models import relative_error
 
@@ -48,15 +48,15 @@ ALL_FOUR = Regularizer(kernel_l1=1e-4, kernel_l2=0.01, activity_l1=1e-3, activit
 CASES = {
     "sgd": Case(),
     "adadelta": Case(optimizer=ADADELTA),
-    "bn regularised": Case("article_bn", regularizer=ALL_FOUR),
+    "bn regularized": Case("article_bn", regularizer=ALL_FOUR),
     "frozen": Case(frozen_blocks=13),
     "bn": Case("article_bn"),
-    "regularised": Case(regularizer=ALL_FOUR),
+    "regularized": Case(regularizer=ALL_FOUR),
     "bn l2 adadelta": Case("article_bn", ADADELTA, L2),
     "small, half frozen, adadelta": Case("small", ADADELTA, frozen_blocks=6),
     "bn frozen": Case("article_bn", frozen_blocks=13),
 }
-FAST = ("sgd", "adadelta", "bn regularised", "frozen")
+FAST = ("sgd", "adadelta", "bn regularized", "frozen")
 FAST_IN_FLOAT32 = ("frozen",)
 
 
@@ -180,7 +180,7 @@ def my_steps(case, dtype, start, batches):
         optimizer = make_optimizer(config, make_schedule(config, 10), model)
         step = make_train_step(model, optimizer, jax.random.key(0), Objective(case.regularizer))
         params, batch_stats = jax.tree.map(lambda x: jnp.array(x, dtype), (start["params"], start["batch_stats"]))
-        state = new_state(params, batch_stats, optimizer)
+        state = create_train_state(params, batch_stats, optimizer)
     for batch in batches:
         with computing_in(dtype):
             state, _, objective = step(state, {**batch, "image": batch["image"].astype(dtype)}, jnp.ones((), dtype))
@@ -220,7 +220,7 @@ def assert_near(name, found, expected, tolerance):
     assert found.keys() == expected.keys()
     for key, tensor in found.items():
         if key.endswith(("dense_1.bias", "dense_2.bias")) and case.head == "article_bn" and not case.activity:
-            # Batch normalisation takes a bias away again: its gradient is 0, and what there is of it is rounding.
+            # Batch normalization takes a bias away again: its gradient is 0, and what there is of it is rounding.
             assert max(np.linalg.norm(tensor), np.linalg.norm(expected[key])) < 1e-8, key
         else:
             assert relative_error(tensor, expected[key]) < tolerance, key
@@ -230,7 +230,7 @@ def assert_near(name, found, expected, tolerance):
 def test_three_steps_are_kerass(name, weights, batches):
     """Objective, parameters, statistics and moments. In float64, where rounding does not hide what is computed.
 
-    Measured: at most 4e-6, and 3e-5 in the moments of Adadelta with the regularised head (logits and penalty are
+    Measured: at most 4e-6, and 3e-5 in the moments of Adadelta with the regularized head (logits and penalty are
     float32 even here).
     """
     start = starting_tensors(weights[0.25], CASES[name])

@@ -17,7 +17,7 @@ from configs.mobilenet import get_config
 from mobilenet_jax.model.mobilenet import MobileNet
 from mobilenet_jax.training.losses import cross_entropy
 from mobilenet_jax.training.optimizer import make_optimizer, make_schedule, plateau_scale
-from mobilenet_jax.training.step import Objective, make_eval_step, make_train_step, new_state
+from mobilenet_jax.training.step import Objective, create_train_state, make_eval_step, make_train_step
 from mobilenet_jax.weights.load import load_pretrained
 
 ONE = jnp.float32(1)
@@ -50,7 +50,7 @@ def batch():
 def _state(variables, optimizer, ema=False):
     """Of copies: a step takes what it is given."""
     params, batch_stats = jax.tree.map(jnp.copy, (variables["params"], variables["batch_stats"]))
-    return new_state(params, batch_stats, optimizer, ema=ema)
+    return create_train_state(params, batch_stats, optimizer, ema=ema)
 
 
 def _after_a_step(variables, batch, model=MODEL, objective=None, **optimizer):
@@ -163,7 +163,7 @@ def test_without_an_average_the_parameters_are_evaluated(variables, batch):
 
 
 def test_bfloat16_keeps_parameters_statistics_and_logits_in_float32(weights, variables):
-    """From trained weights: through random ones batch normalisation makes any rounding large."""
+    """From trained weights: through random ones batch normalization makes any rounding large."""
     _, backbone = load_pretrained(weights[0.25])
     trained = {**backbone, "params": {**backbone["params"], "predictions": variables["params"]["predictions"]}}
     images = np.random.default_rng(0).random((8, 64, 64, 3), np.float32)

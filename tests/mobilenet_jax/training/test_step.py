@@ -8,9 +8,9 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss
 
 from configs.mobilenet import get_config
 from mobilenet_jax.model.mobilenet import MobileNet
-from mobilenet_jax.training.epoch_metrics import epoch_metrics
+from mobilenet_jax.training.epoch_metrics import compute_epoch_metrics
 from mobilenet_jax.training.optimizer import make_optimizer, make_schedule
-from mobilenet_jax.training.step import Outcome, make_eval_step, make_train_step, new_state
+from mobilenet_jax.training.step import BatchResult, create_train_state, make_eval_step, make_train_step
 from mobilenet_jax.weights.load import load_pretrained
 
 MODEL = MobileNet(0.25, "small", dropout=0.5)
@@ -25,7 +25,7 @@ def _optimizer(name, learning_rate, momentum=0.0, model=MODEL):
 
 def _state_and_step(optimizer):
     variables = jax.jit(lambda k: MODEL.init(k, jnp.zeros((1, 32, 32, 3)), train=False))(jax.random.key(0, impl="rbg"))
-    state = new_state(variables["params"], variables["batch_stats"], optimizer)
+    state = create_train_state(variables["params"], variables["batch_stats"], optimizer)
     return state, make_train_step(MODEL, optimizer, jax.random.key(1, impl="rbg"))
 
 
@@ -67,7 +67,7 @@ def test_a_step_from_converted_weights_changes_all_but_the_frozen_tensors(weight
     head = {"predictions": {"kernel": kernel, "bias": np.zeros(7, np.float32)}}
     before = {"params": {**backbone["params"], **head}, "batch_stats": backbone["batch_stats"]}
     optimizer = _optimizer(optimizer, 0.1, 0.9, model)
-    state = jax.tree.map(jnp.array, new_state(before["params"], before["batch_stats"], optimizer))
+    state = jax.tree.map(jnp.array, create_train_state(before["params"], before["batch_stats"], optimizer))
     after, _, _ = make_train_step(model, optimizer, jax.random.key(1, impl="rbg"))(state, batch, ONE)
     unchanged = {
         f"{layer}.{tensor}"
@@ -129,9 +129,9 @@ def test_epoch_metrics_are_sklearns_over_all_unmasked_examples():
     logits = rng.normal(size=(20, 7))
     label, mask = rng.integers(0, 5, 20), np.arange(20) < 17  # classes 5 and 6 do not occur
     log_p = np.asarray(jax.nn.log_softmax(logits))
-    whole = Outcome(-log_p[np.arange(20), label], logits.argmax(-1), label, mask)
+    whole = BatchResult(-log_p[np.arange(20), label], logits.argmax(-1), label, mask)
     parts = [jax.tree.map(lambda x, i=i: x[i : i + 5], whole) for i in range(0, 20, 5)]
-    metrics = epoch_metrics(parts)
+    metrics = compute_epoch_metrics(parts)
     y, p = label[:17], logits[:17].argmax(-1)
     assert metrics["accuracy"] == accuracy_score(y, p)
     recalls = [np.mean(p[y == c] == c) for c in range(5) if (y == c).any()]

@@ -10,7 +10,7 @@ import safetensors
 
 from mobilenet_jax.errors import WeightsError
 from mobilenet_jax.model.mobilenet import MobileNet
-from mobilenet_jax.weights.imagenet import imagenet_file
+from mobilenet_jax.weights.imagenet import find_imagenet_weights
 from mobilenet_jax.weights.layout import Architecture
 from mobilenet_jax.weights.load import load_pretrained, read_weights
 from mobilenet_jax.weights.save import save_pretrained, write_weights
@@ -265,8 +265,8 @@ def test_imagenet_file_is_taken_from_the_cache_and_else_says_where_to_put_it(cac
     monkeypatch.setattr("pooch.retrieve", no_network)
     folder = cache / "mobilenet-jax" / "weights"
     with pytest.raises(WeightsError) as error:
-        imagenet_file(0.75, 160)
+        find_imagenet_weights(0.75, 160)
     assert "mobilenet_7_5_160_tf_no_top.h5" in str(error.value)
     assert str(folder) in str(error.value)
     (folder / "mobilenet_7_5_224_tf_no_top.h5").touch()
-    assert imagenet_file(0.75, 300) == folder / "mobilenet_7_5_224_tf_no_top.h5", "other sizes start from 224"
+    assert find_imagenet_weights(0.75, 300) == folder / "mobilenet_7_5_224_tf_no_top.h5", "other sizes start from 224"

@@ -1,0 +1,54 @@
+"""Writes files and folders completely or not at all, and checks that the disk has room for them.
+
+Everything is written under a temporary name in the destination's folder and renamed when it is complete. A process that
+is killed leaves at most the temporary name, never a partial file under the final one. Every module that writes a file
+uses this one; it is in this package because `input_pipeline` imports nothing of `mobilenet_jax`.
+"""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def replace_atomically(path: Path) -> Iterator[Path]:
+    """Yields a temporary path to write a file or a folder to, and renames it to `path` at the end.
+
+    If the block raises, the temporary path is removed and `path` keeps what it held.
+
+    Args:
+        path: the destination; an existing file or folder is replaced. A symbolic link is followed.
+
+    Raises:
+        OSError: the folder of `path` does not exist or cannot be written.
+    """
+    path = Path(os.path.realpath(path))
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".unfinished", dir=path.parent) as folder:
+        unfinished, previous = Path(folder) / path.name, Path(folder) / "previous"
+        yield unfinished
+        if path.is_dir():  # a folder cannot be replaced in a single step
+            os.replace(path, previous)
+        try:
+            os.replace(unfinished, path)
+        except OSError:
+            if previous.exists():
+                os.replace(previous, path)
+            raise
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Writes a file completely or not at all; text is encoded as UTF-8.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with replace_atomically(path) as unfinished:
+        unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def get_free_bytes(path: Path) -> int:
+    """Returns the free bytes on the disk that holds `path`, which must exist."""
+    return shutil.disk_usage(path).free

@@ -1,0 +1,1 @@
+"""The `mobilenet-jax` command."""

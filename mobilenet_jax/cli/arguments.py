@@ -1,0 +1,46 @@
+"""Types and options that several commands share."""
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+Subparsers = Any  # argparse's own type of `add_subparsers()` is private
+
+
+def parse_integer(minimum: int) -> Callable[[str], int]:
+    """Returns an argparse type: an integer that is at least `minimum`."""
+
+    def integer(text: str) -> int:  # its name is in argparse's message for text that is not a number
+        if int(text) < minimum:
+            raise argparse.ArgumentTypeError(f"{text} is less than {minimum}")
+        return int(text)
+
+    return integer
+
+
+def add_checkpoint_option(parser: argparse.ArgumentParser) -> None:
+    """Adds `--checkpoint`."""
+    parser.add_argument(
+        "--checkpoint", choices=("best", "latest"), default="best", help="checkpoint of a workdir (default: best)"
+    )
+
+
+def add_inference_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the commands that apply a model to images."""
+    parser.add_argument(
+        "--tta", type=parse_integer(1), default=1, metavar="N",
+        help="test-time augmentation: average over N flipped and transposed views, at most 8 (default: 1)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--correct", choices=("temperature", "prior"),
+        help="correct the probabilities, as fitted by evaluate: temperature scaling, or removal of the training prior",
+    )  # fmt: skip
+    add_checkpoint_option(parser)
+    parser.add_argument("--batch-size", type=parse_integer(1), default=64, help="images per batch (default: 64)")
+
+
+def add_evaluation_option(parser: argparse.ArgumentParser) -> None:
+    """Adds `--evaluation`."""
+    parser.add_argument(
+        "--evaluation", default="validation", metavar="NAME", help="folder in WORKDIR/evaluation (default: validation)"
+    )

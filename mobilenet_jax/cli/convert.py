@@ -1,0 +1,69 @@
+"""`mobilenet-jax convert`: reads weights in any supported format and writes them in another."""
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from mobilenet_jax.cli.arguments import Subparsers, add_checkpoint_option
+
+
+def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
+    """Adds the command's parser."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "convert",
+        help="convert weights between formats",
+        description="Reads Keras files (HDF5 of Keras 1 and 2, .weights.h5 and .keras of Keras 3), .safetensors files, "
+        "Orbax folders, and the workdirs of training runs; the format of SRC is detected from its content. Writes "
+        "NAME.safetensors, NAME.weights.h5 for Keras 3, or, to a name without a suffix, an Orbax folder.",
+    )
+    parser.add_argument("src", metavar="SRC", type=Path)
+    parser.add_argument("dst", metavar="DST", type=Path)
+    parser.add_argument("--dry-run", action="store_true", help="print the mapping of the tensors, write nothing")
+    parser.add_argument("--force", action="store_true", help="overwrite existing weights")
+    parser.add_argument("--no-top", action="store_true", help="leave out the classifier")
+    parser.add_argument("--allow-nonfinite", action="store_true", help="accept NaN and infinity")
+    add_checkpoint_option(parser)
+    parser.add_argument(
+        "--input-scaling", type=float, nargs=2, metavar=("LOW", "HIGH"),
+        help="input range that pixel values 0 and 255 were mapped to in training; Keras files do not record it "
+        "(default for them: -1 1, as for ImageNet weights)",
+    )  # fmt: skip
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    """Converts, and prints a summary of the weights."""
+    from mobilenet_jax.weights.load import read_weights
+    from mobilenet_jax.weights.save import check_destination, write_weights
+
+    check_destination(args.dst, force=args.force)
+    if args.dry_run:
+        _print_mapping(args)
+        return
+    weights = read_weights(
+        args.src, head=not args.no_top, checkpoint=args.checkpoint, allow_nonfinite=args.allow_nonfinite
+    )
+    if args.input_scaling:
+        metadata = dataclasses.replace(weights.metadata, input_scaling=tuple(args.input_scaling))
+        weights = dataclasses.replace(weights, metadata=metadata)
+    write_weights(args.dst, weights, force=args.force)
+    architecture, metadata = weights.architecture, weights.metadata
+    head = f"head {architecture.head!r} with {architecture.num_classes} classes" if architecture.head else "no head"
+    size = "x".join(map(str, metadata.image_size)) if metadata.image_size else "unknown"
+    low, high = metadata.input_scaling
+    print(f"{args.src} ({weights.format}) -> {args.dst}")
+    print(
+        f"MobileNet alpha {architecture.alpha}, {sum(x.size for x in weights.tensors.values()):,} values in "
+        f"{len(weights.tensors)} tensors, {head}; image size {size}, input scaling [{low:g}, {high:g}]"
+    )
+
+
+def _print_mapping(args: argparse.Namespace) -> None:
+    from mobilenet_jax.weights.load import map_tensors
+
+    to_keras = args.dst.name.endswith(".weights.h5")
+    rows = map_tensors(args.src, to_keras=to_keras, checkpoint=args.checkpoint, head=not args.no_top)
+    table = [("source", "target", "shape", "transform"), *((a, b, str(c), d or "none") for a, b, c, d in rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

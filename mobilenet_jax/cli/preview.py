@@ -1,0 +1,35 @@
+"""`mobilenet-jax preview`: draws what training will see."""
+
+import argparse
+from pathlib import Path
+
+from mobilenet_jax.cli.arguments import Subparsers
+
+
+def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
+    """Adds the command's parser."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "preview",
+        help="draw examples next to their augmented versions",
+        description="Writes a PNG: one example of each class, unchanged and as the first eight epochs see it.",
+        epilog="--config.SECTION.KEY=VALUE overrides a value of the configuration.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("out", metavar="OUT.png", type=Path)
+    parser.add_argument("--config", metavar="FILE[:RECIPE]", help="such as configs/mobilenet.py:isic2018")
+    parser.set_defaults(takes_config=True)
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    """Writes the picture and prints its path."""
+    from input_pipeline.preview import write_preview
+    from mobilenet_jax.config import check_config, parse_config
+    from mobilenet_jax.training.setup import load_examples, make_augmentation
+
+    config, _ = parse_config(args.config, args.overrides)
+    check_config(config)
+    training, _ = load_examples(config.data, config.model.num_classes, config.seed)
+    augmentation = make_augmentation(config.augment)
+    write_preview(args.out, training, augmentation, image_size=config.data.image_size, seed=config.seed)
+    print(args.out)

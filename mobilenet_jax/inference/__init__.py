@@ -1,0 +1,1 @@
+"""A trained model applied to images: probabilities, predictions for files, Grad-CAM."""

@@ -1,0 +1,1 @@
+"""Operations that are faster in a form of their own than in the one XLA chooses."""

@@ -1,0 +1,1 @@
+"""Writes evaluations for people: report and model card."""
