@@ -25,7 +25,8 @@ BLOCKS = (
 )  # fmt: skip
 
 Head = Literal["article", "article_bn", "small", "imagenet"]
-BatchNormOfFrozen = Literal["frozen", "train"]
+TRAINABLE_HEADS: tuple[Head, ...] = ("article", "article_bn", "small")  # those that a configuration can choose
+FrozenBatchNorm = Literal["frozen", "train"]
 
 _glorot = nn.initializers.glorot_uniform()  # the initializer of Keras's convolutions and dense layers
 
@@ -101,9 +102,10 @@ class MobileNet(nn.Module):
     dropout: float = 0.5
     depthwise: Method = "auto"
     frozen_blocks: int = 0
-    batch_norm: BatchNormOfFrozen = "frozen"
+    batch_norm: FrozenBatchNorm = "frozen"
     dtype: DTypeLike = jnp.float32
 
+    @property
     def frozen_layers(self) -> set[str]:
         """The names of the layers that are not trained, of those that have parameters."""
         if not self.frozen_blocks:
@@ -134,7 +136,7 @@ class MobileNet(nn.Module):
         if images.ndim != 4 or images.shape[3] != 3 or min(images.shape[1:3]) < MIN_IMAGE_SIZE:
             raise ValueError(f"images are [batch, height >= 32, width >= 32, 3], not {list(images.shape)}")
 
-        frozen = self.frozen_layers()
+        frozen = self.frozen_layers
 
         def norm_relu6(x: jax.Array, name: str) -> jax.Array:
             use_moving = not train or (self.batch_norm == "frozen" and f"{name}_bn" in frozen)

@@ -1,57 +1,69 @@
-"""When to stop: Keras's `EarlyStopping` (`keras/src/callbacks/early_stopping.py`), as a function of the history."""
+"""Early stopping with the semantics of Keras, as a function of the history.
+
+The reference is Keras's callback `EarlyStopping` (`keras/src/callbacks/early_stopping.py`). There is no state to save:
+a resumed run evaluates the history from its first epoch.
+"""
 
 import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+Mode = Literal["auto", "min", "max"]
+
+
+def is_lower_better(monitor: str, mode: Mode) -> bool:
+    """Returns whether a decrease of the metric `monitor` is an improvement.
+
+    With mode `"auto"` losses should decrease and all other metrics increase.
+    """
+    return mode == "min" or (mode == "auto" and monitor.endswith("loss"))
+
 
 class EarlyStopping(NamedTuple):
-    """The settings of Keras's callback, with their meaning there.
+    """The settings of Keras's callback, with the same meaning.
 
     Attributes:
-        monitor: the name of the figure.
-        mode: whether it is to fall or to rise; `"auto"` lets losses fall and everything else rise.
-        min_delta: a change smaller than this is no improvement.
-        patience: after so many epochs without improvement training stops.
-        baseline: a value to be bettered too: while it is not, patience runs out whatever else improves. None if there
-            is none.
-        start_from_epoch: so many epochs are not looked at.
+        monitor: the name of the metric.
+        mode: whether the metric should decrease or increase, see `is_lower_better`.
+        min_delta: the smallest change that counts as an improvement.
+        patience: the number of epochs without improvement after which training stops.
+        baseline: a value that the metric must also improve on: until it does, improvements over previous epochs do
+            not reset the patience. None disables it.
+        start_from_epoch: the number of epochs at the start of the run that are ignored.
     """
 
-    monitor: str = "val_loss"
-    mode: Literal["auto", "min", "max"] = "auto"
-    min_delta: float = 0.0
-    patience: int = 0
-    baseline: float | None = None
-    start_from_epoch: int = 0
+    monitor: str
+    mode: Mode
+    min_delta: float
+    patience: int
+    baseline: float | None
+    start_from_epoch: int
 
-    def verdict(self, values: Sequence[float]) -> tuple[int | None, int | None]:
-        """Looks at a run from its beginning.
+    def find_stopping_epoch(self, values: Sequence[float]) -> int | None:
+        """Finds the epoch after which training stops.
 
         Args:
-            values: the monitored figure, epoch by epoch. NaN is never an improvement.
+            values: the monitored metric, one value per epoch from the first epoch on. NaN is never an improvement.
 
         Returns:
-            The number of epochs after which training stops, None if it goes on; and the epoch, counted from 1, whose
-            weights are the best, None before there is one.
+            The epoch, counted from 1, or None if training continues.
         """
-        best, best_epoch, wait = math.nan, None, 0
+        best: float | None = None
+        wait = 0
         for epoch, value in enumerate(values, start=1):
             if epoch <= self.start_from_epoch:
                 continue
             wait += 1
-            if best_epoch is None and not math.isnan(value):
-                best_epoch, improved = epoch, True
-            else:
-                improved = self._better(value, best)
+            improved = not math.isnan(value) if best is None else self._is_improvement(value, best)
             if improved:
-                best, best_epoch = value, epoch
-                if self.baseline is None or self._better(value, self.baseline):
+                best = value
+                if self.baseline is None or self._is_improvement(value, self.baseline):
                     wait = 0
             elif wait >= self.patience and epoch > 1:
-                return epoch, best_epoch
-        return None, best_epoch
+                return epoch
+        return None
 
-    def _better(self, value: float, reference: float) -> bool:
-        falls = self.mode == "min" or (self.mode == "auto" and self.monitor.endswith("loss"))
-        return value + self.min_delta < reference if falls else value - self.min_delta > reference
+    def _is_improvement(self, value: float, reference: float) -> bool:
+        if is_lower_better(self.monitor, self.mode):
+            return value + self.min_delta < reference
+        return value - self.min_delta > reference

@@ -1,4 +1,4 @@
-"""From the outcomes of batches to the figures of an epoch."""
+"""Metrics of one epoch from the results of its batches."""
 
 import warnings
 from collections.abc import Sequence
@@ -10,15 +10,18 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from mobilenet_jax.training.step import BatchResult
 
 
-def compute_epoch_metrics(outcomes: Sequence[BatchResult]) -> dict[str, float]:
-    """Figures over all examples of some batches, each example counted once and what fills up left out.
+def compute_epoch_metrics(results: Sequence[BatchResult]) -> dict[str, float]:
+    """Computes metrics over all examples of some batches: each example counts once, padding not at all.
+
+    Args:
+        results: the results of the batches, at least one.
 
     Returns:
-        `loss` (mean cross-entropy, nats), `accuracy`, and `balanced_accuracy`: the mean of the recalls of the
-        classes that occur, the metric of the ISIC challenge.
+        `loss` (mean cross-entropy in nats), `accuracy`, and `balanced_accuracy` (the mean recall of the classes that
+        occur, which is the metric of the ISIC challenge).
     """
     loss, predicted, label, mask = (
-        np.concatenate([np.asarray(jax.device_get(getattr(o, field))) for o in outcomes])
+        np.concatenate([np.asarray(jax.device_get(getattr(result, field))) for result in results])
         for field in ("loss", "predicted", "label", "mask")
     )
     label, predicted = label[mask], predicted[mask]

@@ -1,20 +1,29 @@
-"""What training minimizes: cross-entropy, weighted and smoothed if wished, and the regularizers of the head."""
+"""Training objective: weighted and smoothed cross-entropy, and the regularizers of the head."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
+ClassWeighting = Literal["none", "balanced"]
+
 
 class Regularizer(NamedTuple):
-    """Factors of the sums of absolute values (l1) and squares (l2), on the head's dense 1024 layers.
+    """Penalty factors for the dense 1024 layers of the head.
 
-    As Keras's `kernel_regularizer` and `activity_regularizer`. The latter's sum is over the batch and divided by its
-    size, as Keras has done since TensorFlow 1.13; the Keras of 2018 did not divide, so that its factor acted as one
-    `batch size` times larger does here.
+    They are the factors of Keras's `kernel_regularizer` and `activity_regularizer`: `l1` multiplies the sum of
+    absolute values, `l2` the sum of squares. The activity sums run over the batch and are divided by its size, as in
+    Keras since TensorFlow 1.13. The Keras of 2018 did not divide them, so an activity factor of 2018 corresponds to
+    one `batch size` times larger here.
+
+    Attributes:
+        kernel_l1: applied to the kernels.
+        kernel_l2: applied to the kernels.
+        activity_l1: applied to the outputs.
+        activity_l2: applied to the outputs.
     """
 
     kernel_l1: float = 0.0
@@ -22,12 +31,16 @@ class Regularizer(NamedTuple):
     activity_l1: float = 0.0
     activity_l2: float = 0.0
 
-    def penalty(self, params: Mapping[str, Any], activities: Mapping[str, Any]) -> jax.Array:
-        """The sum of all four over the layers, a scalar.
+    def compute_penalty(self, params: Mapping[str, Any], activities: Mapping[str, Any]) -> jax.Array:
+        """Sums the four penalties over the regularized layers.
 
         Args:
-            params: of the model.
-            activities: the collection of that name: what each layer put out, as `LAYER_output`.
+            params: the parameters of the model.
+            activities: the collection `activities` that the model has sown: `{"LAYER_output": (outputs,)}`, with
+                outputs of shape `[batch, units]`.
+
+        Returns:
+            A scalar.
         """
         total = jnp.zeros(())
         for name, [outputs] in activities.items():
@@ -46,13 +59,13 @@ def cross_entropy(
     class_weights: jax.typing.ArrayLike | None = None,
     label_smoothing: float = 0.0,
 ) -> jax.Array:
-    """The loss of each example in nats.
+    """Computes the cross-entropy of each example in nats.
 
     Args:
         logits: float32 `[batch, classes]`.
         labels: int32 `[batch]`.
-        class_weights: float32 `[classes]`, what the losses of each class are multiplied by; their mean over a batch is
-            then taken over its size, as with Keras's `class_weight`.
+        class_weights: float32 `[classes]`, factors of the losses by class. As with Keras's `class_weight`, the mean
+            over a batch then divides by the batch size, not by the sum of the weights.
         label_smoothing: the share of the target that is spread over all classes (Szegedy et al. 2016).
 
     Returns:
@@ -63,8 +76,17 @@ def cross_entropy(
     return losses if class_weights is None else losses * jnp.asarray(class_weights)[labels]
 
 
-def balanced_class_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """float32 `[num_classes]`: n / (classes that occur x examples of the class), 0 for one that does not occur."""
+def compute_balanced_class_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Computes weights that give each class the same influence, as scikit-learn's `class_weight="balanced"` does.
+
+    Args:
+        labels: int `[n]`.
+        num_classes: the number of classes, including those that do not occur in `labels`.
+
+    Returns:
+        float32 `[num_classes]`: n / (number of classes that occur * examples of the class), and 0 for a class that
+        does not occur.
+    """
     counts = np.bincount(labels, minlength=num_classes)
     weights = len(labels) / ((counts > 0).sum() * np.maximum(counts, 1)) * (counts > 0)
     return weights.astype(np.float32)

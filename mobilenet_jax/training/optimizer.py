@@ -1,8 +1,8 @@
-"""From a configuration to an Optax optimizer and its learning rates."""
+"""Builds Optax optimizers and learning rate schedules from the section `config.optimizer`."""
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,71 +11,91 @@ from ml_collections import ConfigDict
 
 from mobilenet_jax.model.mobilenet import MobileNet
 
+OptimizerName = Literal["sgd", "adadelta"]
+ScheduleName = Literal["constant", "cosine", "plateau"]
 
-def make_schedule(config: ConfigDict, steps_per_epoch: int) -> optax.Schedule:
-    """The learning rate of each step, before what a plateau makes of it.
 
-    `config.optimizer.warmup_epochs` rise from 0 in a line; then the rate is constant, or falls as a cosine to 0 at the
-    end of `config.train.epochs`.
+def make_schedule(settings: ConfigDict, *, epochs: int, steps_per_epoch: int) -> optax.Schedule:
+    """Builds the learning rate as a function of the step.
+
+    The rate rises linearly from 0 during `warmup_epochs`. After that it is constant, or with the schedule `"cosine"`
+    decays to 0 at the end of the last epoch. With the schedule `"plateau"` it is constant too, and the training loop
+    multiplies it by `compute_plateau_scale`.
+
+    Args:
+        settings: the section `config.optimizer`.
+        epochs: the length of the run, for the cosine.
+        steps_per_epoch: the number of updates in one epoch.
     """
-    rate = config.optimizer.learning_rate
-    warmup = config.optimizer.warmup_epochs * steps_per_epoch
-    if config.optimizer.schedule == "cosine":
-        after = optax.cosine_decay_schedule(rate, max(1, config.train.epochs * steps_per_epoch - warmup))
+    rate = settings.learning_rate
+    warmup = settings.warmup_epochs * steps_per_epoch
+    if settings.schedule == "cosine":
+        schedule = optax.cosine_decay_schedule(rate, max(1, epochs * steps_per_epoch - warmup))
     else:
-        after = optax.constant_schedule(rate)
-    return optax.join_schedules([optax.linear_schedule(0.0, rate, warmup), after], [warmup]) if warmup else after
+        schedule = optax.constant_schedule(rate)
+    if not warmup:
+        return schedule
+    return optax.join_schedules([optax.linear_schedule(0.0, rate, warmup), schedule], [warmup])
 
 
-def make_optimizer(config: ConfigDict, schedule: optax.Schedule, model: MobileNet) -> optax.GradientTransformation:
-    """The optimizer of a configuration.
+def make_optimizer(settings: ConfigDict, schedule: optax.Schedule, model: MobileNet) -> optax.GradientTransformation:
+    """Builds the optimizer.
 
-    `"sgd"` with momentum is Keras's, and `"adadelta"` too with its epsilon of 1e-7, as long as the learning rate is
-    constant. Gradients are clipped by their global norm first; the decay of weights is added to the gradients of
-    kernels, not of biases nor of batch normalization. Frozen layers are left as they are, and no state is held of them.
+    `"sgd"` with momentum equals Keras's, and so does `"adadelta"` with Keras's epsilon of 1e-7, as long as the
+    learning rate is constant. Gradients are first clipped by their global norm. Weight decay is then added to the
+    gradients of kernels only, not of biases or batch normalization. Frozen layers are not updated, and the optimizer
+    holds no state for them.
+
+    Args:
+        settings: the section `config.optimizer`.
+        schedule: the learning rate, see `make_schedule`.
+        model: its `frozen_layers` are excluded from training.
     """
-    settings = config.optimizer
-    parts = []
+    transformations = []
     if settings.clip_norm:
-        parts.append(optax.clip_by_global_norm(settings.clip_norm))
+        transformations.append(optax.clip_by_global_norm(settings.clip_norm))
     if settings.weight_decay:
-        parts.append(optax.add_decayed_weights(settings.weight_decay, mask=_kernels))
+        transformations.append(optax.add_decayed_weights(settings.weight_decay, mask=_mask_kernels))
     if settings.name == "sgd":
-        parts.append(optax.sgd(schedule, settings.momentum))
+        transformations.append(optax.sgd(schedule, settings.momentum))
     else:
-        parts.append(optax.adadelta(schedule, rho=0.95, eps=1e-7))
-    optimizer = optax.chain(*parts)
-    frozen = model.frozen_layers()
-    if not frozen:
+        transformations.append(optax.adadelta(schedule, rho=0.95, eps=1e-7))
+    optimizer = optax.chain(*transformations)
+    if not model.frozen_layers:
         return optimizer
 
-    def labels(params: Any) -> dict[str, str]:
-        return {layer: "frozen" if layer in frozen else "trained" for layer in params}
+    def label_layers(params: Any) -> dict[str, str]:
+        return {layer: "frozen" if layer in model.frozen_layers else "trained" for layer in params}
 
-    return optax.partition({"trained": optimizer, "frozen": optax.set_to_zero()}, labels)
+    return optax.partition({"trained": optimizer, "frozen": optax.set_to_zero()}, label_layers)
 
 
-def _kernels(params: Any) -> Any:
-    """Whether each leaf is a kernel; masked leaves of frozen layers have no keys below."""
+def _mask_kernels(params: Any) -> Any:
+    """Returns a tree that is True at kernels. The masked leaves of frozen layers have no keys below the layer."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
-def plateau_scale(config: ConfigDict, values: Sequence[float]) -> float:
-    """What the learning rate is multiplied by after epochs with these validation losses.
+def compute_plateau_scale(settings: ConfigDict, val_losses: Sequence[float]) -> float:
+    """Computes the factor of the learning rate for the epoch that follows `val_losses`.
 
-    1 unless `config.optimizer.schedule` is `"plateau"`; then it is multiplied by `plateau_factor` each time the loss
-    has not become less for `plateau_patience` epochs. A function of the whole history, so there is no state to save.
+    The factor is 1 unless the schedule is `"plateau"`. Then it is multiplied by `plateau_factor` each time the
+    validation loss has not decreased for `plateau_patience` epochs, as by Keras's `ReduceLROnPlateau`. It is a
+    function of the whole history, so there is no state to save.
+
+    Args:
+        settings: the section `config.optimizer`.
+        val_losses: the validation losses of all epochs of the run so far.
     """
-    if config.optimizer.schedule != "plateau":
+    if settings.schedule != "plateau":
         return 1.0
-    state, update = _plateau(config.optimizer.plateau_factor, config.optimizer.plateau_patience)
-    for value in values:
-        state = update(state, jnp.float32(value))
+    state, update = _make_plateau(settings.plateau_factor, settings.plateau_patience)
+    for loss in val_losses:
+        state = update(state, jnp.float32(loss))
     return float(state.scale)
 
 
 @functools.cache
-def _plateau(factor: float, patience: int) -> tuple[Any, Callable[[Any, jax.Array], Any]]:
-    """The state before the first epoch, and its update; compiled once, as uncompiled it takes 0.3 s a value."""
+def _make_plateau(factor: float, patience: int) -> tuple[Any, Callable[[Any, jax.Array], Any]]:
+    """Returns the initial state and its update, which is compiled: without, each value takes 0.3 s."""
     plateau = optax.contrib.reduce_on_plateau(factor=factor, patience=patience, rtol=0.0, atol=1e-4)
     return plateau.init({}), jax.jit(lambda state, value: plateau.update({}, state, value=value)[1])

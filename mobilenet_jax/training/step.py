@@ -1,4 +1,4 @@
-"""The jitted steps: one update of the model, and one batch of evaluation. No TensorFlow is imported here."""
+"""The jitted steps: one update of the model, and the evaluation of one batch. This module needs no TensorFlow."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -16,14 +16,15 @@ Arrays = Mapping[str, jax.Array]
 
 @struct.dataclass
 class TrainState:
-    """All that changes in training, and all that a checkpoint holds of it.
+    """All arrays that change during training. Checkpoints store these fields in this order.
 
     Attributes:
-        step: int32, updates done.
-        params: what the optimizer updates.
+        step: int32 scalar, the number of updates so far.
+        params: the parameters.
         batch_stats: the moving means and variances of batch normalization.
-        opt_state: the optimizer's.
-        ema: the moving average of the parameters, which is evaluated and kept instead of them; None without one.
+        opt_state: the state of the optimizer.
+        ema: the exponential moving average of the parameters, which is evaluated and exported instead of them; None
+            without averaging.
     """
 
     step: jax.Array
@@ -35,13 +36,13 @@ class TrainState:
 
 @struct.dataclass
 class BatchResult:
-    """How a batch went, an entry an example; on its way to the host.
+    """Per-example results of one batch.
 
     Attributes:
         loss: float32 `[batch]`, cross-entropy in nats, neither weighted nor smoothed.
-        predicted: int32 `[batch]`, the class of the largest logit.
+        predicted: int32 `[batch]`, the class with the largest logit.
         label: int32 `[batch]`.
-        mask: bool `[batch]`, False for what only fills up a batch.
+        mask: bool `[batch]`, False for padding.
     """
 
     loss: jax.Array
@@ -51,13 +52,13 @@ class BatchResult:
 
 
 class Objective(NamedTuple):
-    """What a step minimizes, see `losses`; and how fast its moving average of the parameters follows them.
+    """The function that a train step minimizes, see `losses`, and the averaging of the parameters.
 
     Attributes:
-        regularizer: of the head.
+        regularizer: the penalties on the head.
         class_weights: float32 `[classes]`, or None.
         label_smoothing: from 0 to 1.
-        ema_decay: the average is multiplied by it each step; 0 keeps none.
+        ema_decay: the factor of the moving average in each step; only used if the state has an average.
     """
 
     regularizer: Regularizer = Regularizer()
@@ -70,9 +71,16 @@ CROSS_ENTROPY = Objective()
 
 
 def create_train_state(
-    params: Any, batch_stats: Any, optimizer: optax.GradientTransformation, ema: bool = False
+    params: Any, batch_stats: Any, optimizer: optax.GradientTransformation, *, ema: bool = False
 ) -> TrainState:
-    """The state before the first update."""
+    """Creates the state before the first update.
+
+    Args:
+        params: the initial parameters.
+        batch_stats: the initial statistics of batch normalization.
+        optimizer: its state is initialized for `params`.
+        ema: whether to keep a moving average of the parameters.
+    """
     average = jax.tree.map(jnp.copy, params) if ema else None
     return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, jax.jit(optimizer.init)(params), average)
 
@@ -83,52 +91,59 @@ def make_train_step(
     dropout_key: jax.Array,
     objective: Objective = CROSS_ENTROPY,
 ) -> Callable[[TrainState, Arrays, jax.Array], tuple[TrainState, BatchResult, jax.Array]]:
-    """Builds the jitted update. The state given to it is donated: use the one it returns.
+    """Builds the jitted train step. It donates the state it is given, so callers use the one it returns.
 
-    Dropout is a function of `dropout_key` and the step alone.
+    Dropout depends only on `dropout_key` and the step, so there is no random state to save.
 
     Returns:
-        A function of the state, a batch (`image` `[batch, height, width, 3]`, `label` `[batch]`) and a number that the
-        update is multiplied by; to the next state, the outcome before the update, and the value of the objective.
+        A function `(state, batch, scale) -> (state, result, value)`. `batch` holds `image` `[batch, height, width, 3]`
+        and `label` `[batch]`; the update is multiplied by `scale`; `result` and `value`, the objective, are computed
+        before the update.
     """
 
-    def train_step(state: TrainState, batch: Arrays, scale: jax.Array) -> tuple[TrainState, BatchResult, jax.Array]:
-        def loss_fn(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
-            logits, updated = model.apply(
-                {"params": params, "batch_stats": state.batch_stats},
-                batch["image"],
-                train=True,
-                rngs={"dropout": jax.random.fold_in(dropout_key, state.step)},
-                mutable=["batch_stats", "activities"],
-            )
-            losses = cross_entropy(
-                logits,
-                batch["label"],
-                class_weights=objective.class_weights,
-                label_smoothing=objective.label_smoothing,
-            )
-            penalty = objective.regularizer.penalty(params, updated.get("activities", {}))
-            return losses.mean() + penalty, (logits, updated["batch_stats"])
+    def compute_objective(params: Any, state: TrainState, batch: Arrays) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+        logits, updated = model.apply(
+            {"params": params, "batch_stats": state.batch_stats},
+            batch["image"],
+            train=True,
+            rngs={"dropout": jax.random.fold_in(dropout_key, state.step)},
+            mutable=["batch_stats", "activities"],
+        )
+        losses = cross_entropy(
+            logits,
+            batch["label"],
+            class_weights=objective.class_weights,
+            label_smoothing=objective.label_smoothing,
+        )
+        penalty = objective.regularizer.compute_penalty(params, updated.get("activities", {}))
+        return losses.mean() + penalty, (logits, updated["batch_stats"])
 
-        (value, (logits, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    def train_step(state: TrainState, batch: Arrays, scale: jax.Array) -> tuple[TrainState, BatchResult, jax.Array]:
+        differentiate = jax.value_and_grad(compute_objective, has_aux=True)
+        (value, (logits, batch_stats)), grads = differentiate(state.params, state, batch)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, jax.tree.map(lambda u: scale * u, updates))
         ema = state.ema and optax.incremental_update(params, state.ema, 1 - objective.ema_decay)
-        outcome = _outcome(logits, batch["label"], jnp.ones_like(batch["label"], bool))
-        return TrainState(state.step + 1, params, batch_stats, opt_state, ema), outcome, value
+        result = _make_result(logits, batch["label"], jnp.ones_like(batch["label"], bool))
+        return TrainState(state.step + 1, params, batch_stats, opt_state, ema), result, value
 
     return jax.jit(train_step, donate_argnums=0)
 
 
 def make_eval_step(model: MobileNet) -> Callable[[TrainState, Arrays], BatchResult]:
-    """Builds the jitted evaluation of a batch (`image`, `label` and `mask`), without dropout or updates."""
+    """Builds the jitted evaluation of one batch, without dropout or updates.
+
+    Returns:
+        A function `(state, batch) -> result`. `batch` holds `image` `[batch, height, width, 3]`, `label` `[batch]` and
+        `mask` `[batch]`. The moving average of the parameters is evaluated if the state has one.
+    """
 
     def eval_step(state: TrainState, batch: Arrays) -> BatchResult:
         variables = {"params": state.ema or state.params, "batch_stats": state.batch_stats}
-        return _outcome(model.apply(variables, batch["image"], train=False), batch["label"], batch["mask"])
+        return _make_result(model.apply(variables, batch["image"], train=False), batch["label"], batch["mask"])
 
     return jax.jit(eval_step)
 
 
-def _outcome(logits: Any, label: jax.Array, mask: jax.Array) -> BatchResult:
+def _make_result(logits: Any, label: jax.Array, mask: jax.Array) -> BatchResult:
     return BatchResult(cross_entropy(logits, label), logits.argmax(-1), label, mask)
