@@ -1,14 +1,15 @@
-"""Examples to batches of images.
+"""Turns examples into batches of images.
 
-A training batch is a pure function of (seed, step): the order of an epoch is a permutation drawn from (seed, epoch),
-the changes of an example are drawn from (seed, epoch, example), and nothing is drawn where pixels are read. So a run
-that starts at step s reads what a run that came to step s would have read, at once.
+A training batch is a pure function of (seed, step). The order of an epoch is a permutation keyed by (seed, epoch), the
+augmentation of an example is keyed by (seed, epoch, example), and no random numbers are used where pixels are read. A
+run that starts at step s therefore reads, without any replay, the batches of a run that arrived at step s.
 
-TensorFlow is needed where images are decoded or changed on the host. Batches of images that are decoded already
-(`cache`), to be changed on the device or not at all, are taken from their array without it.
+TensorFlow is required where images are decoded or augmented on the host. Batches of images that are already decoded
+(see `cache`) and are augmented on the device or not at all are gathered from the cache's array without it.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
@@ -16,23 +17,75 @@ import numpy as np
 
 from input_pipeline.augment import Augmentation, sample_affine, sample_color
 from input_pipeline.cache import Cache
-from input_pipeline.examples import Examples
-from input_pipeline.image_ops import Scaling, change, scale
+from input_pipeline.examples import Batch, Examples
+from input_pipeline.image_ops import InputScaling, augment_images, scale_pixels
 
-Batch = dict[str, np.ndarray]
+AugmentOn = Literal["host", "device"]
+Sampling = Literal["uniform", "balanced"]
 
-_STREAM = 1  # keeps the draws of the order apart from those of the geometry
-_VALIDATION = 1 << 32  # added to the epoch, so that validation draws nothing that training does
+_ORDER_STREAM = 1  # keeps the random stream of the order apart from those of the augmentation
+_VALIDATION_EPOCHS = 1 << 32  # added to the epoch, so that validation never shares a random stream with training
 
 
-def epoch_order(labels: np.ndarray, seed: int, epoch: int, *, balanced: bool = False) -> np.ndarray:
-    """The order in which an epoch goes through examples of these labels; balanced, what it draws from them instead.
+@dataclass(frozen=True)
+class ShardOptions:
+    """This process's share of every batch.
 
-    Balanced, as many are drawn as there are, each from a class drawn from those that occur, with the same chance for
-    all classes: examples of rare classes come several times, some of common ones not at all.
+    Attributes:
+        index: the number of this process, from 0.
+        count: the number of processes.
     """
-    rng = np.random.default_rng((seed, _STREAM, epoch))
-    if not balanced:
+
+    index: int = 0
+    count: int = 1
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """Options that training and evaluation batches have in common.
+
+    Attributes:
+        image_size: height and width in pixels.
+        input_scaling: the `(low, high)` range that pixel values 0 and 255 are mapped to.
+        batch_size: images per batch, over all processes.
+        seed: seed of the order and of the augmentation.
+        cache: the decoded images; None reads the image files.
+        shard: this process's share of every batch.
+    """
+
+    image_size: int
+    input_scaling: InputScaling
+    batch_size: int
+    seed: int
+    cache: Cache | None = None
+    shard: ShardOptions = field(default_factory=ShardOptions)
+
+    def __post_init__(self) -> None:
+        if self.batch_size % self.shard.count:
+            raise ValueError(f"batch_size {self.batch_size} is not divisible by {self.shard.count} processes")
+
+    @property
+    def local_batch_size(self) -> int:
+        """Images per batch in this process."""
+        return self.batch_size // self.shard.count
+
+
+def sample_indices(labels: np.ndarray, seed: int, epoch: int, sampling: Sampling = "uniform") -> np.ndarray:
+    """Returns the indices of examples in the order in which an epoch visits them.
+
+    Args:
+        labels: int32 `[n]`, the labels of all examples.
+        seed: seed of the run.
+        epoch: counted from 0.
+        sampling: `"uniform"` visits every example once. `"balanced"` samples n examples with replacement, each from a
+            class chosen uniformly among those that occur: examples of rare classes are repeated, some of common
+            classes are left out.
+
+    Returns:
+        int64 `[n]`.
+    """
+    rng = np.random.default_rng((seed, _ORDER_STREAM, epoch))
+    if sampling == "uniform":
         return rng.permutation(len(labels))
     counts = np.bincount(labels)
     return rng.choice(len(labels), len(labels), p=1 / ((counts > 0).sum() * counts[labels]))
@@ -41,143 +94,137 @@ def epoch_order(labels: np.ndarray, seed: int, epoch: int, *, balanced: bool = F
 def make_train_batches(
     examples: Examples,
     augmentation: Augmentation,
+    options: BatchOptions,
     *,
-    image_size: int,
-    scaling: Scaling,
-    batch_size: int,
-    seed: int,
     first_step: int,
     last_step: int,
-    where: Literal["host", "device"] = "host",
-    balanced: bool = False,
-    cache: Cache | None = None,
-    process: tuple[int, int] = (0, 1),
+    augment_on: AugmentOn = "host",
+    sampling: Sampling = "uniform",
 ) -> Iterator[Batch]:
-    """Augmented batches of steps `first_step` up to, not including, `last_step`.
+    """Makes the augmented batches from `first_step` up to, not including, `last_step`.
 
     An epoch has `len(examples) // batch_size` steps. The examples left over differ from epoch to epoch.
 
-    Where the images are to be changed on the device, they come as they are, uint8, with what was drawn for them:
-    `affine` float32 `[batch, 3, 3]` and `color` float32 `[batch, 4, 3]`, for `mobilenet_jax.training.device_augment`.
-
     Args:
-        examples: of training.
-        augmentation: how they are changed.
-        image_size: height and width in pixels.
-        scaling: what pixel values 0 and 255 are mapped to.
-        batch_size: of all processes together.
-        seed: of the order and the changes.
+        examples: the training examples.
+        augmentation: the ranges of the random augmentation.
+        options: image size, input range, batch size, seed, cache and shard.
         first_step: counted from 0 over all epochs.
-        last_step: the one after the last.
-        where: the images are changed.
-        balanced: whether classes come equally often, see `epoch_order`. Changes are then drawn from (seed, epoch,
-            position in the epoch), for an example that comes twice to look different.
-        cache: holds the examples' images decoded; None reads the files.
-        process: this process's number and how many there are; each gets its share of every batch, in turn.
+        last_step: the step after the last one.
+        augment_on: `"device"` leaves the images as they are, uint8, and adds the sampled parameters `affine`, float32
+            `[batch, 3, 3]`, and `color`, float32 `[batch, 4, 3]`, for `mobilenet_jax.training.device_augment`.
+        sampling: see `sample_indices`. With `"balanced"`, the augmentation is keyed by (seed, epoch, position in the
+            epoch), so that an example that is repeated looks different each time.
 
     Returns:
         An iterator of `image` float32 `[batch, size, size, 3]`, `label` int32 `[batch]` and `index` int64 `[batch]`,
-        the example's position in `examples`.
+        the example's position in `examples`. `batch` is this process's share.
+
+    Raises:
+        DataError: an image cannot be read.
     """
-    steps_per_epoch = len(examples) // batch_size
-    source = cache.rows(examples.paths) if cache else examples.paths
-    number, processes = process
+    source = _list_sources(examples, options.cache)
 
     def plan() -> Iterator[Batch]:
-        drawn_epoch = -1
         for step in range(first_step, last_step):
-            epoch, position = divmod(step, steps_per_epoch)
-            if epoch != drawn_epoch:
-                order, drawn_epoch = epoch_order(examples.labels, seed, epoch, balanced=balanced), epoch
-                drawn = _draw(augmentation, seed, epoch, len(examples), image_size)
-            positions = np.split(np.arange(position * batch_size, (position + 1) * batch_size), processes)[number]
-            index = order[positions]
+            epoch, position = divmod(step, len(examples) // options.batch_size)
+            if step == first_step or position == 0:
+                order = sample_indices(examples.labels, options.seed, epoch, sampling)
+                parameters = _sample_parameters(augmentation, epoch, len(examples), options)
+            share = _slice_share(position * options.batch_size, options)
+            index = order[share]
+            rows = share if sampling == "balanced" else index
             yield {
                 "source": source[index],
                 "label": examples.labels[index],
                 "index": index,
-                **{name: column[positions if balanced else index] for name, column in drawn.items()},
+                **{name: column[rows] for name, column in parameters.items()},
             }
 
-    changed = None if where == "device" else partial(change, augmentation=augmentation, scaling=scaling)
-    return _with_pixels(plan, image_size, batch_size // processes, changed, cache)
+    return _add_pixels(plan, options, augmentation if augment_on == "host" else None)
 
 
 def make_eval_batches(
-    examples: Examples,
-    *,
-    image_size: int,
-    scaling: Scaling,
-    batch_size: int,
-    augmentation: Augmentation | None = None,
-    seed: int = 0,
-    epoch: int = 0,
-    cache: Cache | None = None,
-    process: tuple[int, int] = (0, 1),
+    examples: Examples, options: BatchOptions, *, augmentation: Augmentation | None = None, epoch: int = 0
 ) -> Iterator[Batch]:
-    """Every example once, in order; the last batch is filled up with zeros.
+    """Makes batches of every example once, in order; the last batch is padded with zeros.
 
     Args:
-        examples: of validation.
-        image_size: height and width in pixels.
-        scaling: what pixel values 0 and 255 are mapped to.
-        batch_size: of every batch, the last included.
-        augmentation: None leaves the images as they are. The article augmented them too, as its generator did.
-        seed: of the augmentation.
-        epoch: counted from 0; each draws anew.
-        cache: as above.
-        process: as above.
+        examples: the examples to evaluate on.
+        options: image size, input range, batch size, seed, cache and shard.
+        augmentation: None leaves the images as they are. The article augmented its validation images as well, because
+            its generator did.
+        epoch: counted from 0; the augmentation differs from epoch to epoch.
 
     Returns:
-        An iterator of `image` and `label` as above and `mask` bool `[batch]`, False for what fills up.
+        An iterator of `image` and `label` as for training, and `mask` bool `[batch]`, False for padding.
+
+    Raises:
+        DataError: an image cannot be read.
     """
-    source = cache.rows(examples.paths) if cache else examples.paths
-    number, processes = process
-    share = batch_size // processes
-    drawn = _draw(augmentation, seed, epoch + _VALIDATION, len(examples), image_size) if augmentation else {}
-    starts = range(0, len(examples), batch_size)
+    columns: Batch = {"source": _list_sources(examples, options.cache), "label": examples.labels}
+    if augmentation:
+        columns |= _sample_parameters(augmentation, epoch + _VALIDATION_EPOCHS, len(examples), options)
+    starts = range(0, len(examples), options.batch_size)
 
     def plan() -> Iterator[Batch]:
         for start in starts:
-            part = slice(start + number * share, start + (number + 1) * share)
-            columns = {"source": source, "label": examples.labels, **drawn}
-            yield {name: column[part] for name, column in columns.items()}
+            share = _slice_share(start, options)
+            yield {name: column[share] for name, column in columns.items()}
 
-    changed = partial(change, augmentation=augmentation, scaling=scaling) if augmentation else None
-    found = _with_pixels(plan, image_size, share, changed, cache)
-    nothing: Batch = {
-        "image": np.zeros((0, image_size, image_size, 3), np.float32 if augmentation else np.uint8),
+    batches = _add_pixels(plan, options, augmentation)
+    shape = (0, options.image_size, options.image_size, 3)
+    empty: Batch = {
+        "image": np.zeros(shape, np.float32 if augmentation else np.uint8),
         "label": np.zeros(0, np.int32),
     }
     for _ in starts:
-        batch = next(found, nothing)  # a process may have no share of the last batch
-        n = len(batch["label"])
-        image = batch["image"] if augmentation else scale(batch["image"], scaling)
-        whole: Batch = {"image": image, "label": batch["label"], "mask": np.ones(n, bool)}
-        missing = share - n
-        yield {k: np.pad(v, [(0, missing)] + [(0, 0)] * (v.ndim - 1)) if missing else v for k, v in whole.items()}
+        batch = next(batches, empty)  # a process may have no share of the last batch
+        image, label = batch["image"], batch["label"]
+        if not augmentation:
+            image = scale_pixels(image, options.input_scaling)
+        yield _pad({"image": image, "label": label, "mask": np.ones(len(label), bool)}, options.local_batch_size)
 
 
-def _draw(augmentation: Augmentation, seed: int, epoch: int, n: int, image_size: int) -> Batch:
-    """The geometry and the colors of all examples in an epoch."""
+def _list_sources(examples: Examples, cache: Cache | None) -> np.ndarray:
+    """Returns the place of each image: its row in the cache, or its path without one."""
+    return cache.rows(examples.paths) if cache else examples.paths
+
+
+def _sample_parameters(augmentation: Augmentation, epoch: int, n: int, options: BatchOptions) -> Batch:
+    """Samples the geometry and the color of all examples in an epoch."""
     return {
-        "affine": sample_affine(augmentation, seed, epoch, n, image_size),
-        "color": sample_color(augmentation, seed, epoch, n),
+        "affine": sample_affine(augmentation, options.seed, epoch, n, options.image_size),
+        "color": sample_color(augmentation, options.seed, epoch, n),
     }
 
 
-def _with_pixels(
-    plan: Callable[[], Iterator[Batch]],
-    image_size: int,
-    batch_size: int,
-    changed: Callable[..., np.ndarray] | None,
-    cache: Cache | None,
+def _slice_share(start: int, options: BatchOptions) -> slice:
+    """Returns this process's share of the batch that begins at `start`."""
+    first = start + options.shard.index * options.local_batch_size
+    return slice(first, first + options.local_batch_size)
+
+
+def _add_pixels(
+    plan: Callable[[], Iterator[Batch]], options: BatchOptions, augmentation: Augmentation | None
 ) -> Iterator[Batch]:
-    """The batches of a plan, with `image` in the place of `source`."""
-    if cache and not changed:
+    """Yields the batches of a plan with `image` instead of `source`, augmented if `augmentation` is given."""
+    cache = options.cache
+    if cache and not augmentation:
         for batch in plan():
             yield {"image": cache.images[batch.pop("source")], **batch}
-    else:
-        from input_pipeline import tf_graph  # TensorFlow, which is not needed above
+        return
+    from input_pipeline.tf_graph import run_plan  # imports TensorFlow, which the lines above do without
 
-        yield from tf_graph.batches(plan, image_size, batch_size, changed, cache.images if cache else None)
+    augment = None
+    if augmentation:
+        augment = partial(augment_images, augmentation=augmentation, input_scaling=options.input_scaling)
+    yield from run_plan(plan, options.image_size, options.local_batch_size, augment, cache.images if cache else None)
+
+
+def _pad(batch: Batch, size: int) -> Batch:
+    """Pads all columns with zeros to `size` rows."""
+    missing = size - len(batch["mask"])
+    if not missing:
+        return batch
+    return {name: np.pad(column, [(0, missing)] + [(0, 0)] * (column.ndim - 1)) for name, column in batch.items()}

@@ -26,6 +26,8 @@ from tqdm import tqdm
 from input_pipeline.errors import DataError
 from input_pipeline.image_files import hash_files
 
+CacheKind = Literal["none", "memory", "disk"]
+
 _FORMAT = 2  # raised when other pixels come out of the same files, so that caches are made anew
 
 
@@ -46,7 +48,7 @@ class Cache:
         return np.array([self.row_of[path] for path in paths], np.int64)
 
 
-def open_cache(kind: Literal["none", "memory", "disk"], paths: np.ndarray, image_size: int) -> Cache | None:
+def open_cache(kind: CacheKind, paths: np.ndarray, image_size: int) -> Cache | None:
     """Decodes images that are not decoded yet.
 
     Args:
@@ -116,9 +118,9 @@ def _check_room(where: str, shape: tuple[int, ...], free: int, place: str) -> No
 
 
 def _fill(images: np.ndarray, paths: np.ndarray) -> np.ndarray:
-    from input_pipeline.tf_graph import decoded  # TensorFlow, which is not needed again
+    from input_pipeline.tf_graph import decode_images  # TensorFlow, which is not needed again
 
-    found = decoded(paths, images.shape[1])
+    found = decode_images(paths, images.shape[1])
     for row, image in enumerate(tqdm(found, "decoding", len(paths), unit=" images", disable=None, leave=False)):
         images[row] = image
     return images

@@ -9,6 +9,7 @@ import numpy as np
 from input_pipeline.errors import DataError
 
 Part = Literal["Training", "Validation", "Test"]  # of the archive's sets
+Batch = dict[str, np.ndarray]  # columns of one length
 
 
 class Faults(list[str]):

@@ -13,7 +13,7 @@ PREPARE_AGAIN = "make it anew with `mobilenet-jax prepare RAW DST --to tfds`"
 _ADDRESS = re.compile(r"(.+\.array_record-\d+-of-\d+)#(\d+)/[^/]+")
 
 
-def read_bytes(path: str) -> bytes:
+def read_image_bytes(path: str) -> bytes:
     """A JPEG or PNG, as a file or as a record of a TFDS data set.
 
     Raises:

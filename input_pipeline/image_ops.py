@@ -9,7 +9,7 @@ from PIL import Image
 from input_pipeline.augment import Augmentation
 from input_pipeline.errors import DataError
 
-Scaling = tuple[float, float]
+InputScaling = tuple[float, float]
 
 cv2.setNumThreads(0)  # an image is one thread's work, since many are worked on at once
 
@@ -22,7 +22,7 @@ _BORDERS = {
 }
 
 
-def decode(data: bytes, size: tuple[int, int]) -> np.ndarray:
+def decode_image(data: bytes, size: tuple[int, int]) -> np.ndarray:
     """A JPEG or PNG at `size` (height, width): the same pixels as training's graph of TensorFlow makes of it.
 
     But for a CMYK JPEG, whose pixels can differ by two levels of 255.
@@ -61,15 +61,15 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return cv2.convertScaleAbs(cv2.resize(image.astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA))
 
 
-def scale(image: np.ndarray, scaling: Scaling, out: np.ndarray | None = None) -> np.ndarray:
-    """Pixels from 0 to 255, of any shape, to float32 in the range `scaling` maps 0 and 255 to; in `out` if given."""
-    low, high = scaling
+def scale_pixels(image: np.ndarray, input_scaling: InputScaling, out: np.ndarray | None = None) -> np.ndarray:
+    """Scales pixels from 0 to 255, of any shape, to float32 in the range `input_scaling`; into `out` if given."""
+    low, high = input_scaling
     scaled = np.multiply(image, np.float32((high - low) / 255), out=out, dtype=np.float32)
     return np.add(scaled, np.float32(low), out=scaled) if low else scaled
 
 
-def change(
-    images: np.ndarray, affine: np.ndarray, color: np.ndarray, augmentation: Augmentation, scaling: Scaling
+def augment_images(
+    images: np.ndarray, affine: np.ndarray, color: np.ndarray, augmentation: Augmentation, input_scaling: InputScaling
 ) -> np.ndarray:
     """Images as they were drawn to be changed.
 
@@ -78,7 +78,7 @@ def change(
         affine: float32 `[batch, 3, 3]`, see `augment.make_affine_matrix`.
         color: float32 `[batch, 4, 3]`, see `augment.sample_color`.
         augmentation: says what is seen beyond the edge, and whether colors change.
-        scaling: what pixel values 0 and 255 are mapped to.
+        input_scaling: what pixel values 0 and 255 are mapped to.
 
     Returns:
         float32 `[batch, size, size, 3]`.
@@ -88,7 +88,7 @@ def change(
         warp(image, matrix, augmentation, out)
         if augmentation.changes_color:
             out[:] = recolor(out, colors)
-        scale(out, scaling, out)
+        scale_pixels(out, input_scaling, out)
     return changed
 
 

@@ -1,4 +1,4 @@
-"""Images as they are, for a trained model: in order, those that cannot be read left out. Needs no TensorFlow."""
+"""ImageBatch as they are, for a trained model: in order, those that cannot be read left out. Needs no TensorFlow."""
 
 import os
 from collections import deque
@@ -9,14 +9,14 @@ from typing import NamedTuple
 import numpy as np
 
 from input_pipeline.errors import DataError
-from input_pipeline.image_files import read_bytes
-from input_pipeline.image_ops import decode
+from input_pipeline.image_files import read_image_bytes
+from input_pipeline.image_ops import decode_image
 
 _AHEAD = 3  # batches that are read while the model is at work
 _TOGETHER = 16  # files that a thread is given at a time: with a task for each, small files take a third longer
 
 
-class Images(NamedTuple):
+class ImageBatch(NamedTuple):
     """A batch.
 
     Attributes:
@@ -30,7 +30,7 @@ class Images(NamedTuple):
     faults: list[str]
 
 
-def read_images(paths: Sequence[str] | np.ndarray, size: tuple[int, int], batch_size: int) -> Iterator[Images]:
+def read_images(paths: Sequence[str] | np.ndarray, size: tuple[int, int], batch_size: int) -> Iterator[ImageBatch]:
     """Reads files in batches, several at a time and a few batches ahead; memory does not grow with their number.
 
     Args:
@@ -42,7 +42,7 @@ def read_images(paths: Sequence[str] | np.ndarray, size: tuple[int, int], batch_
     def read(path: str) -> np.ndarray | str:
         try:
             path.encode()
-            return decode(read_bytes(path), size)
+            return decode_image(read_image_bytes(path), size)
         except UnicodeEncodeError:
             return f"{path!a} cannot be read (its name is not UTF-8, and no table could hold it)"
         except OSError as error:
@@ -53,11 +53,11 @@ def read_images(paths: Sequence[str] | np.ndarray, size: tuple[int, int], batch_
     def read_all(part: Sequence[str] | np.ndarray) -> list[np.ndarray | str]:
         return [read(path) for path in part]
 
-    def batch(start: int, futures: list[Future[list[np.ndarray | str]]]) -> Images:
+    def batch(start: int, futures: list[Future[list[np.ndarray | str]]]) -> ImageBatch:
         found = [image for future in futures for image in future.result()]
         good = [i for i, image in enumerate(found) if not isinstance(image, str)]
         pixels = np.stack([found[i] for i in good]) if good else np.zeros((0, *size, 3), np.uint8)
-        return Images(np.array(good, np.int64) + start, pixels, [x for x in found if isinstance(x, str)])
+        return ImageBatch(np.array(good, np.int64) + start, pixels, [x for x in found if isinstance(x, str)])
 
     pending: deque[tuple[int, list[Future[list[np.ndarray | str]]]]] = deque()
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:

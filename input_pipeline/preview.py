@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 
 from input_pipeline.augment import Augmentation, sample_affine, sample_color
 from input_pipeline.examples import Examples
-from input_pipeline.image_ops import change
-from input_pipeline.tf_graph import decoded
+from input_pipeline.image_ops import augment_images
+from input_pipeline.tf_graph import decode_images
 
 _VERSIONS = 8
 _SHOWN = 12  # classes
@@ -30,12 +30,12 @@ def write_preview(path: Path, examples: Examples, augmentation: Augmentation, *,
     """
     labels, chosen = np.unique(examples.labels, return_index=True)
     labels, chosen = labels[:_SHOWN], chosen[:_SHOWN]
-    originals = np.stack(list(decoded(examples.paths[chosen], image_size)))
+    originals = np.stack(list(decode_images(examples.paths[chosen], image_size)))
     columns = [originals / np.float32(255)]
     for epoch in range(_VERSIONS):
         affine = sample_affine(augmentation, seed, epoch, len(examples), image_size)[chosen]
         color = sample_color(augmentation, seed, epoch, len(examples))[chosen]
-        columns.append(change(originals, affine, color, augmentation, (0.0, 1.0)))
+        columns.append(augment_images(originals, affine, color, augmentation, (0.0, 1.0)))
     figure = Figure(figsize=(1.25 * len(columns), 1.25 * len(labels) + 0.3), layout="constrained")
     axes = figure.subplots(len(labels), len(columns), squeeze=False)
     for row, label in enumerate(labels):

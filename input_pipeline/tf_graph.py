@@ -14,20 +14,20 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # nor a word on a library f
 import tensorflow as tf
 
 from input_pipeline.errors import DataError
+from input_pipeline.examples import Batch
 from input_pipeline.image_files import is_address, read_record
 from input_pipeline.image_ops import resize
 
 with suppress(RuntimeError):  # where somebody else has set it up already
     tf.config.set_visible_devices([], "GPU")  # or TensorFlow takes all the memory JAX is to have
 
-Batch = dict[str, np.ndarray]
 Change = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 _PARALLEL = os.cpu_count() or 1
 _PREFETCH = 2  # batches; a fixed number, so that memory does not depend on what tf.data finds worth buffering
 
 
-def decoded(paths: np.ndarray, image_size: int) -> Iterator[np.ndarray]:
+def decode_images(paths: np.ndarray, image_size: int) -> Iterator[np.ndarray]:
     """Each image in turn, uint8 `[image_size, image_size, 3]`."""
     dataset, read = tf.data.Dataset.from_tensor_slices(paths), _reader(paths[0])
     yield from _run(dataset.map(lambda path: _resized(read(path), image_size), num_parallel_calls=_PARALLEL))
@@ -42,7 +42,7 @@ def can_decode(data: bytes) -> bool:
     return True
 
 
-def batches(
+def run_plan(
     plan: Callable[[], Iterator[Batch]],
     image_size: int,
     batch_size: int,

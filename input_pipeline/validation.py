@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from input_pipeline.errors import DataError
 from input_pipeline.examples import Examples, Faults
-from input_pipeline.image_files import hash_files, read_bytes
+from input_pipeline.image_files import hash_files, read_image_bytes
 
 MIN_SIDE, MAX_SIDE = 8, 10_000  # pixels
 _FEW = 5  # examples of a class
@@ -142,7 +142,7 @@ def _look(path: str, can_decode: Callable[[bytes], bool]) -> _Look:
     if os.path.exists(path) and not os.path.isfile(path):
         return _Look("is a folder or a special file", None, "")  # a pipe would be waited for without end
     try:
-        data = read_bytes(path)
+        data = read_image_bytes(path)
     except OSError as error:
         return _Look(f"cannot be read ({error.strerror})", None, "")
     except DataError as error:

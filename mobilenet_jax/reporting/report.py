@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from input_pipeline.atomic_files import write_atomically
-from input_pipeline.image_files import read_bytes
+from input_pipeline.image_files import read_image_bytes
 from mobilenet_jax.evaluation.evaluate import Evaluation
 from mobilenet_jax.evaluation.metrics import OVERALL
 from mobilenet_jax.evaluation.plots import draw_curves, draw_figures
@@ -187,7 +187,7 @@ def _galleries(evaluation: Evaluation) -> list[dict[str, Any]]:
 def _thumb(evaluation: Evaluation, i: int) -> dict[str, str]:
     predictions = evaluation.predictions
     label, predicted, p = predictions.labels[i], predictions.predicted[i], predictions.probabilities[i]
-    with Image.open(io.BytesIO(read_bytes(evaluation.paths[i]))) as image:
+    with Image.open(io.BytesIO(read_image_bytes(evaluation.paths[i]))) as image:
         small = image.convert("RGB")
         small.thumbnail((_THUMB_WIDTH, _THUMB_WIDTH))
     small.save(jpeg := io.BytesIO(), "JPEG", quality=80)
