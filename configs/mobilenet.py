@@ -1,12 +1,12 @@
-"""Fine-tunes MobileNet v1 to tell seven kinds of skin lesion apart.
+"""Fine-tunes MobileNet v1 to classify dermoscopic images of skin lesions into seven classes.
 
     python train.py --config=configs/mobilenet.py
-        the embedded sample of drawn lesions, from random weights: about two minutes on two CPU cores
+        Trains on the embedded sample of drawn lesions, from random weights: about two minutes on two CPU cores.
 
     python train.py --config=configs/mobilenet.py:isic2018 --config.data.dir=DIR
-        the recipe of the 2018 article on the real images; DIR is the ISIC archive's download, unpacked
+        Trains with the recipe of the 2018 article on the real images. DIR is the unpacked download of the ISIC archive.
 
-Any value below is changed by `--config.SECTION.KEY=VALUE`.
+`--config.SECTION.KEY=VALUE` overrides any value below.
 """
 
 from ml_collections import ConfigDict
@@ -14,97 +14,105 @@ from ml_collections.config_dict import placeholder
 
 
 def get_config(recipe: str = "sample") -> ConfigDict:
-    """The configuration of one of two recipes, `sample` and `isic2018`."""
+    """Returns the configuration of one of the two recipes, `sample` and `isic2018`.
+
+    Raises:
+        ValueError: there is no such recipe.
+    """
     if recipe not in ("sample", "isic2018"):
-        raise ValueError(f"configs/mobilenet.py:{recipe}: the recipes are 'sample' and 'isic2018'")
+        raise ValueError(f"configs/mobilenet.py has no recipe {recipe!r}: the recipes are 'sample' and 'isic2018'")
     config = ConfigDict()
-    config.seed = 0  # of the split, the weights, the order, the augmentation and dropout
+    config.seed = 0  # seeds the split, the initial weights, the order of the images, the augmentation and dropout
 
     config.data = ConfigDict()
-    # 'isic2018': the archive's layout; 'ham10000': that of Kaggle's copy; 'folders': a folder a class; 'tfds': what
-    # `mobilenet-jax prepare --to tfds` made; 'sample': the drawn lesions, which need no folder.
+    # Layout of the images. 'isic2018': as downloaded from the ISIC archive. 'ham10000': the copy on Kaggle.
+    # 'folders': one folder per class. 'tfds': the data set that `mobilenet-jax prepare --to tfds` creates.
+    # 'sample': the embedded drawings, which need no folder.
     config.data.source = "isic2018"
-    config.data.dir = ""  # the folder that holds them
-    config.data.image_size = 224  # pixels, height and width; 32 or more
-    # 'lesion': all images of a lesion on one side, each class in the same share. 'fold:K/N': the same, for
-    # cross-validation. 'last:0.3', 'first:0.3', 'per_class:0.3': the article's, which part lesions. 'official',
-    # 'official:test': the archive's own validation or test set. Or a splits.csv.
+    config.data.dir = ""  # folder that holds the images and their tables
+    config.data.image_size = 224  # height and width in pixels, at least 32
+    # Assignment of the images to training and validation. 'lesion': all images of a lesion are on the same side, and
+    # each class has the same share of its lesions in validation. 'fold:K/N': the same rule for fold K of an N-fold
+    # cross-validation. 'last:0.3', 'first:0.3', 'per_class:0.3': the splits of the article, which separate images of
+    # one lesion. 'official', 'official:test': the archive's own validation or test set. 'FILE.csv': the splits.csv of
+    # an earlier run.
     config.data.split = "lesion"
-    config.data.val_fraction = 0.3  # of the lesions, for 'lesion'
-    config.data.sampling = "uniform"  # or 'balanced': all classes come equally often in training
-    config.data.cache = "none"  # or 'memory' or 'disk': decode each image once and keep it, at image_size
+    config.data.val_fraction = 0.3  # share of the lesions in validation; applies to 'lesion' only
+    config.data.sampling = "uniform"  # or 'balanced': training samples all classes equally often
+    config.data.cache = "none"  # or 'memory', 'disk': decode each image once and keep it at image_size
 
-    config.augment = ConfigDict()  # of training images
-    config.augment.rotation = 30.0  # degrees to either side
-    config.augment.width_shift = 0.3  # share of the width, to either side
-    config.augment.height_shift = 0.3  # share of the height, up and down
-    config.augment.zoom = 0.3  # each axis by its own factor from 1 - zoom to 1 + zoom
-    config.augment.shear = 0.0  # degrees to either side
-    config.augment.horizontal_flip = True
-    config.augment.vertical_flip = False
-    config.augment.fill_mode = "nearest"  # beyond the edge; or 'reflect', 'wrap', 'constant' (fill_value, 0 to 255)
-    config.augment.fill_value = 0.0
-    config.augment.brightness = 0.0  # a factor from 1 - brightness to 1 + brightness; so contrast and saturation
-    config.augment.contrast = 0.0
-    config.augment.saturation = 0.0
-    config.augment.hue = 0.0  # share of the color circle, to either side
-    config.augment.on_validation = False  # the article's generator augmented validation images too
-    config.augment.where = "host"  # training images are changed by TensorFlow, or by JAX on the 'device'
+    config.augment = ConfigDict()  # ranges of the random augmentation of training images
+    config.augment.rotation = 30.0  # degrees; the angle is in [-rotation, rotation]
+    config.augment.width_shift = 0.3  # share of the width; the shift is in [-width_shift, width_shift]
+    config.augment.height_shift = 0.3  # share of the height; the shift is in [-height_shift, height_shift]
+    config.augment.zoom = 0.3  # each axis is scaled by its own factor in [1 - zoom, 1 + zoom]
+    config.augment.shear = 0.0  # degrees; the angle is in [-shear, shear]
+    config.augment.horizontal_flip = True  # mirrors an image left to right with probability 0.5
+    config.augment.vertical_flip = False  # mirrors an image top to bottom with probability 0.5
+    config.augment.fill_mode = "nearest"  # fills pixels beyond the edge; or 'reflect', 'wrap', 'constant' (fill_value)
+    config.augment.fill_value = 0.0  # from 0 to 255; applies to fill_mode 'constant' only
+    config.augment.brightness = 0.0  # the factor is in [1 - brightness, 1 + brightness]
+    config.augment.contrast = 0.0  # the factor is in [1 - contrast, 1 + contrast]
+    config.augment.saturation = 0.0  # the factor is in [1 - saturation, 1 + saturation]
+    config.augment.hue = 0.0  # share of the color circle; the turn is in [-hue, hue]
+    config.augment.on_validation = False  # or True: augment validation images too, as the article's generator did
+    config.augment.where = "host"  # OpenCV augments training images; or 'device': JAX does
 
     config.model = ConfigDict()
-    config.model.alpha = 1.0  # the width: 0.25, 0.5, 0.75 or 1.0
-    # 'article': two dense layers of 1024; 'article_bn': with batch normalization; 'small': global average pooling, for
-    # phones.
+    config.model.alpha = 1.0  # width multiplier: 0.25, 0.5, 0.75 or 1.0
+    # 'article': two dense layers of 1024 units. 'article_bn': the same with batch normalization. 'small': global
+    # average pooling and one dense layer, for phones.
     config.model.head = "article"
-    config.model.dropout = 0.5
-    config.model.num_classes = 7
-    config.model.frozen_blocks = 0  # of 13: the stem and so many first blocks stay as they are; 13 trains only the head
-    config.model.batch_norm = "frozen"  # of frozen blocks: keeps its statistics, or goes on estimating: 'train'
+    config.model.dropout = 0.5  # dropout rate of the head
+    config.model.num_classes = 7  # number of classes of the data
+    config.model.frozen_blocks = 0  # freezes the stem and the first N of the 13 blocks; 13 trains only the head
+    config.model.batch_norm = "frozen"  # frozen blocks keep their moving statistics; or 'train': they use the batch's
 
-    config.regularizer = ConfigDict()  # of the dense layers of 1024, as Keras's, such as l2(0.01)
+    config.regularizer = ConfigDict()  # factors as in Keras's l1 and l2, applied to the head's dense layers of 1024
     config.regularizer.kernel_l1 = 0.0
     config.regularizer.kernel_l2 = 0.0
     config.regularizer.activity_l1 = 0.0
     config.regularizer.activity_l2 = 0.0
 
-    config.loss = ConfigDict()  # cross-entropy
-    config.loss.class_weights = "none"  # or 'balanced': each class weighs the same
-    config.loss.label_smoothing = 0.0
+    config.loss = ConfigDict()  # the loss is the cross-entropy
+    config.loss.class_weights = "none"  # or 'balanced': every class contributes equally to the loss
+    config.loss.label_smoothing = 0.0  # share of the target that is spread over all classes
 
     config.init = ConfigDict()
-    # Whatever `mobilenet-jax convert` reads (only the backbone is taken), 'imagenet' for Keras's public file, or None
-    # for random weights (on the command line: --config.init.weights=None).
+    # Initial weights of the backbone: a file or folder that `mobilenet-jax convert` reads, 'imagenet' for Keras's
+    # public file, or None for random weights (on the command line: --config.init.weights=None).
     config.init.weights = placeholder(str)
     config.init.weights = "imagenet"
-    config.init.input_scaling = "1/255"  # pixels to [0, 1] as in the article; 'weights': as those were trained, [-1, 1]
+    config.init.input_scaling = "1/255"  # scales pixels to [0, 1], as the article did; 'weights': to the weights' range
 
     config.optimizer = ConfigDict()
-    config.optimizer.name = "sgd"  # or 'adadelta' (decay rate 0.95), which takes no momentum
+    config.optimizer.name = "sgd"  # or 'adadelta' (decay rate 0.95), which ignores the momentum
     config.optimizer.learning_rate = 0.001
-    config.optimizer.momentum = 0.9
-    config.optimizer.schedule = "constant"  # 'cosine': falls to 0 at the end; 'plateau': falls where val_loss does not
-    config.optimizer.warmup_epochs = 0
-    config.optimizer.plateau_factor = 0.1
-    config.optimizer.plateau_patience = 10  # epochs
-    config.optimizer.clip_norm = 0.0  # of all gradients together; 0 clips none
-    config.optimizer.weight_decay = 0.0  # of kernels
+    config.optimizer.momentum = 0.9  # applies to 'sgd' only
+    config.optimizer.schedule = "constant"  # 'cosine': decays to 0; 'plateau': drops when val_loss stops falling
+    config.optimizer.warmup_epochs = 0  # epochs in which the learning rate rises linearly from 0
+    config.optimizer.plateau_factor = 0.1  # multiplies the learning rate at each plateau
+    config.optimizer.plateau_patience = 10  # epochs without a lower val_loss that count as a plateau
+    config.optimizer.clip_norm = 0.0  # upper bound of the global norm of the gradients; 0 disables clipping
+    config.optimizer.weight_decay = 0.0  # applied to kernels only
 
     config.train = ConfigDict()
-    config.train.batch_size = 32  # of all devices together
+    config.train.batch_size = 32  # images per step over all devices together
     config.train.epochs = 100
-    config.train.precision = "float32"  # or 'bfloat16', in which layers compute; parameters stay float32
-    config.train.ema_decay = 0.0  # such as 0.999: a moving average of the parameters is evaluated and kept
+    config.train.precision = "float32"  # or 'bfloat16' for the computation of the layers; parameters stay float32
+    config.train.ema_decay = 0.0  # such as 0.999: evaluates and saves a moving average of the parameters; 0 disables it
 
-    config.early_stopping = ConfigDict()  # as Keras's callback; the best checkpoint is then the best by its monitor
+    # The settings of Keras's callback. If it is enabled, its monitor chooses the best checkpoint too.
+    config.early_stopping = ConfigDict()
     config.early_stopping.enabled = False
-    config.early_stopping.monitor = "val_loss"
-    config.early_stopping.mode = "auto"  # or 'min', 'max'
-    config.early_stopping.min_delta = 0.0
-    config.early_stopping.patience = 10  # epochs
-    config.early_stopping.baseline = placeholder(float)
-    config.early_stopping.start_from_epoch = 0
+    config.early_stopping.monitor = "val_loss"  # name of a metric, such as 'val_balanced_accuracy'
+    config.early_stopping.mode = "auto"  # or 'min', 'max': the direction of an improvement
+    config.early_stopping.min_delta = 0.0  # smaller changes do not count as an improvement
+    config.early_stopping.patience = 10  # epochs without an improvement before training stops
+    config.early_stopping.baseline = placeholder(float)  # only values better than this one reset the patience
+    config.early_stopping.start_from_epoch = 0  # number of first epochs that are ignored
 
-    if recipe == "sample":  # sized for two CPU cores; random weights take larger steps than trained ones
+    if recipe == "sample":  # sized for two CPU cores; random weights need larger steps than trained ones
         config.data.source = "sample"
         config.data.image_size = 64
         config.model.alpha = 0.25

@@ -1,12 +1,12 @@
-"""The article's other optimizer: Adadelta with rate 1.0, decay 0.95 and Keras's epsilon, batches of 64, 50 epochs.
+"""The article's other optimizer: Adadelta (learning rate 1.0, decay 0.95, Keras's epsilon), batches of 64, 50 epochs.
 
     python train.py --config=configs/article/adadelta.py --config.data.dir=DIR
 
 The article shows its curves and draws no conclusion.
 
-To expect, after 7 epochs at alpha 0.25 and 128 x 128: accuracy 0.769 in training, 0.646 in validation; balanced
-accuracy 0.457 and 0.241. It learns faster than SGD, and validation swings widely from epoch to epoch. The table of
-all is in benchmarks/results/article.md.
+Expected after 7 epochs at alpha 0.25 and 128 x 128: accuracy 0.769 in training and 0.646 in validation, balanced
+accuracy 0.457 and 0.241. It fits the training set faster than SGD, and validation fluctuates widely from epoch
+to epoch. The table of all experiments is in benchmarks/results/article.md.
 """
 
 from ml_collections import ConfigDict
@@ -15,7 +15,7 @@ from configs.article.original import get_config as original
 
 
 def get_config() -> ConfigDict:
-    """The original with the other optimizer."""
+    """Returns the original experiment with the other optimizer."""
     config = original()
     config.optimizer.name = "adadelta"
     config.optimizer.learning_rate = 1.0

@@ -1,11 +1,12 @@
-"""The article's early stopping: it ends when the validation loss has not fallen for 10 epochs.
+"""The article's early stopping: training ends when the validation loss has not fallen for 10 epochs.
 
     python train.py --config=configs/article/early_stopping.py --config.data.dir=DIR
 
-The article shows its curves and draws no conclusion. The best checkpoint is then that of the lowest loss.
+The article shows its curves and draws no conclusion. The best checkpoint is the one with the lowest validation loss.
 
-To expect: what the original gives, to the bit, until it stops, which cannot be before epoch 11. At alpha 0.25 and 128
-x 128 the validation loss still falls in the tenth epoch. The table of all is in benchmarks/results/article.md.
+Expected: the results of the original experiment, to the bit, until training stops. It cannot stop before epoch 11. At
+alpha 0.25 and 128 x 128 the validation loss still falls in the tenth epoch. The table of all experiments is in
+benchmarks/results/article.md.
 """
 
 from ml_collections import ConfigDict
@@ -14,7 +15,7 @@ from configs.article.original import get_config as original
 
 
 def get_config() -> ConfigDict:
-    """The original with early stopping."""
+    """Returns the original experiment with early stopping."""
     config = original()
     config.early_stopping.enabled = True
     return config
