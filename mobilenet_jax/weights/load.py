@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,11 +14,12 @@ from mobilenet_jax.model.mobilenet import MobileNet
 from mobilenet_jax.weights.keras.files import open_archive, open_hdf5
 from mobilenet_jax.weights.keras.names import to_keras_3
 from mobilenet_jax.weights.layout import Architecture, Shape, architecture, axes, size, transposed
+from mobilenet_jax.weights.orbax import CheckpointName
 from mobilenet_jax.weights.safetensors import open_safetensors
 from mobilenet_jax.weights.weights import Weights, check_metadata, check_tensors
 from mobilenet_jax.weights.weights_file import Source, content_size, sha256
 
-Checkpoint = Literal["best", "latest"]
+Checkpoint = CheckpointName  # until evaluation imports the new name
 
 _SLACK = 64 << 20  # bytes that a packed file's tensors may hold more than the file
 _MOST = 8  # times its tensors a file may have; an optimizer's make it three, HDF5's groups four for the least
@@ -26,7 +27,7 @@ _EPSILON = 1e-3  # batch normalization takes the root of variance + epsilon
 
 
 def load_pretrained(
-    path: str | Path, alpha: float | None = None, *, checkpoint: Checkpoint = "best", allow_nonfinite: bool = False
+    path: str | Path, alpha: float | None = None, *, checkpoint: CheckpointName = "best", allow_nonfinite: bool = False
 ) -> tuple[MobileNet, dict[str, Any]]:
     """Loads a MobileNet v1, with its classifier if the file holds one.
 
@@ -53,7 +54,7 @@ def read_weights(
     alpha: float | None = None,
     *,
     head: bool = True,
-    checkpoint: Checkpoint = "best",
+    checkpoint: CheckpointName = "best",
     allow_nonfinite: bool = False,
 ) -> Weights:
     """Reads weights and what is known of them.
@@ -103,7 +104,7 @@ class Mapped(NamedTuple):
 
 
 def map_tensors(
-    path: str | Path, *, to_keras: bool, checkpoint: Checkpoint = "best", head: bool = True
+    path: str | Path, *, to_keras: bool, checkpoint: CheckpointName = "best", head: bool = True
 ) -> list[Mapped]:
     """How each tensor of a file would be named and laid out in another; nothing but names and shapes is read.
 
@@ -129,7 +130,7 @@ def map_tensors(
 
 
 @contextlib.contextmanager
-def _opened(path: Path, head: bool, checkpoint: Checkpoint) -> Iterator[tuple[Source, Architecture]]:
+def _opened(path: Path, head: bool, checkpoint: CheckpointName) -> Iterator[tuple[Source, Architecture]]:
     """A file of weights of whatever kind, checked. Errors while it is open name it, on one printable line."""
     try:
         with _reader(path, head, checkpoint) as source:
@@ -138,7 +139,7 @@ def _opened(path: Path, head: bool, checkpoint: Checkpoint) -> Iterator[tuple[So
         raise WeightsError(printable(f"{path}: {error}")) from error
 
 
-def _reader(path: Path, head: bool, checkpoint: Checkpoint) -> AbstractContextManager[Source]:
+def _reader(path: Path, head: bool, checkpoint: CheckpointName) -> AbstractContextManager[Source]:
     kind = kind_of(path)
     if kind == "hdf5":
         return open_hdf5(path, head)
