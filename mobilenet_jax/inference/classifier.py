@@ -1,4 +1,4 @@
-"""A trained model put to use: images to probabilities, on all devices. No TensorFlow is imported here."""
+"""A trained model compiled for inference: images to probabilities, on all devices. Imports no TensorFlow."""
 
 import math
 from collections.abc import Callable
@@ -10,91 +10,96 @@ import numpy as np
 
 from mobilenet_jax import sharding
 from mobilenet_jax.errors import WeightsError
+from mobilenet_jax.inference.views import apply_view, count_views
 from mobilenet_jax.weights.weights import Weights
 
-DEFAULT_SIZE = (224, 224)  # for weights that do not say, which are Keras's
-MAX_VIEWS = 8  # the ways to turn a square over
+_KERAS_SIZE = (224, 224)  # of the public ImageNet files, for weights that do not record their image size
+_STRIDE = 32  # input pixels per position of the last feature map
 
 
 class Classifier:
-    """Weights with a classifier, ready to be asked.
+    """A trained model compiled for inference.
 
     Attributes:
-        model: of the weights.
-        variables: the weights, on every device.
-        size: height and width of the images it takes.
-        class_names: in the order of the probabilities; numbers where the weights have no names.
+        model: the network.
+        variables: its weights, replicated on every device.
+        image_size: `(height, width)` of its input images.
+        class_names: in the order of the probabilities; indices where the weights record no names.
     """
 
     def __init__(self, weights: Weights, views: int = 1, correct: Callable[[np.ndarray], np.ndarray] | None = None):
-        """Takes weights.
+        """Puts the weights on the devices.
 
         Args:
-            weights: of a whole model.
-            views: how many views of each image the probabilities are the mean of: the image itself, then turned and
-                mirrored, up to 8; on images that are not square, up to 4.
-            correct: what is done to their probabilities, see `calibration`.
+            weights: of a model with a classifier.
+            views: number of views of each image whose probabilities are averaged, see `views.apply_view`: 1 to 8 for
+                square images, else 1 to 4.
+            correct: function applied to the averaged probabilities, such as `Calibration.correct`.
 
         Raises:
-            WeightsError: the weights hold no classifier, or none for as many views.
+            WeightsError: the weights have no classifier, do not determine the image size, or allow fewer views.
         """
-        found, metadata = weights.architecture, weights.metadata
-        if found.head is None:
-            raise WeightsError(f"{metadata.source} holds no classifier, only features")
-        side = 32 * math.isqrt(found.positions)
-        self.size = metadata.image_size or ((side, side) if found.one_size else DEFAULT_SIZE)
-        if found.one_size and -(-self.size[0] // 32) * -(-self.size[1] // 32) != found.positions:
+        architecture, metadata = weights.architecture, weights.metadata
+        if architecture.head is None:
+            raise WeightsError(f"{metadata.source} has no classifier, only features")
+        self.image_size = _get_image_size(weights)
+        max_views = count_views(self.image_size)
+        if not 1 <= views <= max_views:
             raise WeightsError(
-                f"{metadata.source} does not say for which size of images its head is, and it is no square"
+                f"images of {' x '.join(map(str, self.image_size))} have 1 to {max_views} views, not {views}"
             )
-        most = MAX_VIEWS if self.size[0] == self.size[1] else MAX_VIEWS // 2
-        if not 1 <= views <= most:
-            raise WeightsError(f"images of {self.size[0]} x {self.size[1]} have 1 to {most} views, not {views}")
-        self.class_names = metadata.classes or tuple(map(str, range(found.num_classes)))
-        self.model: Any
+        self.class_names = metadata.classes or tuple(map(str, range(architecture.num_classes)))
+        self.model: Any = architecture.build_model()
+        self._input_scaling, self._views = metadata.input_scaling, views
         self._correct = correct or (lambda probabilities: probabilities)
-        self.model, self._scaling, self._views = found.model(), metadata.input_scaling, views
         self._mesh = sharding.make_data_mesh()
         self.variables = sharding.replicate(self._mesh, weights.variables)
-        self._compiled = jax.jit(self._mean_probabilities)
+        self._compiled = jax.jit(self._average_views)
 
-    def probabilities(self, pixels: np.ndarray, batch_size: int) -> np.ndarray:
-        """float64 `[n, classes]` of images.
+    def predict(self, pixels: np.ndarray, batch_size: int) -> np.ndarray:
+        """Returns the probabilities of the classes, float64 `[n, classes]`.
 
         Args:
             pixels: uint8 `[n, height, width, 3]`.
-            batch_size: n or more; images of nothing fill up to it, so that all batches are compiled once.
+            batch_size: at least n. Smaller batches are padded to it, so that the model is compiled once.
         """
-        n, whole = len(pixels), self.whole(batch_size)
-        padded = np.pad(pixels, [(0, whole - n), (0, 0), (0, 0), (0, 0)]) if n < whole else pixels
+        n, padded_size = len(pixels), self.round_up(batch_size)
+        padded = np.pad(pixels, [(0, padded_size - n), (0, 0), (0, 0), (0, 0)]) if n < padded_size else pixels
         batch = sharding.shard_batch(self._mesh, {"pixels": padded})
-        found = np.asarray(sharding.gather_to_host(self._compiled(self.variables, batch["pixels"])), np.float64)[:n]
-        return self._correct(found / found.sum(1, keepdims=True))
+        outputs = sharding.gather_to_host(self._compiled(self.variables, batch["pixels"]))
+        probabilities = np.asarray(outputs, np.float64)[:n]
+        return self._correct(probabilities / probabilities.sum(1, keepdims=True))
 
-    def whole(self, batch_size: int) -> int:
-        """The batch size, or the next that all devices can share."""
+    def round_up(self, batch_size: int) -> int:
+        """Returns the smallest multiple of the number of devices that is at least `batch_size`."""
         return -(-batch_size // self._mesh.size) * self._mesh.size
 
-    def inputs(self, pixels: jax.Array) -> jax.Array:
-        """Pixels from 0 to 255 as the model takes them."""
-        low, high = self._scaling
+    def scale_pixels(self, pixels: jax.Array) -> jax.Array:
+        """Maps pixel values from 0 to 255 to the input range of the model, float32."""
+        low, high = self._input_scaling
         return low + (high - low) / 255 * pixels.astype(jnp.float32)
 
-    def _mean_probabilities(self, variables: Any, pixels: jax.Array) -> jax.Array:
-        images = self.inputs(pixels)
-        each = [jax.nn.softmax(self.model.apply(variables, view(images, i), train=False)) for i in range(self._views)]
-        return sum(each[1:], each[0]) / self._views
+    def _average_views(self, variables: Any, pixels: jax.Array) -> jax.Array:
+        images = self.scale_pixels(pixels)
+        views = (apply_view(images, i) for i in range(self._views))
+        first, *others = [jax.nn.softmax(self.model.apply(variables, view, train=False)) for view in views]
+        return sum(others, first) / self._views
 
 
-def view(images: jax.Array, number: int) -> jax.Array:
-    """One of the eight ways to lay a square: mirrored left to right, top to bottom, and turned about its diagonal.
+def _get_image_size(weights: Weights) -> tuple[int, int]:
+    """Returns `(height, width)` as recorded with the weights, else as implied by the head, else Keras's default.
 
-    Args:
-        images: `[n, height, width, 3]`.
-        number: 0, the images as they are, to 7; from 4 on height and width change places.
+    Raises:
+        WeightsError: the head fits images of one size only, which is not recorded and not a square.
     """
-    if number & 1:
-        images = images[:, :, ::-1]
-    if number & 2:
-        images = images[:, ::-1]
-    return images.swapaxes(1, 2) if number & 4 else images
+    architecture, recorded = weights.architecture, weights.metadata.image_size
+    if not architecture.has_fixed_size:
+        return recorded or _KERAS_SIZE
+    side = _STRIDE * math.isqrt(architecture.positions)
+    height, width = recorded or (side, side)
+    if -(-height // _STRIDE) * -(-width // _STRIDE) != architecture.positions:
+        raise WeightsError(
+            f"{weights.metadata.source} does not record its image size, and the {architecture.positions} positions that "
+            "its head expects are not a square"
+        )
+    return height, width

@@ -33,11 +33,11 @@ class Architecture(NamedTuple):
     positions: int
 
     @property
-    def one_size(self) -> bool:
+    def has_fixed_size(self) -> bool:
         """Whether it takes images of one size only, that of `positions`."""
         return self.head in ("article", "article_bn")
 
-    def model(self) -> MobileNet:
+    def build_model(self) -> MobileNet:
         """The model these tensors are for."""
         return MobileNet(alpha=self.alpha, head=self.head, num_classes=self.num_classes or MobileNet.num_classes)
 
@@ -54,7 +54,7 @@ class Architecture(NamedTuple):
             shapes |= _batch_norm(f"conv_pw_{block}", out)
             channels = out
         sizes = [channels, self.num_classes]
-        if self.one_size:
+        if self.has_fixed_size:
             sizes = [self.positions * channels, 1024, 1024, self.num_classes]
         for layer, shape in zip(HEAD_LAYERS[self.head], itertools.pairwise(sizes), strict=False):
             shapes[f"params.{layer}.kernel"] = (1, 1, *shape) if layer == "conv_preds" else shape
@@ -110,7 +110,7 @@ def architecture(shapes: Mapping[str, Shape], *, head: bool = True) -> Architect
     if not last or last[-1] < 1:
         raise WeightsError(f"the layer {HEAD_LAYERS[kind][-1]} of its head is missing, or has no classes")
     found = Architecture(alphas[stem], kind, last[-1], 1)
-    if found.one_size and first:
+    if found.has_fixed_size and first:
         found = found._replace(positions=max(1, first[0] // int(1024 * found.alpha)))
     return found
 

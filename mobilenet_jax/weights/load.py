@@ -46,7 +46,7 @@ def load_pretrained(
         WeightsError: the file is damaged, or a tensor is missing, unknown, or of another shape or type.
     """
     weights = read_weights(path, alpha, checkpoint=checkpoint, allow_nonfinite=allow_nonfinite)
-    return weights.architecture.model(), weights.variables
+    return weights.architecture.build_model(), weights.variables
 
 
 def read_weights(

@@ -347,7 +347,7 @@ def test_of_a_run_that_kept_an_average_of_its_parameters_the_average_is_read(run
     keras_model = random_mobilenet(0.25, "article_bn", (32, 32), seed=1)
     keras_model.load_weights(tmp_path / "w.weights.h5")
     images = np.random.default_rng(0).uniform(0, 1, (2, 32, 32, 3)).astype(np.float32)
-    found = weights.architecture.model().apply(weights.variables, images, train=False)
+    found = weights.architecture.build_model().apply(weights.variables, images, train=False)
     assert relative_error(found, keras_model.predict(images, verbose=0)) < 1e-4
 
 

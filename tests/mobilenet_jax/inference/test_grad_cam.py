@@ -21,7 +21,7 @@ NAMES = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
 def head_weights(head, kernels):
     """Random backbone of alpha 0.25 for images of 64 x 64, and a head whose logits are the pooled features x kernel."""
     architecture = Architecture(0.25, head, 7, 4 if head == "article" else 1)
-    model = architecture.model()
+    model = architecture.build_model()
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False))
     rng = np.random.default_rng(0)
 

@@ -112,7 +112,7 @@ def test_every_file_keras_3_writes_holds_the_same_tensors(tmp_path, head):
         assert _same(other.tensors, first.tensors)
         assert other.metadata.image_size == (64, 64)
     expected = reference.predict(_images((64, 64)), verbose=0)
-    found = _outputs(first.architecture.model(), first.variables, _images((64, 64)))
+    found = _outputs(first.architecture.build_model(), first.variables, _images((64, 64)))
     assert relative_error(found, expected) < 1e-4
 
 
@@ -129,7 +129,7 @@ def test_files_of_keras_2_are_read(tmp_path, head):
     assert first.metadata.image_size == (160, 160), "as the file's name says"
     assert second.metadata.image_size == (64, 64), "as its model says"
     expected = reference.predict(_images((64, 64)), verbose=0)
-    found = _outputs(first.architecture.model(), first.variables, _images((64, 64)))
+    found = _outputs(first.architecture.build_model(), first.variables, _images((64, 64)))
     assert relative_error(found, expected) < 1e-4
 
 
@@ -145,7 +145,7 @@ def test_a_backbone_nested_in_another_model_is_found(tmp_path, head):
         model.save_weights(tmp_path / name) if name == "k.weights.h5" else model.save(tmp_path / name)
         weights = read_weights(tmp_path / name)
         assert weights.architecture == Architecture(0.25, head, 7, 1 if head == "small" else 4)
-        found = _outputs(weights.architecture.model(), weights.variables, _images((64, 64)))
+        found = _outputs(weights.architecture.build_model(), weights.variables, _images((64, 64)))
         assert relative_error(found, expected) < 1e-4
         np.testing.assert_array_equal(weights.tensors["params.predictions.kernel"], layers[-1].kernel)
         np.testing.assert_array_equal(
@@ -197,7 +197,7 @@ def test_round_trips_through_every_format_keep_every_bit(tmp_path, head):
         assert _same(weights.tensors, start.tensors)
         assert weights.architecture == start.architecture
         if previous is None:
-            save_pretrained(tmp_path / name, start.architecture.model(), start.variables, metadata, force=True)
+            save_pretrained(tmp_path / name, start.architecture.build_model(), start.variables, metadata, force=True)
             weights = read_weights(tmp_path / name)
         previous = weights.metadata
         assert (previous.image_size, previous.input_scaling, previous.classes) == (
