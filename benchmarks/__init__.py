@@ -1,1 +1,1 @@
-"""Measurements, each against a named peer, both sides in one run."""
+"""Benchmarks: each script measures one claim against a named peer, with both sides in one run."""

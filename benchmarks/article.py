@@ -1,10 +1,10 @@
-"""The article's experiment, here and in its own Keras code: accuracy by epoch, seconds an epoch, peak memory.
+"""Compares the article's experiment with its own Keras code: accuracy and seconds per epoch, and peak memory.
 
-    python -m benchmarks.article --data ../shared/data/isic2018_task3 \\
-        --weights ../shared/weights/mobilenet_2_5_224_tf_no_top.h5 > benchmarks/results/keras_article.md
+    python -m benchmarks.article --data DIR --weights FILE > benchmarks/results/keras_article.md
 
-Both sides train on the same images with the same split, settings and cores. They take turns, an epoch each, one
-stopped while the other runs, so that a machine whose speed drifts is as slow for both.
+DIR is in the ISIC archive's layout, FILE is Keras's `mobilenet_2_5_224_tf_no_top.h5`. Both sides train on the same
+images with the same split, settings and cores. Their epochs alternate, and one process is stopped while the other runs,
+so that a machine whose speed drifts slows both equally.
 """
 
 import argparse
@@ -26,16 +26,27 @@ from PIL import Image
 
 
 class Side:
-    """One of the two processes, run an epoch at a time."""
+    """One of the two processes, which runs one epoch at a time.
+
+    Attributes:
+        peak_megabytes: peak resident memory, including the pages of libraries.
+    """
 
     def __init__(self, command: list[str]):
-        self.peak_megabytes = 0.0  # resident, pages of libraries included
+        self.peak_megabytes = 0.0
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
         self._process.send_signal(signal.SIGSTOP)
 
     def run_until(self, marker: str) -> tuple[str, float]:
-        """Lets the process run until it prints a line that starts with `marker`; that line, and the seconds."""
+        """Runs the process until it prints a line that starts with `marker`.
+
+        Returns:
+            The line, and the seconds that passed.
+
+        Raises:
+            RuntimeError: the process ended first.
+        """
         assert self._process.stdout
         self._process.send_signal(signal.SIGCONT)
         start = time.perf_counter()
@@ -46,10 +57,10 @@ class Side:
                 status = Path(f"/proc/{self._process.pid}/status").read_text()
                 self.peak_megabytes = int(status.partition("VmHWM:")[2].split()[0]) / 1000
                 return line, seconds
-        raise RuntimeError(f"{self._process.args!r} ended early")
+        raise RuntimeError(f"{self._process.args!r} ended before it printed a line that starts with {marker!r}")
 
-    def end(self) -> None:
-        """Lets the process finish."""
+    def finish(self) -> None:
+        """Runs the process to its end."""
         self._process.send_signal(signal.SIGCONT)
         self._process.communicate()
 
@@ -65,33 +76,7 @@ def main() -> None:
     args = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as folder:
-        peer = Side(
-            [
-                sys.executable,
-                "-m",
-                "benchmarks.keras_article",
-                "--data",
-                args.data,
-                "--weights",
-                args.weights,
-                f"--alpha={args.alpha}",
-                f"--image-size={args.image_size}",
-                f"--epochs={args.epochs}",
-            ]
-        )
-        ours = Side(
-            [
-                sys.executable,
-                "train.py",
-                "--config=configs/mobilenet.py:isic2018",
-                f"--workdir={folder}/run",
-                f"--config.data.dir={args.data}",
-                f"--config.init.weights={args.weights}",
-                f"--config.model.alpha={args.alpha}",
-                f"--config.data.image_size={args.image_size}",
-                f"--config.train.epochs={args.epochs}",
-            ]
-        )
+        peer, ours = Side(_build_keras_command(args)), Side(_build_command(args, f"{folder}/run"))
         peer_records, seconds = [], []
         for epoch in range(1, args.epochs + 1):
             _, peer_seconds = peer.run_until("epoch")
@@ -100,11 +85,40 @@ def main() -> None:
             peer_records.append(json.loads(line))
             seconds.append((peer_seconds, our_seconds))
             print(f"epoch {epoch}: {peer_seconds:.1f} s and {our_seconds:.1f} s", file=sys.stderr)
-        peer.end()
-        ours.end()
+        peer.finish()
+        ours.finish()
         records = [json.loads(line) for line in (Path(folder) / "run" / "metrics.jsonl").open()]
     _print_table(args, peer_records, records, seconds)
     _print_memory(args, peer, ours)
+
+
+def _build_keras_command(args: argparse.Namespace) -> list[str]:
+    return [
+        sys.executable,
+        "-m",
+        "benchmarks.keras_article",
+        "--data",
+        args.data,
+        "--weights",
+        args.weights,
+        f"--alpha={args.alpha}",
+        f"--image-size={args.image_size}",
+        f"--epochs={args.epochs}",
+    ]
+
+
+def _build_command(args: argparse.Namespace, workdir: str) -> list[str]:
+    return [
+        sys.executable,
+        "train.py",
+        "--config=configs/mobilenet.py:isic2018",
+        f"--workdir={workdir}",
+        f"--config.data.dir={args.data}",
+        f"--config.init.weights={args.weights}",
+        f"--config.model.alpha={args.alpha}",
+        f"--config.data.image_size={args.image_size}",
+        f"--config.train.epochs={args.epochs}",
+    ]
 
 
 def _print_table(
@@ -113,20 +127,20 @@ def _print_table(
     records: list[dict[str, Any]],
     seconds: list[tuple[float, float]],
 ) -> None:
-    print("# The article's experiment, here and in Keras\n")
+    print("# The Article's Experiment, Here and in Keras\n")
     print(f"Command: `python -m benchmarks.article {shlex.join(sys.argv[1:])}`\n")
     packages = " ".join(f"{p} {version(p)}" for p in ("jax", "flax", "keras", "tensorflow-cpu"))
-    print(f"{packages}, Python {platform.python_version()}, {os.cpu_count()} CPU cores, commit {_commit()}\n")
+    print(f"{packages}, Python {platform.python_version()}, {os.cpu_count()} CPU cores, commit {_get_commit()}\n")
     print(f"alpha {args.alpha}, {args.image_size} x {args.image_size}, split by lesion. Keras evaluates on augmented "
-          "images, as the article does, and, for comparison, on plain ones; here only on plain ones. Seconds are of a "
-          "whole epoch with its validation, without Keras's second one.\n")  # fmt: skip
+          "images, as the article does, and, for comparison, on plain ones. This project evaluates on plain ones only. "
+          "The seconds include the validation of the epoch, but not Keras's second validation.\n")  # fmt: skip
     print("| epoch | accuracy: Keras, augmented | Keras, plain | here | balanced accuracy: Keras, augmented "
           "| Keras, plain | here | seconds: Keras | here |\n|" + "---|" * 9)  # fmt: skip
     for theirs, mine, pair in zip(peer_records, records, seconds, strict=True):
         cells = [f"{r[f'{k}_{m}']:.3f}" for m in ("accuracy", "balanced_accuracy")
                  for r, k in ((theirs, "val"), (theirs, "plain"), (mine, "val"))]  # fmt: skip
         print(f"| {theirs['epoch']} | {' | '.join(cells)} | {pair[0]:.1f} | {pair[1]:.1f} |")
-    # The first epoch holds the start of the process here, and the compilation on both sides.
+    # The first epoch includes the start of this project's process, and the compilation on both sides.
     medians = [statistics.median(side) for side in zip(*seconds[1:], strict=True)]
     ratio = statistics.median(theirs / mine for theirs, mine in seconds[1:])
     print(f"\nMedian epoch after the first: Keras {medians[0]:.1f} s, here {medians[1]:.1f} s; "
@@ -141,10 +155,10 @@ def _print_memory(args: argparse.Namespace, peer: Side, ours: Side) -> None:
     stored = len(paths) * width * height * 3 * 4 / 1e6
     print(f"Peak resident memory of the process: Keras {peer.peak_megabytes:.0f} MB, here {ours.peak_megabytes:.0f} "
           f"MB. All images decoded as float32 would take {size:.0f} MB at this size and {stored:.0f} MB at the "
-          f"{width} x {height} they are stored at.")  # fmt: skip
+          f"stored size of {width} x {height}.")  # fmt: skip
 
 
-def _commit() -> str:
+def _get_commit() -> str:
     return subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
 
 

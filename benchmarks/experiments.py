@@ -1,9 +1,10 @@
-"""Every experiment of the article, for real: what overfits, and what each remedy changes.
+"""Runs every experiment of the article and compares how much each remedy against overfitting changes.
 
-    python -m benchmarks.experiments --data DIR --runs RUNS [--epochs 6] [--config.KEY=VALUE ...]
+    python -m benchmarks.experiments --data DIR --runs RUNS [--epochs 6] [--config.SECTION.KEY=VALUE ...]
 
-trains each of `configs/article/*.py` on the ISIC archive's layout in DIR, a workdir in RUNS for each (one that is there
-goes on, or is taken as it is), prints a table, and draws `benchmarks/results/article.png`.
+Trains each of `configs/article/*.py` on DIR, which is in the ISIC archive's layout, with one workdir per experiment in
+RUNS. A run that was interrupted is resumed, and a finished one is not repeated. Prints a table and draws
+`benchmarks/results/article.png`.
 """
 
 import argparse
@@ -25,7 +26,7 @@ PICTURE = Path(__file__).parent / "results" / "article.png"
 
 
 def main() -> None:
-    """Trains what is not trained yet, prints a table, draws a picture."""
+    """Trains the experiments that are not finished, prints the table and draws the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
     parser.add_argument("--runs", required=True, type=Path)
@@ -44,7 +45,7 @@ def main() -> None:
 
 
 def report(folder: Path) -> None:
-    """Prints the table and draws the picture of the runs in a folder."""
+    """Prints the table and draws the picture of all runs in `folder`."""
     runs: dict[str, list[dict[str, Any]]] = {
         name: [json.loads(line) for line in (folder / name / "metrics.jsonl").open()]
         for name in NAMES
@@ -54,7 +55,7 @@ def report(folder: Path) -> None:
         f"jax {version('jax')} flax {version('flax')} Python {platform.python_version()}, {os.cpu_count()} CPU cores"
         "\n\n"
         "| experiment | epochs | training accuracy | validation accuracy | gap | training balanced accuracy "
-        "| validation balanced accuracy | training loss | validation loss | lowest (epoch) | seconds an epoch |\n"
+        "| validation balanced accuracy | training loss | validation loss | lowest (epoch) | seconds per epoch |\n"
         + "|---" * 11
         + "|"
     )
@@ -78,8 +79,8 @@ def _draw(runs: dict[str, list[dict[str, Any]]]) -> None:
     for i, (name, records) in enumerate(runs.items()):
         epochs = [r["epoch"] for r in records]
         for axis, metric in zip(axes[i // 3, i % 3 * 2 : i % 3 * 2 + 2], ("loss", "accuracy"), strict=True):
-            for side, label, style in (("train", "training", "o-"), ("val", "validation", "s--")):
-                axis.plot(epochs, [r[f"{side}_{metric}"] for r in records], style, markersize=3, label=label)
+            for prefix, label, style in (("train", "training", "o-"), ("val", "validation", "s--")):
+                axis.plot(epochs, [r[f"{prefix}_{metric}"] for r in records], style, markersize=3, label=label)
             axis.set_title(f"{name}: {metric}", fontsize=9)
             axis.set_ylim(*((0.4, 1.6) if metric == "loss" else (0.55, 0.85)))
             axis.grid(alpha=0.3)

@@ -1,7 +1,8 @@
-"""The peer of `benchmarks/article.py`: the article's Keras code, on the images and the split this project uses.
+"""Trains with the article's Keras code on the images and the split of this project: the peer of `article.py`.
 
-Prints a line that starts with `epoch` when an epoch and its validation are done, then a JSON line. `val_` figures are
-over validation images that are augmented, as in the article; `plain_` figures over the same images only resized.
+Prints a line that starts with `epoch` after an epoch and its validation, then a line of JSON. Metrics named `val_` are
+computed on augmented validation images, as in the article, and metrics named `plain_` on the same images without
+augmentation.
 """
 
 import argparse
@@ -21,8 +22,8 @@ from input_pipeline.splits import split_examples
 BATCH_SIZE = 32
 
 
-def class_folders(examples: Examples, folder: Path) -> Path:
-    """The article's "new data": a folder of images for each class, here of links."""
+def link_class_folders(examples: Examples, folder: Path) -> Path:
+    """Creates the article's "new data", one folder of images per class, from links, and returns `folder`."""
     for name in examples.class_names:
         (folder / name).mkdir(parents=True)
     for path, label in zip(examples.paths, examples.labels, strict=True):
@@ -31,7 +32,13 @@ def class_folders(examples: Examples, folder: Path) -> Path:
 
 
 def build_model(alpha: float, size: int, weights: str | None) -> keras.Model:
-    """The article's model and its optimizer; weights are a path, or None for random ones."""
+    """Builds the article's model, compiled with its optimizer.
+
+    Args:
+        alpha: width multiplier.
+        size: height and width of the images in pixels.
+        weights: path of the backbone's weights; None initializes them randomly.
+    """
     backbone = keras.applications.MobileNet(
         weights=weights, include_top=False, alpha=alpha, input_shape=(size, size, 3)
     )
@@ -46,7 +53,7 @@ def build_model(alpha: float, size: int, weights: str | None) -> keras.Model:
 
 
 def main() -> None:
-    """Trains as the article does and prints a line an epoch."""
+    """Trains as the article does and prints the metrics of each epoch."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", required=True)
     parser.add_argument("--weights", required=True)
@@ -68,8 +75,8 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as folder:
         flow = {"target_size": (args.image_size,) * 2, "batch_size": BATCH_SIZE, "classes": list(training.class_names)}
-        val_folder = class_folders(validation, Path(folder) / "validation")
-        train_flow = augmented.flow_from_directory(class_folders(training, Path(folder) / "train"), **flow)
+        val_folder = link_class_folders(validation, Path(folder) / "validation")
+        train_flow = augmented.flow_from_directory(link_class_folders(training, Path(folder) / "train"), **flow)
         val_flow = augmented.flow_from_directory(val_folder, shuffle=False, **flow)
         plain_flow = ImageDataGenerator(rescale=1 / 255).flow_from_directory(val_folder, shuffle=False, **flow)
         model = build_model(args.alpha, args.image_size, args.weights)
