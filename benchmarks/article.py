@@ -127,7 +127,7 @@ def _print_table(
     records: list[dict[str, Any]],
     seconds: list[tuple[float, float]],
 ) -> None:
-    print("# The Article's Experiment, Here and in Keras\n")
+    print("# The article's experiment, here and in Keras\n")
     print(f"Command: `python -m benchmarks.article {shlex.join(sys.argv[1:])}`\n")
     packages = " ".join(f"{p} {version(p)}" for p in ("jax", "flax", "keras", "tensorflow-cpu"))
     print(f"{packages}, Python {platform.python_version()}, {os.cpu_count()} CPU cores, commit {_get_commit()}\n")
