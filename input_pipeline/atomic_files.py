@@ -12,6 +12,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+_SUFFIX = ".unfinished"
+
 
 @contextlib.contextmanager
 def replace_atomically(path: Path) -> Iterator[Path]:
@@ -26,7 +28,7 @@ def replace_atomically(path: Path) -> Iterator[Path]:
         OSError: the folder of `path` does not exist or cannot be written.
     """
     path = Path(os.path.realpath(path))
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=".unfinished", dir=path.parent) as folder:
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=_SUFFIX, dir=path.parent) as folder:
         unfinished, previous = Path(folder) / path.name, Path(folder) / "previous"
         yield unfinished
         if path.is_dir():  # a folder cannot be replaced in a single step
@@ -52,3 +54,8 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 def get_free_bytes(path: Path) -> int:
     """Returns the free bytes on the disk that holds `path`, which must exist."""
     return shutil.disk_usage(path).free
+
+
+def is_unfinished(path: Path) -> bool:
+    """Returns whether a path is the temporary name of an interrupted write."""
+    return path.name.startswith(".") and path.name.endswith(_SUFFIX)

@@ -1,13 +1,14 @@
-"""Checkpoints of a run: the latest two, to go on from, and the best, to use."""
+"""Checkpoints of a run: the latest two, to continue from, and the best, to use."""
 
+import asyncio
 import contextlib
 import json
+import logging
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -15,110 +16,144 @@ from orbax.checkpoint import checkpoint_managers
 
 from mobilenet_jax.errors import WorkdirError
 from mobilenet_jax.training.step import TrainState
+from mobilenet_jax.weights.orbax import BEST_MODE, check_arrays, get_score
 
-KEPT = 3  # at most, and one more while it is written
-_UNRATED = -1e30  # within an epoch there is nothing to rate a state by
+MAX_CHECKPOINTS = 4  # the latest two, the best, and one that is being written
+_NO_SCORE = -1e30  # of a state within an epoch, which has not been evaluated
 
-
-def find_checkpoint(folder: Path, which: Literal["best", "latest"]) -> Path | None:
-    """The folder of a run's best or latest whole checkpoint, None if there is none. Nothing is changed there."""
-    options = ocp.CheckpointManagerOptions(create=False, best_fn=_score, best_mode="max")
-    with ocp.CheckpointManager(folder.absolute(), options=options) as manager:
-        step = manager.best_step() if which == "best" else manager.latest_step()
-    return None if step is None else folder / str(step)
-
-
-def _score(metrics: dict[str, float]) -> float:
-    return metrics["score"]
+_logger = logging.getLogger(__name__)
 
 
 class Checkpoints:
-    """The folder `checkpoints/` of a workdir, one sub-folder for each step that is kept.
+    """The folder `checkpoints/` of a workdir, with one folder per kept step.
 
-    A checkpoint holds the state and the run's history: the record of every epoch so far, what of an epoch is done, and
-    what the data were. Saving goes on in the background, and a checkpoint appears under its name only when it is
-    whole. Use as a context: leaving it waits for the last one.
+    A checkpoint holds the state and the history of the run. It is saved in the background, and appears under its name
+    only when it is complete. Use as a context: leaving it waits for the last save.
     """
 
     def __init__(self, folder: Path):
         self._folder = folder
-        policies = [
-            checkpoint_managers.LatestN(2),
-            checkpoint_managers.BestN(get_metric_fn=_score, n=1),
-        ]
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies), best_fn=_score, best_mode="max"
-        )
-        with self._told_in_a_line("read"):
-            _leave_out_unrated(folder)
-            self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
     def __enter__(self) -> "Checkpoints":
+        policies = [checkpoint_managers.LatestN(2), checkpoint_managers.BestN(get_metric_fn=get_score, n=1)]
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+            best_fn=get_score,
+            best_mode=BEST_MODE,
+        )
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_draining_event_loops())
+            with self._report_errors("read"):
+                _remove_unreadable_scores(self._folder)
+                self._manager = ocp.CheckpointManager(self._folder.absolute(), options=options)
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        with self._told_in_a_line("write"):
+        with self._stack, self._report_errors("write"):
             self._manager.close()
 
-    def latest_step(self) -> int | None:
-        """The step of the newest checkpoint, None if there is none."""
-        return self._manager.latest_step()
+    def is_empty(self) -> bool:
+        """Returns whether there is no checkpoint."""
+        return self._manager.latest_step() is None
 
     def save(self, state: TrainState, history: dict[str, Any], score: float | None) -> None:
-        """Starts to save. The highest score is the best; None is for a state within an epoch."""
-        args = ocp.args.Composite(state=ocp.args.StandardSave(state), history=ocp.args.JsonSave(history))
-        metrics = {"score": _UNRATED if score is None else score}
-        with self._told_in_a_line("write"):  # also what went wrong with the save before
-            self._manager.save(int(state.step), args=args, metrics=metrics)
-
-    def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """The latest state that can be read, and its history; damaged ones after it are removed, with a warning.
+        """Starts to save.
 
         Args:
-            like: gives shapes, types and the devices to restore to, which need not be those it was saved from.
+            state: the state of the run.
+            history: JSON values.
+            score: the checkpoint with the highest one is kept as the best; None for a state within an epoch.
 
         Raises:
-            WorkdirError: none can be read.
+            WorkdirError: the checkpoint, or the one before, cannot be written.
+        """
+        args = ocp.args.Composite(state=ocp.args.StandardSave(state), history=ocp.args.JsonSave(history))
+        with self._report_errors("write"):
+            self._manager.save(int(state.step), args=args, metrics={"score": _NO_SCORE if score is None else score})
+
+    def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """Returns the latest readable state and its history; newer, damaged checkpoints are removed with a warning.
+
+        Args:
+            like: gives shapes, types and devices. The devices may differ from those the state was saved from.
+
+        Raises:
+            WorkdirError: no checkpoint is readable.
         """
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), history=ocp.args.JsonRestore())
-        steps = sorted(self._manager.all_steps(), reverse=True)
-        for i, step in enumerate(steps):
+        damaged = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
             try:
+                check_arrays(self._folder / str(step) / "state")
                 restored = self._manager.restore(step, args=args)
-            except Exception as error:  # whatever Orbax and its storage make of a damaged file
-                _warn(step, error)
+            except Exception as error:  # Orbax and its storage raise almost anything for a damaged file
+                _warn_damaged(step, error)
+                damaged.append(step)
                 continue
-            for damaged in steps[:i]:
-                self._manager.delete(damaged)
+            for newer in damaged:
+                self._manager.delete(newer)
             return restored.state, restored.history
-        raise WorkdirError(f"no checkpoint in {self._folder} can be read: remove the folder to start anew")
+        raise WorkdirError(f"no checkpoint in {self._folder} is readable: remove the folder to start over")
 
     @contextlib.contextmanager
-    def _told_in_a_line(self, verb: str) -> Iterator[None]:
-        """Orbax fails with whatever its storage raised; what a user can do is the same for all of it."""
+    def _report_errors(self, verb: str) -> Iterator[None]:
+        """Raises a WorkdirError for any error of Orbax, which raises whatever its storage raised."""
         try:
             yield
         except Exception as error:
             raise WorkdirError(
-                f"cannot {verb} a checkpoint in {self._folder} ({_first_line(error)}): mend the disk and start again, "
-                "the run goes on after its last whole checkpoint"
+                f"cannot {verb} a checkpoint in {self._folder} ({_get_first_line(error)}): fix the disk and start "
+                "again; the run continues after its last complete checkpoint"
             ) from error
 
 
-def _leave_out_unrated(folder: Path) -> None:
-    """Removes checkpoints whose score is damaged, with a warning: Orbax would open none then."""
+class _DrainingEventLoop(asyncio.SelectorEventLoop):
+    """Waits for its pending tasks before it closes.
+
+    Orbax 0.12.5 to 0.12.8 reads and writes the arrays of a checkpoint concurrently in an event loop of its own
+    (`orbax/checkpoint/_src/asyncio_utils.py`). At the first error it closes the loop while the other tasks are pending,
+    where `asyncio.run`, used before, would have awaited them. Each of those tasks then fails with "Event loop is
+    closed" and prints a stack trace: a disk that fills up during a save printed 1,007 lines around the one error.
+    """
+
+    def close(self) -> None:
+        if not self.is_closed() and not self.is_running():
+            pending = asyncio.all_tasks(self)
+            if pending:
+                self.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
+        super().close()
+
+
+class _DrainingPolicy(asyncio.DefaultEventLoopPolicy):
+    _loop_factory = _DrainingEventLoop
+
+
+@contextlib.contextmanager
+def _draining_event_loops() -> Iterator[None]:
+    """Makes new event loops of all threads draining ones: Orbax creates its loops in background threads."""
+    previous = asyncio.get_event_loop_policy()
+    asyncio.set_event_loop_policy(_DrainingPolicy())
+    try:
+        yield
+    finally:
+        asyncio.set_event_loop_policy(previous)
+
+
+def _remove_unreadable_scores(folder: Path) -> None:
+    """Removes checkpoints whose score is damaged, with a warning: Orbax would not open any checkpoint then."""
     for path in folder.glob("*/metrics/metrics"):
         try:
             json.loads(path.read_bytes())
         except ValueError as error:
-            _warn(path.parents[1].name, error)
+            _warn_damaged(path.parents[1].name, error)
             shutil.rmtree(path.parents[1])
 
 
-def _warn(step: int | str, error: Exception) -> None:
-    print(f"warning: checkpoint {step} is damaged ({_first_line(error)}), left out", file=sys.stderr)
+def _warn_damaged(step: int | str, error: Exception) -> None:
+    _logger.warning("checkpoint %s is damaged (%s); it is skipped", step, _get_first_line(error))
 
 
-def _first_line(error: Exception) -> str:
+def _get_first_line(error: Exception) -> str:
     return str(error).partition("\n")[0][:200]

@@ -1,0 +1,78 @@
+"""Batches on the devices: those of `input_pipeline`, sharded, and augmented there if the configuration says so."""
+
+import time
+from collections.abc import Iterator
+
+import jax
+from ml_collections import ConfigDict
+
+from input_pipeline.augment import Augmentation
+from input_pipeline.batches import BatchOptions, make_eval_batches, make_train_batches
+from input_pipeline.examples import Examples
+from mobilenet_jax.sharding import make_data_mesh, shard_batch
+from mobilenet_jax.training.device_augment import make_device_augment
+
+DeviceBatch = dict[str, jax.Array]
+
+
+class BatchFeed:
+    """Delivers the batches of a run.
+
+    Attributes:
+        seconds_waited: the time spent waiting for training batches so far.
+    """
+
+    def __init__(
+        self,
+        training: Examples,
+        validation: Examples,
+        options: BatchOptions,
+        augmentation: Augmentation,
+        *,
+        data: ConfigDict,
+        augment: ConfigDict,
+    ):
+        """Initializes the feed; nothing is read yet.
+
+        Args:
+            training: the training examples.
+            validation: the validation examples.
+            options: of all batches.
+            augmentation: of training images.
+            data: the configuration section `data`, for `sampling`.
+            augment: the configuration section `augment`, for `where` and `on_validation`.
+        """
+        self._training, self._validation = training, validation
+        self._options, self._augmentation = options, augmentation
+        self._sampling, self._augment_on = data.sampling, augment.where
+        self._validation_augmentation = augmentation if augment.on_validation else None
+        self._mesh = make_data_mesh()
+        self._device_augment = None
+        if augment.where == "device":
+            self._device_augment = make_device_augment(augmentation, options.input_scaling)
+        self.seconds_waited = 0.0
+
+    def iterate_training(self, first_step: int, last_step: int) -> Iterator[DeviceBatch]:
+        """Yields the batches of steps `first_step` up to, but not including, `last_step`."""
+        batches = make_train_batches(
+            self._training,
+            self._augmentation,
+            self._options,
+            first_step=first_step,
+            last_step=last_step,
+            augment_on=self._augment_on,
+            sampling=self._sampling,
+        )
+        for _ in range(first_step, last_step):
+            start = time.perf_counter()
+            batch = shard_batch(self._mesh, next(batches))
+            self.seconds_waited += time.perf_counter() - start
+            yield self._device_augment(batch) if self._device_augment else batch
+
+    def iterate_validation(self, epoch: int) -> Iterator[DeviceBatch]:
+        """Yields every validation example once; `epoch` selects the augmentation, if validation is augmented."""
+        batches = make_eval_batches(
+            self._validation, self._options, augmentation=self._validation_augmentation, epoch=epoch
+        )
+        for batch in batches:
+            yield shard_batch(self._mesh, batch)
