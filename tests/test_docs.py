@@ -1,4 +1,4 @@
-"""What the documents say to type is at least well formed."""
+"""The documents are checked against the code: files, links, settings, commands and their options exist."""
 
 import re
 import shlex
@@ -8,24 +8,57 @@ import pytest
 import yaml
 
 from configs.mobilenet import get_config
+from mobilenet_jax.cli.main import main
 from mobilenet_jax.config import check_keys
 from tests.helpers.runs import ROOT
 
+README = ROOT / "README.md"
 CLUSTERS = (ROOT / "docs" / "clusters.md").read_text()
+DOCUMENTS = sorted(path for pattern in ("*.md", "docs/*.md", "benchmarks/results/*.md") for path in ROOT.glob(pattern))
+PACKAGES = ("input_pipeline", "mobilenet_jax")
+
+each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 
 
-def _block(language):
+def _get_block(language):
     [block] = re.findall(rf"```{language}\n(.*?)```", CLUSTERS, re.DOTALL)
     return block
 
 
+def _list_code_lines(text):
+    """Returns the lines of code blocks, with continued lines joined, and the inline code of a document."""
+    blocks = re.findall(r"^```.*?\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    return "\n".join(blocks).replace("\\\n", " ").splitlines() + re.findall(r"`([^`]+)`", prose)
+
+
+def _list_anchors(text):
+    """Returns the anchors that GitHub gives to the headings of a document."""
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", prose, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def _list_tree():
+    """Returns the paths of the tree in architecture.md: two spaces per level, the first word of a line is the name."""
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    [tree] = re.findall(r"^## The house\n.*?^```\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    folders, paths = [], []
+    for line in tree.splitlines():
+        level, name = (len(line) - len(line.lstrip())) // 2, line.split()[0]
+        if level <= len(folders):  # a deeper line continues the description of the line before
+            folders[level:] = [name.rstrip("/")] if name.endswith("/") else []
+            paths.append("/".join([*folders[:level], name.rstrip("/")]))
+    return paths
+
+
 @pytest.mark.parametrize("language", ["sbatch", "sh"])
 def test_shell_scripts_parse(language):
-    subprocess.run(["bash", "-n"], input=_block(language), text=True, check=True)
+    subprocess.run(["bash", "-n"], input=_get_block(language), text=True, check=True)
 
 
 def test_the_jobset_is_yaml_with_a_command_that_parses():
-    jobset = yaml.safe_load(_block("yaml"))
+    jobset = yaml.safe_load(_get_block("yaml"))
     job = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
     [container] = job["template"]["spec"]["containers"]
     words = shlex.split(container["command"][-1])
@@ -34,9 +67,70 @@ def test_the_jobset_is_yaml_with_a_command_that_parses():
     assert job["parallelism"] == job["completions"]
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/clusters.md"])
+def test_the_readme_has_at_most_150_lines():
+    assert len(README.read_text().splitlines()) <= 150
+
+
+@each_document
 def test_every_setting_named_in_a_document_exists(document):
-    keys = re.findall(r"--config\.([a-z_]+\.[a-z_]+|seed)", (ROOT / document).read_text())
-    assert keys
-    check_keys(keys)
+    text = document.read_text()
+    check_keys(re.findall(r"--config\.(seed|[a-z0-9_]+\.[a-z0-9_]+)", text))
+    named = len(re.findall(r"--config\.[a-z]", text))
+    assert named == len(re.findall(r"--config\.(?:seed|[a-z0-9_]+\.[a-z0-9_]+)", text))
+
+
+def test_a_document_names_settings_and_the_default_it_states():
+    assert "--config.data.cache=" in (ROOT / "docs" / "data.md").read_text()
     assert get_config().data.cache == "none"
+
+
+@each_document
+def test_every_configuration_named_in_a_document_exists(document):
+    for name in re.findall(r"\bconfigs/[\w/]+\.py", document.read_text()):
+        assert (ROOT / name).is_file() or "NAME" in name, name
+
+
+@each_document
+def test_every_command_named_in_a_document_exists_with_its_options(document, capsys):
+    for line in _list_code_lines(document.read_text()):
+        for command in re.findall(r"\bmobilenet-jax ([a-z]+)", line):
+            with pytest.raises(SystemExit) as exit_:
+                main([command, "--help"])
+            assert exit_.value.code == 0, line
+            options = set(re.findall(r"--[a-z_-]+", capsys.readouterr().out))
+            assert set(re.findall(r"(?<=[ \[])--[a-z_-]+", line)) - {"--config"} <= options, line
+
+
+@each_document
+def test_every_benchmark_named_in_a_document_exists(document):
+    for module in re.findall(r"\bpython -m (benchmarks\.\w+)", document.read_text()):
+        assert (ROOT / f"{module.replace('.', '/')}.py").is_file(), module
+
+
+@each_document
+def test_every_local_link_in_a_document_resolves(document):
+    for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text()):
+        if re.match(r"https?://", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (document.parent / path) if path else document
+        assert file.exists(), target
+        if anchor:
+            assert anchor in _list_anchors(file.read_text()), target
+
+
+def test_every_path_in_the_tree_of_the_architecture_exists():
+    paths = _list_tree()
+    assert len(paths) == len(set(paths))
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_every_module_is_in_the_tree_of_the_architecture():
+    modules = {
+        str(path.relative_to(ROOT))
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+        if path.name != "__init__.py"
+    }
+    named = {path for path in _list_tree() if path.startswith(PACKAGES) and path.endswith(".py")}
+    assert named == modules
