@@ -79,9 +79,11 @@ def test_every_setting_named_in_a_document_exists(document):
     assert named == len(re.findall(r"--config\.(?:seed|[a-z0-9_]+\.[a-z0-9_]+)", text))
 
 
-def test_a_document_names_settings_and_the_default_it_states():
-    assert "--config.data.cache=" in (ROOT / "docs" / "data.md").read_text()
-    assert get_config().data.cache == "none"
+def test_the_defaults_of_the_split_and_the_cache_are_those_of_the_documents():
+    text = (ROOT / "docs" / "data.md").read_text()
+    assert "By default, images are read and decoded each time they are needed" in text
+    assert re.search(r"^\| `lesion` .*\(default\)", text, re.MULTILINE)
+    assert (get_config().data.cache, get_config().data.split) == ("none", "lesion")
 
 
 @each_document
