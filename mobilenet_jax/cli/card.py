@@ -11,7 +11,8 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
         "card",
         help="write a model card with the weights, ready to be published",
-        description="Writes README.md in the format of Hugging Face model cards, model.safetensors and config.json.",
+        description="Writes README.md in the format of Hugging Face model cards, model.safetensors, config.json and "
+        "two plots. Evaluate the run first.",
     )
     parser.add_argument("workdir", metavar="WORKDIR", type=Path)
     add_evaluation_option(parser)

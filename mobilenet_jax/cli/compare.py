@@ -12,12 +12,16 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
         "compare",
         help="compare evaluated runs",
         description="Prints the metrics of several runs on the images that all were evaluated on, with 95% intervals "
-        "of the differences from the first run (paired bootstrap by lesion), and draws their learning curves.",
+        "of the differences from the first run (paired bootstrap by lesion), and draws their learning curves. "
+        "Evaluate the runs first.",
     )
     parser.add_argument("workdirs", metavar="WORKDIR", type=Path, nargs="+")
     add_evaluation_option(parser)
     parser.add_argument(
-        "--out", type=Path, metavar="CURVES.png", help="(default: compare.png next to the first workdir)"
+        "--out",
+        type=Path,
+        metavar="CURVES.png",
+        help="learning curves (default: compare.png next to the first workdir)",
     )
     parser.add_argument("--resamples", type=parse_integer(1), default=1000, help="bootstrap samples (default: 1000)")
     return parser
@@ -26,12 +30,12 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> None:
     """Prints the table and draws the curves."""
     from mobilenet_jax.errors import EvaluationError
-    from mobilenet_jax.evaluation.compare import compare, draw_comparison
+    from mobilenet_jax.evaluation.compare import compare, write_comparison
 
     if len(args.workdirs) < 2:
         raise EvaluationError("compare requires at least two workdirs")
     comparison = compare(args.workdirs, args.evaluation, args.resamples)
-    print(f"{comparison.images} images in common\n\n{comparison.format_text()}")
+    print(f"{comparison.images} images in common\n\n{comparison.format_table()}")
     out = args.out or args.workdirs[0].parent / "compare.png"
-    draw_comparison(args.workdirs, out)
+    write_comparison(args.workdirs, out)
     print(f"\n{out}")

@@ -16,7 +16,7 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
         "evaluate",
         help="measure a trained model and write a report",
         description="Classifies labeled images with the model of a run, and writes metrics.json, predictions.csv, "
-        "figures and report.html.",
+        "plots and report.html.",
     )
     parser.add_argument("workdirs", metavar="WORKDIR", type=Path, nargs="+")
     parser.add_argument(
@@ -51,7 +51,8 @@ def run(args: argparse.Namespace) -> None:
     from mobilenet_jax.evaluation.evaluate import evaluate
     from mobilenet_jax.evaluation.metrics import OVERALL
     from mobilenet_jax.evaluation.trained_run import read_trained_run
-    from mobilenet_jax.reporting.report import list_warnings, write_report
+    from mobilenet_jax.reporting.limits import list_warnings
+    from mobilenet_jax.reporting.report import write_report
 
     runs = [read_trained_run(workdir, args.checkpoint) for workdir in args.workdirs]
     default_malignant = MALIGNANT if set(MALIGNANT) <= set(runs[0].class_names) else ()
@@ -76,8 +77,7 @@ def run(args: argparse.Namespace) -> None:
     for warning in list_warnings(evaluation):
         _logger.warning(warning)
     for name, (label, _) in OVERALL.items():
-        low, high = evaluation.intervals.get(name, (None, None))
-        interval = "" if low is None else f"  [{low:.4f}, {high:.4f}]"
+        interval = "  [{:.4f}, {:.4f}]".format(*evaluation.intervals[name]) if evaluation.intervals else ""
         print(f"{label:<24}{evaluation.metrics[name]:.4f}{interval}")
     print(f"{out / 'report.html'}, {out / 'metrics.json'}, {out / 'predictions.csv'}")
 

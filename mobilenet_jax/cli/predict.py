@@ -3,9 +3,19 @@
 import argparse
 import functools
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mobilenet_jax.cli.arguments import Subparsers, add_inference_options
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from mobilenet_jax.inference.classifier import Classifier
+    from mobilenet_jax.weights.weights import Weights
+
+_TOP = 5  # classes that are printed per image
 
 
 def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
@@ -19,7 +29,7 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
     parser.add_argument("model", metavar="MODEL", type=Path, help="a workdir, or weights with a classifier")
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="files, folders or glob patterns")
     parser.add_argument("--out", type=Path, metavar="PREDS.csv", help="write a table instead of printing")
-    parser.add_argument("--format", choices=("csv", "jsonl"), default="csv", help="of the table (default: csv)")
+    parser.add_argument("--format", choices=("csv", "jsonl"), default="csv", help="format of the table (default: csv)")
     parser.add_argument("--explain", type=Path, metavar="DIR", help="write Grad-CAM pictures to DIR; requires --out")
     parser.add_argument("--explain-class", metavar="NAME", help="explain this class instead of the predicted one")
     add_inference_options(parser)
@@ -29,18 +39,15 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> None:
     """Classifies the images, and reports those that cannot be read."""
     from mobilenet_jax.errors import EvaluationError
-    from mobilenet_jax.evaluation.calibration import FILE, describe_probabilities, read_calibration
     from mobilenet_jax.inference.classifier import Classifier
-    from mobilenet_jax.inference.predict_files import find_images, print_top_classes, write_predictions
+    from mobilenet_jax.inference.predict_files import find_images, write_predictions
     from mobilenet_jax.weights.load import read_weights
 
+    if args.explain and not args.out:
+        raise EvaluationError("--explain requires --out")
     paths = find_images(args.images)
     weights = read_weights(args.model, checkpoint=args.checkpoint)
-    correct = None
-    if args.correct:
-        calibration = read_calibration(args.model / FILE, describe_probabilities(weights, args.tta))
-        correct = functools.partial(calibration.correct, correction=args.correct)
-    classifier = Classifier(weights, args.tta, correct)
+    classifier = Classifier(weights, args.tta, _read_correction(args, weights))
     if args.out:
         faults = write_predictions(
             classifier,
@@ -53,11 +60,36 @@ def run(args: argparse.Namespace) -> None:
         )
         if len(faults) < len(paths):
             print(f"{args.out}: {len(paths) - len(faults)} images")
-    elif args.explain:
-        raise EvaluationError("--explain requires --out")
     else:
-        faults = print_top_classes(classifier, paths)
+        faults = _print_top_classes(classifier, paths)
     if faults:
         for fault in faults[:-1]:
             print(fault, file=sys.stderr)
         raise EvaluationError(f"{len(faults)} of {len(paths)} images skipped, the last: {faults[-1]}")
+
+
+def _read_correction(args: argparse.Namespace, weights: "Weights") -> "Callable[[np.ndarray], np.ndarray] | None":
+    """Reads the correction of the probabilities from the workdir; None without `--correct`."""
+    if not args.correct:
+        return None
+    from mobilenet_jax.evaluation.calibration import CALIBRATION_FILE, describe_probabilities, read_calibration
+
+    calibration = read_calibration(args.model / CALIBRATION_FILE, describe_probabilities(weights, args.tta))
+    return functools.partial(calibration.correct, correction=args.correct)
+
+
+def _print_top_classes(classifier: "Classifier", paths: Sequence[str]) -> list[str]:
+    """Prints the most probable classes of each file as soon as it is classified, and returns the faults."""
+    import numpy as np
+
+    from mobilenet_jax.inference.predict_files import classify_files
+
+    faults = []
+    for batch in classify_files(classifier, paths, batch_size=1, progress=False):
+        faults += batch.faults
+        for path, probabilities in zip(batch.paths, batch.probabilities, strict=True):
+            print(path)
+            for c in np.argsort(-probabilities, kind="stable")[:_TOP]:
+                name = classifier.class_names[c]
+                print(f"  {c:>4}  {probabilities[c]:.4f}  {'' if name == str(c) else name}".rstrip())
+    return faults

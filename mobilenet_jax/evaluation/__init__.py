@@ -1,1 +1,1 @@
-"""Measures a trained model on labeled images."""
+"""Evaluates trained models on labeled images."""

@@ -1,4 +1,4 @@
-"""What can be mended after training, from the predictions for validation alone: temperature and prior."""
+"""Post-hoc calibration: temperature scaling and prior correction, fitted to predictions for the validation split."""
 
 import json
 from dataclasses import asdict, dataclass, replace
@@ -16,20 +16,23 @@ from mobilenet_jax.evaluation.predictions import Predictions, concatenate_predic
 from mobilenet_jax.weights.weights import Weights
 
 Correction = Literal["temperature", "prior"]
-FILE = "calibration.json"  # in a workdir
+CALIBRATION_FILE = "calibration.json"  # in a workdir
 _FOLDS = 5
+_LOG_TEMPERATURE_BOUNDS = (np.log(0.05), np.log(20))
+_STRENGTH_BOUNDS = (-1, 3)
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Corrections of logits z.
+    """Two corrections of the logits z of a model.
 
     Attributes:
-        temperature: `z / temperature` has the least NLL (Guo et al. 2017).
-        prior: `[classes]`, the shares of the classes in training.
-        prior_temperature: with the next, `z / prior_temperature - strength log prior` has the least NLL where all
-            classes weigh the same (logit adjustment, Menon et al. 2021, with both factors fitted).
-        strength: how far the prior is taken away.
+        temperature: minimizes the NLL of `z / temperature` (Guo et al. 2017).
+        prior: `[classes]`, the class frequencies in training.
+        prior_temperature: with `strength`, minimizes the class-balanced NLL of
+            `z / prior_temperature - strength * log(prior)` (logit adjustment, Menon et al. 2021, with both factors
+            fitted).
+        strength: factor of the log prior.
     """
 
     temperature: float
@@ -38,88 +41,100 @@ class Calibration:
     strength: float
 
     def correct(self, probabilities: np.ndarray, correction: Correction) -> np.ndarray:
-        """Probabilities `[n, classes]`, corrected."""
+        """Corrects probabilities `[n, classes]`."""
         if correction == "temperature":
             return softmax(compute_logits(probabilities) / self.temperature, axis=1)
         shift = self.strength * np.log(np.array(self.prior))
         return softmax(compute_logits(probabilities) / self.prior_temperature - shift, axis=1)
 
     def apply(self, predictions: Predictions, correction: Correction) -> Predictions:
-        """The same of a table of predictions."""
+        """Corrects the probabilities of a table of predictions."""
         return replace(predictions, probabilities=self.correct(predictions.probabilities, correction))
 
     def write(self, path: Path, fitted_to: str) -> None:
-        """Writes it as JSON, with whose probabilities it was fitted to, see `describe_probabilities`."""
+        """Writes the calibration as JSON, with the description of the probabilities that it was fitted to."""
         write_atomically(path, json.dumps({**asdict(self), "fitted_to": fitted_to}, indent=2) + "\n")
 
 
 def compute_logits(probabilities: np.ndarray) -> np.ndarray:
-    """Logarithms `[n, classes]`; of 0, that of the least number float32 has."""
+    """Returns log probabilities `[n, classes]`; 0 is replaced by the smallest normal float32."""
     return np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
 
 
 def describe_probabilities(weights: Weights, views: int) -> str:
-    """Which probabilities are meant: those of a checkpoint, as the mean of so many views."""
+    """Identifies the probabilities that a calibration is fitted to: a checkpoint and its number of views."""
     return f"{weights.identity}, {views} view{'s' * (views > 1)}"
 
 
 def read_calibration(path: Path, to_correct: str) -> Calibration:
-    """Reads what `write` wrote.
+    """Reads a calibration that `Calibration.write` wrote.
+
+    Args:
+        path: the JSON file.
+        to_correct: `describe_probabilities` of the probabilities to be corrected.
 
     Raises:
-        EvaluationError: it is not there or damaged, or was fitted to other probabilities than are to be corrected.
+        EvaluationError: the file is missing or damaged, or the calibration was fitted to other probabilities.
     """
     try:
-        kept = json.loads(path.read_text())
-        fitted_to = kept.pop("fitted_to")
-        found = Calibration(**{**kept, "prior": tuple(kept["prior"])})
+        content = json.loads(path.read_text())
+        fitted_to = content.pop("fitted_to")
+        calibration = Calibration(**{**content, "prior": tuple(content["prior"])})
     except FileNotFoundError as error:
         raise EvaluationError(f"{path} is missing: run mobilenet-jax evaluate on the validation split first") from error
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise EvaluationError(f"cannot read {path} ({error}): run mobilenet-jax evaluate again") from error
     if fitted_to != to_correct:
         raise EvaluationError(
             f"{path} was fitted to {fitted_to}, not to {to_correct}: run mobilenet-jax evaluate on the validation "
             "split first, with the same --checkpoint and --tta"
         )
-    return found
+    return calibration
 
 
 def fit_calibration(validation: Predictions, prior: np.ndarray) -> Calibration:
     """Fits both corrections.
 
     Args:
-        validation: predictions for images that were not trained on.
-        prior: float `[classes]`, the shares of the classes in training, none of them 0.
+        validation: predictions for images that the model was not trained on.
+        prior: float `[classes]`, the class frequencies in training, all greater than 0.
     """
     y, logits, log_prior = validation.labels, compute_logits(validation.probabilities), np.log(prior)
     counts = np.bincount(y, minlength=len(prior))
+    uniform = np.full(len(y), 1 / len(y))
     balanced = (1 / counts[y]) / (counts > 0).sum()
 
-    def loss(z: np.ndarray, weights: np.ndarray) -> float:
+    def compute_nll(z: np.ndarray, weights: np.ndarray) -> float:
         return float((weights * (logsumexp(z, axis=1) - z[np.arange(len(y)), y])).sum())
 
-    even = np.full(len(y), 1 / len(y))
     temperature = minimize_scalar(
-        lambda t: loss(logits / np.exp(t), even), bounds=(np.log(0.05), np.log(20)), method="bounded"
+        lambda t: compute_nll(logits / np.exp(t), uniform), bounds=_LOG_TEMPERATURE_BOUNDS, method="bounded"
     )
     both = minimize(
-        lambda x: loss(logits / np.exp(x[0]) - x[1] * log_prior, balanced),
+        lambda x: compute_nll(logits / np.exp(x[0]) - x[1] * log_prior, balanced),
         (0.0, 1.0),
-        bounds=((np.log(0.05), np.log(20)), (-1, 3)),
+        bounds=(_LOG_TEMPERATURE_BOUNDS, _STRENGTH_BOUNDS),
     )
     return Calibration(
-        float(np.exp(temperature.x)), tuple(map(float, prior)), float(np.exp(both.x[0])), float(both.x[1])
+        temperature=float(np.exp(temperature.x)),
+        prior=tuple(map(float, prior)),
+        prior_temperature=float(np.exp(both.x[0])),
+        strength=float(both.x[1]),
     )
 
 
 def cross_fit(validation: Predictions, prior: np.ndarray, correction: Correction) -> Predictions:
-    """Corrects the validation images themselves, each by what was fitted to the others' lesions, in five folds.
+    """Corrects the predictions that a correction is fitted to, without optimistic bias.
 
-    Figures of these are not flattered by the fit.
+    The lesions are divided into five folds. Each fold is corrected by a fit to the other four.
+
+    Args:
+        validation: predictions for images that the model was not trained on.
+        prior: see `fit_calibration`.
+        correction: the correction to apply.
 
     Raises:
-        EvaluationError: all images are of one lesion.
+        EvaluationError: all images show the same lesion.
     """
     folds = min(_FOLDS, len(set(validation.lesions)))
     if folds < 2:

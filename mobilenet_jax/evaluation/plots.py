@@ -1,34 +1,99 @@
-"""The figures of a report. scikit-learn computes them, matplotlib draws them, in colors all can tell apart."""
+"""Plots of metrics and learning curves, in a color cycle that color-blind readers can tell apart.
 
-from collections.abc import Callable, Sequence
+scikit-learn computes the confusion matrix and the ROC and precision-recall curves, matplotlib draws them.
+"""
+
+import io
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
 import matplotlib.style
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from sklearn.metrics import ConfusionMatrixDisplay, PrecisionRecallDisplay, RocCurveDisplay
 
+from mobilenet_jax.evaluation.metrics import CALIBRATION_BINS, assign_bins
 from mobilenet_jax.evaluation.predictions import Predictions
 
-_BINS = 15
+_STYLE = "petroff10"
+_CURVES = {  # metrics of a record, without `train_` or `val_`, and their titles
+    "loss": "Loss (cross-entropy)",
+    "accuracy": "Accuracy",
+    "balanced_accuracy": "Balanced accuracy",
+}
 
 
 def draw_figures(predictions: Predictions) -> dict[str, Figure]:
-    """A figure for each question, by the name of its file."""
-    with matplotlib.style.context("petroff10"):
-        drawings: dict[str, Callable[[Predictions], Figure]] = {
-            "confusion": _confusion,
-            "roc": _roc,
-            "precision_recall": _precision_recall,
-            "reliability": _reliability,
-            "scores": _scores,
-        }
+    """Draws the plots of a report, by the name of their file without its suffix."""
+    drawings: dict[str, Callable[[Predictions], Figure]] = {
+        "confusion": _draw_confusion_matrix,
+        "roc": _draw_roc_curves,
+        "precision_recall": _draw_precision_recall_curves,
+        "reliability": _draw_reliability_diagram,
+        "scores": _draw_score_histograms,
+    }
+    with matplotlib.style.context(_STYLE):
         return {name: draw(predictions) for name, draw in drawings.items()}
 
 
-def _confusion(predictions: Predictions) -> Figure:
+def draw_curves(records: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draws the figure of the article: loss and accuracy of training and validation by epoch; and balanced accuracy.
+
+    Args:
+        records: of the epochs, as in `metrics.jsonl`.
+    """
+    epochs = [r["epoch"] for r in records]
+    figure = Figure(figsize=(12, 3.6))  # matplotlib's automatic layouts take three times as long, after every epoch
+    panels = figure.subplots(
+        1, 3, gridspec_kw={"left": 0.04, "right": 0.99, "bottom": 0.14, "top": 0.9, "wspace": 0.13}
+    )
+    for axes, (metric, title) in zip(panels, _CURVES.items(), strict=True):
+        for prefix, label, style in (("train", "training", "o-"), ("val", "validation", "s-")):
+            axes.plot(epochs, [r[f"{prefix}_{metric}"] for r in records], style, markersize=3, label=label)
+        _label_epochs(axes, title)
+        axes.set_ylim(*((0, None) if metric == "loss" else (0, 1)))
+    panels[0].legend()
+    return figure
+
+
+def draw_comparison(records: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """Draws the learning curves of several runs on shared axes: validation as solid, training as dotted lines.
+
+    Args:
+        records: of the epochs, as in `metrics.jsonl`, by the name of the run.
+    """
+    with matplotlib.style.context(_STYLE):
+        figure = Figure(figsize=(12, 3.6), layout="constrained")
+        panels = figure.subplots(1, 3)
+        for axes, (metric, title) in zip(panels, _CURVES.items(), strict=True):
+            for name, run in records.items():
+                epochs = [r["epoch"] for r in run]
+                [line] = axes.plot(epochs, [r[f"val_{metric}"] for r in run], "o-", markersize=3, label=name)
+                axes.plot(epochs, [r[f"train_{metric}"] for r in run], ":", color=line.get_color())
+            _label_epochs(axes, title)
+        figure.legend(
+            *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(len(records), 4),
+            title="solid: validation, dotted: training",
+        )  # fmt: skip
+    return figure
+
+
+def encode_png(figure: Figure) -> bytes:
+    """Renders a figure as a PNG file."""
+    figure.savefig(png := io.BytesIO(), format="png", dpi=110)
+    return png.getvalue()
+
+
+def _label_epochs(axes: Axes, title: str) -> None:
+    axes.set(title=title, xlabel="Epoch")
+    axes.locator_params(axis="x", integer=True)
+    axes.grid(alpha=0.3)
+
+
+def _draw_confusion_matrix(predictions: Predictions) -> Figure:
     figure = Figure(figsize=(6, 5.4), layout="constrained")
     axes = figure.subplots()
     names = predictions.class_names
@@ -38,68 +103,68 @@ def _confusion(predictions: Predictions) -> Figure:
     )  # fmt: skip
     counts = np.bincount(predictions.labels, minlength=len(names))
     axes.set_yticklabels([f"{name}\n{n} images" for name, n in zip(names, counts, strict=True)])
-    axes.set(title="share of each class's images", xlabel="predicted", ylabel="true")
+    axes.set(title="Confusion matrix (row-normalized)", xlabel="Predicted class", ylabel="True class")
     return figure
 
 
-def _present(predictions: Predictions) -> list[int]:
-    """The classes that some images have and others have not."""
-    counts = np.bincount(predictions.labels, minlength=len(predictions.class_names))
-    return [c for c, n in enumerate(counts) if 0 < n < len(predictions)]
+def _draw_roc_curves(predictions: Predictions) -> Figure:
+    figure, axes = _draw_one_vs_rest(predictions, RocCurveDisplay.from_predictions)
+    axes.plot([0, 1], [0, 1], ":", color="gray", label="chance")
+    axes.legend(loc="lower right")
+    axes.set(
+        title="One-vs-rest ROC curves",
+        xlabel="False positive rate (1 - specificity)",
+        ylabel="True positive rate (sensitivity, recall)",
+    )
+    return figure
 
 
-def _roc(predictions: Predictions) -> Figure:
+def _draw_precision_recall_curves(predictions: Predictions) -> Figure:
+    figure, axes = _draw_one_vs_rest(predictions, PrecisionRecallDisplay.from_predictions)
+    axes.set(title="One-vs-rest precision-recall curves", xlabel="Recall (sensitivity)", ylabel="Precision")
+    return figure
+
+
+def _draw_one_vs_rest(predictions: Predictions, draw: Callable[..., object]) -> tuple[Figure, Axes]:
+    """Draws one curve for each class that has both positive and negative images."""
     figure = Figure(figsize=(6, 5), layout="constrained")
     axes = figure.subplots()
-    for c in _present(predictions):
-        RocCurveDisplay.from_predictions(
-            predictions.labels == c, predictions.probabilities[:, c], name=predictions.class_names[c], ax=axes
-        )
-    axes.plot([0, 1], [0, 1], ":", color="gray")
-    axes.set(title="each class against the rest", xlabel="1 - specificity", ylabel="sensitivity (recall)")
+    for c, n in enumerate(np.bincount(predictions.labels, minlength=len(predictions.class_names))):
+        if 0 < n < len(predictions):
+            draw(predictions.labels == c, predictions.probabilities[:, c], name=predictions.class_names[c], ax=axes)
     axes.grid(alpha=0.3)
-    return figure
+    return figure, axes
 
 
-def _precision_recall(predictions: Predictions) -> Figure:
-    figure = Figure(figsize=(6, 5), layout="constrained")
-    axes = figure.subplots()
-    for c in _present(predictions):
-        PrecisionRecallDisplay.from_predictions(
-            predictions.labels == c, predictions.probabilities[:, c], name=predictions.class_names[c], ax=axes
-        )
-    axes.set(title="each class against the rest", xlabel="recall (sensitivity)", ylabel="precision")
-    axes.grid(alpha=0.3)
-    return figure
-
-
-def _reliability(predictions: Predictions) -> Figure:
-    figure = Figure(figsize=(6, 5), layout="constrained")
-    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+def _draw_reliability_diagram(predictions: Predictions) -> Figure:
     confidence, correct = predictions.probabilities.max(1), predictions.predicted == predictions.labels
-    bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
-    counts = np.bincount(bins, minlength=_BINS)
-    some = counts > 0
-    means, shares = (np.bincount(bins, x, _BINS)[some] / counts[some] for x in (confidence, correct))
-    above.plot([0, 1], [0, 1], ":", color="gray", label="if it were calibrated")
-    above.plot(means, shares, "o-", label="this model")
-    above.set(title="is it right as often as it says?", ylabel="share that is right", ylim=(0, 1))
-    above.legend()
-    below.bar((np.arange(_BINS) + 0.5) / _BINS, counts, 0.9 / _BINS)
-    below.set(xlabel="probability of the predicted class", ylabel="images", xlim=(0, 1))
-    for axes in (above, below):
+    bins = assign_bins(confidence)
+    counts = np.bincount(bins, minlength=CALIBRATION_BINS)
+    filled = counts > 0
+    mean_confidence, accuracy = (
+        np.bincount(bins, values, CALIBRATION_BINS)[filled] / counts[filled] for values in (confidence, correct)
+    )
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    curve, histogram = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    curve.plot([0, 1], [0, 1], ":", color="gray", label="perfect calibration")
+    curve.plot(mean_confidence, accuracy, "o-", label="model")
+    curve.set(title="Reliability diagram", ylabel="Accuracy", ylim=(0, 1))
+    curve.legend()
+    histogram.bar((np.arange(CALIBRATION_BINS) + 0.5) / CALIBRATION_BINS, counts, 0.9 / CALIBRATION_BINS)
+    histogram.set(xlabel="Confidence (probability of the predicted class)", ylabel="Images", xlim=(0, 1))
+    for axes in (curve, histogram):
         axes.grid(alpha=0.3)
     return figure
 
 
-def _scores(predictions: Predictions) -> Figure:
+def _draw_score_histograms(predictions: Predictions) -> Figure:
     names = predictions.class_names
     columns = min(4, len(names))
     rows = -(-len(names) // columns)
     figure = Figure(figsize=(2.6 * columns, 2.1 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, sharex=True, squeeze=False).flat
     edges = np.linspace(0, 1, 21)
-    groups = (("other images", "C0"), ("images of the class", "C1"))
+    groups = (("images of other classes", "C0"), ("images of the class", "C1"))
     for c, axes in enumerate(panels):
         if c >= len(names):
             axes.axis("off")
@@ -114,24 +179,6 @@ def _scores(predictions: Predictions) -> Figure:
         axes.grid(alpha=0.3)
     patches = [Patch(color=color, alpha=0.6, label=label) for label, color in groups]
     figure.legend(handles=patches, loc="outside upper center", ncols=2)
-    figure.supxlabel("probability of the class")
-    figure.supylabel("share of images")
-    return figure
-
-
-def draw_curves(records: Sequence[dict[str, Any]]) -> Figure:
-    """The article's figure: loss and accuracy of training and validation by epoch, and balanced accuracy."""
-    epochs = [r["epoch"] for r in records]
-    figure = Figure(figsize=(12, 3.6))  # a layout found by matplotlib takes three times as long, after every epoch
-    axes = figure.subplots(1, 3, gridspec_kw={"left": 0.04, "right": 0.99, "bottom": 0.14, "top": 0.9, "wspace": 0.13})
-    for axis, metric in zip(axes, ("loss", "accuracy", "balanced_accuracy"), strict=True):
-        for side, name, style in (("train", "training", "o-"), ("val", "validation", "s-")):
-            values = [r[f"{side}_{metric}"] for r in records]
-            axis.plot(epochs, values, style, markersize=3, label=name)
-        axis.set_xlabel("epoch")
-        axis.set_title("loss (cross-entropy)" if metric == "loss" else metric.replace("_", " "))
-        axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.grid(alpha=0.3)
-        axis.set_ylim(*((0, None) if metric == "loss" else (0, 1)))
-    axes[0].legend()
+    figure.supxlabel("Predicted probability of the class")
+    figure.supylabel("Fraction of images")
     return figure

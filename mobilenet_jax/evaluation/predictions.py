@@ -1,4 +1,4 @@
-"""What a model says of images, beside what is known of them: a table that every figure is computed from."""
+"""Predictions: the probabilities of a model for labeled images, from which every metric is computed."""
 
 import csv
 import io
@@ -15,12 +15,12 @@ _COLUMNS = ("image", "lesion", "label", "predicted")
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """A row an image.
+    """A table with one row per image.
 
     Attributes:
         images: `[n]` str, file names without their suffix.
-        lesions: `[n]` str, which lesion is shown.
-        labels: `[n]` int32, positions in `class_names`.
+        lesions: `[n]` str, the lesion that the image shows.
+        labels: `[n]` int32, indices into `class_names`.
         probabilities: float64 `[n, classes]`, each row a distribution.
         class_names: in the order of the labels.
     """
@@ -36,16 +36,16 @@ class Predictions:
 
     @property
     def predicted(self) -> np.ndarray:
-        """int `[n]`, the class of the highest probability, the first of several."""
+        """The most probable class of each image, int `[n]`; the first one of equals."""
         return self.probabilities.argmax(1)
 
     @property
     def lesions_known(self) -> bool:
-        """Whether it is known which images show the same lesion; if not, each image is named as a lesion of its own."""
+        """True if the data specify which images show the same lesion; otherwise each image counts as its own lesion."""
         return bool((self.lesions != self.images).any())
 
     def take(self, indices: np.ndarray) -> "Predictions":
-        """The rows at `indices`."""
+        """Returns the rows at `indices`."""
         return Predictions(
             self.images[indices],
             self.lesions[indices],
@@ -54,8 +54,8 @@ class Predictions:
             self.class_names,
         )
 
-    def as_csv(self) -> str:
-        """A table of text: `image`, `lesion`, `label`, `predicted`, and a column of probabilities for each class."""
+    def to_csv(self) -> str:
+        """Formats a CSV table: `image`, `lesion`, `label`, `predicted`, and one column of probabilities per class."""
         writer = csv.writer(text := io.StringIO(), lineterminator="\n")
         writer.writerow([*_COLUMNS, *self.class_names])
         names = self.class_names
@@ -67,7 +67,7 @@ class Predictions:
 
 
 def concatenate_predictions(parts: Sequence[Predictions]) -> Predictions:
-    """The rows of all parts, which have the same classes."""
+    """Concatenates the rows of tables with the same classes."""
     images, lesions, labels, probabilities = (
         np.concatenate([getattr(part, column) for part in parts])
         for column in ("images", "lesions", "labels", "probabilities")
@@ -76,25 +76,25 @@ def concatenate_predictions(parts: Sequence[Predictions]) -> Predictions:
 
 
 def read_predictions(path: Path) -> Predictions:
-    """Reads a table that `as_csv` made.
+    """Reads a table that `Predictions.to_csv` formatted.
 
     Raises:
-        EvaluationError: it is not there, or not such a table.
+        EvaluationError: the file is missing or is not such a table.
     """
     try:
         with open(path, newline="", encoding="utf-8") as file:
             header, *rows = csv.reader(file, strict=True)
         names = tuple(header[len(_COLUMNS) :])
         if tuple(header[: len(_COLUMNS)]) != _COLUMNS or not names or not rows:
-            raise ValueError("it is no table of predictions")
+            raise ValueError("it is not a table of predictions")
         images, lesions, labels, _ = (np.array([row[i] for row in rows]) for i in range(len(_COLUMNS)))
-        position = {name: i for i, name in enumerate(names)}
+        index = {name: i for i, name in enumerate(names)}
         probabilities = np.array([row[len(_COLUMNS) :] for row in rows], np.float64)
         return Predictions(
             images,
             lesions,
-            np.array([position[label] for label in labels], np.int32),
-            probabilities / probabilities.sum(1, keepdims=True),  # what rounding took
+            np.array([index[label] for label in labels], np.int32),
+            probabilities / probabilities.sum(1, keepdims=True),  # the file holds rounded values
             names,
         )
     except FileNotFoundError as error:

@@ -1,1 +1,1 @@
-"""A trained model applied to images: probabilities, predictions for files, Grad-CAM."""
+"""Applies trained models to images: probabilities, predictions for files, Grad-CAM."""

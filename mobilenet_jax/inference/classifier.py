@@ -41,7 +41,7 @@ class Classifier:
         """
         architecture, metadata = weights.architecture, weights.metadata
         if architecture.head is None:
-            raise WeightsError(f"{metadata.source} has no classifier, only features")
+            raise WeightsError(f"{metadata.source} holds no classifier, only features")
         self.image_size = _get_image_size(weights)
         max_views = count_views(self.image_size)
         if not 1 <= views <= max_views:
@@ -56,21 +56,21 @@ class Classifier:
         self.variables = sharding.replicate(self._mesh, weights.variables)
         self._compiled = jax.jit(self._average_views)
 
-    def predict(self, pixels: np.ndarray, batch_size: int) -> np.ndarray:
+    def compute_probabilities(self, pixels: np.ndarray, batch_size: int) -> np.ndarray:
         """Returns the probabilities of the classes, float64 `[n, classes]`.
 
         Args:
             pixels: uint8 `[n, height, width, 3]`.
             batch_size: at least n. Smaller batches are padded to it, so that the model is compiled once.
         """
-        n, padded_size = len(pixels), self.round_up(batch_size)
+        n, padded_size = len(pixels), self.round_up_batch_size(batch_size)
         padded = np.pad(pixels, [(0, padded_size - n), (0, 0), (0, 0), (0, 0)]) if n < padded_size else pixels
         batch = sharding.shard_batch(self._mesh, {"pixels": padded})
         outputs = sharding.gather_to_host(self._compiled(self.variables, batch["pixels"]))
         probabilities = np.asarray(outputs, np.float64)[:n]
         return self._correct(probabilities / probabilities.sum(1, keepdims=True))
 
-    def round_up(self, batch_size: int) -> int:
+    def round_up_batch_size(self, batch_size: int) -> int:
         """Returns the smallest multiple of the number of devices that is at least `batch_size`."""
         return -(-batch_size // self._mesh.size) * self._mesh.size
 
@@ -90,16 +90,19 @@ def _get_image_size(weights: Weights) -> tuple[int, int]:
     """Returns `(height, width)` as recorded with the weights, else as implied by the head, else Keras's default.
 
     Raises:
-        WeightsError: the head fits images of one size only, which is not recorded and not a square.
+        WeightsError: the head fits images of one size only, which is not the recorded one, or not recorded and not a
+            square.
     """
-    architecture, recorded = weights.architecture, weights.metadata.image_size
+    architecture, metadata = weights.architecture, weights.metadata
     if not architecture.has_fixed_size:
-        return recorded or _KERAS_SIZE
+        return metadata.image_size or _KERAS_SIZE
     side = _STRIDE * math.isqrt(architecture.positions)
-    height, width = recorded or (side, side)
-    if -(-height // _STRIDE) * -(-width // _STRIDE) != architecture.positions:
-        raise WeightsError(
-            f"{weights.metadata.source} does not record its image size, and the {architecture.positions} positions that "
-            "its head expects are not a square"
-        )
-    return height, width
+    height, width = metadata.image_size or (side, side)
+    if -(-height // _STRIDE) * -(-width // _STRIDE) == architecture.positions:
+        return height, width
+    problem = (
+        f"not for the recorded image size, {height} x {width}"
+        if metadata.image_size
+        else "which do not form a square, and no image size is recorded"
+    )
+    raise WeightsError(f"{metadata.source}: its head is made for {architecture.positions} positions, {problem}")

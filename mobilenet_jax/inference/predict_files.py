@@ -1,69 +1,93 @@
-"""`mobilenet-jax predict`: files to a table of probabilities, an image after the other, however many there are."""
+"""Classifies image files: finds them, predicts in batches, writes tables and Grad-CAM pictures."""
 
+import contextlib
 import csv
 import glob
 import json
 import os
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Literal, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
+from input_pipeline.atomic_files import replace_atomically
 from input_pipeline.image_reader import read_images
 from mobilenet_jax.errors import EvaluationError
 from mobilenet_jax.inference.classifier import Classifier
-from mobilenet_jax.inference.grad_cam import make_grad_cam, overlay
+from mobilenet_jax.inference.grad_cam import draw_overlay, make_grad_cam
 
-SUFFIXES = (".jpg", ".jpeg", ".png")
+TableFormat = Literal["csv", "jsonl"]
+_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
-def find_images(names: Sequence[str]) -> list[str]:
-    """The image files that arguments mean: files as they are, folders' JPEGs and PNGs, and patterns, sorted.
+class ClassifiedBatch(NamedTuple):
+    """Predictions for one batch of files.
+
+    Attributes:
+        paths: `[n]`, the files that could be read, in the order given.
+        pixels: uint8 `[n, height, width, 3]`.
+        probabilities: float64 `[n, classes]`.
+        faults: one line per file that could not be read, which names the file.
+    """
+
+    paths: list[str]
+    pixels: np.ndarray
+    probabilities: np.ndarray
+    faults: list[str]
+
+
+def find_images(arguments: Sequence[str]) -> list[str]:
+    """Finds the image files that command-line arguments stand for.
+
+    Args:
+        arguments: files, which need not exist: the reader reports those that cannot be read; folders, which stand for
+            the JPEG and PNG files in them; and glob patterns.
+
+    Returns:
+        Paths without duplicates, in the order of the arguments; those of a folder or pattern are sorted.
 
     Raises:
-        EvaluationError: an argument means none.
+        EvaluationError: an argument stands for no file.
     """
-    found: list[str] = []
-    for name in names:
-        is_pattern = glob.has_magic(name) and not os.path.exists(name)
-        matches = [
-            path
-            for match in (sorted(glob.glob(name, recursive=True)) if is_pattern else [name])
-            for path in (_images_in(Path(match)) if os.path.isdir(match) else [match])
-        ]  # a file that is not there is told of with those that cannot be read
-        if not matches:
-            raise EvaluationError(f"{name} holds no JPEG or PNG file")
-        found += matches
-    return list(dict.fromkeys(found))
+    paths: list[str] = []
+    for argument in arguments:
+        is_pattern = glob.has_magic(argument) and not os.path.exists(argument)
+        matches = sorted(glob.glob(argument, recursive=True)) if is_pattern else [argument]
+        files = [path for match in matches for path in (_list_images(match) if os.path.isdir(match) else [match])]
+        if not files:
+            raise EvaluationError(f"{argument} holds no JPEG or PNG file")
+        paths += files
+    return list(dict.fromkeys(paths))
 
 
-def _images_in(folder: Path) -> list[str]:
-    """Files of the folder and those in it, but for hidden ones, such as macOS leaves beside others (`._NAME.jpg`)."""
-    files = (p for p in sorted(folder.rglob("*")) if p.suffix.lower() in SUFFIXES and p.is_file())
+def _list_images(folder: str) -> list[str]:
+    """Lists the images in a folder and its subfolders, except hidden files such as `._NAME.jpg` of macOS."""
+    files = (p for p in sorted(Path(folder).rglob("*")) if p.suffix.lower() in _SUFFIXES and p.is_file())
     return [str(p) for p in files if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
 
 
-def print_top_classes(classifier: Classifier, paths: Sequence[str], many: int = 5) -> list[str]:
-    """Prints the likeliest classes of files, one file after the other.
+def classify_files(
+    classifier: Classifier, paths: Sequence[str] | np.ndarray, batch_size: int, *, progress: bool = True
+) -> Iterator[ClassifiedBatch]:
+    """Classifies files in batches. Memory does not grow with the number of files.
 
-    Returns:
-        A line for each file that could not be read.
+    Args:
+        classifier: the model.
+        paths: the files.
+        batch_size: files per batch, rounded up to a multiple of the number of devices.
+        progress: whether to show a progress bar on a terminal.
     """
-    faults = []
-    for batch in read_images(paths, classifier.size, classifier.whole(1)):
-        faults += batch.faults
-        if not len(batch.positions):
-            continue
-        probabilities = classifier.probabilities(batch.pixels, 1)
-        for position, row in zip(batch.positions, probabilities, strict=True):
-            print(paths[position])
-            for c in np.argsort(-row, kind="stable")[:many]:
-                name = classifier.class_names[c]
-                print(f"  {c:>4}  {row[c]:.4f}  {'' if name == str(c) else name}".rstrip())
-    return faults
+    hidden = None if progress else True  # None: shown on a terminal only
+    with tqdm(total=len(paths), desc="predicting", unit=" images", disable=hidden, leave=False) as bar:
+        for images in read_images(paths, classifier.image_size, classifier.round_up_batch_size(batch_size)):
+            if len(images.positions):
+                probabilities = classifier.compute_probabilities(images.pixels, batch_size)
+            else:
+                probabilities = np.zeros((0, len(classifier.class_names)))
+            yield ClassifiedBatch([paths[i] for i in images.positions], images.pixels, probabilities, images.faults)
+            bar.update(len(images.positions) + len(images.faults))
 
 
 def write_predictions(
@@ -71,100 +95,105 @@ def write_predictions(
     paths: Sequence[str],
     out: Path,
     *,
-    table_format: Literal["csv", "jsonl"] = "csv",
+    table_format: TableFormat = "csv",
     batch_size: int = 64,
     explain: Path | None = None,
     explain_class: str | None = None,
 ) -> list[str]:
-    """Classifies files. The table appears under its name when it is whole.
+    """Classifies files and writes a table of their probabilities.
 
     Args:
         classifier: the model.
         paths: the files.
-        out: the table, not written if no file can be read: as the ISIC challenge wants it (`image`, the name without
-            its suffix, and a column of probabilities for each class), or a JSON object a line.
-        table_format: which of them.
-        batch_size: images at once.
-        explain: a folder for a picture of each image beside what of it spoke for a class; None draws none.
-        explain_class: that class; None for the predicted one.
+        out: the table. It is not written if no file can be read.
+        table_format: `"csv"`, the format of the ISIC challenge: `image`, the file name without its suffix, and one
+            column of probabilities per class; or `"jsonl"`, one JSON object per line.
+        batch_size: files per batch.
+        explain: folder for one Grad-CAM picture per image; None writes none.
+        explain_class: the class to explain; None explains the predicted one.
 
     Returns:
-        A line for each file that could not be read.
+        One line per file that could not be read.
 
     Raises:
-        EvaluationError: the table has no place, or two files have a name that the table, or the pictures,
-            could not tell apart.
-        OSError: the table cannot be written.
+        EvaluationError: `out` cannot be a file, `explain_class` is not a class, or two files share a name that
+            identifies them in the table or among the pictures.
+        OSError: the table or a picture cannot be written.
     """
-    out = Path(os.path.realpath(out))  # where a link leads
-    if not out.parent.is_dir():
-        raise EvaluationError(f"{out} cannot be written: there is no folder {out.parent}")
-    if out.exists() and not out.is_file():
-        raise EvaluationError(f"{out} cannot be written: it is a folder, or no file")
+    _check_destination(out)
     if table_format == "csv" or explain:
-        _check_names(paths)
-    draw = _drawer(classifier, explain, explain_class) if explain else None
-    unfinished, faults = out.with_name(f".{out.name}.unfinished"), []
-    with ExitStack() as stack:
-        stack.callback(unfinished.unlink, missing_ok=True)
-        file = stack.enter_context(open(unfinished, "w", newline="", encoding="utf-8"))
-        write = _writer(file, table_format, classifier.class_names)
-        bar = stack.enter_context(tqdm(total=len(paths), desc="predicting", unit=" images", disable=None, leave=False))
-        for batch in read_images(paths, classifier.size, classifier.whole(batch_size)):
-            faults += batch.faults
-            if len(batch.positions):
-                chosen = [paths[i] for i in batch.positions]
-                probabilities = classifier.probabilities(batch.pixels, batch_size)
-                write(chosen, probabilities)
-                if draw:
-                    draw(chosen, batch.pixels, probabilities.argmax(1))
-            bar.update(len(batch.positions) + len(batch.faults))
-        file.close()
-        if len(faults) < len(paths):
-            os.replace(unfinished, out)
+        _check_unique_names(paths)
+    draw = _make_explainer(classifier, explain, explain_class) if explain else None
+    faults: list[str] = []
+    with contextlib.suppress(_NoReadableFile), replace_atomically(out) as unfinished:
+        with open(unfinished, "w", newline="", encoding="utf-8") as file:
+            write = _make_writer(file, table_format, classifier.class_names)
+            for batch in classify_files(classifier, paths, batch_size):
+                faults += batch.faults
+                write(batch)
+                if draw and batch.paths:
+                    draw(batch)
+        if len(faults) == len(paths):
+            raise _NoReadableFile
     return faults
 
 
-def _check_names(paths: Sequence[str]) -> None:
-    first: dict[str, str] = {}
+class _NoReadableFile(Exception):  # noqa: N818 (not an error of its own: every file has its line in `faults`)
+    """Leaves the destination of `replace_atomically` as it was."""
+
+
+def _check_destination(out: Path) -> None:
+    out = Path(os.path.realpath(out))  # the file that a symbolic link leads to is the one to be written
+    if not out.parent.is_dir():
+        raise EvaluationError(f"cannot write {out}: the folder {out.parent} does not exist")
+    if out.exists() and not out.is_file():
+        raise EvaluationError(f"cannot write {out}: it exists and is not a regular file")
+
+
+def _check_unique_names(paths: Sequence[str]) -> None:
+    path_of: dict[str, str] = {}
     for path in paths:
-        other = first.setdefault(Path(path).stem, path)
+        other = path_of.setdefault(Path(path).stem, path)
         if other != path:
             raise EvaluationError(
-                f"{other} and {path} have one name, by which they are told apart: rename one, or predict them apart"
+                f"{other} and {path} share a name, which identifies an image: rename one, or predict them separately"
             )
 
 
-def _writer(
-    file: IO[str], table_format: Literal["csv", "jsonl"], names: Sequence[str]
-) -> Callable[[Sequence[str], np.ndarray], None]:
+def _make_writer(
+    file: IO[str], table_format: TableFormat, class_names: Sequence[str]
+) -> Callable[[ClassifiedBatch], None]:
+    """Writes the header of the table. Returns a function that appends the rows of a batch."""
     table = csv.writer(file, lineterminator="\n")
     if table_format == "csv":
-        table.writerow(["image", *names])
+        table.writerow(["image", *class_names])
 
-    def write(paths: Sequence[str], probabilities: np.ndarray) -> None:
-        for path, row in zip(paths, probabilities, strict=True):
+    def write(batch: ClassifiedBatch) -> None:
+        for path, row in zip(batch.paths, batch.probabilities, strict=True):
             if table_format == "csv":
                 table.writerow([Path(path).stem, *(f"{p:.6g}" for p in row)])
             else:
-                said = {name: float(f"{p:.6g}") for name, p in zip(names, row, strict=True)}
-                line = {"image": path, "predicted": names[int(row.argmax())], "probabilities": said}
+                probabilities = {name: float(f"{p:.6g}") for name, p in zip(class_names, row, strict=True)}
+                line = {"image": path, "predicted": class_names[int(row.argmax())], "probabilities": probabilities}
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     return write
 
 
-def _drawer(
-    classifier: Classifier, folder: Path, name: str | None
-) -> Callable[[Sequence[str], np.ndarray, np.ndarray], None]:
-    if name is not None and name not in classifier.class_names:
-        raise EvaluationError(f"--explain-class is {name}; the classes are {', '.join(classifier.class_names)}")
+def _make_explainer(classifier: Classifier, folder: Path, class_name: str | None) -> Callable[[ClassifiedBatch], None]:
+    """Creates the folder. Returns a function that writes one picture per image of a batch to it."""
+    names = classifier.class_names
+    if class_name is not None and class_name not in names:
+        raise EvaluationError(f"--explain-class is {class_name}, which is not one of the classes {', '.join(names)}")
     folder.mkdir(parents=True, exist_ok=True)
-    grad_cam = make_grad_cam(classifier)
+    compute_maps = make_grad_cam(classifier)
 
-    def draw(paths: Sequence[str], pixels: np.ndarray, predicted: np.ndarray) -> None:
-        classes = predicted if name is None else np.full(len(paths), classifier.class_names.index(name))
-        for path, image, cam, c in zip(paths, pixels, grad_cam(pixels, classes), classes, strict=True):
-            overlay(image, cam).save(folder / f"{Path(path).stem}_{classifier.class_names[c]}.png")
+    def draw(batch: ClassifiedBatch) -> None:
+        predicted = batch.probabilities.argmax(1)
+        classes = predicted if class_name is None else np.full_like(predicted, names.index(class_name))
+        maps = compute_maps(batch.pixels, classes)
+        for path, image, cam, label in zip(batch.paths, batch.pixels, maps, classes, strict=True):
+            with replace_atomically(folder / f"{Path(path).stem}_{names[label]}.png") as unfinished:
+                draw_overlay(image, cam).save(unfinished)
 
     return draw

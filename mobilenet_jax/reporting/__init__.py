@@ -1,1 +1,1 @@
-"""Writes evaluations for people: report and model card."""
+"""Writes evaluations as files: metrics, plots, an HTML report, a model card."""

@@ -1,8 +1,7 @@
-"""`mobilenet-jax card`: a trained model as it is published: weights, configuration, and what is to be known of it."""
+"""Writes a model card with the weights and the configuration, ready to be published."""
 
 import copy
 import json
-import shutil
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -10,66 +9,82 @@ from typing import Any
 import jinja2
 
 from input_pipeline.atomic_files import write_atomically
+from input_pipeline.sources.registry import SOURCES
 from mobilenet_jax.errors import EvaluationError
 from mobilenet_jax.evaluation.metrics import OVERALL
-from mobilenet_jax.evaluation.trained_run import ISIC_SOURCES, Trained
-from mobilenet_jax.reporting.report import list_limits
+from mobilenet_jax.evaluation.trained_run import TrainedRun
+from mobilenet_jax.reporting.limits import list_limits
 from mobilenet_jax.weights.save import write_weights
 
+_CLASS_METRICS = ("recall", "precision", "auc")
+_PLOTS = ("confusion.png", "reliability.png")
+_ISIC_NAME = "ISIC 2018 Task 3 (HAM10000)"
 
-def write_model_card(run: Trained, evaluation: str, out: Path) -> None:
-    """Writes `README.md` in the form of Hugging Face's model cards, `model.safetensors` and `config.json`.
+
+def write_model_card(run: TrainedRun, evaluation: str, out: Path) -> None:
+    """Writes `README.md` in the format of Hugging Face model cards, `model.safetensors`, `config.json` and two plots.
 
     Args:
-        run: whose model.
-        evaluation: the name of the folder in `WORKDIR/evaluation` whose figures it gives.
-        out: a folder, made if it is not there.
+        run: the run with the weights to publish.
+        evaluation: name of the folder in `WORKDIR/evaluation` with the metrics to publish.
+        out: created if it does not exist.
 
     Raises:
-        EvaluationError: there is no such evaluation, or it is of another checkpoint, of several views, or corrected.
-        OSError, WeightsError: the files cannot be written.
+        EvaluationError: the evaluation is missing, or is of another checkpoint, of several views, or corrected.
+        OSError, WeightsError: a file cannot be written.
     """
-    source = run.workdir / "evaluation" / evaluation
-    try:
-        found: dict[str, Any] = json.loads((source / "metrics.json").read_text())
-    except (OSError, ValueError) as error:
-        raise EvaluationError(f"cannot read {source / 'metrics.json'}: run mobilenet-jax evaluate first") from error
-    if found["weights"] != [run.weights.identity]:
-        raise EvaluationError(
-            f"{source} is of the {found['weights'][0]}, not of the {run.weights.identity}: run mobilenet-jax evaluate "
-            "again, or choose the --checkpoint"
-        )
-    if found["views"] > 1 or found["correction"]:
-        raise EvaluationError(
-            f"{source} is not of the weights alone, which a card is of: evaluate without --tta, --correct"
-        )
+    folder = run.workdir / "evaluation" / evaluation
+    results = _read_metrics_json(run, folder)
     out.mkdir(parents=True, exist_ok=True)
     write_weights(out / "model.safetensors", run.weights, force=True)
-    write_atomically(out / "config.json", json.dumps(_configuration(run), indent=2) + "\n")
+    write_atomically(out / "config.json", json.dumps(_build_config(run), indent=2) + "\n")
+    write_atomically(out / "README.md", _render_card(run, results))
+    for name in _PLOTS:
+        write_atomically(out / name, (folder / name).read_bytes())
+
+
+def _read_metrics_json(run: TrainedRun, folder: Path) -> dict[str, Any]:
+    """Reads `metrics.json`, which must be of the weights to publish and of nothing else."""
+    try:
+        results: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
+    except (OSError, ValueError) as error:
+        raise EvaluationError(f"cannot read {folder / 'metrics.json'}: run mobilenet-jax evaluate first") from error
+    if results["weights"] != [run.weights.identity]:
+        raise EvaluationError(
+            f"{folder} is of the {results['weights'][0]}, not of the {run.weights.identity}: run mobilenet-jax "
+            "evaluate again, or choose another --checkpoint"
+        )
+    if results["views"] > 1 or results["correction"]:
+        raise EvaluationError(
+            f"{folder} uses test-time augmentation or a correction, which are not part of the published weights: run "
+            "mobilenet-jax evaluate without --tta and --correct"
+        )
+    return results
+
+
+def _render_card(run: TrainedRun, results: dict[str, Any]) -> str:
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(
-        (files(__package__) / "templates" / "model_card.md.j2").read_text(encoding="utf-8")
-    )
-    rows = [_row(label, figure, found) for figure, (label, _) in OVERALL.items()]
-    classes = [
-        (name, *(_cell(f"{name}.{f}", found) for f in ("recall", "precision", "auc"))) for name in run.class_names
-    ]
-    text = template.render(
+    source = files(__package__) / "templates" / "model_card.md.j2"
+    training_data, data_license = _describe_training_data(run)
+    return environment.from_string(source.read_text(encoding="utf-8")).render(
         run=run,
-        found=found,
-        rows=rows,
-        classes=classes,
+        results=results,
+        overall=[(label, _format_metric(results, name)) for name, (label, _) in OVERALL.items()],
+        classes=[
+            (name, *(_format_metric(results, f"{name}.{metric}") for metric in _CLASS_METRICS))
+            for name in run.class_names
+        ],
         limits=list_limits(run),
-        judged_name=_judged(found),
-        judged_isic=found["source"] in ISIC_SOURCES,
-        **_data(run),
+        evaluation_data=_describe_evaluation_data(results),
+        evaluation_data_is_isic=SOURCES[results["source"]].is_isic,
+        training_data=training_data,
+        data_license=data_license,
+        initial_weights=Path(run.config["init"]["weights"] or "random weights").name,
     )
-    write_atomically(out / "README.md", text)
-    for picture in ("confusion.png", "reliability.png"):
-        shutil.copyfile(source / picture, out / picture)
 
 
-def _configuration(run: Trained) -> dict[str, Any]:
+def _build_config(run: TrainedRun) -> dict[str, Any]:
+    """Returns the content of `config.json`."""
     weights = run.weights
     return {
         "architecture": "mobilenet_v1",
@@ -80,12 +95,12 @@ def _configuration(run: Trained) -> dict[str, Any]:
         "input_scaling": weights.metadata.input_scaling,
         "id2label": dict(enumerate(run.class_names)),
         "label2id": {name: i for i, name in enumerate(run.class_names)},
-        "training": _without_paths(run.config),
+        "training": _strip_folders(run.config),
     }
 
 
-def _without_paths(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration without where files lay on the machine that trained, which is nobody else's business."""
+def _strip_folders(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns a copy in which paths are file names: the folders of the training machine are private."""
     published = copy.deepcopy(config)
     for section, key in (("data", "dir"), ("data", "split"), ("init", "weights")):
         value = published[section][key]
@@ -94,29 +109,22 @@ def _without_paths(config: dict[str, Any]) -> dict[str, Any]:
     return published
 
 
-def _judged(found: dict[str, Any]) -> str:
-    """The images that figures are of."""
-    name = {"sample": "drawn lesions", "folders": f"the user's own images, {found['data']}"}
-    return f"{name.get(found['source'], 'ISIC 2018 Task 3 (HAM10000)')}, split {found['split']}"
+def _describe_evaluation_data(results: dict[str, Any]) -> str:
+    names = {"sample": "synthetic lesions", "folders": f"the user's own images, {results['data']}"}
+    return f"{names.get(results['source'], _ISIC_NAME)}, split {results['split']}"
 
 
-def _data(run: Trained) -> dict[str, Any]:
-    """What is known of the data's licence."""
+def _describe_training_data(run: TrainedRun) -> tuple[str, str]:
+    """Returns the name of the training data and their license."""
     others = {
-        "sample": ("drawn lesions that come with the code and are no medical data", "that of the code"),
-        "folders": ("images of the user's own", "not known here"),
+        "sample": ("synthetic lesions generated by the code, which are not medical data", "that of the code"),
+        "folders": ("the user's own images", "not known"),
     }
-    name, licence = others.get(run.config["data"]["source"], ("ISIC 2018 Task 3 (HAM10000)", "CC BY-NC 4.0"))
-    start = Path(run.config["init"]["weights"] or "random weights").name
-    return {"data_name": name, "data_licence": licence, "start": start}
+    return others.get(run.config["data"]["source"], (_ISIC_NAME, "CC BY-NC 4.0"))
 
 
-def _row(label: str, figure: str, found: dict[str, Any]) -> tuple[str, str]:
-    return label, _cell(figure, found)
-
-
-def _cell(figure: str, found: dict[str, Any]) -> str:
-    value, pair = found["metrics"][figure], found["intervals"].get(figure)
+def _format_metric(results: dict[str, Any], name: str) -> str:
+    value, (low, high) = results["metrics"][name], results["intervals"].get(name, (None, None))
     if value is None:
-        return "not defined"
-    return f"{value:.3f}" + (f" [{pair[0]:.3f}, {pair[1]:.3f}]" if pair and pair[0] is not None else "")
+        return "undefined"
+    return f"{value:.3f}" + (f" [{low:.3f}, {high:.3f}]" if low is not None else "")
