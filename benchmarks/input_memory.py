@@ -1,4 +1,4 @@
-"""Resident memory of a process that reads epoch after epoch, with nothing cached.
+"""Measures the resident memory of a process that reads epoch after epoch, without a cache.
 
 python -m benchmarks.input_memory --data DIR [--epochs 3]
 
@@ -12,7 +12,7 @@ import numpy as np
 import psutil
 import tensorflow as tf
 
-from benchmarks.input_pipeline import ARTICLE, BATCH, SIZE
+from benchmarks.input_pipeline import ARTICLE, BATCH_SIZE, OPTIONS
 from input_pipeline.batches import make_train_batches
 from input_pipeline.sources.registry import read_examples
 
@@ -26,11 +26,8 @@ def main() -> None:
     process = psutil.Process()
     rows = [("libraries imported", process.memory_info().rss)]
     examples = read_examples("isic2018", args.data)
-    steps = len(examples) // BATCH
-    batches = make_train_batches(
-        examples, ARTICLE, image_size=SIZE, scaling=(0.0, 1.0), batch_size=BATCH, seed=0,
-        first_step=0, last_step=args.epochs * steps,
-    )  # fmt: skip
+    steps = len(examples) // BATCH_SIZE
+    batches = make_train_batches(examples, ARTICLE, OPTIONS, first_step=0, last_step=args.epochs * steps)
     for step, _ in enumerate(batches, start=1):
         if step % steps == 0:
             rows.append((f"epoch {step // steps}", process.memory_info().rss))

@@ -1,15 +1,16 @@
-"""Images a second from JPEGs to augmented batches: this project's pipeline, Keras's `ImageDataGenerator`, and Grain.
+"""Measures images per second from JPEGs to augmented batches: this pipeline, Keras's `ImageDataGenerator`, and Grain.
 
     pip install grain
     python -m benchmarks.input_pipeline --data DIR [--rounds 5] [--images 992]
 
-DIR is in the ISIC archive's layout. All sides read the same files in class folders, with the article's augmentation,
-to 224 x 224 in batches of 32, by turns in one process. Grain's pipeline decodes with OpenCV and changes images by this
-project's own functions, so that only what drives the work differs. Bare decoding of the same files, whole and without
-more, is what files allow.
+DIR is in the ISIC archive's layout. All pipelines read the same files in class folders, with the article's
+augmentation, to 224 x 224 in batches of 32, and alternate in one process. Grain's pipeline decodes with OpenCV and
+augments with this project's own functions, so that only the scheduling differs. Bare decoding of the same files, at
+full size and without further operations, is the upper limit.
 """
 
 import argparse
+import dataclasses
 import os
 import statistics
 import tempfile
@@ -28,15 +29,16 @@ import tensorflow as tf
 from keras.src.legacy.preprocessing.image import ImageDataGenerator
 
 from input_pipeline.augment import Augmentation, sample_affine, sample_color
-from input_pipeline.batches import make_train_batches
+from input_pipeline.batches import BatchOptions, make_train_batches
 from input_pipeline.cache import Cache, open_cache
 from input_pipeline.examples import Examples
-from input_pipeline.image_ops import change, resize
+from input_pipeline.image_ops import augment_images, resize
 from input_pipeline.sources.folders import write_folders
 from input_pipeline.sources.registry import read_examples
 
-SIZE, BATCH = 224, 32
+IMAGE_SIZE, BATCH_SIZE = 224, 32
 ARTICLE = Augmentation(rotation=30, width_shift=0.3, height_shift=0.3, zoom=0.3, horizontal_flip=True)
+OPTIONS = BatchOptions(IMAGE_SIZE, input_scaling=(0.0, 1.0), batch_size=BATCH_SIZE, seed=0)
 
 
 def main() -> None:
@@ -44,82 +46,96 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--images", type=int, default=992, help="images a side and round, a multiple of 32")
+    parser.add_argument("--images", type=int, default=992, help="images per pipeline and round, a multiple of 32")
     args = parser.parse_args()
-    args.images = max(1, args.images // BATCH) * BATCH
+    args.images = max(1, args.images // BATCH_SIZE) * BATCH_SIZE
     with tempfile.TemporaryDirectory() as folder:
         source = read_examples("isic2018", args.data)
         write_folders(source, Path(folder) / "images")
         examples = read_examples("folders", Path(folder) / "images")
-        sides = {
+        pipelines = {
             "bare decoding": lambda: _decode(examples, args.images),
-            "keras": _keras(Path(folder) / "images" / "Train"),
-            "grain": _grain(examples, args.images),
-            "here": _here(examples, args.images),
-            "here, from the memory cache": _here(examples, args.images, open_cache("memory", examples.paths, SIZE)),
+            "keras": _make_keras(Path(folder) / "images" / "Train"),
+            "grain": _make_grain(examples, args.images),
+            "here": _make_ours(examples, args.images),
+            "here, from the memory cache": _make_ours(
+                examples, args.images, open_cache("memory", examples.paths, IMAGE_SIZE)
+            ),
         }
-        rates: dict[str, list[float]] = {name: [] for name in sides}
-        for round_ in range(args.rounds + 1):
-            for name, side in sides.items():
-                start, images = time.perf_counter(), 0
-                while images < args.images:
-                    images += side()
-                if round_:  # the first warms up
-                    rates[name].append(images / (time.perf_counter() - start))
+        rates = _measure(pipelines, args.images, args.rounds)
     print(
         f"keras {keras.__version__} tensorflow {tf.__version__} opencv {cv2.__version__} grain {version('grain')} "
-        f"numpy {np.__version__}, {os.cpu_count()} CPU cores; "
-        f"{len(examples)} files, {args.images} images a side and round, {args.rounds} rounds\n\n"
-        "| side | images/s: median | lowest | highest | ratio to Keras, median of rounds | to bare decoding |\n"
+        f"numpy {np.__version__}, {os.cpu_count()} CPU cores; {len(examples)} files, {args.images} images per pipeline "
+        f"and round, {args.rounds} rounds\n"
+    )
+    _print_table(rates)
+
+
+def _measure(pipelines: dict[str, Callable[[], int]], images: int, rounds: int) -> dict[str, list[float]]:
+    """Returns the images per second of each pipeline in each round."""
+    rates: dict[str, list[float]] = {name: [] for name in pipelines}
+    for round_ in range(rounds + 1):
+        for name, read_some in pipelines.items():
+            start, done = time.perf_counter(), 0
+            while done < images:
+                done += read_some()
+            if round_:  # the first warms up
+                rates[name].append(done / (time.perf_counter() - start))
+    return rates
+
+
+def _print_table(rates: dict[str, list[float]]) -> None:
+    print(
+        "| pipeline | images/s: median | lowest | highest | ratio to Keras, median of rounds | to bare decoding |\n"
         "|---|---|---|---|---|---|"
     )
-    for name, found in rates.items():
+    for name, values in rates.items():
         ratios = [
-            statistics.median(a / b for a, b in zip(found, rates[peer], strict=True))
+            statistics.median(a / b for a, b in zip(values, rates[peer], strict=True))
             for peer in ("keras", "bare decoding")
         ]
         print(
-            f"| {name} | {statistics.median(found):.0f} | {min(found):.0f} | {max(found):.0f} "
+            f"| {name} | {statistics.median(values):.0f} | {min(values):.0f} | {max(values):.0f} "
             f"| {ratios[0]:.2f} | {ratios[1]:.2f} |"
         )
 
 
-def _keras(folder: Path) -> Callable[[], int]:
+def _make_keras(folder: Path) -> Callable[[], int]:
     generator = ImageDataGenerator(
         rescale=1 / 255, rotation_range=30, width_shift_range=0.3, height_shift_range=0.3, zoom_range=0.3,
         horizontal_flip=True,
     )  # fmt: skip
-    flow = generator.flow_from_directory(folder, (SIZE, SIZE), batch_size=BATCH)
+    flow = generator.flow_from_directory(folder, (IMAGE_SIZE, IMAGE_SIZE), batch_size=BATCH_SIZE)
     return lambda: len(next(flow)[0])
 
 
-def _grain(examples: Examples, images: int) -> Callable[[], int]:
-    n = len(examples)
-    affine, color = sample_affine(ARTICLE, 0, 0, n, SIZE), sample_color(ARTICLE, 0, 0, n)
+def _make_grain(examples: Examples, images: int) -> Callable[[], int]:
+    n, size = len(examples), (IMAGE_SIZE, IMAGE_SIZE)
+    affine, color = sample_affine(ARTICLE, 0, 0, n, IMAGE_SIZE), sample_color(ARTICLE, 0, 0, n)
 
     def load(i: int) -> dict[str, np.ndarray]:
         image = np.asarray(cv2.imdecode(np.fromfile(examples.paths[i], np.uint8), cv2.IMREAD_COLOR_RGB))
-        [image] = change(resize(image, (SIZE, SIZE))[None], affine[i : i + 1], color[i : i + 1], ARTICLE, (0.0, 1.0))
+        parameters = affine[i : i + 1], color[i : i + 1]
+        [image] = augment_images(resize(image, size)[None], *parameters, ARTICLE, OPTIONS.input_scaling)
         return {"image": image, "label": examples.labels[i]}
 
-    def one_round() -> int:
-        dataset = grain.MapDataset.source(np.arange(images) % n).shuffle(seed=0).map(load).batch(BATCH)
+    def read_round() -> int:
+        dataset = grain.MapDataset.source(np.arange(images) % n).shuffle(seed=0).map(load).batch(BATCH_SIZE)
         options = grain.ReadOptions(num_threads=os.cpu_count() or 1, prefetch_buffer_size=4)
         return sum(len(batch["image"]) for batch in dataset.to_iter_dataset(options))
 
-    return one_round
+    return read_round
 
 
-def _here(examples: Examples, images: int, cache: Cache | None = None) -> Callable[[], int]:
-    def one_round() -> int:
-        many = examples.take(np.arange(images) % len(examples))
-        batches = make_train_batches(
-            many, ARTICLE, image_size=SIZE, scaling=(0.0, 1.0), batch_size=BATCH, seed=0,
-            first_step=0, last_step=images // BATCH, cache=cache,
-        )  # fmt: skip
+def _make_ours(examples: Examples, images: int, cache: Cache | None = None) -> Callable[[], int]:
+    options = dataclasses.replace(OPTIONS, cache=cache)
+
+    def read_round() -> int:
+        repeated = examples.take(np.arange(images) % len(examples))
+        batches = make_train_batches(repeated, ARTICLE, options, first_step=0, last_step=images // BATCH_SIZE)
         return sum(len(batch["image"]) for batch in batches)
 
-    return one_round
+    return read_round
 
 
 def _decode(examples: Examples, images: int) -> int:

@@ -1,9 +1,9 @@
-"""Random geometry and color: a 3x3 matrix of each per example, drawn in numpy from (seed, epoch, example).
+"""Samples random geometry and color: one matrix of each per example, keyed by (seed, epoch, example).
 
-Parameters are drawn apart from pixels. The ranges and the order of the factors are those of Keras's
-`ImageDataGenerator` (`keras/src/legacy/preprocessing/image.py`), with one deviation: there, `height_shift_range` moves
-images along their columns and `width_shift_range` along their rows; here each does what its name says. With equal
-ranges, as in the article, the two have the same distribution.
+Parameters are sampled separately from the pixels. The ranges and the order of the factors are those of Keras's
+`ImageDataGenerator` (`keras/src/legacy/preprocessing/image.py`), with one deviation. There, `height_shift_range` moves
+images along their columns and `width_shift_range` along their rows; here, each is true to its name. With equal ranges,
+as in the article, the two have the same distribution.
 """
 
 from dataclasses import dataclass
@@ -14,31 +14,31 @@ from numpy.typing import ArrayLike
 
 FillMode = Literal["nearest", "constant", "reflect", "wrap"]
 
-# Keep the draws apart from each other and from the order of the examples, which is drawn from the same seed.
-_GEOMETRY, _COLOR = 2, 3
+# The random streams are separate from each other and from that of the order of the examples, which has the same seed.
+_GEOMETRY_STREAM, _COLOR_STREAM = 2, 3
 _LUMINANCE = np.array([0.299, 0.587, 0.114])  # of red, green and blue, Rec. 601
 _YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Ranges of the random changes. All zero, the default, changes nothing.
+    """The ranges of the random parameters. The default, all zero, leaves images unchanged.
 
     Attributes:
         rotation: degrees; the angle is uniform in [-rotation, rotation].
-        width_shift: share of the width; the shift to the side is uniform in [-width_shift, width_shift].
-        height_shift: share of the height, likewise up and down.
+        width_shift: share of the width; the horizontal shift is uniform in [-width_shift, width_shift].
+        height_shift: share of the height; the vertical shift is uniform in [-height_shift, height_shift].
         zoom: each axis is scaled by a factor of its own, uniform in [1 - zoom, 1 + zoom].
         shear: degrees; the angle is uniform in [-shear, shear].
-        horizontal_flip: whether every other image, by chance, is mirrored left to right.
-        vertical_flip: whether every other image, by chance, is mirrored top to bottom.
-        fill_mode: what is seen beyond an image's edge: its `"nearest"` pixels, the image mirrored (`"reflect"`) or
-            repeated (`"wrap"`), or `"constant"`, which is fill_value.
+        horizontal_flip: whether to mirror images left to right with probability 1/2.
+        vertical_flip: whether to mirror images top to bottom with probability 1/2.
+        fill_mode: the pixels beyond an image's edge: the `"nearest"` pixels of the image, the image mirrored
+            (`"reflect"`) or repeated (`"wrap"`), or `"constant"`, which is `fill_value`.
         fill_value: from 0 to 255.
         brightness: all values are multiplied by a factor uniform in [1 - brightness, 1 + brightness].
-        contrast: the difference from the image's mean color, likewise.
-        saturation: the difference from gray, likewise.
-        hue: share of the color circle; the turn is uniform in [-hue, hue].
+        contrast: the difference from the image's mean color is multiplied by a factor in the same way.
+        saturation: the difference from gray is multiplied by a factor in the same way.
+        hue: share of the color circle; the rotation is uniform in [-hue, hue].
     """
 
     rotation: float = 0.0
@@ -57,24 +57,24 @@ class Augmentation:
 
     @property
     def changes_color(self) -> bool:
-        """Whether colors are changed at all."""
+        """Whether the augmentation changes colors at all."""
         return any((self.brightness, self.contrast, self.saturation, self.hue))
 
 
 def sample_affine(augmentation: Augmentation, seed: int, epoch: int, n: int, size: int) -> np.ndarray:
-    """Draws the matrices of all examples in one epoch: that of example i is a function of (seed, epoch, i) alone.
+    """Samples the matrices of all examples in one epoch; that of example i is a function of (seed, epoch, i) alone.
 
     Args:
         augmentation: the ranges.
-        seed: of the run.
+        seed: seed of the run.
         epoch: counted from 0.
-        n: how many examples there are.
+        n: the number of examples.
         size: height and width of the images in pixels.
 
     Returns:
-        float32 `[n, 3, 3]`, as `make_affine_matrix` gives them.
+        float32 `[n, 3, 3]`, see `make_affine_matrix`.
     """
-    u = np.random.default_rng((seed, _GEOMETRY, epoch)).random((n, 8)).T
+    u = np.random.default_rng((seed, _GEOMETRY_STREAM, epoch)).random((n, 8)).T
     return make_affine_matrix(
         degrees=_spread(u[0], augmentation.rotation),
         dx=_spread(u[1], augmentation.width_shift) * size,
@@ -89,7 +89,7 @@ def sample_affine(augmentation: Augmentation, seed: int, epoch: int, n: int, siz
 
 
 def _spread(u: np.ndarray, reach: float) -> np.ndarray:
-    """Uniform numbers from [0, 1) to [-reach, reach)."""
+    """Maps uniform numbers from [0, 1) to [-reach, reach)."""
     return (2 * u - 1) * reach
 
 
@@ -105,76 +105,76 @@ def make_affine_matrix(
     shear: ArrayLike = 0.0,
     upside_down: ArrayLike = False,
 ) -> np.ndarray:
-    """Composes rotation, shift, shear, zoom and mirrors about the center of square images.
+    """Composes rotation, shift, shear, zoom and flips about the center of square images.
 
     Args:
-        degrees: the angle of the rotation; this and the others are numbers, or arrays of one shape.
+        degrees: the angle of the rotation; like the other arguments, a number or an array, all of one shape.
         dx: the shift along the columns, in pixels.
         dy: the shift along the rows, in pixels.
-        zoom_x: the factor along the columns; above 1 shows more of the scene, smaller.
+        zoom_x: the factor along the columns; values above 1 show more of the scene, at a smaller scale.
         zoom_y: the factor along the rows.
-        flip: whether the result is mirrored left to right.
+        flip: whether to mirror the result left to right.
         size: height and width of the image in pixels.
         shear: the angle of the shear in degrees.
-        upside_down: whether the result is mirrored top to bottom.
+        upside_down: whether to mirror the result top to bottom.
 
     Returns:
-        float32 `[..., 3, 3]` that takes an output pixel `(x, y, 1)` to the input position it is read from.
+        float32 `[..., 3, 3]` that maps an output pixel `(x, y, 1)` to the input position it is read from.
     """
     angle, slant = np.deg2rad(degrees), np.deg2rad(shear)
     sin, cos = np.sin(angle), np.cos(angle)
     center = (size - 1) / 2
     mirror_x, mirror_y = 1 - 2 * np.asarray(flip, float), 1 - 2 * np.asarray(upside_down, float)
     matrix = (
-        _affine(1, 0, center, 0, 1, center)
-        @ _affine(cos, -sin, 0, sin, cos, 0)
-        @ _affine(1, 0, dx, 0, 1, dy)
-        @ _affine(1, -np.sin(slant), 0, 0, np.cos(slant), 0)
-        @ _affine(zoom_x, 0, 0, 0, zoom_y, 0)
-        @ _affine(mirror_x, 0, 0, 0, mirror_y, 0)  # last, as Keras mirrors what it has warped
-        @ _affine(1, 0, -center, 0, 1, -center)
+        _build_affine(1, 0, center, 0, 1, center)
+        @ _build_affine(cos, -sin, 0, sin, cos, 0)
+        @ _build_affine(1, 0, dx, 0, 1, dy)
+        @ _build_affine(1, -np.sin(slant), 0, 0, np.cos(slant), 0)
+        @ _build_affine(zoom_x, 0, 0, 0, zoom_y, 0)
+        @ _build_affine(mirror_x, 0, 0, 0, mirror_y, 0)  # last, because Keras flips after it has warped
+        @ _build_affine(1, 0, -center, 0, 1, -center)
     )
     return matrix.astype(np.float32)
 
 
-def _affine(*rows: ArrayLike) -> np.ndarray:
-    """`[..., 3, 3]` from the first two rows."""
-    return _matrix(*rows, 0, 0, 1)
+def _build_affine(*rows: ArrayLike) -> np.ndarray:
+    """Builds `[..., 3, 3]` from the entries of the first two rows."""
+    return _build_matrix(*rows, 0, 0, 1)
 
 
-def _matrix(*rows: ArrayLike) -> np.ndarray:
-    """`[..., 3, 3]` from nine entries, each a number or an array."""
+def _build_matrix(*rows: ArrayLike) -> np.ndarray:
+    """Builds `[..., 3, 3]` from nine entries, each a number or an array."""
     entries = np.broadcast_arrays(*(np.asarray(x, np.float64) for x in rows))
     return np.stack(entries, -1).reshape(*entries[0].shape, 3, 3)
 
 
 def sample_color(augmentation: Augmentation, seed: int, epoch: int, n: int) -> np.ndarray:
-    """Draws the changes of color of all examples in one epoch, like `sample_affine`.
+    """Samples the color changes of all examples in one epoch, like `sample_affine`.
 
     Returns:
-        float32 `[n, 4, 3]`: three rows that red, green and blue are multiplied by, and a row of the contrast.
+        float32 `[n, 4, 3]`: the 3x3 matrix that pixels are multiplied by, and a row that repeats the contrast factor.
     """
-    u = np.random.default_rng((seed, _COLOR, epoch)).random((n, 4)).T
+    u = np.random.default_rng((seed, _COLOR_STREAM, epoch)).random((n, 4)).T
     ranges = (augmentation.brightness, augmentation.contrast, augmentation.saturation)
     brightness, contrast, saturation = (1 + _spread(x, reach) for x, reach in zip(u[:3], ranges, strict=True))
     return make_color_matrix(brightness, contrast, saturation, _spread(u[3], augmentation.hue))
 
 
 def make_color_matrix(brightness: ArrayLike, contrast: ArrayLike, saturation: ArrayLike, hue: ArrayLike) -> np.ndarray:
-    """Composes changes of color, all of which are linear: a pixel as a column is multiplied from the left.
+    """Composes color changes, which are all linear: pixels are column vectors, multiplied from the left.
 
     Args:
-        brightness: the factor of all values; this and the others are numbers, or arrays of one shape.
+        brightness: the factor of all values; like the other arguments, a number or an array, all of one shape.
         contrast: the factor of the difference from the image's mean color.
         saturation: the factor of the difference from gray of the same luminance.
-        hue: the turn about the axis of gray in the YIQ color space, as a share of the circle.
+        hue: the rotation about the gray axis of the YIQ color space, as a share of the circle.
 
     Returns:
         float32 `[..., 4, 3]`, see `sample_color`.
     """
     brightness, contrast, saturation = (np.asarray(x)[..., None, None] for x in (brightness, contrast, saturation))
     sin, cos = np.sin(2 * np.pi * np.asarray(hue)), np.cos(2 * np.pi * np.asarray(hue))
-    turn = np.linalg.inv(_YIQ) @ _matrix(1, 0, 0, 0, cos, -sin, 0, sin, cos) @ _YIQ
+    rotation = np.linalg.inv(_YIQ) @ _build_matrix(1, 0, 0, 0, cos, -sin, 0, sin, cos) @ _YIQ
     gray = np.tile(_LUMINANCE, (3, 1))
-    matrix = brightness * turn @ (gray + saturation * (np.eye(3) - gray))
+    matrix = brightness * rotation @ (gray + saturation * (np.eye(3) - gray))
     return np.concatenate([matrix, np.broadcast_to(contrast, (*matrix.shape[:-2], 1, 3))], -2).astype(np.float32)

@@ -1,6 +1,8 @@
-"""The table every source is read into, and the error every source raises."""
+"""The table that every source is read into, and the faults that are collected while it is read."""
 
+import contextlib
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,28 +15,41 @@ Batch = dict[str, np.ndarray]  # columns of one length
 
 
 class Faults(list[str]):
-    """What is wrong with a data set, a line each: collected to be told all at once."""
+    """Errors in a data set, one line each, collected so that a single report lists all of them."""
 
     def raise_if_any(self) -> None:
-        """Ends with an error that has all of them in its `details`.
+        """Raises an error that has all faults in its `details`.
 
         Raises:
-            DataError: there are any.
+            DataError: there is at least one fault.
         """
         if self:
-            more = f"{len(self)} things are wrong with the data, the first is: " if len(self) > 1 else ""
-            raise DataError(more + self[0], details=self)
+            summary = f"{len(self)} faults in the data, the first: " if len(self) > 1 else ""
+            raise DataError(summary + self[0], details=self)
+
+
+@contextlib.contextmanager
+def collect_faults(faults: Faults | None) -> Iterator[Faults]:
+    """Yields the list to add faults to: `faults`, or a new one, which is raised at the end of the block.
+
+    Raises:
+        DataError: `faults` is None, and the block added at least one.
+    """
+    collected = Faults() if faults is None else faults
+    yield collected
+    if faults is None:
+        collected.raise_if_any()
 
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """A list of images with what is known of each: four columns of one length. No pixels are held.
+    """A table of images: four columns of one length. It holds no pixels.
 
     Attributes:
         paths: `[n]` str, the JPEG files.
         labels: `[n]` int32, positions in `class_names`.
-        lesions: `[n]` str, which lesion is shown; images of one lesion belong to one side of a split.
-        rows: `[n]` str, where the example was read from, as `file:line`, for error messages.
+        lesions: `[n]` str, the lesion that the image shows; images of one lesion belong to one side of a split.
+        rows: `[n]` str, the origin of the example as `file:line`, for error messages.
         class_names: the classes in the order of the labels.
     """
 
@@ -48,13 +63,29 @@ class Examples:
         return len(self.paths)
 
     def take(self, indices: np.ndarray) -> "Examples":
-        """The examples at `indices`, in that order."""
+        """Returns the examples at `indices`, in that order."""
         return Examples(
             self.paths[indices], self.labels[indices], self.lesions[indices], self.rows[indices], self.class_names
         )
 
+    def find_mixed_lesions(self) -> Faults:
+        """Returns one fault for each example whose lesion has another label in an earlier row.
+
+        A split by lesion cannot preserve the shares of the classes if a lesion has two, and one of the two is wrong.
+        """
+        faults = Faults()
+        first: dict[str, int] = {}
+        for i, lesion in enumerate(self.lesions):
+            j = first.setdefault(lesion, i)
+            if self.labels[i] != self.labels[j]:
+                here, there = (self.class_names[self.labels[row]] for row in (i, j))
+                faults.append(
+                    f"{self.rows[i]}: lesion {lesion} is {here} here and {there} at {self.rows[j]}: give it one class"
+                )
+        return faults
+
     def format_class_table(self) -> str:
-        """The images and lesions of each class, as a table for people."""
+        """Returns the numbers of images and lesions per class as an aligned text table."""
         rows = [("class", "images", "lesions")]
         for label, name in enumerate(self.class_names):
             members = self.labels == label
@@ -64,7 +95,7 @@ class Examples:
         return "\n".join(f"{name:<{width}}  {images:>6}  {lesions:>7}" for name, images, lesions in rows)
 
     def compute_fingerprint(self) -> str:
-        """SHA-256 of file names, labels and lesions in order: the same data in another folder has the same."""
+        """Computes the SHA-256 of file names, labels and lesions in order; the folder has no influence on it."""
         digest = hashlib.sha256(repr(self.class_names).encode())
         for path, label, lesion in zip(self.paths, self.labels, self.lesions, strict=True):
             digest.update(f"{path.rpartition('/')[2]},{label},{lesion}\n".encode())
@@ -72,7 +103,7 @@ class Examples:
 
 
 def concatenate_examples(first: Examples, second: Examples) -> Examples:
-    """The examples of both, which have the same classes."""
+    """Concatenates two tables that have the same classes."""
     paths, labels, lesions, rows = (
         np.concatenate([getattr(examples, column) for examples in (first, second)])
         for column in ("paths", "labels", "lesions", "rows")

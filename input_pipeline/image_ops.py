@@ -1,4 +1,7 @@
-"""The pixels of one image, from its own size to what a network takes. OpenCV does the work; nothing here is random."""
+"""Operations on the pixels of images, from the file to the input of a network: decode, resize, warp, recolor, scale.
+
+OpenCV does the work. No operation is random.
+"""
 
 from io import BytesIO
 
@@ -6,15 +9,15 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from input_pipeline.augment import Augmentation
+from input_pipeline.augment import Augmentation, FillMode
 from input_pipeline.errors import DataError
 
-InputScaling = tuple[float, float]
+InputScaling = tuple[float, float]  # the range that pixel values 0 and 255 are mapped to
 
-cv2.setNumThreads(0)  # an image is one thread's work, since many are worked on at once
+cv2.setNumThreads(0)  # one thread per image, since many images are processed at once
 
 _REDUCED = ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4), (2, cv2.IMREAD_REDUCED_COLOR_2))
-_BORDERS = {
+_BORDERS: dict[FillMode, int] = {
     "nearest": cv2.BORDER_REPLICATE,
     "constant": cv2.BORDER_CONSTANT,
     "reflect": cv2.BORDER_REFLECT,
@@ -23,23 +26,27 @@ _BORDERS = {
 
 
 def decode_image(data: bytes, size: tuple[int, int]) -> np.ndarray:
-    """A JPEG or PNG at `size` (height, width): the same pixels as training's graph of TensorFlow makes of it.
+    """Decodes a JPEG or PNG and resizes it, to the same pixels as the TensorFlow graph of training.
 
-    But for a CMYK JPEG, whose pixels can differ by two levels of 255.
+    CMYK JPEGs are the exception: their pixels can differ by two levels of 255.
+
+    Args:
+        data: the content of the file.
+        size: height and width of the result.
 
     Returns:
         uint8 `[height, width, 3]`.
 
     Raises:
-        DataError: it is no such image, or a damaged one.
+        DataError: the data are not a JPEG or PNG, or are damaged.
     """
     try:
         with Image.open(BytesIO(data), formats=("JPEG", "PNG")) as image:  # reads the header only
-            times = min(image.height // size[0], image.width // size[1])
+            ratio = min(image.height // size[0], image.width // size[1])
             is_jpeg = image.format in ("JPEG", "MPO")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError("it is no JPEG or PNG, or a damaged one") from error
-    flags = next((flag for ratio, flag in _REDUCED if is_jpeg and times >= ratio), cv2.IMREAD_COLOR_RGB)
+        raise DataError("it is not a JPEG or PNG, or it is damaged") from error
+    flags = next((flag for reduction, flag in _REDUCED if is_jpeg and ratio >= reduction), cv2.IMREAD_COLOR_RGB)
     decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
     if decoded is None:
         raise DataError("it is a truncated or damaged image, or not a JPEG or PNG")
@@ -49,15 +56,16 @@ def decode_image(data: bytes, size: tuple[int, int]) -> np.ndarray:
 
 
 def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """uint8 `[any height, any width, 3]` to `[height, width, 3]`.
+    """Resizes uint8 `[any height, any width, 3]` to `[height, width, 3]`.
 
-    Made smaller, a pixel is the mean of the area it covers, so that nothing aliases; made larger, it is interpolated.
+    A smaller image has the means of the areas that its pixels cover, so that nothing aliases. A larger one is
+    interpolated.
     """
     if image.shape[0] < size[0] or image.shape[1] < size[1]:
         return cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
     if image.shape[0] % size[0] == 0 and image.shape[1] % size[1] == 0:
         return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
-    # What OpenCV would make of the integers too, to the bit, in two thirds of the time.
+    # Equal to the bit to OpenCV's result for integers, in two thirds of the time.
     return cv2.convertScaleAbs(cv2.resize(image.astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA))
 
 
@@ -71,29 +79,29 @@ def scale_pixels(image: np.ndarray, input_scaling: InputScaling, out: np.ndarray
 def augment_images(
     images: np.ndarray, affine: np.ndarray, color: np.ndarray, augmentation: Augmentation, input_scaling: InputScaling
 ) -> np.ndarray:
-    """Images as they were drawn to be changed.
+    """Applies sampled geometry and color to images and scales their pixels.
 
     Args:
         images: uint8 `[batch, size, size, 3]`.
         affine: float32 `[batch, 3, 3]`, see `augment.make_affine_matrix`.
         color: float32 `[batch, 4, 3]`, see `augment.sample_color`.
-        augmentation: says what is seen beyond the edge, and whether colors change.
-        input_scaling: what pixel values 0 and 255 are mapped to.
+        augmentation: the fill mode, and whether colors change at all.
+        input_scaling: the `(low, high)` range that pixel values 0 and 255 are mapped to.
 
     Returns:
         float32 `[batch, size, size, 3]`.
     """
-    changed = np.empty(images.shape, np.float32)
-    for image, matrix, colors, out in zip(images, affine, color, changed, strict=True):
+    augmented = np.empty(images.shape, np.float32)
+    for image, matrix, colors, out in zip(images, affine, color, augmented, strict=True):
         warp(image, matrix, augmentation, out)
         if augmentation.changes_color:
             out[:] = recolor(out, colors)
         scale_pixels(out, input_scaling, out)
-    return changed
+    return augmented
 
 
 def warp(image: np.ndarray, affine: np.ndarray, augmentation: Augmentation, out: np.ndarray) -> None:
-    """Reads each pixel from where the matrix says, between four pixels, into `out`: float32, from 0 to 255."""
+    """Reads each pixel from the position that the matrix maps it to, interpolated, into `out`: float32, 0 to 255."""
     cv2.warpAffine(
         image.astype(np.float32),
         affine[:2],
@@ -102,7 +110,7 @@ def warp(image: np.ndarray, affine: np.ndarray, augmentation: Augmentation, out:
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=_BORDERS[augmentation.fill_mode],
         borderValue=(augmentation.fill_value,) * 3,
-        hint=cv2.ALGO_HINT_ACCURATE,  # or positions are rounded to 1/32 of a pixel
+        hint=cv2.ALGO_HINT_ACCURATE,  # otherwise positions are rounded to 1/32 of a pixel
     )
 
 

@@ -1,4 +1,4 @@
-"""ImageBatch as they are, for a trained model: in order, those that cannot be read left out. Needs no TensorFlow."""
+"""Reads images for inference: in order, without augmentation and without TensorFlow. Unreadable images are left out."""
 
 import os
 from collections import deque
@@ -12,17 +12,19 @@ from input_pipeline.errors import DataError
 from input_pipeline.image_files import read_image_bytes
 from input_pipeline.image_ops import decode_image
 
-_AHEAD = 3  # batches that are read while the model is at work
-_TOGETHER = 16  # files that a thread is given at a time: with a task for each, small files take a third longer
+_BATCHES_AHEAD = 3  # batches that are read while the model is at work
+_FILES_PER_TASK = 16  # with one task per file, small files take a third longer
+
+_Result = np.ndarray | str  # pixels, or a fault
 
 
 class ImageBatch(NamedTuple):
-    """A batch.
+    """A batch of images.
 
     Attributes:
         positions: int64 `[n]`, in the list of files.
         pixels: uint8 `[n, height, width, 3]`.
-        faults: of those that could not be read, a line each, which names the file.
+        faults: one line for each file that could not be read, with its name.
     """
 
     positions: np.ndarray
@@ -31,44 +33,50 @@ class ImageBatch(NamedTuple):
 
 
 def read_images(paths: Sequence[str] | np.ndarray, size: tuple[int, int], batch_size: int) -> Iterator[ImageBatch]:
-    """Reads files in batches, several at a time and a few batches ahead; memory does not grow with their number.
+    """Reads files in batches, in several threads and a few batches ahead.
+
+    Memory use does not depend on the number of files.
 
     Args:
-        paths: JPEG or PNG files, or records of a TFDS data set.
-        size: height and width that each is brought to.
-        batch_size: so many files a batch, less those that cannot be read.
+        paths: JPEG or PNG files, or addresses of records of a TFDS data set.
+        size: height and width that all images are resized to.
+        batch_size: files per batch, including those that cannot be read.
     """
 
-    def read(path: str) -> np.ndarray | str:
-        try:
-            path.encode()
-            return decode_image(read_image_bytes(path), size)
-        except UnicodeEncodeError:
-            return f"{path!a} cannot be read (its name is not UTF-8, and no table could hold it)"
-        except OSError as error:
-            return f"{path} cannot be read ({error.strerror or error})"
-        except DataError as error:
-            return f"{path} cannot be read ({error})"
+    def read_files(part: Sequence[str] | np.ndarray) -> list[_Result]:
+        return [_read_file(path, size) for path in part]
 
-    def read_all(part: Sequence[str] | np.ndarray) -> list[np.ndarray | str]:
-        return [read(path) for path in part]
-
-    def batch(start: int, futures: list[Future[list[np.ndarray | str]]]) -> ImageBatch:
-        found = [image for future in futures for image in future.result()]
-        good = [i for i, image in enumerate(found) if not isinstance(image, str)]
-        pixels = np.stack([found[i] for i in good]) if good else np.zeros((0, *size, 3), np.uint8)
-        return ImageBatch(np.array(good, np.int64) + start, pixels, [x for x in found if isinstance(x, str)])
-
-    pending: deque[tuple[int, list[Future[list[np.ndarray | str]]]]] = deque()
+    pending: deque[tuple[int, list[Future[list[_Result]]]]] = deque()
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         try:
             for start in range(0, len(paths), batch_size):
                 end = min(start + batch_size, len(paths))
-                parts = [paths[i : min(i + _TOGETHER, end)] for i in range(start, end, _TOGETHER)]
-                pending.append((start, [pool.submit(read_all, part) for part in parts]))
-                if len(pending) > _AHEAD:
-                    yield batch(*pending.popleft())
+                parts = [paths[i : min(i + _FILES_PER_TASK, end)] for i in range(start, end, _FILES_PER_TASK)]
+                pending.append((start, [pool.submit(read_files, part) for part in parts]))
+                if len(pending) > _BATCHES_AHEAD:
+                    yield _collect_batch(*pending.popleft(), size)
             while pending:
-                yield batch(*pending.popleft())
+                yield _collect_batch(*pending.popleft(), size)
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _read_file(path: str, size: tuple[int, int]) -> _Result:
+    try:
+        path.encode()
+        return decode_image(read_image_bytes(path), size)
+    except UnicodeEncodeError:
+        return f"{path!a} cannot be read (its name is not UTF-8, so no table could hold it)"
+    except OSError as error:
+        return f"{path} cannot be read ({error.strerror or error})"
+    except DataError as error:
+        return f"{path} cannot be read ({error})"
+
+
+def _collect_batch(start: int, futures: list[Future[list[_Result]]], size: tuple[int, int]) -> ImageBatch:
+    """Waits for the files of a batch, the first of which is at position `start`."""
+    results = [result for future in futures for result in future.result()]
+    readable = [i for i, result in enumerate(results) if not isinstance(result, str)]
+    pixels = np.stack([results[i] for i in readable]) if readable else np.zeros((0, *size, 3), np.uint8)
+    faults = [result for result in results if isinstance(result, str)]
+    return ImageBatch(np.array(readable, np.int64) + start, pixels, faults)

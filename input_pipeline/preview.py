@@ -1,4 +1,4 @@
-"""A picture of what training will see: real examples, each beside its augmented versions."""
+"""Draws a picture of the images that training will see: examples next to their augmented versions."""
 
 import io
 from pathlib import Path
@@ -6,45 +6,54 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from input_pipeline.atomic_files import write_atomically
 from input_pipeline.augment import Augmentation, sample_affine, sample_color
 from input_pipeline.examples import Examples
-from input_pipeline.image_ops import augment_images
+from input_pipeline.image_ops import augment_images, scale_pixels
 from input_pipeline.tf_graph import decode_images
 
-_VERSIONS = 8
-_SHOWN = 12  # classes
+_EPOCHS = 8
+_MAX_CLASSES = 12
+_INCHES = 1.25  # per image
+_UNIT_RANGE = (0.0, 1.0)  # the range of matplotlib's float images
 
 
 def write_preview(path: Path, examples: Examples, augmentation: Augmentation, *, image_size: int, seed: int) -> None:
-    """Writes a PNG with a row for the first example of each class: as it is, and as the first eight epochs see it.
+    """Writes a PNG with one row per class: its first example, unchanged and as the first eight epochs see it.
 
     Args:
-        path: where to.
-        examples: of training.
-        augmentation: how they are changed.
+        path: the file to write.
+        examples: the training examples.
+        augmentation: the ranges of the random augmentation.
         image_size: height and width in pixels.
-        seed: of the run.
+        seed: seed of the run.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
-    labels, chosen = np.unique(examples.labels, return_index=True)
-    labels, chosen = labels[:_SHOWN], chosen[:_SHOWN]
-    originals = np.stack(list(decode_images(examples.paths[chosen], image_size)))
-    columns = [originals / np.float32(255)]
-    for epoch in range(_VERSIONS):
-        affine = sample_affine(augmentation, seed, epoch, len(examples), image_size)[chosen]
-        color = sample_color(augmentation, seed, epoch, len(examples))[chosen]
-        columns.append(augment_images(originals, affine, color, augmentation, (0.0, 1.0)))
-    figure = Figure(figsize=(1.25 * len(columns), 1.25 * len(labels) + 0.3), layout="constrained")
-    axes = figure.subplots(len(labels), len(columns), squeeze=False)
-    for row, label in enumerate(labels):
-        for column, versions in enumerate(columns):
-            axis = axes[row, column]
-            axis.imshow(versions[row].clip(0, 1))
-            axis.set(xticks=[], yticks=[])
-            if row == 0:
-                axis.set_title(f"epoch {column}" if column else "as it is", fontsize=9)
-        axes[row, 0].set_ylabel(examples.class_names[label], fontsize=9)
+    labels, indices = np.unique(examples.labels, return_index=True)
+    labels, indices = labels[:_MAX_CLASSES], indices[:_MAX_CLASSES]
+    originals = np.stack(list(decode_images(examples.paths[indices], image_size)))
+    columns = {"unchanged": scale_pixels(originals, _UNIT_RANGE)}
+    for epoch in range(_EPOCHS):
+        affine = sample_affine(augmentation, seed, epoch, len(examples), image_size)[indices]
+        color = sample_color(augmentation, seed, epoch, len(examples))[indices]
+        columns[f"epoch {epoch + 1}"] = augment_images(originals, affine, color, augmentation, _UNIT_RANGE)
+    figure = _draw_grid(columns, [examples.class_names[label] for label in labels])
     figure.savefig(png := io.BytesIO(), format="png", dpi=120)
-    path.write_bytes(png.getvalue())
+    write_atomically(path, png.getvalue())
+
+
+def _draw_grid(columns: dict[str, np.ndarray], row_names: list[str]) -> Figure:
+    """Draws images in a grid; each column is float32 `[rows, height, width, 3]`, from 0 to 1, with a title."""
+    size = (_INCHES * len(columns), _INCHES * len(row_names) + 0.3)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(len(row_names), len(columns), squeeze=False)
+    for column, (title, images) in enumerate(columns.items()):
+        axes[0, column].set_title(title, fontsize=9)
+        for axis, image in zip(axes[:, column], images, strict=True):
+            axis.imshow(image.clip(0, 1))
+            axis.set(xticks=[], yticks=[])
+    for axis, name in zip(axes[:, 0], row_names, strict=True):
+        axis.set_ylabel(name, fontsize=9)
+    return figure

@@ -1,4 +1,4 @@
-"""Which examples are for training and which for validation."""
+"""Splits examples into training and validation, and reads and writes the table of a split."""
 
 import csv
 import hashlib
@@ -14,7 +14,7 @@ from input_pipeline.examples import Examples
 
 SIDES = ("training", "validation")
 
-_WAYS = (
+_SPLITS = (
     "lesion, fold:K/N (K from 1 to N), last:S, first:S, per_class:S (S a share such as 0.3), official, official:test, "
     "or FILE.csv"
 )
@@ -22,59 +22,59 @@ _FOLD = re.compile(r"fold:([1-9]\d*)/([1-9]\d*)")
 _SHARE = re.compile(r"(first|last|per_class):(0\.\d+)")
 
 
-def split_examples(examples: Examples, how: str, *, val_fraction: float, seed: int) -> tuple[Examples, Examples]:
-    """Splits examples in two, each side in the order it had.
+def split_examples(examples: Examples, split: str, *, val_fraction: float, seed: int) -> tuple[Examples, Examples]:
+    """Splits examples into training and validation, each in the original order.
 
     Args:
-        examples: all of them.
-        how: one of
+        examples: all examples.
+        split: one of
             `"lesion"`: see `split_by_lesion`;
             `"fold:K/N"`: fold K, counted from 1, of an N-fold cross-validation in which no lesion is in two folds;
-            `"last:S"` and `"first:S"`: that share of the examples in the order of their table, as the article did by
-            hand, whatever their lesions;
+            `"last:S"` and `"first:S"`: that share of the examples in the order of their table, regardless of their
+            lesions, as the article did by hand;
             `"per_class:S"`: that share of each class, its first by file name, as Keras's `validation_split` does;
-            `NAME.csv`: a table with the columns `image` and `split`, such as a run leaves in its workdir.
+            `NAME.csv`: a table with the columns `image` and `split`, such as a run writes to its workdir.
         val_fraction: the share of lesions for validation, for `"lesion"`.
-        seed: decides `"lesion"` and `"fold:K/N"`.
+        seed: seed of `"lesion"` and `"fold:K/N"`.
 
     Raises:
-        DataError: the examples cannot be split so.
+        DataError: the examples cannot be split this way.
     """
-    check_split_name(how)
-    if how == "lesion":
+    check_split_name(split)
+    if split == "lesion":
         return split_by_lesion(examples, val_fraction, seed)
-    if how.endswith(".csv"):
-        held_out = _in_table(examples, Path(how))
-    elif fold := _FOLD.fullmatch(how):
-        held_out = _in_fold(examples, int(fold[1]), int(fold[2]), seed)
+    if split.endswith(".csv"):
+        held_out = _read_held_out(examples, Path(split))
+    elif fold := _FOLD.fullmatch(split):
+        held_out = _select_fold(examples, int(fold[1]), int(fold[2]), seed)
     else:
-        which, _, share = how.partition(":")
-        held_out = _in_share(examples, which, float(share))
-    training, validation = examples.take(np.flatnonzero(~held_out)), examples.take(np.flatnonzero(held_out))
+        selection, _, share = split.partition(":")
+        held_out = _select_share(examples, selection, float(share))
+    training, validation = _divide(examples, held_out)
     if not len(training) or not len(validation):
         raise DataError(
-            f"data.split={how} leaves {len(training)} images for training, {len(validation)} for validation"
+            f"data.split={split} leaves {len(training)} images for training, {len(validation)} for validation"
         )
     return training, validation
 
 
-def check_split_name(how: str) -> None:
-    """Refuses what is no way to split, before any example is read.
+def check_split_name(split: str) -> None:
+    """Validates the specification of a split before any example is read.
 
     Raises:
-        DataError: names the ways there are.
+        DataError: `split` is not valid; the message lists the splits.
     """
-    fold = _FOLD.fullmatch(how)
+    fold = _FOLD.fullmatch(split)
     is_fold = fold and int(fold[1]) <= int(fold[2]) > 1
-    if not (how == "lesion" or how.endswith(".csv") or is_fold or _SHARE.fullmatch(how)):
-        raise DataError(f"data.split is {how!r}; it is one of {_WAYS}")
+    if not (split == "lesion" or split.endswith(".csv") or is_fold or _SHARE.fullmatch(split)):
+        raise DataError(f"data.split is {split!r}, expected one of {_SPLITS}")
 
 
 def split_by_lesion(examples: Examples, val_fraction: float, seed: int) -> tuple[Examples, Examples]:
-    """Splits so that all images of a lesion stand on one side.
+    """Splits examples so that all images of a lesion are on one side.
 
-    Lesions are drawn class by class, so each class gives `val_fraction` of its lesions to validation. Images of one
-    lesion are near copies of each other: a split that parts them measures memory, not skill.
+    Lesions are sampled per class, so that each class gives `val_fraction` of its lesions to validation. Images of one
+    lesion are near copies of each other: a split that separates them measures memory instead of skill.
 
     Args:
         examples: all examples.
@@ -82,37 +82,36 @@ def split_by_lesion(examples: Examples, val_fraction: float, seed: int) -> tuple
         seed: the same seed gives the same split.
 
     Returns:
-        Examples for training and for validation, each in the order they had.
+        The examples for training and for validation, each in the original order.
 
     Raises:
-        DataError: a lesion has two labels, or a class has too few lesions to stand on both sides.
+        DataError: a lesion has two labels, or a class has too few lesions for both sides.
     """
-    lesion_of, lesion_labels = _lesions(examples)
+    lesion_of, lesion_labels = _number_lesions(examples)
     counts = np.bincount(lesion_labels, minlength=len(examples.class_names))
     too_few = DataError(
-        f"cannot split by lesion with data.val_fraction={val_fraction} (lesions: {_table(examples, counts)}): each "
-        "class needs lesions for both sides; add images or change data.val_fraction"
+        f"cannot split by lesion with data.val_fraction={val_fraction} (lesions: {_format_counts(examples, counts)}): "
+        "each class needs lesions for both sides; add images or change data.val_fraction"
     )
     try:
         _, validation = train_test_split(
             np.arange(len(lesion_labels)), test_size=val_fraction, random_state=seed, stratify=lesion_labels
         )
-    except ValueError as error:  # a class of one lesion, or fewer lesions on a side than classes
+    except ValueError as error:  # a class has one lesion, or a side has fewer lesions than there are classes
         raise too_few from error
     sides = np.bincount(lesion_labels[validation], minlength=len(counts))
     if any(count and not 0 < side < count for side, count in zip(sides, counts, strict=True)):
         raise too_few
-    held_out = np.isin(lesion_of, validation)
-    return examples.take(np.flatnonzero(~held_out)), examples.take(np.flatnonzero(held_out))
+    return _divide(examples, np.isin(lesion_of, validation))
 
 
 def count_crossing_lesions(training: Examples, validation: Examples) -> int:
-    """How many lesions stand on both sides."""
+    """Counts the lesions that are on both sides."""
     return len(set(training.lesions) & set(validation.lesions))
 
 
 def format_split(training: Examples, validation: Examples) -> str:
-    """The split as a CSV text: `image`, the file's name without its suffix, `split`, `label` and `lesion`."""
+    """Formats a split as CSV text: `image`, the file name without its suffix, `split`, `label` and `lesion`."""
     rows = [
         (Path(path).stem, side, part.class_names[label], lesion)
         for side, part in zip(SIDES, (training, validation), strict=True)
@@ -124,43 +123,40 @@ def format_split(training: Examples, validation: Examples) -> str:
 
 
 def hash_split(table: str) -> str:
-    """The SHA-256 of a split's table, by which two runs can be told to have the same split."""
+    """Computes the SHA-256 of a split's table, which identifies runs that have the same split."""
     return hashlib.sha256(table.encode()).hexdigest()
 
 
-def _lesions(examples: Examples) -> tuple[np.ndarray, np.ndarray]:
-    """The number of each example's lesion, and the label of each lesion."""
+def _divide(examples: Examples, held_out: np.ndarray) -> tuple[Examples, Examples]:
+    """Returns the examples where `held_out` is False, and those where it is True."""
+    return examples.take(np.flatnonzero(~held_out)), examples.take(np.flatnonzero(held_out))
+
+
+def _number_lesions(examples: Examples) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the lesion number of each example, and the label of each lesion."""
+    examples.find_mixed_lesions().raise_if_any()
     _, first, lesion_of = np.unique(examples.lesions, return_index=True, return_inverse=True)
-    lesion_labels = examples.labels[first]
-    mixed = np.flatnonzero(lesion_labels[lesion_of] != examples.labels)
-    if len(mixed):
-        row, other = mixed[0], first[lesion_of[mixed[0]]]
-        names = examples.class_names
-        raise DataError(
-            f"{examples.rows[row]}: lesion {examples.lesions[row]} is {names[examples.labels[row]]} here and "
-            f"{names[examples.labels[other]]} at {examples.rows[other]}: give it one class"
-        )
-    return lesion_of, lesion_labels
+    return lesion_of, examples.labels[first]
 
 
-def _in_fold(examples: Examples, fold: int, folds: int, seed: int) -> np.ndarray:
-    lesion_of, lesion_labels = _lesions(examples)
+def _select_fold(examples: Examples, fold: int, folds: int, seed: int) -> np.ndarray:
+    lesion_of, lesion_labels = _number_lesions(examples)
     counts = np.bincount(lesion_labels, minlength=len(examples.class_names))
     if min(count for count in counts if count) < folds:
         raise DataError(
-            f"cannot make {folds} folds by lesion (lesions: {_table(examples, counts)}): each class needs {folds}; "
-            "add images or change data.split"
+            f"cannot make {folds} folds by lesion (lesions: {_format_counts(examples, counts)}): each class needs "
+            f"{folds}; add images or change data.split"
         )
     splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
     _, validation = list(splitter.split(lesion_labels, lesion_labels))[fold - 1]
     return np.isin(lesion_of, validation)
 
 
-def _in_share(examples: Examples, which: str, share: float) -> np.ndarray:
+def _select_share(examples: Examples, selection: str, share: float) -> np.ndarray:
     n = len(examples)
-    if which == "first":
+    if selection == "first":
         return np.arange(n) < int(share * n)
-    if which == "last":
+    if selection == "last":
         return np.arange(n) >= n - int(share * n)
     held_out = np.zeros(n, bool)
     for label in range(len(examples.class_names)):
@@ -170,32 +166,38 @@ def _in_share(examples: Examples, which: str, share: float) -> np.ndarray:
     return held_out
 
 
-def _in_table(examples: Examples, path: Path) -> np.ndarray:
-    """Reads who is held out from a table that names every image once."""
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
-            if not {"image", "split"} <= set(reader.fieldnames or ()):
-                raise DataError(f"{path}:1: the columns are {reader.fieldnames}; a split has image and split")
-            sides: dict[str, str] = {}
-            for row in reader:
-                name, side, where = row["image"], row["split"], f"{path}:{reader.line_num}"
-                if side not in SIDES:
-                    raise DataError(f"{where}: split is {side!r}, not one of {', '.join(SIDES)}")
-                if name in sides:
-                    raise DataError(f"{where}: {name} stands in an earlier line already: remove one of the two")
-                sides[name] = side
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"cannot read the split {path} ({error})") from error
+def _read_held_out(examples: Examples, path: Path) -> np.ndarray:
+    """Returns whether each example is held out, from a table that names every image once."""
+    sides = _read_sides(path)
     names = [Path(p).stem for p in examples.paths]
     missing = [name for name in names if name not in sides]
     if missing:
         raise DataError(f"{path} does not name {missing[0]}, and {len(missing) - 1} other images of the data")
     unknown = sides.keys() - set(names)
     if unknown:
-        raise DataError(f"{path} names {min(unknown)}, and {len(unknown) - 1} other images the data do not have")
+        raise DataError(f"{path} names {min(unknown)}, and {len(unknown) - 1} other images that are not in the data")
     return np.array([sides[name] == "validation" for name in names])
 
 
-def _table(examples: Examples, counts: np.ndarray) -> str:
+def _read_sides(path: Path) -> dict[str, str]:
+    """Returns image -> side, from the table of a split."""
+    sides: dict[str, str] = {}
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, strict=True)
+            if not {"image", "split"} <= set(reader.fieldnames or ()):
+                raise DataError(f"{path}:1: the columns are {reader.fieldnames}, but image and split are required")
+            for row in reader:
+                name, side, place = row["image"], row["split"], f"{path}:{reader.line_num}"
+                if side not in SIDES:
+                    raise DataError(f"{place}: split is {side!r}, not one of {', '.join(SIDES)}")
+                if name in sides:
+                    raise DataError(f"{place}: {name} is in an earlier line already: remove one of the two")
+                sides[name] = side
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"cannot read the split {path} ({error})") from error
+    return sides
+
+
+def _format_counts(examples: Examples, counts: np.ndarray) -> str:
     return ", ".join(f"{n} {c}" for n, c in zip(examples.class_names, counts, strict=True))

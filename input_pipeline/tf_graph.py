@@ -1,4 +1,4 @@
-"""The tf.data graphs: images read, decoded and changed in parallel, in a given order. Draws nothing."""
+"""The tf.data graphs: read, decode and augment images in parallel, in a given order. Nothing here is random."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":  # JAX sets it to 1
-    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # nothing is shown: what goes wrong is raised too
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # nor a word on a library for layers it is not asked for
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"  # logs nothing, since errors are raised as well
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # silences a notice about a library for layers, unused here
 
 import tensorflow as tf
 
@@ -18,25 +18,26 @@ from input_pipeline.examples import Batch
 from input_pipeline.image_files import is_address, read_record
 from input_pipeline.image_ops import resize
 
-with suppress(RuntimeError):  # where somebody else has set it up already
-    tf.config.set_visible_devices([], "GPU")  # or TensorFlow takes all the memory JAX is to have
+with suppress(RuntimeError):  # TensorFlow is initialized already, by other code
+    tf.config.set_visible_devices([], "GPU")  # otherwise TensorFlow allocates all the memory that JAX needs
 
-Change = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+Augment = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+_Columns = dict[str, tf.Tensor]
 
 _PARALLEL = os.cpu_count() or 1
-_PREFETCH = 2  # batches; a fixed number, so that memory does not depend on what tf.data finds worth buffering
+_PREFETCH = 2  # batches; a fixed number, so that memory use does not depend on tf.data's tuning
 
 
 def decode_images(paths: np.ndarray, image_size: int) -> Iterator[np.ndarray]:
-    """Each image in turn, uint8 `[image_size, image_size, 3]`."""
-    dataset, read = tf.data.Dataset.from_tensor_slices(paths), _reader(paths[0])
-    yield from _run(dataset.map(lambda path: _resized(read(path), image_size), num_parallel_calls=_PARALLEL))
+    """Yields each image in order, uint8 `[image_size, image_size, 3]`."""
+    dataset, read = tf.data.Dataset.from_tensor_slices(paths), _make_reader(paths[0])
+    yield from _iterate(dataset.map(lambda path: _decode_resized(read(path), image_size), num_parallel_calls=_PARALLEL))
 
 
 def can_decode(data: bytes) -> bool:
-    """Whether a JPEG or PNG is whole, as far as its decoder can tell."""
+    """Returns whether a JPEG or PNG is complete, as far as its decoder can detect."""
     try:
-        tf.io.decode_jpeg(data, channels=3, ratio=8)  # an eighth of a JPEG's size reads all of it and is quick
+        tf.io.decode_jpeg(data, channels=3, ratio=8)  # decoding a JPEG at an eighth reads all of it and is fast
     except tf.errors.InvalidArgumentError:
         return False
     return True
@@ -46,55 +47,54 @@ def run_plan(
     plan: Callable[[], Iterator[Batch]],
     image_size: int,
     batch_size: int,
-    change: Change | None,
+    augment: Augment | None,
     images: np.ndarray | None,
 ) -> Iterator[Batch]:
-    """The batches of a plan, with their pixels.
+    """Yields the batches of a plan with their pixels.
 
     Args:
-        plan: gives `source` (`[batch]`, paths, or rows of `images`), `affine`, `color` and whatever else.
+        plan: yields batches of `source` (`[batch]`, paths or rows of `images`), `affine`, `color` and other columns.
         image_size: height and width in pixels.
-        batch_size: of all batches but, perhaps, the last.
-        change: of an image, its affine and its color to float32; None leaves both to another place.
-        images: uint8 `[n, image_size, image_size, 3]`, decoded already.
+        batch_size: the size of all batches, except possibly the last.
+        augment: maps images, affine and color to float32 images; None leaves the images and both columns as they are.
+        images: uint8 `[n, image_size, image_size, 3]`, the decoded images; None reads the files.
 
     Returns:
-        An iterator of what the plan gives, with `image` in the place of `source`; where images are changed, in the
-        place of `affine` and `color` too.
+        An iterator of the plan's columns with `image` instead of `source`; if images are augmented, instead of
+        `affine` and `color` as well.
     """
     first = next(plan())
     signature = {name: tf.TensorSpec([None, *a.shape[1:]], tf.as_dtype(a.dtype)) for name, a in first.items()}
     dataset = tf.data.Dataset.from_generator(plan, output_signature=signature)
 
-    def load(example: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        rest = dict(example)
-        return {"image": _resized(read(rest.pop("source")), image_size), **rest}
+    def read_image(example: Mapping[str, tf.Tensor]) -> _Columns:
+        columns = dict(example)
+        return {"image": _decode_resized(read(columns.pop("source")), image_size), **columns}
 
-    def changed(batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        rest = dict(batch)
-        drawn = [rest.pop("image"), rest.pop("affine"), rest.pop("color")]
-        return {"image": tf.numpy_function(change, drawn, tf.float32), **rest}
+    def gather_images(batch: Mapping[str, tf.Tensor]) -> _Columns:
+        columns = dict(batch)
+        return {"image": tf.numpy_function(gather, [columns.pop("source")], tf.uint8), **columns}
+
+    def augment_batch(batch: Mapping[str, tf.Tensor]) -> _Columns:
+        columns = dict(batch)
+        arguments = [columns.pop(name) for name in ("image", "affine", "color")]
+        return {"image": tf.numpy_function(augment, arguments, tf.float32), **columns}
 
     if images is None:
-        read = _reader(first["source"][0]) if len(first["source"]) else tf.io.read_file
-        dataset = dataset.unbatch().map(load, num_parallel_calls=_PARALLEL).batch(batch_size)
+        read = _make_reader(first["source"][0]) if len(first["source"]) else tf.io.read_file
+        dataset = dataset.unbatch().map(read_image, num_parallel_calls=_PARALLEL).batch(batch_size)
     else:
         gather = images.__getitem__
-
-        def take(batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-            rest = dict(batch)
-            return {"image": tf.numpy_function(gather, [rest.pop("source")], tf.uint8), **rest}
-
-        dataset = dataset.map(take, num_parallel_calls=_PARALLEL)
-    if change:
-        dataset = dataset.map(changed, num_parallel_calls=_PARALLEL)
+        dataset = dataset.map(gather_images, num_parallel_calls=_PARALLEL)
+    if augment:
+        dataset = dataset.map(augment_batch, num_parallel_calls=_PARALLEL)
     options = tf.data.Options()
     options.autotune.enabled = False  # there is nothing left to tune, and its thread takes a second to end
-    return _run(dataset.prefetch(_PREFETCH).with_options(options))
+    return _iterate(dataset.prefetch(_PREFETCH).with_options(options))
 
 
-def _reader(path: str) -> Callable[[tf.Tensor], tf.Tensor]:
-    """What reads the bytes of an image, by one of the paths."""
+def _make_reader(path: str) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns the operation that reads the bytes of images, chosen by one of their paths."""
     if not is_address(path):
         return tf.io.read_file
     return lambda address: tf.ensure_shape(
@@ -102,33 +102,36 @@ def _reader(path: str) -> Callable[[tf.Tensor], tf.Tensor]:
     )
 
 
-def _resized(data: tf.Tensor, image_size: int) -> tf.Tensor:
+def _decode_resized(data: tf.Tensor, image_size: int) -> tf.Tensor:
     size = (image_size, image_size)
     resized = tf.numpy_function(lambda image: resize(image, size), [_decode(data, image_size)], tf.uint8)
     return tf.ensure_shape(resized, [*size, 3])
 
 
 def _decode(data: tf.Tensor, image_size: int) -> tf.Tensor:
-    """uint8 `[height, width, 3]`, neither below the network's size if the image is not.
+    """Decodes to uint8 `[height, width, 3]`, with no side below `image_size` unless the image's own is.
 
-    A JPEG of twice that size or more is decoded at a half, quarter or eighth of its own, which its blocks of
-    frequencies give directly: less work than decoding it whole and averaging pixels afterwards.
+    A JPEG of at least twice that size is decoded at a half, quarter or eighth of its own, which its blocks of
+    frequencies give directly. That is less work than to decode all of it and to average pixels afterwards.
     """
 
-    def decode(ratio: int) -> Callable[[], tf.Tensor]:  # to the same pixels as Pillow, and OpenCV in `images.decode`
+    def make_decoder(ratio: int) -> Callable[[], tf.Tensor]:  # the same pixels as Pillow's and `decode_image`'s
         return lambda: tf.io.decode_jpeg(data, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE")
 
     def decode_jpeg() -> tf.Tensor:
-        times = tf.reduce_min(tf.image.extract_jpeg_shape(data)[:2]) // image_size
-        return tf.switch_case(tf.reduce_sum(tf.cast(times >= [2, 4, 8], tf.int32)), [decode(r) for r in (1, 2, 4, 8)])
+        ratio = tf.reduce_min(tf.image.extract_jpeg_shape(data)[:2]) // image_size
+        index = tf.reduce_sum(tf.cast(ratio >= [2, 4, 8], tf.int32))
+        return tf.switch_case(index, [make_decoder(r) for r in (1, 2, 4, 8)])
 
-    return tf.cond(tf.io.is_jpeg(data), decode_jpeg, decode(1))
+    return tf.cond(tf.io.is_jpeg(data), decode_jpeg, make_decoder(1))
 
 
-def _run(dataset: tf.data.Dataset) -> Iterator[Any]:
-    """Names the image that cannot be read although it could when the run began."""
+def _iterate(dataset: tf.data.Dataset) -> Iterator[Any]:
+    """Iterates over a dataset; an image that was readable when the run began but is not any more is a DataError."""
     try:
         yield from dataset.as_numpy_iterator()
     except tf.errors.OpError as error:
         line = str(error.message).partition("\n")[0]
-        raise DataError(f"an image changed or went away while it was used: {line}: mend it and start again") from error
+        raise DataError(
+            f"an image changed or disappeared during the run: {line}: restore it and start again"
+        ) from error

@@ -1,9 +1,9 @@
-"""Looks at every image before the first step: all that would stop or spoil training later is found now."""
+"""Validates every image before the first step, so that no fault can interrupt or spoil training later."""
 
 import hashlib
 import json
+import logging
 import os
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,57 +17,61 @@ import pooch
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
+from input_pipeline.atomic_files import write_atomically
 from input_pipeline.errors import DataError
-from input_pipeline.examples import Examples, Faults
+from input_pipeline.examples import Examples, Faults, collect_faults
 from input_pipeline.image_files import hash_files, read_image_bytes
 
 MIN_SIDE, MAX_SIDE = 8, 10_000  # pixels
-_FEW = 5  # examples of a class
-_SHOWN = 20  # of each kind of warning
+_FEW_EXAMPLES = 5  # of a class
+_MAX_LINES = 20  # per type of warning
 _ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
-_VERSION = 1  # raised when the audit finds other things in the same files, so that all are looked at anew
+_VERSION = 2  # raised when the same files give other results, so that all data sets are validated again
+
+_logger = logging.getLogger(__name__)
 
 
-class _Look(NamedTuple):
-    """What is wrong with a file, what is odd about it, and the hash of its content."""
+class _Inspection(NamedTuple):
+    """The result for one file: a fault that prevents its use, a warning, and the hash of its content."""
 
     fault: str | None
-    oddity: str | None
+    warning: str | None
     digest: str
 
 
 def validate_images(examples: Examples, faults: Faults | None = None) -> None:
-    """Decodes every image once, and if nothing is wrong prints warnings of what is only suspicious.
+    """Decodes every image once; if there are no faults, logs warnings about suspicious images.
 
-    JPEGs of any color space and PNGs under any name are read. What the decoder lets pass, such as a picture whose
-    lower half is gray, is not found. While neither files nor table change, what was found is remembered in the user's
-    cache and nothing is decoded again.
+    JPEGs of any color space are accepted, and PNGs, regardless of their file names. Damage that the decoder accepts,
+    such as an image whose lower half is gray, is not detected. As long as neither files nor table change, the result
+    is remembered in the user's cache, and nothing is decoded again.
 
     Args:
-        examples: of which to look at the images.
-        faults: where to note images that are unreadable, empty, truncated, damaged, of no known format, or of an
-            impossible size, each with its row; None raises them. What it holds already is of rows that were left out.
+        examples: the examples whose images are validated.
+        faults: the list to add the images to, with their rows, that are unreadable, empty, truncated, damaged, of an
+            unsupported format or of an unsupported size; None raises them. Faults that the list already holds belong
+            to rows that were left out.
 
     Raises:
-        DataError: there are such images.
+        DataError: `faults` is None, and there are such images.
     """
-    found = Faults() if faults is None else faults
-    memory = _Memory(examples)
-    warnings = memory.recall()
-    if warnings is None:
-        before = len(found)
-        warnings = _look_at_all(examples, found)
-        if len(found) == before:
-            memory.keep(warnings)
-    if not found:  # else examples were left out, and what is said of the rest, such as their number, may be wrong
-        for line in warnings:
-            print(f"warning: {line}", file=sys.stderr)
-    if faults is None:
-        found.raise_if_any()
+    with collect_faults(faults) as collected:
+        cache = _ValidationCache(examples)
+        warnings = cache.load()
+        if warnings is None:
+            inspections = _inspect_images(examples)
+            warnings = _list_warnings(examples, inspections)
+            image_faults = _list_faults(examples, inspections)
+            if not image_faults:
+                cache.save(warnings)
+            collected += image_faults
+        if not collected:  # if examples were left out, warnings about the rest, such as class sizes, can be wrong
+            for line in warnings:
+                _logger.warning("%s", line)
 
 
-class _Memory:
-    """The warnings of the last audit of a data set that found no fault, valid while nothing has changed."""
+class _ValidationCache:
+    """The warnings of the last validation of a data set without faults; valid as long as nothing changes."""
 
     def __init__(self, examples: Examples):
         paths = [os.path.abspath(path) for path in examples.paths]
@@ -75,61 +79,72 @@ class _Memory:
         name = hashlib.sha256(folder.encode()).hexdigest()[:16]
         self._file = Path(pooch.os_cache("mobilenet-jax")) / "audits" / f"{name}.json"
         self._state: str | None = None
-        with suppress(OSError):  # a file is missing: the audit will say so
+        with suppress(OSError):  # a file is missing, which the validation reports
             table = hashlib.sha256("\n".join([*paths, *examples.rows]).encode()).hexdigest()
             self._state = f"{_VERSION} {hash_files(paths)} {table} {examples.compute_fingerprint()}"
 
-    def recall(self) -> list[str] | None:
+    def load(self) -> list[str] | None:
+        """Returns the warnings, or None if something has changed."""
         try:
-            kept = json.loads(self._file.read_text())
-            return kept["warnings"] if kept["state"] == self._state else None
+            cached = json.loads(self._file.read_text())
+            return cached["warnings"] if cached["state"] == self._state else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def keep(self, warnings: list[str]) -> None:
+    def save(self, warnings: list[str]) -> None:
+        """Writes the warnings of a data set without faults."""
         if self._state is None:
             return
         with suppress(OSError):  # a cache that cannot be written costs only time
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = self._file.with_name(f".{self._file.name}.{os.getpid()}")
-            try:
-                unfinished.write_text(json.dumps({"state": self._state, "warnings": warnings}))
-                os.replace(unfinished, self._file)
-            finally:
-                unfinished.unlink(missing_ok=True)
+            write_atomically(self._file, json.dumps({"state": self._state, "warnings": warnings}))
 
 
-def _look_at_all(examples: Examples, faults: Faults) -> list[str]:
-    """The warnings; faults are noted."""
-    from input_pipeline.tf_graph import can_decode  # TensorFlow
+def _inspect_images(examples: Examples) -> list[_Inspection]:
+    from input_pipeline.tf_graph import can_decode  # imports TensorFlow, which a cached result does not need
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        looks = pool.map(lambda path: _look(path, can_decode), examples.paths)
-        bar = tqdm(looks, "checking images", len(examples), unit=" images", disable=None, leave=False)
-        found = list(bar)
-    where = [f"{path} ({row})" for path, row in zip(examples.paths, examples.rows, strict=True)]
-    mend = "replace it, or remove it and its row"
-    faults += [f"{place} {look.fault}: {mend}" for place, look in zip(where, found, strict=True) if look.fault]
-    odd = [f"{place} {look.oddity}" for place, look in zip(where, found, strict=True) if look.oddity]
+        inspections = pool.map(lambda path: _inspect_image(path, can_decode), examples.paths)
+        bar = tqdm(inspections, "validating images", len(examples), unit=" images", disable=None, leave=False)
+        return list(bar)
+
+
+def _list_faults(examples: Examples, inspections: Sequence[_Inspection]) -> list[str]:
+    return [
+        f"{path} ({row}) {inspection.fault}: replace it, or remove it and its row"
+        for path, row, inspection in zip(examples.paths, examples.rows, inspections, strict=True)
+        if inspection.fault
+    ]
+
+
+def _list_warnings(examples: Examples, inspections: Sequence[_Inspection]) -> list[str]:
+    suspicious = [
+        f"{path} ({row}) {inspection.warning}"
+        for path, row, inspection in zip(examples.paths, examples.rows, inspections, strict=True)
+        if inspection.warning
+    ]
     counts = np.bincount(examples.labels, minlength=len(examples.class_names))
-    named = zip(examples.class_names, counts, strict=True)
-    few = [f"class {name} has {n} examples, too few to measure" for name, n in named if n < _FEW]
-    return [*_shortened(odd), *_shortened(_identical(examples, found)), *few]
+    small_classes = [
+        f"class {name} has {n} examples, too few to measure"
+        for name, n in zip(examples.class_names, counts, strict=True)
+        if n < _FEW_EXAMPLES
+    ]
+    return [*_shorten(suspicious), *_shorten(_list_identical(examples, inspections)), *small_classes]
 
 
-def _shortened(lines: list[str]) -> list[str]:
-    more = [f"and {len(lines) - _SHOWN} more like these"] if len(lines) > _SHOWN else []
-    return lines[:_SHOWN] + more
+def _shorten(lines: list[str]) -> list[str]:
+    more = [f"and {len(lines) - _MAX_LINES} more like these"] if len(lines) > _MAX_LINES else []
+    return lines[:_MAX_LINES] + more
 
 
-def _identical(examples: Examples, looks: Sequence[_Look]) -> list[str]:
-    """Images of one content under two names, which a split by lesion does not know of if they are of two lesions."""
-    same = defaultdict(list)
-    for i, look in enumerate(looks):
-        if not look.fault:
-            same[look.digest].append(i)
+def _list_identical(examples: Examples, inspections: Sequence[_Inspection]) -> list[str]:
+    """Returns a warning for each content with several names; a split by lesion can separate them if lesions differ."""
+    groups = defaultdict(list)
+    for i, inspection in enumerate(inspections):
+        if not inspection.fault:
+            groups[inspection.digest].append(i)
     lines = []
-    for group in same.values():
+    for group in groups.values():
         if len(group) > 1:
             names = ", ".join(Path(examples.paths[i]).name for i in group)
             lesions = len({examples.lesions[i] for i in group})
@@ -138,36 +153,54 @@ def _identical(examples: Examples, looks: Sequence[_Look]) -> list[str]:
     return lines
 
 
-def _look(path: str, can_decode: Callable[[bytes], bool]) -> _Look:
+def _inspect_image(path: str, can_decode: Callable[[bytes], bool]) -> _Inspection:
+    digest = ""
+    try:
+        data = _read_bytes(path)
+        digest = hashlib.sha256(data).hexdigest()
+        orientation = _check_content(data, can_decode)
+    except DataError as fault:
+        return _Inspection(str(fault), None, digest)
+    warning, link = None, Path(path)
+    if orientation != 1:
+        warning = "is marked as rotated (EXIF); it is read as stored"
+    elif link.is_symlink() and link.parent.resolve() not in link.resolve().parents:
+        warning = f"is a link to {link.resolve()}, outside its folder"
+    return _Inspection(None, warning, digest)
+
+
+def _read_bytes(path: str) -> bytes:
+    """Reads a file; its faults are raised as a DataError without the path."""
     if os.path.exists(path) and not os.path.isfile(path):
-        return _Look("is a folder or a special file", None, "")  # a pipe would be waited for without end
+        raise DataError("is a folder or a special file")  # reading from a pipe would never end
     try:
         data = read_image_bytes(path)
     except OSError as error:
-        return _Look(f"cannot be read ({error.strerror})", None, "")
+        raise DataError(f"cannot be read ({error.strerror})") from error
     except DataError as error:
-        return _Look(f"cannot be read ({error})", None, "")
-    digest = hashlib.sha256(data).hexdigest()
+        raise DataError(f"cannot be read ({error})") from error
     if not data:
-        return _Look("is empty", None, digest)
+        raise DataError("is empty")
+    return data
+
+
+def _check_content(data: bytes, can_decode: Callable[[bytes], bool]) -> int:
+    """Returns the EXIF orientation of an image that can be decoded; faults are raised as a DataError."""
     try:
         with Image.open(BytesIO(data)) as image:  # reads the header only
             width, height = image.size
-            kind = "JPEG" if image.format == "MPO" else image.format  # of a phone: more pictures follow the first
-            orientation = image.getexif().get(_ORIENTATION, 1) if kind == "JPEG" else 1
+            # MPO is the format of phones: further images follow the first one.
+            image_format = "JPEG" if image.format == "MPO" else image.format
+            orientation = image.getexif().get(_ORIENTATION, 1) if image_format == "JPEG" else 1
     except Image.DecompressionBombError as error:
-        return _Look(f"is too large ({error})", None, digest)
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
-        jpeg = data.startswith(b"\xff\xd8\xff")
-        return _Look("is a truncated or damaged JPEG" if jpeg else "is no image", None, digest)
-    if kind not in ("JPEG", "PNG"):
-        return _Look(f"is a {kind}, not a JPEG or PNG", None, digest)
+        raise DataError(f"is too large ({error})") from error
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        is_jpeg = data.startswith(b"\xff\xd8\xff")
+        raise DataError("is a truncated or damaged JPEG" if is_jpeg else "is not an image") from error
+    if image_format not in ("JPEG", "PNG"):
+        raise DataError(f"is a {image_format}, not a JPEG or PNG")
     if min(width, height) < MIN_SIDE or max(width, height) > MAX_SIDE:
-        return _Look(f"is {width} x {height} pixels, not {MIN_SIDE} to {MAX_SIDE} a side", None, digest)
+        raise DataError(f"is {width} x {height} pixels, not {MIN_SIDE} to {MAX_SIDE} per side")
     if not can_decode(data):
-        return _Look(f"is a truncated or damaged {kind}", None, digest)
-    if orientation != 1:
-        return _Look(None, "is marked as turned (EXIF); it is read as stored", digest)
-    if Path(path).is_symlink() and Path(path).parent.resolve() not in Path(path).resolve().parents:
-        return _Look(None, f"is a link to {Path(path).resolve()}, outside its folder", digest)
-    return _Look(None, None, digest)
+        raise DataError(f"is a truncated or damaged {image_format}")
+    return orientation

@@ -1,24 +1,26 @@
-"""Reads a folder a class, as the article arranged its images, and makes such folders from any other source.
+"""Reads one folder per class, as the article arranged its images, and writes such folders from any other source.
 
     DIR/Train/MEL/ISIC_0024310.jpg ...     or DIR/MEL/ISIC_0024310.jpg ...
     DIR/lesions.csv                        optional: image, lesion_id
 
-The classes are the folders' names in order. Without `lesions.csv` every image is taken for a lesion of its own.
+The classes are the names of the folders in alphabetical order. Without `lesions.csv` each image counts as a lesion of
+its own.
 """
 
 import csv
 import os
 import shutil
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from input_pipeline.errors import DataError
-from input_pipeline.examples import Examples, Faults
+from input_pipeline.examples import Examples, Faults, collect_faults
 from input_pipeline.image_files import is_address, read_record
-from input_pipeline.sources.isic import note_mixed_lesions, read_lesions
+from input_pipeline.sources.tables import read_lesions
 
 _SUFFIXES = (".jpg", ".jpeg")
 _LESIONS = "lesions.csv"
@@ -29,68 +31,77 @@ def read_folders(folder: str | Path, faults: Faults | None = None) -> Examples:
 
     Args:
         folder: the folder above.
-        faults: where to note what is wrong with files and rows, which are then left out; None raises it.
+        faults: the list to add faulty files and rows to, which are then left out; None raises them.
 
     Raises:
-        DataError: there are no such folders, a folder is empty, or something in one is no JPEG by its name.
+        DataError: there are no class folders, one of them is empty, or one holds something other than JPEG files.
     """
-    noted = Faults() if faults is None else faults
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"no such data folder: {folder} (--config.data.dir names the one that holds class folders)")
     top = folder / "Train" if (folder / "Train").is_dir() else folder
     classes = sorted(entry.name for entry in os.scandir(top) if entry.is_dir() and not entry.name.startswith("."))
     if len(classes) < 2:
-        raise DataError(f"{top} holds {len(classes)} class folders; there are to be two or more, such as {top}/MEL")
-    found: list[tuple[Path, int]] = []
-    for label, name in enumerate(classes):
-        files = sorted(path for path in (top / name).iterdir() if not path.name.startswith("."))
-        if not files:
-            noted.append(f"{top / name} is empty: add its images or remove it")
-        for path in files:
-            if path.suffix.lower() in _SUFFIXES and not path.is_dir():
-                found.append((path, label))
-            else:
-                what = "a folder" if path.is_dir() else "no JPEG by its name"
-                noted.append(f"{path} is {what}: remove it from the class folder")
-    same_name = defaultdict(list)
-    for path, _ in found:
-        same_name[path.stem].append(f"{path.parent.name}/{path.name}")
-    for name, where in same_name.items():
-        if len(where) > 1:
-            noted.append(
-                f"{top} holds {len(where)} images of the name {name} ({', '.join(where)}): give each a name of its own"
-            )
-    lesions = {name: name for name in same_name}
-    grouped = (folder / _LESIONS).exists()
-    if grouped:
-        lesions = read_lesions(folder / _LESIONS, noted)
-        missing = [path for path, _ in found if path.stem not in lesions]
-        noted += [f"{path} has no row in {folder / _LESIONS}: add one, a split by lesion needs it" for path in missing]
-        found = [(path, label) for path, label in found if lesions.get(path.stem)]
-    examples = Examples(
-        paths=np.array([str(path) for path, _ in found]),
-        labels=np.array([label for _, label in found], np.int32),
-        lesions=np.array([lesions[path.stem] for path, _ in found]),
-        rows=np.array([f"{path.parent.name}/{path.name}" for path, _ in found]),
-        class_names=tuple(classes),
-    )
-    if grouped:
-        note_mixed_lesions(examples, noted)
-    if faults is None:
-        noted.raise_if_any()
+        raise DataError(f"{top} holds {len(classes)} class folders, expected two or more, such as {top}/MEL")
+    with collect_faults(faults) as collected:
+        images = [(path, label) for label, name in enumerate(classes) for path in _list_images(top / name, collected)]
+        collected += _find_repeated_names(top, [path for path, _ in images])
+        table = folder / _LESIONS
+        lesions = {path.stem: path.stem for path, _ in images}
+        if table.exists():
+            lesions = read_lesions(table, collected)
+            missing = [path for path, _ in images if path.stem not in lesions]
+            collected += [f"{path} has no row in {table}: add one, splits by lesion require it" for path in missing]
+            images = [(path, label) for path, label in images if lesions.get(path.stem)]
+        examples = Examples(
+            paths=np.array([str(path) for path, _ in images]),
+            labels=np.array([label for _, label in images], np.int32),
+            lesions=np.array([lesions[path.stem] for path, _ in images]),
+            rows=np.array([f"{path.parent.name}/{path.name}" for path, _ in images]),
+            class_names=tuple(classes),
+        )
+        if table.exists():
+            collected += examples.find_mixed_lesions()
     return examples
 
 
-def write_folders(examples: Examples, folder: str | Path) -> None:
-    """Copies images into `FOLDER/Train/CLASS/` and writes `lesions.csv`: the article's first step.
+def _list_images(folder: Path, faults: Faults) -> list[Path]:
+    """Returns the JPEG files of a class folder, sorted by name."""
+    paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    if not paths:
+        faults.append(f"{folder} is empty: add its images or remove it")
+    images = []
+    for path in paths:
+        if path.is_dir():
+            faults.append(f"{path} is a folder: remove it from the class folder")
+        elif path.suffix.lower() not in _SUFFIXES:
+            faults.append(f"{path} is not a .jpg or .jpeg file: remove it from the class folder")
+        else:
+            images.append(path)
+    return images
 
-    Until it is whole the folder has another name, and a copy that was stopped goes on where it was. A class without an
-    image gets no folder.
+
+def _find_repeated_names(top: Path, paths: list[Path]) -> list[str]:
+    """Returns one fault for each image name that occurs more than once."""
+    groups = defaultdict(list)
+    for path in paths:
+        groups[path.stem].append(f"{path.parent.name}/{path.name}")
+    return [
+        f"{top} holds {len(files)} images named {name} ({', '.join(files)}): give each a name of its own"
+        for name, files in groups.items()
+        if len(files) > 1
+    ]
+
+
+def write_folders(examples: Examples, folder: str | Path) -> None:
+    """Copies images to `FOLDER/Train/CLASS/` and writes `lesions.csv`: the article's first step.
+
+    The folder has a temporary name until it is complete. The name is fixed, unlike those of `atomic_files`, because an
+    interrupted copy of many gigabytes must find its files and resume. A class without images gets no folder.
 
     Raises:
-        DataError: there is something under that name.
-        OSError: it cannot be written.
+        DataError: `folder` exists.
+        OSError: the folder cannot be written.
     """
     folder = Path(folder)
     if folder.exists():
@@ -100,13 +111,9 @@ def write_folders(examples: Examples, folder: str | Path) -> None:
         unfinished / "Train" / examples.class_names[label] / Path(path).name: path
         for path, label in zip(examples.paths, examples.labels, strict=True)
     }
-    classes = {target.parent for target in targets}
-    for left in set(unfinished.glob("Train/*")) - classes:  # by a copy from elsewhere
-        shutil.rmtree(left)
-    for left in set(unfinished.glob("Train/*/*")) - set(targets):
-        left.unlink()
-    for folder_of_class in classes:
-        folder_of_class.mkdir(parents=True, exist_ok=True)
+    _remove_other_files(unfinished, targets)
+    for class_folder in {target.parent for target in targets}:
+        class_folder.mkdir(parents=True, exist_ok=True)
     for target, path in tqdm(targets.items(), "copying", unit=" images", disable=None, leave=False):
         if is_address(path):
             target.write_bytes(read_record(path))
@@ -119,3 +126,11 @@ def write_folders(examples: Examples, folder: str | Path) -> None:
             (Path(path).stem, lesion) for path, lesion in zip(examples.paths, examples.lesions, strict=True)
         )
     os.replace(unfinished, folder)
+
+
+def _remove_other_files(unfinished: Path, targets: Mapping[Path, str]) -> None:
+    """Removes files and class folders that an interrupted copy of another data set left."""
+    for class_folder in set(unfinished.glob("Train/*")) - {target.parent for target in targets}:
+        shutil.rmtree(class_folder)
+    for path in set(unfinished.glob("Train/*/*")) - set(targets):
+        path.unlink()

@@ -1,7 +1,7 @@
 """The TFDS data set `isic2018_task3`: importing this module registers it, so that `tfds.load` finds it.
 
-It is downloaded from the ISIC archive, or made from a folder in the archive's layout (see `isic.py`), which TFDS calls
-the manual folder:
+It is downloaded from the ISIC archive, or created from a folder in the archive's layout (see `isic.py`), which TFDS
+calls the manual folder:
 
     tfds.load("isic2018_task3", download_and_prepare_kwargs={
         "download_config": tfds.download.DownloadConfig(manual_dir=DIR)})
@@ -14,18 +14,17 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from input_pipeline.examples import Examples, Part
-from input_pipeline.sources.isic import CLASS_NAMES, read_isic
+from input_pipeline.sources.isic import CLASS_NAMES, GROUND_TRUTH, GROUPINGS, INPUT, read_isic
 
 PARTS: dict[Part, str] = {"Training": "train", "Validation": "validation", "Test": "test"}
 
 _DOWNLOADS = "https://isic-archive.s3.amazonaws.com/challenges/2018"
-_GROUPINGS = "ISIC2018_Task3_Training_LesionGroupings.csv"
 
 _DESCRIPTION = """
 Dermoscopic images of pigmented skin lesions, each with one of seven diagnoses: the 10,015 training, 193 validation and
-1,512 test images of Task 3 of the ISIC challenge of 2018. The training images are HAM10000. Several may show one
-lesion, as `lesion_id` tells, and a split should keep those together. Of validation and test images the lesions are not
-published: there, `lesion_id` is the image's own name. The licence is CC BY-NC 4.0.
+1,512 test images of Task 3 of the ISIC challenge of 2018. The training images are HAM10000. Several images may show one
+lesion, which `lesion_id` identifies, and a split should keep those together. The lesions of validation and test images
+are not published: their `lesion_id` is the image's own name. The license is CC BY-NC 4.0.
 """
 
 _CITATION = """
@@ -52,13 +51,13 @@ _CITATION = """
 
 
 class Isic2018Task3(tfds.core.GeneratorBasedBuilder):
-    """Images as the archive's JPEG files, byte for byte, with label, lesion and name."""
+    """The archive's JPEG files, byte for byte, with label, lesion and name."""
 
     VERSION = tfds.core.Version("1.0.0")
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"""
-    Nothing has to be downloaded by hand. A manual folder is used in place of a download if it holds
-    ISIC2018_Task3_Training_Input/, ISIC2018_Task3_Training_GroundTruth/ and {_GROUPINGS}, and, if wished, the same
-    folders of Validation and Test.
+    Nothing has to be downloaded by hand. A manual folder is used instead of a download if it holds
+    {INPUT.format("Training")}/, {GROUND_TRUTH.format("Training")}/ and {GROUPINGS}, and optionally the same folders of
+    Validation and Test.
     """
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -80,7 +79,7 @@ class Isic2018Task3(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator[Any]]:
-        parts = read_parts(_manual_folder(dl_manager) or _downloaded_folder(dl_manager))
+        parts = read_parts(_find_manual_folder(dl_manager) or _download_folder(dl_manager))
         return {split: self._generate_examples(examples) for split, examples in parts.items()}
 
     def _generate_examples(self, examples: Examples) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -90,35 +89,36 @@ class Isic2018Task3(tfds.core.GeneratorBasedBuilder):
 
 
 def read_parts(folder: Path) -> dict[str, Examples]:
-    """The examples of each split: of the training set, and of the others whose ground truth is there.
+    """Reads the examples of each split: the training set, and each other set that has a ground truth.
 
     Raises:
-        DataError: something is missing or contradicts itself; the message names the file and the line.
+        DataError: something is missing or contradictory; the message names the file and the line.
     """
     return {
         split: read_isic(folder, part)
         for part, split in PARTS.items()
-        if part == "Training" or (folder / f"ISIC2018_Task3_{part}_GroundTruth").is_dir()
+        if part == "Training" or (folder / GROUND_TRUTH.format(part)).is_dir()
     }
 
 
-def _manual_folder(dl_manager: tfds.download.DownloadManager) -> Path | None:
+def _find_manual_folder(dl_manager: tfds.download.DownloadManager) -> Path | None:
+    """Returns the manual folder if it holds the archive's files."""
     try:
         folder = Path(dl_manager.manual_dir)
     except AssertionError:  # there is none, or it is empty
         return None
-    return folder if (folder / "ISIC2018_Task3_Training_Input").is_dir() else None
+    return folder if (folder / INPUT.format("Training")).is_dir() else None
 
 
-def _downloaded_folder(dl_manager: tfds.download.DownloadManager) -> Path:
-    """Downloads and unpacks the archive's files, and lays links to them side by side, as `read_isic` wants them."""
-    names = [f"ISIC2018_Task3_{part}_{kind}" for part in PARTS for kind in ("Input", "GroundTruth")]
-    urls = {name: f"{_DOWNLOADS}/{name}.zip" for name in names} | {_GROUPINGS: f"{_DOWNLOADS}/{_GROUPINGS}"}
+def _download_folder(dl_manager: tfds.download.DownloadManager) -> Path:
+    """Downloads and unpacks the archive's files, and links them side by side, in the layout that `read_isic` reads."""
+    names = [name.format(part) for part in PARTS for name in (INPUT, GROUND_TRUTH)]
+    urls = {name: f"{_DOWNLOADS}/{name}.zip" for name in names} | {GROUPINGS: f"{_DOWNLOADS}/{GROUPINGS}"}
     unpacked = dl_manager.download_and_extract(urls)
     folder = Path(dl_manager.download_dir) / "isic2018_task3_links"
     folder.mkdir(parents=True, exist_ok=True)
     for name, path in unpacked.items():
-        target = Path(path) if name == _GROUPINGS else Path(path) / name
+        target = Path(path) if name == GROUPINGS else Path(path) / name
         (folder / name).unlink(missing_ok=True)
         (folder / name).symlink_to(target.absolute())
     return folder

@@ -1,6 +1,8 @@
-"""The layouts that examples are read from, by the names `data.source` gives them; and how they are split."""
+"""The registry of sources: the layouts that examples are read from, by their names in `data.source`."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,72 +16,99 @@ from input_pipeline.sources.tfds import read_tfds
 from input_pipeline.splits import check_split_name, split_examples
 from input_pipeline.validation import validate_images
 
-_WITH_SETS = ("isic2018", "tfds")
-OFFICIAL: dict[str, Part] = {"official": "Validation", "official:test": "Test"}
+
+class Source(NamedTuple):
+    """A layout that examples are read from.
+
+    Attributes:
+        reader: reads the examples of a folder and a part; faulty rows and files are added to a list and left out, or
+            raised if there is no list.
+        has_official_sets: whether the source has the archive's validation and test sets.
+        is_isic: whether its images are dermoscopic images of the ISIC archive.
+    """
+
+    reader: Callable[[str | Path, Part, Faults | None], Examples]
+    has_official_sets: bool
+    is_isic: bool
+
+
+SOURCES: dict[str, Source] = {
+    "sample": Source(lambda folder, part, faults: read_isic(prepare_sample(), part, faults), False, False),
+    "isic2018": Source(read_isic, True, True),
+    "ham10000": Source(lambda folder, part, faults: read_ham10000(folder, faults), False, True),
+    "folders": Source(lambda folder, part, faults: read_folders(folder, faults), False, False),
+    "tfds": Source(lambda folder, part, faults: read_tfds(folder, part), True, True),
+}
+
+OFFICIAL_SPLITS: dict[str, Part] = {"official": "Validation", "official:test": "Test"}
 
 
 def read_examples(source: str, folder: str | Path, part: Part = "Training", faults: Faults | None = None) -> Examples:
     """Reads the examples of a source.
 
     Args:
-        source: `"isic2018"`, `"ham10000"`, `"folders"`, `"tfds"`, or `"sample"`, which has no folder.
-        folder: where they are.
-        part: which of the archive's sets; sources other than `"isic2018"` and `"tfds"` have none but that for training.
-        faults: where to note what is wrong with files and rows, which are then left out; None raises it.
+        source: one of `SOURCES`.
+        folder: the folder of the data; `"sample"` ignores it.
+        part: the archive's set; sources without official sets have the training set only.
+        faults: the list to add faulty rows and files to, which are then left out; None raises them.
 
     Raises:
-        DataError: something is missing or contradicts itself; the message says where.
+        DataError: the source is unknown, or something is missing or contradictory; the message names the place.
     """
-    if source == "isic2018":
-        return read_isic(folder, part, faults)
-    if source == "tfds":
-        return read_tfds(folder, part)
     _check_part(source, part)
-    if source == "sample":
-        return read_isic(prepare_sample(), faults=faults)
-    return {"ham10000": read_ham10000, "folders": read_folders}[source](folder, faults)
+    return SOURCES[source].reader(folder, part, faults)
 
 
 def read_split(
-    source: str, folder: str | Path, how: str, *, val_fraction: float, seed: int
+    source: str, folder: str | Path, split: str, *, val_fraction: float, seed: int
 ) -> tuple[Examples, Examples]:
-    """Reads the examples of a source, looks at every image, and splits them.
+    """Reads the examples of a source, validates every image, and splits the examples.
 
     Args:
-        source: as above.
-        folder: as above.
-        how: `"official"` or `"official:test"`, for the archive's own validation or test set beside all training
-            images; or a way that `split_examples` knows.
+        source: see `read_examples`.
+        folder: see `read_examples`.
+        split: `"official"` or `"official:test"`, for the archive's own validation or test set beside all training
+            images; or a split of `split_examples`.
         val_fraction: see `split_examples`.
         seed: see `split_examples`.
 
     Returns:
-        Examples for training and for validation.
+        The examples for training and for validation.
 
     Raises:
-        DataError: something is wrong with the tables or the images, all of it in `details`; or they cannot be split so.
+        DataError: there are faults in the tables or the images, all of them in `details`; or the examples cannot be
+            split this way.
     """
-    if how in OFFICIAL:
-        _check_part(source, OFFICIAL[how])
-    else:
-        check_split_name(how)
+    if split in OFFICIAL_SPLITS:
+        return _read_official_split(source, folder, OFFICIAL_SPLITS[split])
+    check_split_name(split)
     faults = Faults()
     examples = read_examples(source, folder, faults=faults)
-    if how not in OFFICIAL:
-        validate_images(examples, faults)
-        faults.raise_if_any()
-        return split_examples(examples, how, val_fraction=val_fraction, seed=seed)
-    held_out = read_examples(source, folder, OFFICIAL[how], faults)
-    both = concatenate_examples(examples, held_out)
+    validate_images(examples, faults)
+    faults.raise_if_any()
+    return split_examples(examples, split, val_fraction=val_fraction, seed=seed)
+
+
+def _read_official_split(source: str, folder: str | Path, part: Part) -> tuple[Examples, Examples]:
+    """Reads the training set and one of the other sets, which must not have images in common."""
+    _check_part(source, part)
+    faults = Faults()
+    training = read_examples(source, folder, faults=faults)
+    held_out = read_examples(source, folder, part, faults)
+    both = concatenate_examples(training, held_out)
     names = [Path(path).stem for path in both.paths]
     _, first = np.unique(names, return_index=True)
     for i in sorted(set(range(len(names))) - set(first)):
         faults.append(f"{both.paths[i]} ({both.rows[i]}) is in the training set too: remove it from one of the two")
     validate_images(both, faults)
     faults.raise_if_any()
-    return examples, held_out
+    return training, held_out
 
 
 def _check_part(source: str, part: Part) -> None:
-    if part != "Training" and source not in _WITH_SETS:
-        raise DataError(f"data.source={source} has no official sets (isic2018 and tfds have): take another data.split")
+    """Raises a DataError for an unknown source, or for a part that the source does not have."""
+    if source not in SOURCES:
+        raise DataError(f"unknown data source {source!r}: the sources are {', '.join(SOURCES)}")
+    if part != "Training" and not SOURCES[source].has_official_sets:
+        names = " and ".join(name for name, entry in SOURCES.items() if entry.has_official_sets)
+        raise DataError(f"data.source={source} has no official sets ({names} have them): choose another data.split")

@@ -1,12 +1,12 @@
-"""Makes the TFDS data set `isic2018_task3` from a folder, and reads it record by record, without unpacking it.
+"""Creates the TFDS data set `isic2018_task3` from a folder, and reads it record by record, without unpacking it.
 
     DIR/isic2018_task3/1.0.0/isic2018_task3-train.array_record-00000-of-00001 ...
 
-An image in it has an address in place of a path: the file, `#`, the number of the record, and the image's name:
+An image in it has an address instead of a path: the file, `#`, the number of the record, and the name of the image:
 
     DIR/isic2018_task3/1.0.0/isic2018_task3-train.array_record-00000-of-00001#17/ISIC_0024306.jpg
 
-TensorFlow and TFDS are imported when they are first needed: most runs do without.
+TensorFlow and TFDS are imported when they are first needed, since most runs do not need them here.
 """
 
 import shutil
@@ -18,56 +18,59 @@ import numpy as np
 from input_pipeline.errors import DataError
 from input_pipeline.examples import Examples, Part
 from input_pipeline.image_files import PREPARE_AGAIN, open_records
+from input_pipeline.sources.isic import GROUND_TRUTH, INPUT
 
 
 def prepare_tfds(raw: str | Path, data_dir: str | Path) -> None:
-    """Writes the data set to `DATA_DIR/isic2018_task3/1.0.0`, in the format `array_record`, and shows TFDS's progress.
+    """Writes the data set to `DATA_DIR/isic2018_task3/1.0.0`, in the format `array_record`, with TFDS's progress bars.
 
-    Until it is whole it has another name. What a run that was killed has left under such a name is removed.
+    TFDS gives the folder a temporary name until it is complete. Leftovers of processes that were killed are removed.
 
     Args:
-        raw: a folder in the archive's layout, as `isic.read_isic` reads it.
+        raw: a folder in the archive's layout, see `isic.read_isic`.
         data_dir: TFDS's `data_dir`.
 
     Raises:
-        DataError: the data set exists already, or `raw` is not as it should be.
-        OSError: it cannot be written.
+        DataError: the data set exists already, or there are faults in `raw`.
+        OSError: the data set cannot be written.
     """
     import tensorflow_datasets as tfds
 
     from input_pipeline.sources.isic2018_task3 import Isic2018Task3, read_parts
 
-    folder = _version_folder(data_dir)
+    folder = _get_version_folder(data_dir)
     if folder.exists():
         raise DataError(f"{folder} exists: choose another name, or remove it")
-    read_parts(Path(raw))  # what is wrong is said before anything is written, and nothing is downloaded in its place
-    for left in folder.parent.glob(f"incomplete.*_{folder.name}"):
-        shutil.rmtree(left)
+    read_parts(Path(raw))  # raises before anything is written, and before TFDS would download the data instead
+    for incomplete in folder.parent.glob(f"incomplete.*_{folder.name}"):
+        shutil.rmtree(incomplete)
     builder = Isic2018Task3(data_dir=data_dir, file_format="array_record")
     builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=raw))
 
 
 def read_tfds(folder: str | Path, part: Part = "Training") -> Examples:
-    """Reads labels, lesions and names of a prepared data set, all but the images.
+    """Reads labels, lesions and names of a prepared data set, without the images.
 
     Args:
         folder: TFDS's `data_dir`.
-        part: `"Training"`, `"Validation"` or `"Test"`.
+        part: the archive's set.
 
     Returns:
         The examples in the order of their names, as in the archive's tables. Their paths are addresses for
-        `read_record`; a path's last component is the name of the image's file.
+        `read_record`; the last component of a path is the file name of the image.
 
     Raises:
-        DataError: there is no such data set or part, it is in a format without random access, or it is damaged.
+        DataError: the data set or the part does not exist, is damaged, or is in a format without random access.
     """
     from tensorflow_datasets.core.file_adapters import FileFormat
 
     from input_pipeline.sources.isic2018_task3 import PARTS, Isic2018Task3
 
-    version = _version_folder(folder)
+    version = _get_version_folder(folder)
     if not (version / "dataset_info.json").exists():
-        raise DataError(f"there is no TFDS data set {version}: `mobilenet-jax prepare RAW {folder} --to tfds` makes it")
+        raise DataError(
+            f"there is no TFDS data set {version}: create it with `mobilenet-jax prepare RAW {folder} --to tfds`"
+        )
     info = Isic2018Task3(data_dir=folder).info
     if info.file_format != FileFormat.ARRAY_RECORD:
         raise DataError(
@@ -76,13 +79,12 @@ def read_tfds(folder: str | Path, part: Part = "Training") -> Examples:
     split = PARTS[part]
     if split not in info.splits:
         raise DataError(
-            f"{version} has no split {split!r}, only {', '.join(info.splits)}: {PREPARE_AGAIN}, from a "
-            "folder that holds "
-            f"ISIC2018_Task3_{part}_Input and ISIC2018_Task3_{part}_GroundTruth"
+            f"{version} has no split {split!r}, only {', '.join(info.splits)}: {PREPARE_AGAIN}, from a folder that "
+            f"holds {INPUT.format(part)} and {GROUND_TRUTH.format(part)}"
         )
     shards = zip(info.splits[split].filepaths, info.splits[split].shard_lengths, strict=True)
-    found = sorted(row for path, length in shards for row in _rows(version / path.name, length))
-    names, addresses, labels, lesions = zip(*found, strict=True)
+    rows = sorted(row for path, length in shards for row in _read_shard(version / path.name, length))
+    names, addresses, labels, lesions = zip(*rows, strict=True)
     return Examples(
         paths=np.array(addresses),
         labels=np.array(labels, np.int32),
@@ -92,8 +94,8 @@ def read_tfds(folder: str | Path, part: Part = "Training") -> Examples:
     )
 
 
-def _rows(shard: Path, length: int) -> Iterator[tuple[str, str, int, str]]:
-    """Name, address, label and lesion of each example in a file."""
+def _read_shard(shard: Path, length: int) -> Iterator[tuple[str, str, int, str]]:
+    """Yields name, address, label and lesion of each example in a file."""
     from tensorflow.train import Example
 
     try:
@@ -109,7 +111,8 @@ def _rows(shard: Path, length: int) -> Iterator[tuple[str, str, int, str]]:
         raise DataError(f"{shard} is missing or damaged ({error}): {PREPARE_AGAIN}") from error
 
 
-def _version_folder(data_dir: str | Path) -> Path:
+def _get_version_folder(data_dir: str | Path) -> Path:
+    """Returns the folder that TFDS writes this version of the data set to."""
     from input_pipeline.sources.isic2018_task3 import Isic2018Task3
 
     return Path(data_dir) / Isic2018Task3.name / str(Isic2018Task3.VERSION)

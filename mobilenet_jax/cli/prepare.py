@@ -16,6 +16,7 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
     )
     parser.add_argument("raw", metavar="RAW", type=Path, help="folder of the download")
     parser.add_argument("dst", metavar="DST", type=Path)
+    # Without choices: the registry of sources imports the readers, and --help should be immediate.
     parser.add_argument("--source", default="isic2018", help="layout of RAW, as config.data.source (default: isic2018)")
     parser.add_argument(
         "--to", choices=("folders", "tfds"), default="folders", help="output; tfds requires isic2018 (default: folders)"
@@ -27,14 +28,17 @@ def run(args: argparse.Namespace) -> None:
     """Copies the images and prints the number of images and lesions per class."""
     from input_pipeline.errors import DataError
     from input_pipeline.sources.folders import write_folders
-    from input_pipeline.sources.registry import read_examples
+    from input_pipeline.sources.registry import SOURCES, read_examples
     from input_pipeline.sources.tfds import prepare_tfds
 
+    if args.source == "sample":
+        layouts = ", ".join(name for name in SOURCES if name != "sample")
+        raise DataError(f"--source sample is drawn by this project and has no RAW folder: choose one of {layouts}")
+    if args.to == "tfds" and args.source != "isic2018":
+        raise DataError(f"--to tfds requires --source isic2018, not {args.source}")
     examples = read_examples(args.source, args.raw)
-    if args.to == "folders":
-        write_folders(examples, args.dst)
-    elif args.source == "isic2018":
+    if args.to == "tfds":
         prepare_tfds(args.raw, args.dst)
     else:
-        raise DataError(f"--to tfds requires --source isic2018, not {args.source}")
+        write_folders(examples, args.dst)
     print(f"{args.dst}\n{examples.format_class_table()}")

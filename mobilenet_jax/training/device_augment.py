@@ -1,27 +1,31 @@
-"""The geometry and colors that `input_pipeline` drew, applied to a batch on the accelerator instead of the host."""
+"""Applies the geometry and color that `input_pipeline` sampled to a batch on the accelerator instead of the host."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
 
+from input_pipeline.augment import Augmentation
+
 Arrays = Mapping[str, jax.Array]
 
 
-def make_device_augment(augmentation: Any, scaling: tuple[float, float]) -> Callable[[Arrays], dict[str, jax.Array]]:
-    """Builds the jitted change of a batch that `make_train_batches(..., where="device")` gives.
+def make_device_augment(
+    augmentation: Augmentation, input_scaling: tuple[float, float]
+) -> Callable[[Arrays], dict[str, jax.Array]]:
+    """Builds the jitted augmentation of the batches of `make_train_batches(..., augment_on="device")`.
 
     Args:
-        augmentation: an `input_pipeline.Augmentation`; its module is not imported here, it would import TensorFlow.
-        scaling: what pixel values 0 and 255 are mapped to.
+        augmentation: the fill mode, and whether colors change at all.
+        input_scaling: the `(low, high)` range that pixel values 0 and 255 are mapped to.
 
     Returns:
-        A function of a batch (`image` uint8 `[batch, height, width, 3]`, `affine` `[batch, 3, 3]`, `color`
-        `[batch, 4, 3]`, and others) to the same with `image` changed and scaled, and without those two.
+        A function that maps a batch (`image` uint8 `[batch, height, width, 3]`, `affine` `[batch, 3, 3]`, `color`
+        `[batch, 4, 3]` and other columns) to the same batch with augmented and scaled float32 images, without
+        `affine` and `color`.
     """
-    low, high = scaling
+    low, high = input_scaling
     fill_mode, fill_value = augmentation.fill_mode, augmentation.fill_value
 
     def warp(image: jax.Array, affine: jax.Array) -> jax.Array:
@@ -29,10 +33,10 @@ def make_device_augment(augmentation: Any, scaling: tuple[float, float]) -> Call
         y, x = jnp.mgrid[:height, :width].astype(jnp.float32)
         source_x, source_y, _ = jnp.tensordot(affine, jnp.stack([x, y, jnp.ones_like(x)]), 1, precision="highest")
 
-        def channel(values: jax.Array) -> jax.Array:
+        def warp_channel(values: jax.Array) -> jax.Array:
             return map_coordinates(values, [source_y, source_x], order=1, mode=fill_mode, cval=fill_value)
 
-        return jax.vmap(channel, in_axes=2, out_axes=2)(image)
+        return jax.vmap(warp_channel, in_axes=2, out_axes=2)(image)
 
     def recolor(image: jax.Array, color: jax.Array) -> jax.Array:
         image = jnp.einsum("hwc,dc->hwd", image, color[:3], precision="highest")
