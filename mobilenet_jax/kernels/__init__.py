@@ -1,1 +1,1 @@
-"""Operations that are faster in a form of their own than in the one XLA chooses."""
+"""Implementations of operations that are faster than what XLA generates for them."""

@@ -1,9 +1,9 @@
 """The depthwise 3x3 convolution, in the form that is fastest on each backend.
 
-A depthwise convolution filters every channel by itself. XLA knows it as a grouped convolution with as many groups
-as channels. On a CPU that form runs 4 to 30 times slower than writing the nine taps out as shifted multiply-adds, and
-its gradients 7 to 19 times (`benchmarks/results/depthwise.md`); converters for phones, on the other hand, recognize
-only the grouped form. This module owns that choice.
+A depthwise convolution filters each channel separately. To XLA it is a grouped convolution with as many groups as
+channels. On a CPU that form is 4 to 30 times slower than nine shifted multiply-adds, and its gradients are 7 to 19
+times slower (`benchmarks/results/depthwise.md`). Converters for phones, however, recognize only the grouped form. This
+module owns the choice.
 """
 
 import functools
@@ -18,8 +18,8 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 
 _TAPS = [(i, j) for i in range(3) for j in range(3)]
 
-# The kernel's gradient reduces nine products as large as the input. Done for about this many bytes of input at a
-# time, the products stay in the processor's second-level cache.
+# The gradient of the kernel reduces nine products as large as the input. Computed for about this many bytes of input at
+# a time, the products stay in the second-level cache of the processor.
 _BYTES_PER_PASS = 1 << 20
 
 
@@ -32,20 +32,22 @@ def depthwise_conv(
         x: `[batch, height, width, channels]`.
         kernel: `[3, 3, 1, channels]`, the HWIO layout of a convolution with `channels` groups.
         stride: 1 or 2, for both axes.
-        padding: zeros added `((top, bottom), (left, right))`, each 0 to 2.
+        padding: the number of zeros to add, `((top, bottom), (left, right))`, each from 0 to 2.
         method: `"shifted"` sums nine shifted products and has its own gradient; `"grouped"` is XLA's grouped
-            convolution; `"auto"` takes the first on CPUs and the second elsewhere. All are equal to float rounding.
+            convolution; `"auto"` is `"shifted"` if JAX's default backend is a CPU when the function is traced, else
+            `"grouped"`. The results are equal up to float rounding.
 
     Returns:
         `[batch, (height + top + bottom - 3) // stride + 1, (width + left + right - 3) // stride + 1, channels]`.
 
     Raises:
-        ValueError: the kernel is not `[3, 3, 1, channels]`, or the stride or the method is not one of those above.
+        ValueError: the shape of the kernel is not `[3, 3, 1, channels]`, or the stride or the method is not one of
+            those above.
     """
     if kernel.shape != (3, 3, 1, x.shape[3]):
-        raise ValueError(f"a depthwise kernel for {x.shape[3]} channels is (3, 3, 1, {x.shape[3]}), not {kernel.shape}")
+        raise ValueError(f"the kernel is {kernel.shape}: expected (3, 3, 1, {x.shape[3]}) for {x.shape[3]} channels")
     if stride not in (1, 2):
-        raise ValueError(f"stride is 1 or 2, not {stride}")
+        raise ValueError(f"stride is {stride}: expected 1 or 2")
     if method == "auto":
         method = "shifted" if jax.default_backend() == "cpu" else "grouped"
     if method == "shifted":
@@ -55,15 +57,15 @@ def depthwise_conv(
             x, kernel, (stride, stride), padding,
             dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=x.shape[3],
         )  # fmt: skip
-    raise ValueError(f"method is 'auto', 'shifted' or 'grouped', not {method!r}")
+    raise ValueError(f"method is {method!r}: expected 'auto', 'shifted' or 'grouped'")
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _shifted(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
-    """y[n, h, w, c] = sum over i, j of xp[n, s h + i, s w + j, c] k[i, j, c], xp being x with its padding."""
+    """Computes y[n, h, w, c] = sum over i, j of xp[n, s h + i, s w + j, c] k[i, j, c], where xp is x with padding."""
     xp = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    out = _output_size(xp.shape, stride)
-    taps = (_tap(xp, i, j, stride, out) * _weight(kernel, i, j) for i, j in _TAPS)
+    out = _compute_output_size(xp.shape, stride)
+    taps = (_slice_tap(xp, i, j, stride, out) * _get_weight(kernel, i, j) for i, j in _TAPS)
     return functools.reduce(jnp.add, taps)
 
 
@@ -77,37 +79,38 @@ def _backward(
     stride: int, padding: Padding, saved: tuple[jax.Array, jax.Array], grad: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = saved
-    return _input_gradient(grad, kernel, stride, padding, x.shape), _kernel_gradient(x, grad, stride, padding)
+    input_gradient = _compute_input_gradient(grad, kernel, stride, padding, x.shape)
+    return input_gradient, _compute_kernel_gradient(x, grad, stride, padding)
 
 
 _shifted.defvjp(_forward, _backward)
 
 
-def _input_gradient(
+def _compute_input_gradient(
     grad: jax.Array, kernel: jax.Array, stride: int, padding: Padding, shape: tuple[int, ...]
 ) -> jax.Array:
-    """The transposed convolution: `grad` spread out by the stride, then nine shifts with the flipped kernel."""
+    """Computes the transposed convolution: `grad` is dilated by the stride, then convolved with the flipped kernel."""
     pads = []
     for size, out, (before, _) in zip(shape[1:3], grad.shape[1:3], padding, strict=True):
         low = 2 - before
         pads.append((low, size + 2 - low - (stride * (out - 1) + 1), stride - 1))
-    spread = lax.pad(grad, jnp.zeros((), grad.dtype), ((0, 0, 0), *pads, (0, 0, 0)))
-    taps = (_tap(spread, 2 - i, 2 - j, 1, shape[1:3]) * _weight(kernel, i, j) for i, j in _TAPS)
+    dilated = lax.pad(grad, jnp.zeros((), grad.dtype), ((0, 0, 0), *pads, (0, 0, 0)))
+    taps = (_slice_tap(dilated, 2 - i, 2 - j, 1, shape[1:3]) * _get_weight(kernel, i, j) for i, j in _TAPS)
     return functools.reduce(jnp.add, taps)
 
 
-def _kernel_gradient(x: jax.Array, grad: jax.Array, stride: int, padding: Padding) -> jax.Array:
-    """dk[i, j, c] = sum over n, h, w of xp[n, s h + i, s w + j, c] grad[n, h, w, c], a few images a pass."""
+def _compute_kernel_gradient(x: jax.Array, grad: jax.Array, stride: int, padding: Padding) -> jax.Array:
+    """Computes dk[i, j, c] = sum over n, h, w of xp[n, s h + i, s w + j, c] grad[n, h, w, c], a few images per pass."""
     batch, *_, channels = x.shape
     images = max(1, min(batch, _BYTES_PER_PASS // (x.nbytes // batch)))
-    while batch % images:
+    while batch % images:  # each pass takes the same number of images
         images -= 1
     out = grad.shape[1:3]
 
     def add_images(total: jax.Array, part: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
         x, grad = part
         xp = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-        products = [_tap(xp, i, j, stride, out) * grad for i, j in _TAPS]
+        products = [_slice_tap(xp, i, j, stride, out) * grad for i, j in _TAPS]
         return total + jnp.stack([p.sum((0, 1), dtype=total.dtype) for p in products]), None
 
     parts = tuple(a.reshape(batch // images, images, *a.shape[1:]) for a in (x, grad))
@@ -116,17 +119,17 @@ def _kernel_gradient(x: jax.Array, grad: jax.Array, stride: int, padding: Paddin
     return total.sum(1).reshape(3, 3, 1, channels).astype(x.dtype)
 
 
-def _output_size(padded: tuple[int, ...], stride: int) -> tuple[int, int]:
+def _compute_output_size(padded: tuple[int, ...], stride: int) -> tuple[int, int]:
     return (padded[1] - 3) // stride + 1, (padded[2] - 3) // stride + 1
 
 
-def _weight(kernel: jax.Array, i: int, j: int) -> jax.Array:
-    """What tap (i, j) multiplies with: `[1, 1, 1, channels]`."""
+def _get_weight(kernel: jax.Array, i: int, j: int) -> jax.Array:
+    """Returns the weights of tap (i, j) as `[1, 1, 1, channels]`."""
     return kernel[i, j, 0][None, None, None]
 
 
-def _tap(xp: jax.Array, i: int, j: int, stride: int, out: tuple[int, ...]) -> jax.Array:
-    """What tap (i, j) of the kernel sees at each of the `out` (rows, columns) positions."""
+def _slice_tap(xp: jax.Array, i: int, j: int, stride: int, out: tuple[int, ...]) -> jax.Array:
+    """Returns the inputs of tap (i, j) of the kernel at each of the `out` (rows, columns) output positions."""
     n, _, _, c = xp.shape
     stop = (n, i + stride * (out[0] - 1) + 1, j + stride * (out[1] - 1) + 1, c)
     return lax.slice(xp, (0, i, j, 0), stop, (1, stride, stride, 1))

@@ -1,10 +1,11 @@
 """MobileNet v1 (Howard et al. 2017, arXiv:1704.04861) in Flax, with the layer names and the numbers of Keras.
 
-The names are the conversion contract: `conv_dw_1`, `conv_pw_1_bn` and so on are the same in this file, in Keras's
-`applications/mobilenet.py` and in the files of weights. Layers without parameters have a name too, so that the layer
-table and the features at any depth can be read off a call of the model.
+The layer names are the conversion contract: `conv_dw_1`, `conv_pw_1_bn` and so on are the same in this file, in Keras's
+`applications/mobilenet.py` and in weight files. Blocks and heads are modules that share the scope of `MobileNet`
+(`nn.share_scope`), so `params` and `batch_stats` have a single level of layer names.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Literal
 
@@ -13,87 +14,140 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from mobilenet_jax.kernels.depthwise import Method, Padding, depthwise_conv
+from mobilenet_jax.kernels.depthwise import Method, Padding
+from mobilenet_jax.model.layers import BatchNorm, Conv, Dense, DepthwiseConv, PointwiseConv, ReLU6, ZeroPadding
 
 ALPHAS = (0.25, 0.5, 0.75, 1.0)
 MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 32, 2048
 
-# (output channels at alpha 1, stride) of the thirteen depthwise-separable blocks; table 1 of the paper.
+# (output channels at alpha 1, stride) of the thirteen depthwise-separable blocks: table 1 of the paper.
 BLOCKS = (
     (64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2),
     (512, 1), (512, 1), (512, 1), (512, 1), (512, 1), (1024, 2), (1024, 1),
 )  # fmt: skip
 
 Head = Literal["article", "article_bn", "small", "imagenet"]
-TRAINABLE_HEADS: tuple[Head, ...] = ("article", "article_bn", "small")  # those that a configuration can choose
+TRAINABLE_HEADS: tuple[Head, ...] = ("article", "article_bn", "small")  # the choices of a configuration
 FrozenBatchNorm = Literal["frozen", "train"]
 
-_glorot = nn.initializers.glorot_uniform()  # the initializer of Keras's convolutions and dense layers
 
+class DepthwiseSeparableBlock(nn.Module):
+    """A 3x3 depthwise and a 1x1 pointwise convolution, each followed by batch normalization and ReLU6.
 
-class ZeroPadding(nn.Module):
-    """Adds rows and columns of zeros: `padding` is `((top, bottom), (left, right))`."""
+    Figure 3 (right) of the paper, with ReLU6 for ReLU, and Keras's `_depthwise_conv_block`. The two convolutions take
+    `1 / features + 1 / 9` of the operations of one 3x3 convolution (equation 5).
+    """
 
-    padding: Padding
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`[batch, height, width, channels]` to the same with the padding added."""
-        return jnp.pad(x, ((0, 0), *self.padding, (0, 0)))
-
-
-class ReLU6(nn.Module):
-    """min(max(x, 0), 6)."""
+    index: int  # in the layer names, from 1
+    features: int  # output channels
+    stride: int  # of the depthwise convolution, 1 or 2
+    norm: Callable[..., nn.BatchNorm]
+    depthwise: Method
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Any shape to the same shape."""
-        return nn.relu6(x)
+        """Maps `[batch, height, width, channels]` to `[batch, height / stride, width / stride, features]`."""
+        padding: Padding = ((1, 1), (1, 1))
+        if self.stride == 2:
+            # Keras pads strided depthwise convolutions only at the bottom and right, for even and odd sizes alike.
+            x = ZeroPadding(((0, 1), (0, 1)), name=f"conv_pad_{self.index}")(x)
+            padding = ((0, 0), (0, 0))
+        x = DepthwiseConv(self.stride, padding, self.depthwise, name=f"conv_dw_{self.index}")(x)
+        x = self.norm(name=f"conv_dw_{self.index}_bn")(x)
+        x = ReLU6(name=f"conv_dw_{self.index}_relu")(x)
+        x = PointwiseConv(self.features, name=f"conv_pw_{self.index}")(x)
+        x = self.norm(name=f"conv_pw_{self.index}_bn")(x)
+        return ReLU6(name=f"conv_pw_{self.index}_relu")(x)
 
 
-class DepthwiseConv(nn.Module):
-    """One 3x3 filter a channel. Kernel `[3, 3, 1, channels]` (Keras stores `[3, 3, channels, 1]`)."""
+class ArticleHead(nn.Module):
+    """The head of the 2018 article: flatten, twice (dense 1024, ReLU, dropout), dense.
 
-    stride: int
-    padding: Padding
-    method: Method = "auto"
+    With `batch_norm`, batch normalization precedes each ReLU. The outputs of the dense 1024 layers, to which activity
+    regularizers apply, are sown into the collection `activities` as `dense_1_output` and `dense_2_output`.
+    """
+
+    num_classes: int
+    dropout: float
+    dtype: DTypeLike
+    batch_norm: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`[batch, height, width, channels]` to the size that stride and padding give."""
-        kernel = self.param("kernel", _glorot, (3, 3, 1, x.shape[-1]))
-        return depthwise_conv(x, kernel.astype(x.dtype), self.stride, self.padding, self.method)
+    def __call__(self, features: jax.Array, *, train: bool) -> jax.Array:
+        """Maps `[batch, height, width, channels]` to logits `[batch, num_classes]`."""
+        x = features.reshape(features.shape[0], -1)
+        for i in (1, 2):
+            x = Dense(1024, dtype=self.dtype, name=f"dense_{i}")(x)
+            if self.batch_norm:
+                self._sow_output(f"dense_{i}", x)
+                x = nn.relu(BatchNorm(not train, dtype=self.dtype, name=f"dense_{i}_bn")(x))
+            else:  # this ReLU is part of Keras's dense layer, so its output is the output of the layer
+                x = nn.relu(x)
+                self._sow_output(f"dense_{i}", x)
+            x = nn.Dropout(self.dropout, deterministic=not train, name=f"dropout_{i}")(x)
+        return Dense(self.num_classes, dtype=self.dtype, name="predictions")(x)
+
+    def _sow_output(self, layer: str, x: jax.Array) -> None:
+        if not self.is_initializing():  # keeps the collection out of the variables of a new model
+            self.sow("activities", f"{layer}_output", x)
 
 
-class PointwiseConv(nn.Module):
-    """A 1x1 convolution without bias: one matrix product over the channels, which every backend does fast."""
+class SmallHead(nn.Module):
+    """Global average pooling, dropout, dense: a few thousand parameters, for phones."""
 
-    features: int
+    num_classes: int
+    dropout: float
+    dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`[batch, height, width, channels]` to `[batch, height, width, features]`."""
-        kernel = self.param("kernel", _glorot, (1, 1, x.shape[-1], self.features))
-        return jnp.einsum("nhwc,cf->nhwf", x, kernel[0, 0].astype(x.dtype))
+    def __call__(self, features: jax.Array, *, train: bool) -> jax.Array:
+        """Maps `[batch, height, width, channels]` to logits `[batch, num_classes]`."""
+        x = features.mean((1, 2))
+        x = nn.Dropout(self.dropout, deterministic=not train, name="dropout")(x)
+        return Dense(self.num_classes, dtype=self.dtype, name="predictions")(x)
+
+
+class ImageNetHead(nn.Module):
+    """The top of Keras's MobileNet: global average pooling, dropout, 1x1 convolution with bias."""
+
+    num_classes: int
+    dropout: float
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, features: jax.Array, *, train: bool) -> jax.Array:
+        """Maps `[batch, height, width, channels]` to logits `[batch, num_classes]`."""
+        x = features.mean((1, 2))
+        x = nn.Dropout(self.dropout, deterministic=not train, name="dropout")(x)
+        x = Conv(self.num_classes, (1, 1), dtype=self.dtype, name="conv_preds")(x[:, None, None, :])
+        return x[:, 0, 0, :]
+
+
+_HEADS: dict[Head, Callable[..., nn.Module]] = {
+    "article": ArticleHead,
+    "article_bn": functools.partial(ArticleHead, batch_norm=True),
+    "small": SmallHead,
+    "imagenet": ImageNetHead,
+}
 
 
 class MobileNet(nn.Module):
-    """MobileNet v1: a stem, thirteen depthwise-separable blocks and a classifier head.
+    """MobileNet v1: a 3x3 convolution, thirteen depthwise-separable blocks and a head (table 1 of the paper).
 
     Attributes:
-        alpha: the width multiplier; every number of channels is `int(channels * alpha)`.
-        head: `"article"` (flatten, dense 1024, dropout, dense 1024, dropout, dense), `"article_bn"` (with batch
-            normalization before the ReLU of each dense 1024), `"small"` (global average pooling, dropout, dense),
-            `"imagenet"` (Keras's own top: global average pooling, dropout, 1x1 convolution), or None for the features.
+        alpha: the width multiplier (section 3.3 of the paper); every number of channels is `int(channels * alpha)`.
+        head: `"article"` or `"article_bn"` (`ArticleHead` without or with batch normalization), `"small"`
+            (`SmallHead`), `"imagenet"` (`ImageNetHead`), or None for the features.
         num_classes: the size of the last layer.
-        dropout: the share of units the head drops while training.
-        depthwise: the form of the depthwise convolution, see `depthwise_conv`.
-        frozen_blocks: the stem and so many of the first blocks are not trained: no gradient reaches them. 0 trains
-            all, 13 only the head.
-        batch_norm: of frozen blocks. `"frozen"` uses the moving statistics and keeps them, as Keras does since
-            TensorFlow 2; `"train"` normalizes by the batch and goes on estimating, as Keras did in 2018.
-        dtype: in which to compute: float32; bfloat16, with parameters, statistics and logits still float32; or
-            float64, to tell rounding from errors.
+        dropout: the share of units that the head drops while training.
+        depthwise: the implementation of the depthwise convolution, see `depthwise_conv`.
+        frozen_blocks: the number of first blocks that are not trained, nor is `conv1` then: no gradient reaches them.
+            0 trains all layers, 13 only the head.
+        batch_norm: the batch normalization of frozen blocks. `"frozen"` uses the moving statistics and keeps them, as
+            Keras does since TensorFlow 2; `"train"` normalizes by the batch and continues to update the statistics, as
+            Keras did in 2018.
+        dtype: the type of the computation: float32; bfloat16, with parameters, statistics and logits still float32; or
+            float64, to separate rounding from errors.
     """
 
     alpha: float = 1.0
@@ -107,100 +161,69 @@ class MobileNet(nn.Module):
 
     @property
     def frozen_layers(self) -> set[str]:
-        """The names of the layers that are not trained, of those that have parameters."""
+        """The names of the layers that have parameters and are not trained."""
         if not self.frozen_blocks:
             return set()
-        convs = {"conv1", *(f"conv_{kind}_{i + 1}" for i in range(self.frozen_blocks) for kind in ("dw", "pw"))}
-        return convs | {f"{layer}_bn" for layer in convs}
+        convs = {"conv1", *(f"conv_{conv}_{i + 1}" for i in range(self.frozen_blocks) for conv in ("dw", "pw"))}
+        return convs | {f"{conv}_bn" for conv in convs}
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
         """Classifies images.
 
         Args:
-            images: float32 `[batch, height, width, 3]`, height and width from 32 up, scaled as the weights expect
-                (see README).
-            train: whether batch normalization uses and updates the batch's statistics (collection `batch_stats`)
-                and dropout drops (needs the random stream `dropout`). The outputs of the dense 1024 layers, which
-                an activity regularizer looks at, are sown into the collection `activities`.
+            images: float32 `[batch, height, width, 3]`, at least 32 pixels high and wide, scaled to the input range
+                that the weights were trained with.
+            train: whether batch normalization uses the statistics of the batch and updates those in the collection
+                `batch_stats`, and dropout is active (it needs the random stream `dropout`).
 
         Returns:
-            Logits `[batch, num_classes]`; without a head, features `[batch, height / 32, width / 32, 1024 alpha]`,
-            the sizes rounded as five strided layers round them.
+            Logits `[batch, num_classes]`; without a head, features `[batch, height / 32, width / 32, 1024 * alpha]`,
+            with the sizes rounded as by five strided layers.
 
         Raises:
-            ValueError: alpha, the head or the images' shape is not one of those above.
+            ValueError: alpha, the head or the shape of the images is not one of those above.
         """
-        if self.alpha not in ALPHAS:
-            raise ValueError(f"alpha is one of {ALPHAS}, not {self.alpha}")
-        if images.ndim != 4 or images.shape[3] != 3 or min(images.shape[1:3]) < MIN_IMAGE_SIZE:
-            raise ValueError(f"images are [batch, height >= 32, width >= 32, 3], not {list(images.shape)}")
-
-        frozen = self.frozen_layers
-
-        def norm_relu6(x: jax.Array, name: str) -> jax.Array:
-            use_moving = not train or (self.batch_norm == "frozen" and f"{name}_bn" in frozen)
-            return ReLU6(name=f"{name}_relu")(self._norm(x, name, use_moving))
-
-        x = ZeroPadding(_same_padding(images.shape[1:3]), name="conv1_pad")(images.astype(self.dtype))
-        conv1 = nn.Conv(
-            int(32 * self.alpha), (3, 3), 2, padding="VALID", use_bias=False, dtype=self.dtype, kernel_init=_glorot,
-            name="conv1",
-        )  # fmt: skip
-        x = norm_relu6(conv1(x), "conv1")
-        for block, (channels, stride) in enumerate(BLOCKS, start=1):
-            # Keras pads a strided depthwise layer below and to the right only, at even and at odd sizes.
-            padding: Padding = ((1, 1), (1, 1))
-            if stride == 2:
-                x = ZeroPadding(((0, 1), (0, 1)), name=f"conv_pad_{block}")(x)
-                padding = ((0, 0), (0, 0))
-            x = DepthwiseConv(stride, padding, self.depthwise, name=f"conv_dw_{block}")(x)
-            x = norm_relu6(x, f"conv_dw_{block}")
-            x = PointwiseConv(int(channels * self.alpha), name=f"conv_pw_{block}")(x)
-            x = norm_relu6(x, f"conv_pw_{block}")
-            if block == self.frozen_blocks:
-                x = jax.lax.stop_gradient(x)
-        if not self.is_initializing():  # or the variables of a new model would hold it
-            x = self.perturb("features", x)  # adds zeros if they are given, by which Grad-CAM takes a gradient
-        x = x if self.head is None else self._classify(x, train)
+        self._validate(images)
+        x = self._extract_features(images.astype(self.dtype), train)
+        if self.head is not None:
+            head = _HEADS[self.head](self.num_classes, self.dropout, self.dtype)
+            nn.share_scope(self, head)
+            x = head(x, train=train)
         return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
-    def _norm(self, x: jax.Array, name: str, use_moving: bool) -> jax.Array:
-        return nn.BatchNorm(use_moving, momentum=0.99, epsilon=1e-3, dtype=self.dtype, name=f"{name}_bn")(x)
+    def _extract_features(self, x: jax.Array, train: bool) -> jax.Array:
+        norm = functools.partial(BatchNorm, use_running_average=not train, dtype=self.dtype)
+        frozen_norm = functools.partial(norm, use_running_average=True) if self.batch_norm == "frozen" else norm
 
-    def _show(self, layer: str, x: jax.Array) -> None:
-        if not self.is_initializing():  # or the variables of a new model would hold it
-            self.sow("activities", f"{layer}_output", x)
+        x = ZeroPadding(_compute_same_padding(x.shape[1:3]), name="conv1_pad")(x)
+        x = Conv(int(32 * self.alpha), (3, 3), 2, "VALID", use_bias=False, dtype=self.dtype, name="conv1")(x)
+        x = (frozen_norm if self.frozen_blocks else norm)(name="conv1_bn")(x)
+        x = ReLU6(name="conv1_relu")(x)
+        for index, (channels, stride) in enumerate(BLOCKS, start=1):
+            block_norm = frozen_norm if index <= self.frozen_blocks else norm
+            block = DepthwiseSeparableBlock(index, int(channels * self.alpha), stride, block_norm, self.depthwise)
+            nn.share_scope(self, block)
+            x = block(x)
+            if index == self.frozen_blocks:
+                x = jax.lax.stop_gradient(x)
+        if not self.is_initializing():  # keeps the perturbation out of the variables of a new model
+            x = self.perturb("features", x)  # the identity; Grad-CAM differentiates with respect to the perturbation
+        return x
 
-    def _classify(self, x: jax.Array, train: bool) -> jax.Array:
-        def dense(features: int, name: str) -> Callable[[jax.Array], jax.Array]:
-            return nn.Dense(features, dtype=self.dtype, kernel_init=_glorot, name=name)
-
-        if self.head in ("article", "article_bn"):
-            x = x.reshape(x.shape[0], -1)
-            for i in (1, 2):
-                x = dense(1024, f"dense_{i}")(x)
-                # Where Keras's regularizer looks: with batch normalization before it and the activation, else after.
-                if self.head == "article_bn":
-                    self._show(f"dense_{i}", x)
-                    x = nn.relu(self._norm(x, f"dense_{i}", not train))
-                else:
-                    x = nn.relu(x)
-                    self._show(f"dense_{i}", x)
-                x = nn.Dropout(self.dropout, deterministic=not train, name=f"dropout_{i}")(x)
-            return dense(self.num_classes, "predictions")(x)
-        x = x.mean((1, 2))
-        x = nn.Dropout(self.dropout, deterministic=not train, name="dropout")(x)
-        if self.head == "small":
-            return dense(self.num_classes, "predictions")(x)
-        if self.head == "imagenet":
-            conv = nn.Conv(self.num_classes, (1, 1), dtype=self.dtype, kernel_init=_glorot, name="conv_preds")
-            x = conv(x[:, None, None, :])
-            return x[:, 0, 0, :]
-        raise ValueError(f"head is 'article', 'article_bn', 'small', 'imagenet' or None, not {self.head!r}")
+    def _validate(self, images: jax.Array) -> None:
+        if self.alpha not in ALPHAS:
+            raise ValueError(f"alpha is {self.alpha}: expected one of {ALPHAS}")
+        if self.head is not None and self.head not in _HEADS:
+            raise ValueError(f"head is {self.head!r}: expected None or one of {tuple(_HEADS)}")
+        if images.ndim != 4 or images.shape[3] != 3 or min(images.shape[1:3]) < MIN_IMAGE_SIZE:
+            raise ValueError(f"images are {images.shape}: expected (batch, height >= 32, width >= 32, 3)")
 
 
-def _same_padding(size: tuple[int, ...]) -> Padding:
-    """TensorFlow's SAME for a 3x3 kernel at stride 2: (0, 1) at even sizes, as in the article's table, else (1, 1)."""
+def _compute_same_padding(size: tuple[int, ...]) -> Padding:
+    """Computes TensorFlow's SAME padding for a 3x3 kernel at stride 2.
+
+    It is (0, 1) for even sizes, as in the article's layer table, and (1, 1) for odd sizes.
+    """
     rows, columns = ((1, 1) if n % 2 else (0, 1) for n in size)
     return rows, columns

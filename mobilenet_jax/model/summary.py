@@ -1,4 +1,4 @@
-"""The layer table of the backbone: the rows, shapes and parameter counts Keras's `model.summary()` prints."""
+"""The layer table of the network: the rows, shapes and parameter counts that Keras's `model.summary()` prints."""
 
 import json
 from typing import Any, NamedTuple
@@ -9,8 +9,8 @@ from flax import linen as nn
 
 from mobilenet_jax.model.mobilenet import MobileNet
 
-# What Keras calls each layer, by this project's class.
-_KERAS_NAMES = {
+# Keras's names of the layer types, by Flax class.
+_KERAS_TYPES = {
     "ZeroPadding": "ZeroPadding2D",
     "Conv": "Conv2D",
     "PointwiseConv": "Conv2D",
@@ -18,10 +18,18 @@ _KERAS_NAMES = {
     "BatchNorm": "BatchNormalization",
     "ReLU6": "ReLU",
 }
+_WIDTH = 65  # characters, as in Keras 2
 
 
 class Row(NamedTuple):
-    """A layer: its name, Keras's name of its type, its output's shape without the batch, and its parameters."""
+    """One layer.
+
+    Attributes:
+        name: the name of the layer.
+        type: Keras's name of its type.
+        shape: the shape of its output without the batch axis.
+        params: the number of its parameters, statistics of batch normalization included.
+    """
 
     name: str
     type: str
@@ -30,7 +38,14 @@ class Row(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """The rows of the table and its last three lines."""
+    """The layer table.
+
+    Attributes:
+        rows: the layers in the order in which they are applied.
+        total: the number of parameters, statistics of batch normalization included.
+        trainable: the number of parameters without these statistics.
+        non_trainable: the number of these statistics.
+    """
 
     rows: list[Row]
     total: int
@@ -39,55 +54,59 @@ class Summary(NamedTuple):
 
 
 def summarize(alpha: float = 1.0, image_size: int = 224, include_top: bool = False) -> Summary:
-    """Lists the layers of MobileNet in the order they are applied. Nothing is computed but shapes.
+    """Lists the layers of MobileNet in the order in which they are applied, without computing their values.
 
     Args:
         alpha: the width multiplier.
-        image_size: height and width of the input in pixels.
-        include_top: whether to go on through Keras's classifier for the 1000 classes of ImageNet.
+        image_size: the height and width of the input in pixels.
+        include_top: whether to include Keras's classifier for the 1000 classes of ImageNet.
     """
     model = MobileNet(alpha=alpha, head="imagenet" if include_top else None, num_classes=1000)
-    called: list[tuple[str, str, tuple[int, ...]]] = []
-
-    def note_layer(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
-        out = call(*args, **kwargs)
-        if context.module.name and context.method_name == "__call__":
-            called.append((context.module.name, type(context.module).__name__, out.shape[1:]))
-        return out
-
-    with nn.intercept_methods(note_layer):
-        images = jnp.zeros((1, image_size, image_size, 3))
-        variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
-
-    def count(collection: str, layer: str | None = None) -> int:
-        tree = variables[collection] if layer is None else variables[collection].get(layer, {})
-        return sum(leaf.size for leaf in jax.tree.leaves(tree))
-
+    images = jnp.zeros((1, image_size, image_size, 3))
+    variables, calls = _trace_layers(model, images)
     rows = [Row("input_1", "InputLayer", images.shape[1:], 0)]
-    for name, kind, shape in called:
-        params = count("params", name) + count("batch_stats", name)
-        rows.append(Row(name, _KERAS_NAMES.get(kind, kind), shape, params))
-    trainable, rest = count("params"), count("batch_stats")
-    return Summary(rows, trainable + rest, trainable, rest)
+    for name, flax_type, shape in calls:
+        params = sum(_count_values(layers.get(name, {})) for layers in variables.values())
+        rows.append(Row(name, _KERAS_TYPES.get(flax_type, flax_type), shape, params))
+    trainable, non_trainable = _count_values(variables["params"]), _count_values(variables["batch_stats"])
+    return Summary(rows, trainable + non_trainable, trainable, non_trainable)
+
+
+def _trace_layers(model: MobileNet, images: jax.Array) -> tuple[Any, list[tuple[str, str, tuple[int, ...]]]]:
+    """Returns the shapes of the variables, and each layer's name, Flax class and output shape without the batch."""
+    calls: list[tuple[str, str, tuple[int, ...]]] = []
+
+    def record_layer(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        output = call(*args, **kwargs)
+        module = context.module
+        # The path of the network, and of the blocks and heads that share its scope, is empty.
+        if module.path and context.method_name == "__call__":
+            calls.append((module.path[-1], type(module).__name__, output.shape[1:]))
+        return output
+
+    with nn.intercept_methods(record_layer):
+        variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
+    return variables, calls
+
+
+def _count_values(tree: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
 def format_text(summary: Summary) -> str:
-    """The table as Keras 2 lays it out, 65 columns wide."""
+    """Formats the table as Keras 2 does, 65 columns wide."""
 
-    def line(*cells: str) -> str:
+    def format_line(*cells: str) -> str:
         return f"{cells[0][:28]:<29}{cells[1]:<26}{cells[2]:<10}"
 
-    rows = [
-        line(f"{row.name} ({row.type})", str((None, *row.shape)), str(row.params)) + "\n" + "_" * 65
-        for row in summary.rows
-    ]
-    rows[-1] = rows[-1].replace("_" * 65, "=" * 65)
+    rows = [format_line(f"{row.name} ({row.type})", str((None, *row.shape)), str(row.params)) for row in summary.rows]
     return "\n".join(
         [
-            "_" * 65,
-            line("Layer (type)", "Output Shape", "Param #"),
-            "=" * 65,
-            *rows,
+            "_" * _WIDTH,
+            format_line("Layer (type)", "Output Shape", "Param #"),
+            "=" * _WIDTH,
+            f"\n{'_' * _WIDTH}\n".join(rows),
+            "=" * _WIDTH,
             f"Total params: {summary.total:,}",
             f"Trainable params: {summary.trainable:,}",
             f"Non-trainable params: {summary.non_trainable:,}",
@@ -96,6 +115,11 @@ def format_text(summary: Summary) -> str:
 
 
 def format_json(summary: Summary) -> str:
-    """The same as one JSON object: `layers` (name, type, shape, params), `total`, `trainable`, `non_trainable`."""
+    """Formats the table as one JSON object.
+
+    Its keys are `layers` (a list of objects with `name`, `type`, `shape` and `params`; the batch axis of a shape is
+    null), `total`, `trainable` and `non_trainable`.
+    """
     layers = [{**row._asdict(), "shape": [None, *row.shape]} for row in summary.rows]
-    return json.dumps({"layers": layers, **{k: v for k, v in summary._asdict().items() if k != "rows"}}, indent=2)
+    totals = {key: value for key, value in summary._asdict().items() if key != "rows"}
+    return json.dumps({"layers": layers, **totals}, indent=2)

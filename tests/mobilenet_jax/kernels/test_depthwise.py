@@ -16,36 +16,36 @@ def test_shifted_and_grouped_are_equal_in_value_and_gradients(stride, size, batc
     x = jax.random.normal(keys[0], (batch, *size, 5))
     kernel = jax.random.normal(keys[1], (3, 3, 1, 5))
 
-    def run(method):
+    def compute(method):
         out, pullback = jax.vjp(lambda x, k: depthwise_conv(x, k, stride, PADDINGS[stride], method), x, kernel)
         return out, *pullback(jax.random.normal(keys[2], out.shape))
 
-    for shifted, grouped in zip(jax.jit(run, static_argnums=0)("shifted"), run("grouped"), strict=True):
+    for shifted, grouped in zip(jax.jit(compute, static_argnums=0)("shifted"), compute("grouped"), strict=True):
         assert shifted.shape == grouped.shape
         np.testing.assert_allclose(shifted, grouped, rtol=1e-5, atol=1e-5)
 
 
-def test_kernel_gradient_does_not_depend_on_how_many_images_a_pass_takes(monkeypatch):
+def test_kernel_gradient_does_not_depend_on_the_images_per_pass(monkeypatch):
     x = jax.random.normal(jax.random.key(0), (6, 5, 5, 3))
     kernel = jax.random.normal(jax.random.key(1), (3, 3, 1, 3))
 
-    def gradient(bytes_per_pass):
+    def compute_gradient(bytes_per_pass):
         monkeypatch.setattr("mobilenet_jax.kernels.depthwise._BYTES_PER_PASS", bytes_per_pass)
         loss = lambda k: jnp.sin(depthwise_conv(x, k, 1, PADDINGS[1], "shifted")).sum()  # noqa: E731
         return jax.grad(loss)(kernel)
 
-    whole = gradient(1 << 30)
-    for images in (1, 2, 4):  # 4 does not divide 6: three are taken
-        np.testing.assert_allclose(gradient(images * x.nbytes // 6), whole, rtol=1e-5, atol=1e-5)
+    whole = compute_gradient(1 << 30)
+    for images in (1, 2, 4):  # 6 is not divisible by 4, so a pass takes three
+        np.testing.assert_allclose(compute_gradient(images * x.nbytes // 6), whole, rtol=1e-5, atol=1e-5)
 
 
-def test_auto_is_the_shifted_form_on_a_cpu():
-    def primitives(method):
+def test_auto_is_the_shifted_method_on_a_cpu():
+    def trace(method):
         x, kernel = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 1, 2))
         return str(jax.make_jaxpr(lambda x, k: depthwise_conv(x, k, 1, PADDINGS[1], method))(x, kernel))
 
-    assert "conv_general_dilated" not in primitives("auto")
-    assert "conv_general_dilated" in primitives("grouped")
+    assert "conv_general_dilated" not in trace("auto")
+    assert "conv_general_dilated" in trace("grouped")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,81 @@
+"""The layers of MobileNet: Flax's with Keras's defaults, and those that Flax does not have.
+
+Operations without parameters are modules when they are rows of Keras's layer table: `summary.py` lists the layers by
+intercepting the calls of modules.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from mobilenet_jax.kernels.depthwise import Method, Padding, depthwise_conv
+
+_glorot = nn.initializers.glorot_uniform()
+
+Conv = functools.partial(nn.Conv, kernel_init=_glorot)
+Dense = functools.partial(nn.Dense, kernel_init=_glorot)
+BatchNorm = functools.partial(nn.BatchNorm, momentum=0.99, epsilon=1e-3)
+
+
+class ZeroPadding(nn.Module):
+    """Adds rows and columns of zeros.
+
+    Attributes:
+        padding: `((top, bottom), (left, right))`.
+    """
+
+    padding: Padding
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps `[batch, height, width, channels]` to the same with the padding added."""
+        return jnp.pad(x, ((0, 0), *self.padding, (0, 0)))
+
+
+class ReLU6(nn.Module):
+    """Computes min(max(x, 0), 6)."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps an array of any shape to the same shape."""
+        return nn.relu6(x)
+
+
+class DepthwiseConv(nn.Module):
+    """Applies one 3x3 filter per channel: equation 3 of the paper.
+
+    The kernel is `[3, 3, 1, channels]`; Keras stores `[3, 3, channels, 1]`.
+
+    Attributes:
+        stride: 1 or 2, for both axes.
+        padding: `((top, bottom), (left, right))`.
+        method: the implementation, see `depthwise_conv`.
+    """
+
+    stride: int
+    padding: Padding
+    method: Method = "auto"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps `[batch, height, width, channels]` to the size that stride and padding give."""
+        kernel = self.param("kernel", _glorot, (3, 3, 1, x.shape[-1]))
+        return depthwise_conv(x, kernel.astype(x.dtype), self.stride, self.padding, self.method)
+
+
+class PointwiseConv(nn.Module):
+    """A 1x1 convolution without bias, as one matrix product over the channels, which is fast on every backend.
+
+    Attributes:
+        features: the number of output channels.
+    """
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps `[batch, height, width, channels]` to `[batch, height, width, features]`."""
+        kernel = self.param("kernel", _glorot, (1, 1, x.shape[-1], self.features))
+        return jnp.einsum("nhwc,cf->nhwf", x, kernel[0, 0].astype(x.dtype))
