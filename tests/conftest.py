@@ -1,5 +1,6 @@
-"""Strict settings for all tests, and the data some of them need."""
+"""Strict settings for all tests, and the fixtures that several test files share."""
 
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -22,17 +23,17 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory) -> Path:
-    """A cache of its own, so that no test depends on, or changes, the user's."""
+    """A cache folder for the tests alone, so that they neither depend on the user's nor change it."""
     folder = tmp_path_factory.mktemp("cache")
     os.environ["XDG_CACHE_HOME"] = str(folder)
-    # Runs that start anew compile the same steps again and again; half of the suite's time would go into that.
-    beside = tmp_path_factory.getbasetemp().parent if "PYTEST_XDIST_WORKER" in os.environ else folder
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(beside / "compiled")  # one for all workers
-    jax.config.update("jax_compilation_cache_dir", str(beside / "compiled"))
+    # Processes that are started again compile the same steps; without a shared cache that is half of the suite's time.
+    shared = tmp_path_factory.getbasetemp().parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(shared / "compiled")
+    jax.config.update("jax_compilation_cache_dir", str(shared / "compiled"))
     return folder
 
 
-def _shared(path: str) -> Path:
+def _find_shared(path: str) -> Path:
     if not (SHARED / path).exists():
         pytest.skip(f"needs {SHARED / path}, which is not part of the repository")
     return SHARED / path
@@ -40,45 +41,66 @@ def _shared(path: str) -> Path:
 
 @pytest.fixture(scope="session")
 def weights() -> dict[float, Path]:
-    """Keras's ImageNet weights by alpha."""
+    """The ImageNet weights of Keras, by alpha."""
     names = {0.25: "mobilenet_2_5_224_tf_no_top.h5", 1.0: "mobilenet_1_0_224_tf_no_top.h5"}
-    return {alpha: _shared(f"weights/{name}") for alpha, name in names.items()}
+    return {alpha: _find_shared(f"weights/{name}") for alpha, name in names.items()}
 
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """27 dermoscopic images of 600 x 450 pixels in the archive's layout."""
-    return _shared("data/isic2018_task3_600x450")
+    """27 dermoscopic images of 600 x 450 pixels, in the layout of the ISIC archive."""
+    return _find_shared("data/isic2018_task3_600x450")
 
 
 @pytest.fixture(scope="session")
 def real_images(real_data) -> list[Image.Image]:
-    """Four of them."""
+    """Four of the images in `real_data`."""
     return [Image.open(p) for p in sorted(real_data.glob("*/*.jpg"))[:4]]
 
 
 @pytest.fixture(scope="session")
 def isic2018() -> Path:
-    """The 10,015 training images of ISIC 2018 Task 3, 200 x 150 pixels, in the archive's layout."""
-    return _shared("data/isic2018_task3")
+    """The 10,015 training images of ISIC 2018 Task 3, 200 x 150 pixels, in the layout of the ISIC archive."""
+    return _find_shared("data/isic2018_task3")
 
 
 @pytest.fixture(scope="session")
 def real_photographs(isic2018) -> list[Path]:
-    """A hundred of them."""
+    """A hundred of the images in `isic2018`."""
     return sorted(isic2018.glob("*/*.jpg"))[:100]
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory) -> Path:
+    """The data set of `write_isic`; not to be changed."""
+    return write_isic(tmp_path_factory.mktemp("data") / "isic")
 
 
 @pytest.fixture
 def tiny_isic(tmp_path) -> Path:
-    """42 images of 21 lesions, three lesions a class, of noise around a color for each class."""
+    """The data set of `write_isic`; may be changed."""
     return write_isic(tmp_path / "isic")
 
 
-@pytest.fixture
-def run(capsys):
-    """Runs the `mobilenet-jax` command; gives its status, and what it wrote to stdout and stderr."""
+@pytest.fixture(scope="session")
+def trained(data, tmp_path_factory) -> Path:
+    """The workdir of a run of one epoch; not to be changed."""
+    from mobilenet_jax.training.loop import train_and_evaluate
 
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    train_and_evaluate(make_config(data, train__epochs=1), workdir)
+    return workdir
+
+
+@pytest.fixture
+def workdir(trained, tmp_path) -> Path:
+    """A copy of `trained`; may be changed."""
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+@pytest.fixture
+def run(capsys, command_logging):
+    """A function that runs the `mobilenet-jax` command and returns its exit status, stdout and stderr."""
     from mobilenet_jax.cli.main import main
 
     def run(*arguments):
@@ -92,23 +114,14 @@ def run(capsys):
     return run
 
 
-@pytest.fixture(scope="session")
-def data(tmp_path_factory):
-    """`write_isic`'s data set."""
-    return write_isic(tmp_path_factory.mktemp("data") / "isic")
-
-
-@pytest.fixture(scope="session")
-def trained(data, tmp_path_factory):
-    """The workdir of a run of one epoch."""
-    from mobilenet_jax.training.loop import train_and_evaluate
-
-    workdir = tmp_path_factory.mktemp("trained") / "run"
-    train_and_evaluate(make_config(data, train__epochs=1), workdir)
-    return workdir
-
-
 @pytest.fixture
-def workdir(trained, tmp_path):
-    """A copy of it, to be changed."""
-    return shutil.copytree(trained, tmp_path / "run")
+def command_logging():
+    """Restores the loggers that a command configures for the terminal, so that `caplog` works in later tests."""
+    yield
+    from mobilenet_jax.cli.logs import PACKAGES
+
+    for name in PACKAGES:
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.setLevel(logging.NOTSET)
+        logger.propagate = True

@@ -3,7 +3,9 @@
 import logging
 import sys
 
-_PACKAGES = ("input_pipeline", "mobilenet_jax")
+import absl.logging
+
+PACKAGES = ("input_pipeline", "mobilenet_jax")
 
 
 class _LevelPrefix(logging.Formatter):
@@ -15,13 +17,18 @@ class _LevelPrefix(logging.Formatter):
 
 
 def configure_logging(level: int) -> None:
-    """Shows log records of the two packages from `level` on, without timestamps; WARNING and above go to stderr."""
+    """Shows log records of the two packages from `level` on, without timestamps; WARNING and above go to stderr.
+
+    Orbax logs stack traces of errors that it also raises; they are hidden, since the error boundary reports the errors.
+    """
+    absl.logging.set_verbosity(absl.logging.FATAL)
     stdout, stderr = logging.StreamHandler(sys.stdout), logging.StreamHandler(sys.stderr)
     stdout.addFilter(lambda record: record.levelno < logging.WARNING)
     stderr.setLevel(logging.WARNING)
     for handler in (stdout, stderr):
         handler.setFormatter(_LevelPrefix())
-    for name in _PACKAGES:
+    for name in PACKAGES:
         logger = logging.getLogger(name)
         logger.handlers[:] = [stdout, stderr]
         logger.setLevel(level)
+        logger.propagate = False  # JAX and absl add handlers of their own to the root logger

@@ -1,6 +1,8 @@
-"""A run from a disk cache, with the changes made on the device: it needs no TensorFlow once the cache is there.
+"""Trains from a disk cache with augmentation on the device, which needs no TensorFlow once the cache exists.
 
-python -m tests.helpers.cached_run DATA WORKDIR
+    python -m tests.helpers.cached_run DATA WORKDIR
+
+blocks TensorFlow and trains.
 """
 
 import sys
@@ -10,7 +12,7 @@ from mobilenet_jax.training.loop import train_and_evaluate
 
 
 def train_from_a_disk_cache(data: str, workdir: str) -> None:
-    """Trains an epoch."""
+    """Trains for one epoch."""
     config = get_config("isic2018")
     config.update_from_flattened_dict({
         "data.dir": data, "data.image_size": 32, "data.cache": "disk", "augment.where": "device",

@@ -1,6 +1,8 @@
-"""Epochs of three steps and an evaluation, in float64, on however many devices and processes there are.
+"""Trains in float64 on any number of devices and processes, and saves parameters, statistics and metrics.
 
-python -m tests.helpers.parallel_run DATA WEIGHTS EPOCHS OUT.npz [COORDINATOR PROCESSES NUMBER]
+    python -m tests.helpers.parallel_run DATA WEIGHTS EPOCHS OUT.npz [COORDINATOR PROCESSES NUMBER]
+
+An epoch has three steps and an evaluation.
 """
 
 import sys
@@ -9,16 +11,18 @@ import jax
 import numpy as np
 
 from configs.mobilenet import get_config
-from mobilenet_jax import sharding
-from mobilenet_jax.training.loop import Run
+from mobilenet_jax.sharding import connect_processes, is_first_process
+from mobilenet_jax.training.history import History
+from mobilenet_jax.training.loop import evaluate, make_feed, make_record
 from mobilenet_jax.training.preemption import StopRequest
-from mobilenet_jax.training.setup import init_model, load_examples
-from tests.helpers.runs import data_settings
+from mobilenet_jax.training.profiling import Profiler
+from mobilenet_jax.training.setup import build_program, count_steps_per_epoch, load_examples
+from mobilenet_jax.training.trainer import RunLength, Trainer
 
 
 def main(data: str, weights: str, epochs: str, out: str, coordinator: str | None = None, *numbers: str) -> None:
-    """Trains, and saves parameters, statistics and records."""
-    sharding.connect_processes(coordinator, *(map(int, numbers) if numbers else (None, None)))
+    """Trains, and saves the results in the first process."""
+    connect_processes(coordinator, *(map(int, numbers) if numbers else (None, None)))
     jax.config.update("jax_enable_x64", True)
     config = get_config("isic2018")
     config.update_from_flattened_dict(
@@ -27,17 +31,23 @@ def main(data: str, weights: str, epochs: str, out: str, coordinator: str | None
             "model.head": "small", "train.batch_size": 8, "train.epochs": int(epochs), "train.precision": "float64",
         }
     )  # fmt: skip
-    init_key, dropout_key = jax.random.split(jax.random.key(0, impl="rbg"))
-    model, variables, scaling = init_model(config, init_key)
-    variables = jax.tree.map(lambda x: x.astype("float64"), variables)
-    run = Run(config, model, variables, scaling, dropout_key, load_examples(*data_settings(config)))
-    with StopRequest() as stop:
-        while not run.is_over:
-            run.train_epoch(stop, None)
-    tensors = jax.tree.leaves((run.state.params, run.state.batch_stats))
-    figures = [[r[f"val_{name}"] for name in ("accuracy", "balanced_accuracy", "loss")] for r in run.records]
-    if sharding.get_process()[0] == 0:
-        np.savez(out, *tensors, devices=jax.device_count(), step=run.state.step, figures=figures)
+    training, validation = load_examples(config.data, config.model.num_classes, config.seed)
+    steps_per_epoch = count_steps_per_epoch(config.train.batch_size, len(training))
+    program, state, input_scaling = build_program(config, training.labels, steps_per_epoch)
+    state = jax.tree.map(lambda x: x.astype("float64") if x.dtype == np.float32 else x, state)
+    history = History.create(training, validation, input_scaling)
+    feed = make_feed(config, training, validation, input_scaling)
+    length = RunLength(config.train.epochs, steps_per_epoch, config.train.batch_size)
+    with StopRequest() as stop_request:
+        trainer = Trainer(program.train_step, program.schedule, feed, length, stop_request, Profiler(None))
+        while history.epoch < config.train.epochs:
+            state, speed = trainer.train_epoch(state, history, 1.0)
+            metrics = evaluate(program.eval_step, state, feed.iterate_validation(history.epoch))
+            history.finish_epoch(make_record(history, int(state.step), metrics, 0.0, 0.0, speed))
+    tensors = jax.tree.leaves((state.params, state.batch_stats))
+    metrics = [[r[f"val_{name}"] for name in ("accuracy", "balanced_accuracy", "loss")] for r in history.records]
+    if is_first_process():
+        np.savez(out, *tensors, devices=jax.device_count(), step=state.step, metrics=metrics)
 
 
 if __name__ == "__main__":

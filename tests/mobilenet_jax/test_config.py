@@ -5,12 +5,12 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs.mobilenet import get_config
-from mobilenet_jax.config import check_config, differences
+from mobilenet_jax.config import check_config, list_differences
 from mobilenet_jax.errors import ConfigError
 from tests.helpers.runs import ROOT
 
 
-def test_base_configurations_are_valid_and_the_isic_recipe_needs_a_folder():
+def test_the_recipes_are_valid_and_isic2018_requires_a_folder():
     check_config(get_config())
     config = get_config("isic2018")
     with pytest.raises(ConfigError, match=r"--config\.data\.dir=DIR"):
@@ -19,12 +19,12 @@ def test_base_configurations_are_valid_and_the_isic_recipe_needs_a_folder():
     check_config(config)
 
 
-def test_the_isic_recipe_is_the_articles():
+def test_the_isic2018_recipe_is_that_of_the_article():
     config = get_config("isic2018").to_dict()
     model = {"alpha": 1.0, "head": "article", "dropout": 0.5, "num_classes": 7}
     assert config["model"] == {**model, "frozen_blocks": 0, "batch_norm": "frozen"}
     optimizer = {"name": "sgd", "learning_rate": 0.001, "momentum": 0.9, "schedule": "constant"}
-    added = {"plateau_factor": 0.1, "plateau_patience": 10}  # of a schedule that is not the recipe's
+    added = {"plateau_factor": 0.1, "plateau_patience": 10}  # used by another schedule
     assert {name: value for name, value in config["optimizer"].items() if value} == {**optimizer, **added}
     assert {name: value for name, value in config["train"].items() if value} == {
         "batch_size": 32,
@@ -50,28 +50,28 @@ def test_the_isic_recipe_is_the_articles():
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("model.alpha", 0.3, "config.model.alpha is 0.3, not one of 0.25, 0.5, 0.75, 1.0"),
-        ("model.head", "artcle", "not one of 'article', 'article_bn', 'small' (did you mean 'article'?)"),
-        ("model.dropout", 1.0, "config.model.dropout is 1.0, not a number in [0, 1)"),
-        ("model.frozen_blocks", 14, "a whole number, 0 to 13"),
+        ("model.alpha", 0.3, "config.model.alpha is 0.3, but must be one of 0.25, 0.5, 0.75, 1.0"),
+        ("model.head", "artcle", "must be one of 'article', 'article_bn', 'small' (did you mean 'article'?)"),
+        ("model.dropout", 1.0, "config.model.dropout is 1.0, but must be a number in [0, 1)"),
+        ("model.frozen_blocks", 14, "an integer from 0 to 13"),
         ("init.input_scaling", "[-1, 1]", "one of '1/255', 'weights'"),
-        ("init.input_scaling", "weights", "config.init.weights names none"),
-        ("model.num_classes", 1, "a whole number, 2 or more"),
-        ("data.image_size", 31, "config.data.image_size is 31, not a whole number, 32 to 2048"),
+        ("init.input_scaling", "weights", "but config.init.weights is not set"),
+        ("model.num_classes", 1, "an integer of at least 2"),
+        ("data.image_size", 31, "config.data.image_size is 31, but must be an integer from 32 to 2048"),
         ("data.val_fraction", 0.0, "a number in (0, 1)"),
         ("data.source", "isic", "did you mean 'isic2018'?"),
         ("optimizer.learning_rate", 0.0, "a number in (0, inf)"),
         ("optimizer.learning_rate", float("nan"), "config.optimizer.learning_rate is nan"),
         ("optimizer.learning_rate", float("inf"), "config.optimizer.learning_rate is inf"),
         ("optimizer.name", "adam", "one of 'sgd', 'adadelta'"),
-        ("train.batch_size", 0, "a whole number, 1 or more"),
+        ("train.batch_size", 0, "an integer of at least 1"),
         ("train.epochs", True, "config.train.epochs is True"),
         ("augment.zoom", 1.0, "a number in [0, 1)"),
         ("seed", -1, "config.seed is -1"),
-        ("seed", 2**32, "a whole number, 0 to 4294967295"),
+        ("seed", 2**32, "an integer from 0 to 4294967295"),
     ],
 )
-def test_values_out_of_range_are_named_with_what_is_right(key, value, message):
+def test_values_out_of_range_are_named_with_the_valid_ones(key, value, message):
     *section, name = key.split(".")
     config = get_config().to_dict()
     (config[section[0]] if section else config)[name] = value
@@ -79,7 +79,7 @@ def test_values_out_of_range_are_named_with_what_is_right(key, value, message):
         check_config(ConfigDict(config))
 
 
-def test_unknown_and_missing_keys_are_named_with_the_nearest():
+def test_unknown_and_missing_keys_are_named():
     config = ConfigDict(get_config().to_dict())
     config.train.epoch = 3
     with pytest.raises(ConfigError, match=r"unknown key config\.train\.epoch: did you mean config\.train\.epochs\?"):
@@ -92,10 +92,10 @@ def test_unknown_and_missing_keys_are_named_with_the_nearest():
 
 def test_differences_name_what_changed():
     old, new = get_config().to_dict(), get_config().to_dict()
-    assert differences(old, new) == []
+    assert list_differences(old, new) == []
     new["train"]["epochs"] = 7
     del new["seed"]
-    assert differences(old, new) == ["seed: 0 -> None", f"train.epochs: {old['train']['epochs']} -> 7"]
+    assert list_differences(old, new) == ["seed: 0 -> None", f"train.epochs: {old['train']['epochs']} -> 7"]
 
 
 ARTICLE = {
@@ -117,10 +117,10 @@ ARTICLE["l1_l2"] = {**ARTICLE["l1"], **ARTICLE["l2"]}
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "configs" / "article").glob("*.py")))
-def test_each_experiment_of_the_article_is_the_recipe_but_for_what_it_tries(name):
+def test_each_experiment_of_the_article_changes_only_its_own_keys(name):
     base = get_config("isic2018").to_dict()
     config = importlib.import_module(f"configs.article.{name}").get_config()
-    changed = {d.partition(":")[0]: d for d in differences(base, config.to_dict())}
+    changed = {d.partition(":")[0]: d for d in list_differences(base, config.to_dict())}
     expected = {"data.split": "last:0.3", "augment.on_validation": True, **ARTICLE[name]}
     assert changed.keys() == expected.keys()
     for key, value in expected.items():

@@ -1,48 +1,12 @@
-import json
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from mobilenet_jax.cli.main import main, run_as_command
-from tests.helpers.runs import ROOT
-
-
-def _run(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["mobilenet-jax", *arguments])
-    main()
-
-
-def test_summary_prints_the_table(monkeypatch, capsys):
-    _run(monkeypatch, "summary")
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[-3:] == [
-        "Total params: 3,228,864",
-        "Trainable params: 3,206,976",
-        "Non-trainable params: 21,888",
-    ]
-
-
-def test_summary_prints_json_for_other_sizes(monkeypatch, capsys):
-    _run(monkeypatch, "summary", "--alpha=0.25", "--image-size=65", "--include-top", "--format=json")
-    table = json.loads(capsys.readouterr().out)
-    assert table["layers"][1] == {
-        "name": "conv1_pad", "type": "ZeroPadding2D", "shape": [None, 67, 67, 3], "params": 0,
-    }  # fmt: skip
-    assert table["layers"][-1]["name"] == "conv_preds"
-
-
-@pytest.mark.parametrize(
-    ("argument", "message"), [("--alpha=0.3", "invalid choice: 0.3"), ("--image-size=16", "16 is less than 32")]
-)
-def test_wrong_arguments_are_named(monkeypatch, capsys, argument, message):
-    with pytest.raises(SystemExit) as end:
-        _run(monkeypatch, "summary", argument)
-    assert end.value.code != 0
-    assert message in capsys.readouterr().err
+from mobilenet_jax.cli.error_boundary import run_command
+from mobilenet_jax.cli.main import main
+from mobilenet_jax.errors import UserError
 
 
 def test_the_installed_command_works():
@@ -52,38 +16,50 @@ def test_the_installed_command_works():
     assert subprocess.run([command, "summary"], capture_output=True).returncode == 0
 
 
-def test_errors_are_one_line_and_debug_shows_where(capsys):
+def test_help_imports_neither_jax_nor_tensorflow():
+    code = (
+        "import sys\n"
+        "from mobilenet_jax.cli.main import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "sys.exit('jax' in sys.modules or 'tensorflow' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0
+    for command in ("train", "prepare", "preview", "convert", "summary", "evaluate", "predict", "compare", "card"):
+        assert f"\n    {command} " in result.stdout
+
+
+@pytest.mark.parametrize("arguments", [["summary", "--alhpa=1"], ["evaluate", "run", "--config.train.epochs=3"]])
+def test_unknown_arguments_are_refused(arguments, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+    assert f"unrecognized arguments: {arguments[-1]}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [UserError("two\nlines"), OSError("two\nlines")])
+def test_user_errors_are_one_line_and_debug_shows_the_traceback(capsys, error):
     def fail():
-        raise ValueError("two\nlines")
+        raise error
 
     with pytest.raises(SystemExit) as end:
-        run_as_command(fail, (ValueError,), debug=False)
+        run_command(fail, debug=False)
     assert end.value.code == 1
     assert capsys.readouterr().err == "error: two lines\n"
-    with pytest.raises(ValueError, match="two"):
-        run_as_command(fail, (ValueError,), debug=True)
+    with pytest.raises(type(error), match="two"):
+        run_command(fail, debug=True)
 
 
-def test_a_bug_is_not_hidden():
-    with pytest.raises(ValueError, match="invalid literal"):
-        run_as_command(lambda: int("x"), (OSError,), debug=False)
+def test_details_are_listed_before_the_error(capsys):
+    def fail():
+        raise UserError("2 faults, the first: a", details=["a", "b"])
 
-
-def test_preview_draws_each_class_as_the_first_eight_epochs_see_it(monkeypatch, tiny_isic, tmp_path, capsys):
-    def preview(*overrides):
-        recipe = f"--config={ROOT}/configs/mobilenet.py:isic2018"
-        data = [f"--config.data.dir={tiny_isic}", "--config.data.image_size=32"]
-        _run(monkeypatch, "preview", str(tmp_path / "out.png"), recipe, *data, *overrides)
-        with Image.open(tmp_path / "out.png") as picture:
-            return np.asarray(picture.convert("RGB"), np.float32)
-
-    shown = preview()
-    assert shown.shape[1] > 1000
-    assert np.abs(preview("--config.augment.brightness=1") - shown).mean() > 5
-    assert np.array_equal(preview(), shown)
-    assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "out.png")
     with pytest.raises(SystemExit):
-        preview("--config.augment.rotatoin=3")
-    assert capsys.readouterr().err == (
-        "error: unknown key config.augment.rotatoin: did you mean config.augment.rotation?\n"
-    )
+        run_command(fail, debug=False)
+    assert capsys.readouterr().err == "a\nb\nerror: 2 faults, the first: a\n"
+
+
+def test_bugs_show_their_traceback():
+    with pytest.raises(ValueError, match="invalid literal"):
+        run_command(lambda: int("x"), debug=False)

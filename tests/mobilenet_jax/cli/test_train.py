@@ -1,0 +1,63 @@
+import os
+import pty
+import subprocess
+import sys
+import termios
+
+import pytest
+
+from tests.helpers.runs import ROOT, make_command
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config=configs/mobilenet.py", "--config.train.epoch=3"], "did you mean config.train.epochs?"),
+        (["--config=configs/mobilenet.py", "--config.train.epochs=many"], "invalid literal for int"),
+        (["--config=configs/mobilenet.py:isic2019"], "the recipes are 'sample' and 'isic2018'"),
+        (["--config=configs/none.py"], "configs/none.py"),
+        (["--confg=configs/mobilenet.py"], "'confg'"),
+        (["--config=configs/mobilenet.py", "extra"], "unexpected argument extra"),
+        ([], "--config=configs/mobilenet.py is missing"),
+    ],
+)
+def test_invalid_commands_end_with_one_line_and_a_status(arguments, message):
+    result = subprocess.run([sys.executable, "train.py", *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+
+
+def test_importing_the_script_does_nothing():
+    code = "import sys, train; sys.exit('jax' in sys.modules or 'GLIBC_TUNABLES' in __import__('os').environ)"
+    environment = {key: value for key, value in os.environ.items() if key != "GLIBC_TUNABLES"}
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment).returncode == 0
+
+
+def test_a_terminal_shows_a_progress_bar(data, tmp_path):
+    parent, child = pty.openpty()
+    termios.tcsetwinsize(child, (24, 80))
+    changes = ("--config.train.epochs=1", "--config.data.image_size=160", "--config.train.batch_size=1")
+    process = subprocess.Popen(make_command(data, tmp_path / "run", *changes), cwd=ROOT, stdout=child, stderr=child)
+    os.close(child)
+    shown = b""
+    while True:
+        try:
+            shown += os.read(parent, 4096)
+        except OSError:  # the other end is closed
+            break
+    assert process.wait() == 0
+    os.close(parent)
+    for part in (b"epoch 1/1 ", b" left, loss ", b", accuracy ", b" images/s, ", b"best: epoch 1"):
+        assert part in shown
+
+
+@pytest.mark.slow
+def test_profile_writes_a_trace(data, tmp_path):
+    changes = ("--config.train.batch_size=1", "--config.train.epochs=1")
+    command = make_command(data, tmp_path / "run", "--profile", *changes)
+    result = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    assert f"trace of 10 steps in {tmp_path / 'run' / 'profile'}" in result.stdout
+    assert list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))

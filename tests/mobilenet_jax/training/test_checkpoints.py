@@ -1,0 +1,89 @@
+import resource
+import shutil
+
+import pytest
+
+from mobilenet_jax.errors import WorkdirError
+from mobilenet_jax.training.checkpoints import Checkpoints
+from mobilenet_jax.training.loop import train_and_evaluate
+from mobilenet_jax.weights.load import read_weights
+from tests.helpers.runs import make_config, read_records
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """The workdir of an uninterrupted run of three epochs; not to be changed."""
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    train_and_evaluate(make_config(data, train__epochs=3), workdir)
+    return workdir
+
+
+def _truncate_arrays(folder):
+    largest = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+
+
+def _remove_state(folder):
+    shutil.rmtree(folder / "state")
+
+
+def _empty_folder(folder):
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+def _remove_history(folder):
+    shutil.rmtree(folder / "history")
+
+
+def _overwrite_all_files(folder):
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"\0garbage")
+
+
+@pytest.mark.parametrize(
+    "damage", [_truncate_arrays, _remove_state, _empty_folder, _remove_history, _overwrite_all_files]
+)
+def test_a_damaged_newest_checkpoint_is_skipped_with_a_warning(data, whole, tmp_path, damage, caplog, capfd):
+    caplog.set_level("INFO")
+    workdir = shutil.copytree(whole, tmp_path / "run")
+    damage(workdir / "checkpoints" / "9")
+    train_and_evaluate(make_config(data, train__epochs=3), workdir)
+    [warning] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.startswith("checkpoint 9 is damaged (")
+    assert "resuming after epoch 2, step 6" in caplog.messages
+    assert capfd.readouterr().err == ""
+    assert read_records(workdir) == read_records(whole)
+    weights, expected = (read_weights(w, checkpoint="latest").tensors for w in (workdir, whole))
+    assert all(weights[name].tobytes() == expected[name].tobytes() for name in expected)
+
+
+def test_without_a_readable_checkpoint_the_run_is_refused(data, whole, tmp_path):
+    workdir = shutil.copytree(whole, tmp_path / "run")
+    for folder in (workdir / "checkpoints").iterdir():
+        _remove_state(folder)
+    with pytest.raises(WorkdirError, match="no checkpoint in .* is readable: remove the folder to start over"):
+        train_and_evaluate(make_config(data, train__epochs=3), workdir)
+
+
+def test_a_disk_that_fills_up_during_a_save_is_one_error(data, whole, tmp_path, monkeypatch, caplog, capfd):
+    """A limit on the size of files makes the writes of the arrays fail, as a full disk does."""
+    workdir, save = shutil.copytree(whole, tmp_path / "run"), Checkpoints.save
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def save_to_full_disk(*args):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+        save(*args)
+
+    monkeypatch.setattr(Checkpoints, "save", save_to_full_disk)
+    try:
+        with pytest.raises(WorkdirError, match=r"cannot write a checkpoint in .*: fix the disk and start again"):
+            train_and_evaluate(make_config(data, train__epochs=4), workdir)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [record.name for record in caplog.records if record.name == "asyncio"] == []
+    assert "Event loop is closed" not in capfd.readouterr().err
+    monkeypatch.setattr(Checkpoints, "save", save)
+    train_and_evaluate(make_config(data, train__epochs=4), workdir)
+    assert [record["step"] for record in read_records(workdir)] == [3, 6, 9, 12]

@@ -1,0 +1,59 @@
+import json
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from configs.mobilenet import get_config
+from mobilenet_jax.training.history import History, compute_score, find_best, find_early_stop
+from mobilenet_jax.training.step import BatchResult
+
+
+def _make_settings(**changes):
+    settings = get_config().early_stopping
+    return ConfigDict({**settings.to_dict(), "enabled": True, **changes})
+
+
+def _make_result(seed, n=4):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 7, n).astype(np.int32)
+    return BatchResult(rng.random(n, np.float32), rng.integers(0, 7, n).astype(np.int32), labels, np.ones(n, bool))
+
+
+def test_a_history_within_an_epoch_survives_json():
+    history = History(["a", "b"], ["MEL", "NV"], (0.0, 1.0), [{"epoch": 1, "val_loss": 0.1}])
+    for seed in range(3):
+        history.add_step(_make_result(seed), 0.5 + seed)
+    restored = History.from_json(json.loads(json.dumps(history.to_json())))
+    assert (restored.epoch, restored.steps_done) == (1, 3)
+    assert restored.compute_training_metrics() == history.compute_training_metrics()
+    assert restored.to_json() == history.to_json()
+
+
+def test_a_history_between_epochs_survives_json():
+    history = History(["a", "b"], ["MEL", "NV"], (-1.0, 1.0))
+    assert History.from_json(json.loads(json.dumps(history.to_json()))) == history
+
+
+def test_the_best_record_is_that_of_the_monitor_and_the_latest_of_equals():
+    records = [
+        {"epoch": 1, "val_loss": 0.5, "val_balanced_accuracy": 0.7},
+        {"epoch": 2, "val_loss": 0.4, "val_balanced_accuracy": 0.6},
+        {"epoch": 3, "val_loss": 0.4, "val_balanced_accuracy": 0.7},
+    ]
+    disabled = _make_settings(enabled=False)
+    assert find_best(records, disabled)["epoch"] == 3
+    assert find_best(records[:2], disabled)["epoch"] == 1
+    assert find_best(records, _make_settings(monitor="val_loss"))["epoch"] == 3
+    assert find_best(records, _make_settings(monitor="val_loss", mode="max"))["epoch"] == 1
+
+
+@pytest.mark.parametrize(("mode", "sign"), [("auto", -1), ("min", -1), ("max", 1)])
+def test_scores_are_higher_for_better_epochs(mode, sign):
+    assert compute_score({"val_loss": 0.25}, _make_settings(monitor="val_loss", mode=mode)) == sign * 0.25
+
+
+def test_early_stopping_is_off_unless_enabled():
+    records = [{"val_loss": loss} for loss in (1.0, 2.0, 3.0, 4.0)]
+    assert find_early_stop(records, _make_settings(enabled=False, patience=1)) is None
+    assert find_early_stop(records, _make_settings(patience=1)) == 2
