@@ -1,4 +1,4 @@
-# `make train` and `make test` each work first, on a machine with git, make and Python 3.11+ (venv, pip).
+# `make train` and `make test` set everything up on a machine that has only git, make and Python 3.11+ (venv, pip).
 PYTHON ?= python3
 CONFIG ?= configs/mobilenet.py
 BIN := .venv/bin
@@ -18,14 +18,15 @@ lint: .venv/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 clean:
-	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 $(BIN)/python:
 	$(PYTHON) -m venv .venv
 
-# A stamp is touched only after pip succeeded, so an interrupted install is taken up again.
+# The stamp is touched only after pip succeeded, so that an interrupted installation is repeated.
 .venv/.train: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
