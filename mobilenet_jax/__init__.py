@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from mobilenet_jax.model.mobilenet import MobileNet
     from mobilenet_jax.training.loop import train_and_evaluate
     from mobilenet_jax.weights.load import load_pretrained, read_weights
+    from mobilenet_jax.weights.metadata import Metadata
     from mobilenet_jax.weights.save import save_pretrained
-    from mobilenet_jax.weights.weights_file import Metadata
 
 __all__ = ["Metadata", "MobileNet", "load_pretrained", "read_weights", "save_pretrained", "train_and_evaluate"]
 
 _MODULES = {
-    "Metadata": "mobilenet_jax.weights.weights_file",
+    "Metadata": "mobilenet_jax.weights.metadata",
     "MobileNet": "mobilenet_jax.model.mobilenet",
     "load_pretrained": "mobilenet_jax.weights.load",
     "read_weights": "mobilenet_jax.weights.load",

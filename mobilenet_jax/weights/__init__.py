@@ -1,1 +1,1 @@
-"""Weights in files: read strictly, written completely or not at all."""
+"""Weights files: read strictly, written completely or not at all."""

@@ -1,29 +1,39 @@
-"""Files and folders of any kind to weights in memory."""
+"""Reads weights files and folders of any format."""
 
 import contextlib
 import dataclasses
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from mobilenet_jax.errors import WeightsError
 from mobilenet_jax.model.mobilenet import MobileNet
+from mobilenet_jax.weights import orbax
 from mobilenet_jax.weights.keras.files import open_archive, open_hdf5
-from mobilenet_jax.weights.keras.names import to_keras_3
-from mobilenet_jax.weights.layout import Architecture, Shape, architecture, axes, size, transposed
+from mobilenet_jax.weights.keras.names import map_to_keras_3
+from mobilenet_jax.weights.layout import (
+    Architecture,
+    Shape,
+    get_byte_count,
+    get_transposed_axes,
+    transpose,
+    transpose_shape,
+)
 from mobilenet_jax.weights.orbax import CheckpointName
 from mobilenet_jax.weights.safetensors import open_safetensors
-from mobilenet_jax.weights.weights import Weights, check_metadata, check_tensors
-from mobilenet_jax.weights.weights_file import Source, content_size, sha256
+from mobilenet_jax.weights.weights import Weights, check_tensors
+from mobilenet_jax.weights.weights_file import WeightsFile, compute_sha256, get_content_size
 
 Checkpoint = CheckpointName  # until evaluation imports the new name
 
-_SLACK = 64 << 20  # bytes that a packed file's tensors may hold more than the file
-_MOST = 8  # times its tensors a file may have; an optimizer's make it three, HDF5's groups four for the least
-_EPSILON = 1e-3  # batch normalization takes the root of variance + epsilon
+_Format = Literal["hdf5", "zip", "safetensors", "workdir", "orbax"]
+
+_MAX_UNPACKED = 64 << 20  # bytes that the tensors may take beyond the size of their (compressed) file
+_MAX_FILE_RATIO = 8  # file to tensors: an optimizer's tensors make it 3, HDF5's groups 4 for the smallest model
+_EPSILON = 1e-3  # batch normalization takes the square root of variance + epsilon
 
 
 def load_pretrained(
@@ -33,14 +43,14 @@ def load_pretrained(
 
     Args:
         path: a Keras file (HDF5 of Keras 1 or 2, `.weights.h5` or `.keras` of Keras 3), a file or folder that
-            `save_pretrained` wrote, or the workdir of a training run. What it is, is seen from its content.
-        alpha: the width it is to have; None takes whatever width it has.
-        checkpoint: which checkpoint of a workdir, `"best"` or `"latest"`.
-        allow_nonfinite: whether NaN and infinity may stand in a tensor.
+            `save_pretrained` wrote, or the workdir of a training run. The format is detected from the content.
+        alpha: the expected width multiplier; None accepts any.
+        checkpoint: the checkpoint of a workdir, `"best"` or `"latest"`.
+        allow_nonfinite: whether tensors may contain NaN and infinity.
 
     Returns:
-        The model, and its variables `{"params": ..., "batch_stats": ...}` as float32 arrays:
-        `model.apply(variables, images, train=False)`. `read_weights` tells how images are to be scaled.
+        The model, and its variables `{"params": ..., "batch_stats": ...}` as float32 arrays. Apply it with
+        `model.apply(variables, images, train=False)`; `read_weights` also returns the input range of the images.
 
     Raises:
         WeightsError: the file is damaged, or a tensor is missing, unknown, or of another shape or type.
@@ -57,45 +67,48 @@ def read_weights(
     checkpoint: CheckpointName = "best",
     allow_nonfinite: bool = False,
 ) -> Weights:
-    """Reads weights and what is known of them.
+    """Reads weights and their metadata.
 
     Args:
-        path: see `load_pretrained`; so are the other arguments, and the errors.
-        alpha: the width.
-        head: whether to read the classifier. Without it, any classifier will do, also one this project does not have.
-        checkpoint: of a workdir.
-        allow_nonfinite: whether to take NaN and infinity.
+        path: see `load_pretrained`.
+        alpha: see `load_pretrained`.
+        head: whether to read the classifier. Without it, any classifier is accepted, even one that `MobileNet` does
+            not have.
+        checkpoint: see `load_pretrained`.
+        allow_nonfinite: see `load_pretrained`.
+
+    Raises:
+        WeightsError: see `load_pretrained`.
     """
     path = Path(path)
-    with _opened(path, head, checkpoint) as (source, found):
-        if alpha not in (None, found.alpha):
-            raise WeightsError(f"it holds MobileNet of alpha {found.alpha}; the model has alpha {alpha}")
-        tensors = {}
-        for name in found.shapes():
-            value = source.entries[name].read()
-            title = f"tensor {source.entries[name].name}"
-            if not allow_nonfinite and not np.isfinite(value).all():
-                raise WeightsError(f"{title} holds NaN or infinity (mobilenet-jax convert --allow-nonfinite takes it)")
-            if name.endswith("_bn.var") and (value <= -_EPSILON).any():
-                raise WeightsError(f"{title} holds a variance of {value.min():.3g}")
-            tensors[name] = value.transpose(axes(name) or range(value.ndim)) if source.keras_layout else value
-    name = path.name if source.path == path else f"{path.name} ({source.identity})"
+    with _open_checked(path, head, checkpoint) as (file, architecture):
+        if alpha not in (None, architecture.alpha):
+            raise WeightsError(f"it holds a MobileNet of alpha {architecture.alpha}, but the model has alpha {alpha}")
+        tensors = {name: _read_tensor(file, name, allow_nonfinite) for name in architecture.compute_shapes()}
+        digest = compute_sha256(file.path)
     metadata = dataclasses.replace(
-        source.metadata,
-        classes=source.metadata.classes if head else None,
-        source=printable(name),
-        source_sha256=sha256(source.path),
+        file.metadata,
+        classes=file.metadata.classes if head else None,
+        source=make_printable(f"{path.name} ({file.checkpoint})" if file.checkpoint else path.name),
+        source_sha256=digest,
     )
-    return Weights(source.format, source.identity, found, tensors, metadata)
+    return Weights(file.format, file.checkpoint or f"sha256:{digest}", architecture, tensors, metadata)
 
 
-def printable(text: str) -> str:
-    """The text with `?` for what could move a terminal's cursor, or could not be printed at all."""
-    return "".join(c if c.isprintable() else "?" for c in text)
+def _read_tensor(file: WeightsFile, name: str, allow_nonfinite: bool) -> np.ndarray:
+    tensor = file.tensors[name]
+    value = tensor.read()
+    if not allow_nonfinite and not np.isfinite(value).all():
+        raise WeightsError(
+            f"tensor {tensor.name} contains NaN or infinity (mobilenet-jax convert --allow-nonfinite accepts them)"
+        )
+    if name.endswith("_bn.var") and (value <= -_EPSILON).any():
+        raise WeightsError(f"tensor {tensor.name} contains a negative variance, {value.min():.3g}")
+    return transpose(name, value) if file.keras_layout else value
 
 
-class Mapped(NamedTuple):
-    """How a tensor goes from one file to another: its name there and here, its shape in the target, its transform."""
+class TensorMapping(NamedTuple):
+    """The conversion of one tensor: its names in the source and the target, its shape in the target, its transform."""
 
     source: str
     target: str
@@ -105,68 +118,75 @@ class Mapped(NamedTuple):
 
 def map_tensors(
     path: str | Path, *, to_keras: bool, checkpoint: CheckpointName = "best", head: bool = True
-) -> list[Mapped]:
-    """How each tensor of a file would be named and laid out in another; nothing but names and shapes is read.
+) -> list[TensorMapping]:
+    """Returns the conversion of each tensor of a file to another format. Only names and shapes are read.
 
     Args:
         path: see `load_pretrained`.
-        to_keras: whether the other is a Keras 3 file, and not one of this project's.
+        to_keras: whether the other format is Keras 3's, not one of this project's.
         checkpoint: see `load_pretrained`.
-        head: whether the classifier comes along.
+        head: whether the classifier is converted.
 
     Raises:
         WeightsError: see `load_pretrained`.
     """
-    with _opened(Path(path), head, checkpoint) as (source, found):
-        shapes = found.shapes()
-        names = to_keras_3(shapes) if to_keras else {name: name for name in shapes}
-        rows = []
+    with _open_checked(Path(path), head, checkpoint) as (file, architecture):
+        shapes = architecture.compute_shapes()
+        names = map_to_keras_3(shapes) if to_keras else {name: name for name in shapes}
+        mappings = []
         for name, shape in shapes.items():
-            moved = f"transpose {axes(name)}" if axes(name) and source.keras_layout != to_keras else ""
-            rows.append(
-                Mapped(printable(source.entries[name].name), names[name], _laid_out(name, shape, to_keras), moved)
+            axes = get_transposed_axes(name) if file.keras_layout != to_keras else None
+            mappings.append(
+                TensorMapping(
+                    make_printable(file.tensors[name].name),
+                    names[name],
+                    transpose_shape(name, shape) if to_keras else shape,
+                    f"transpose {axes}" if axes else "",
+                )
             )
-        return rows
+        return mappings
+
+
+def make_printable(text: str) -> str:
+    """Replaces characters that cannot be printed, or that could move a terminal's cursor, by `?`."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 @contextlib.contextmanager
-def _opened(path: Path, head: bool, checkpoint: CheckpointName) -> Iterator[tuple[Source, Architecture]]:
-    """A file of weights of whatever kind, checked. Errors while it is open name it, on one printable line."""
+def _open_checked(path: Path, head: bool, checkpoint: CheckpointName) -> Iterator[tuple[WeightsFile, Architecture]]:
+    """Opens a weights file and validates it. Errors while it is open start with its path, in one printable line."""
     try:
-        with _reader(path, head, checkpoint) as source:
-            yield source, _checked(source, head)
+        with _open(path, head, checkpoint) as file:
+            yield file, _infer_architecture(file, head)
     except (WeightsError, OSError) as error:
-        raise WeightsError(printable(f"{path}: {error}")) from error
+        raise WeightsError(make_printable(f"{path}: {error}")) from error
 
 
-def _reader(path: Path, head: bool, checkpoint: CheckpointName) -> AbstractContextManager[Source]:
-    kind = kind_of(path)
-    if kind == "hdf5":
-        return open_hdf5(path, head)
-    if kind == "zip":
-        return open_archive(path, head)
-    if kind == "safetensors":
-        return open_safetensors(path)
-
-    from mobilenet_jax.weights import orbax  # Orbax takes its time to import
-
-    if kind == "workdir":
-        return orbax.open_workdir(path, checkpoint)
-    return orbax.open_folder(path)
+def _open(path: Path, head: bool, checkpoint: CheckpointName) -> AbstractContextManager[WeightsFile]:
+    match _detect_format(path):
+        case "hdf5":
+            return open_hdf5(path, head)
+        case "zip":
+            return open_archive(path, head)
+        case "safetensors":
+            return open_safetensors(path)
+        case "workdir":
+            return orbax.open_workdir(path, checkpoint)
+        case "orbax":
+            return orbax.open_folder(path)
 
 
-def kind_of(path: Path) -> str:
-    """What a file or folder is, by its content."""
+def _detect_format(path: Path) -> _Format:
     if path.is_dir():
         if (path / "config.json").is_file() and (path / "checkpoints").is_dir():
             return "workdir"
         if (path / "variables").is_dir() and (path / "metadata").is_dir():
-            return "folder"
-        raise WeightsError("a folder, but neither the workdir of a run nor weights that Orbax keeps")
+            return "orbax"
+        raise WeightsError("a folder, but neither the workdir of a run nor weights that Orbax wrote")
     if not path.exists():
         raise WeightsError("no such file of weights")
     if not path.is_file():
-        raise WeightsError("no regular file")
+        raise WeightsError("not a regular file")
     with path.open("rb") as file:
         start = file.read(9)
     if start.startswith(b"\x89HDF\r\n\x1a\n"):
@@ -178,29 +198,33 @@ def kind_of(path: Path) -> str:
     if not start:
         raise WeightsError("an empty file")
     if start[0] == 0x80 and start[1:2] in (b"\2", b"\3", b"\4", b"\5"):
-        raise WeightsError("a Python pickle, which can run any code when it is loaded; none is")
-    raise WeightsError("no file of weights: neither HDF5 nor a .keras archive nor safetensors")
+        raise WeightsError("refusing to load a Python pickle: it can execute arbitrary code")
+    raise WeightsError("not a weights file: neither HDF5 nor a .keras archive nor safetensors")
 
 
-def _laid_out(name: str, shape: Shape, keras: bool) -> Shape:
-    """A shape in Keras's layout or in Flax's, given in the other or the same."""
-    return transposed(name, shape) if keras and len(shape) == 4 else shape
-
-
-def _checked(source: Source, head: bool) -> Architecture:
-    """Which MobileNet the tensors of a file are those of, if they are; none has been read yet."""
-    shapes = {name: _laid_out(name, entry.shape, source.keras_layout) for name, entry in source.entries.items()}
-    found = architecture(shapes, head=head)
-    expected = {name: _laid_out(name, shape, source.keras_layout) for name, shape in found.shapes().items()}
-    here = {name: (e.shape, e.dtype) for name, e in source.entries.items() if head or name in expected}
-    check_tensors(here, expected)
-    total, file_size = sum(map(size, expected.values())), content_size(source.path)
-    if total > file_size + _SLACK:
-        raise WeightsError(f"its tensors claim {total:,} bytes, and the file has {file_size:,}")
-    if file_size > _MOST * total + _SLACK and head:
-        raise WeightsError(f"it has {file_size:,} bytes, and {total:,} of them are a MobileNet's")
-    if source.stated.get("alpha", str(found.alpha)) != str(found.alpha):
-        raise WeightsError(f"it says alpha {source.stated['alpha'][:80]}, and its tensors are of alpha {found.alpha}")
+def _infer_architecture(file: WeightsFile, head: bool) -> Architecture:
+    """Returns the MobileNet that a file holds, after validating names, shapes, types and sizes; reads no values."""
+    shapes = {name: _lay_out(file, name, tensor.shape) for name, tensor in file.tensors.items()}
+    architecture = Architecture.from_shapes(shapes, head=head)
+    expected = {name: _lay_out(file, name, shape) for name, shape in architecture.compute_shapes().items()}
+    check_tensors(
+        {name: (tensor.shape, tensor.dtype) for name, tensor in file.tensors.items() if head or name in expected},
+        expected,
+    )
+    total, file_size = sum(map(get_byte_count, expected.values())), get_content_size(file.path)
+    if total > file_size + _MAX_UNPACKED:
+        raise WeightsError(f"its tensors claim {total:,} bytes, but the file has {file_size:,}")
+    if file_size > _MAX_FILE_RATIO * total + _MAX_UNPACKED and head:
+        raise WeightsError(f"only {total:,} of its {file_size:,} bytes belong to a MobileNet")
+    if file.alpha is not None and file.alpha != str(architecture.alpha):
+        raise WeightsError(
+            f"its metadata record alpha {file.alpha[:80]}, but its tensors have alpha {architecture.alpha}"
+        )
     if head:
-        check_metadata(found, source.metadata)
-    return found
+        file.metadata.check_class_count(architecture.num_classes)
+    return architecture
+
+
+def _lay_out(file: WeightsFile, name: str, shape: Shape) -> Shape:
+    """Converts a shape from the layout of the file to Flax's, or back."""
+    return transpose_shape(name, shape) if file.keras_layout else shape

@@ -1,7 +1,7 @@
-"""Weights that Orbax keeps: a folder of the variables alone, or a checkpoint in the workdir of a training run.
+"""Orbax folders: the variables alone, or a checkpoint in the workdir of a training run.
 
-Orbax writes them. They are read by TensorStore, on which Orbax is built, an array at a time: so nothing is read that
-was not looked at, and what is damaged is told of in a line.
+Orbax writes them. They are read with TensorStore, on which Orbax is built, one array at a time: an array's shape and
+chunks are validated before its values are read, and damage is reported in one line.
 """
 
 import contextlib
@@ -20,14 +20,17 @@ import tensorstore as ts
 from flax.traverse_util import unflatten_dict
 
 from mobilenet_jax.errors import WeightsError
-from mobilenet_jax.weights.weights_file import Entry, Metadata, Source
-
-_MAX_FILES = 10_000  # in a folder; Orbax makes some twenty
-_MAX_JSON = 64 << 20  # bytes; the history of a run has 400 an epoch
-_one_at_a_time = threading.Lock()  # Orbax does not write two folders at once
+from mobilenet_jax.weights.damage import get_first_line, report_damage
+from mobilenet_jax.weights.metadata import Metadata, check_texts
+from mobilenet_jax.weights.weights_file import FileTensor, WeightsFile
 
 CheckpointName = Literal["best", "latest"]
 BEST_MODE = "max"  # the best checkpoint is the one with the highest score
+
+_MAX_FILES = 10_000  # in a folder; Orbax writes about twenty
+_MAX_JSON = 64 << 20  # bytes; the history of a run has 400 per epoch
+_MIN_CHUNK_LIMIT = 1 << 18  # values; small arrays may be cut into chunks larger than themselves
+_write_lock = threading.Lock()  # Orbax cannot write two folders at once
 
 
 def get_score(metrics: dict[str, float]) -> float:
@@ -49,7 +52,7 @@ def find_checkpoint(folder: Path, name: CheckpointName) -> Path | None:
 
 
 def check_arrays(folder: Path) -> None:
-    """Reads every array of an Orbax folder and drops its values; called before Orbax restores a checkpoint.
+    """Reads every array of an Orbax folder and drops its values. Call it before Orbax restores a checkpoint.
 
     Orbax 0.12.5 to 0.12.8 restores arrays concurrently in a private event loop and closes that loop at the first error,
     while other reads are pending. Each of those then prints "Event loop is closed" with a stack trace: 583 lines for
@@ -66,105 +69,104 @@ def check_arrays(folder: Path) -> None:
     try:
         arrays = _open_arrays(folder)
         for name, array in arrays.items():  # one after another: the memory of one, and no slower than all at once
-            _read(name, array)
+            _read_array(name, array)
     except Exception as error:  # TensorStore raises almost any type for damaged files
-        raise WeightsError(f"{folder} is damaged ({_get_first_line(error)})") from error
+        raise WeightsError(f"{folder} is damaged ({get_first_line(error)})") from error
     if not arrays:
         raise WeightsError(f"{folder} holds no arrays")
 
 
 @contextlib.contextmanager
-def open_folder(path: Path) -> Iterator[Source]:
+def open_folder(path: Path) -> Iterator[WeightsFile]:
     """Opens a folder that `write_folder` wrote.
 
     Raises:
-        WeightsError: it is damaged.
+        WeightsError: it is damaged, or holds links.
     """
-    with _damage_told():
+    with report_damage():
         _check_files(path)
-        stated = _json(path / "metadata" / "metadata")
-        entries = _entries(path / "variables")
-        metadata = Metadata.from_json(stated)
-        yield Source("Orbax folder", path.name, path, entries, keras_layout=False, stated=stated, metadata=metadata)
+        texts = check_texts(_read_json(path / "metadata" / "metadata"))
+        tensors = _list_tensors(path / "variables")
+        metadata, alpha = Metadata.from_texts(texts), texts.get("alpha")
+    yield WeightsFile("Orbax folder", path, tensors, keras_layout=False, metadata=metadata, alpha=alpha)
 
 
 @contextlib.contextmanager
-def open_workdir(path: Path, checkpoint: CheckpointName) -> Iterator[Source]:
-    """Opens a checkpoint of a training run: the variables that were evaluated, without the optimizer's.
+def open_workdir(path: Path, name: CheckpointName) -> Iterator[WeightsFile]:
+    """Opens a checkpoint of a training run: the variables that were evaluated, without those of the optimizer.
 
-    Where the run kept a moving average of the parameters, that is what is read in their place.
+    If the run kept a moving average of the parameters, the average is read instead of the parameters.
 
     Args:
         path: the workdir.
-        checkpoint: which of its checkpoints.
+        name: the checkpoint to open.
 
     Raises:
-        WeightsError: it is damaged, or there is no whole checkpoint yet.
+        WeightsError: it is damaged, holds links, or there is no complete checkpoint yet.
     """
-    with _damage_told():
+    with report_damage():
         _check_files(path / "checkpoints")
-        step = find_checkpoint(path / "checkpoints", checkpoint)
-        if step is None:
+        folder = find_checkpoint(path / "checkpoints", name)
+        if folder is None:
             raise WeightsError("no whole checkpoint yet")
-        history = _json(step / "history" / "metadata")
-        size = _json(path / "config.json")["data"]["image_size"]
+        history = _read_json(folder / "history" / "metadata")
+        size = _read_json(path / "config.json")["data"]["image_size"]
         metadata = Metadata((size, size), tuple(history["input_scaling"]), tuple(history["classes"]))
-        entries = _variables(_entries(step / "state"))
-        identity = f"{checkpoint} checkpoint, step {step.name}"
-        yield Source("checkpoint of a run", identity, step, entries, keras_layout=False, stated={}, metadata=metadata)
+        tensors = _select_variables(_list_tensors(folder / "state"))
+    checkpoint = f"{name} checkpoint, step {folder.name}"
+    yield WeightsFile(checkpoint, folder, tensors, keras_layout=False, metadata=metadata, checkpoint=checkpoint)
 
 
-def _variables(state: dict[str, Entry]) -> dict[str, Entry]:
-    averaged = {name.replace("ema.", "params.", 1): e for name, e in state.items() if name.startswith("ema.")}
-    params = averaged or {name: e for name, e in state.items() if name.startswith("params.")}
-    return params | {name: e for name, e in state.items() if name.startswith("batch_stats.")}
+def _select_variables(state: dict[str, FileTensor]) -> dict[str, FileTensor]:
+    averages = {name.replace("ema.", "params.", 1): t for name, t in state.items() if name.startswith("ema.")}
+    params = averages or {name: t for name, t in state.items() if name.startswith("params.")}
+    return params | {name: t for name, t in state.items() if name.startswith("batch_stats.")}
 
 
-def write_folder(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Writes the folder: `variables`, as `MobileNet.apply` takes them, and `metadata`, a JSON object of texts."""
+def write_folder(path: Path, tensors: Mapping[str, np.ndarray], texts: Mapping[str, str]) -> None:
+    """Writes a folder: `variables`, as `MobileNet.apply` takes them, and `metadata`, a JSON object of texts.
+
+    Args:
+        path: the folder, which must not exist.
+        tensors: by their names of `layout.py`, in Flax's layout.
+        texts: the metadata.
+    """
     variables = unflatten_dict(dict(tensors), sep=".")
-    args = ocp.args.Composite(variables=ocp.args.PyTreeSave(variables), metadata=ocp.args.JsonSave(dict(metadata)))
-    with _one_at_a_time, ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+    args = ocp.args.Composite(variables=ocp.args.PyTreeSave(variables), metadata=ocp.args.JsonSave(dict(texts)))
+    with _write_lock, ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
         checkpointer.save(path.absolute(), args=args)
 
 
-@contextlib.contextmanager
-def _damage_told() -> Iterator[None]:
-    """Storage fails on damaged folders with almost any error."""
-    try:
-        yield
-    except WeightsError:
-        raise
-    except Exception as error:
-        raise WeightsError(f"damaged, or no weights ({_get_first_line(error)})") from error
-
-
-def _get_first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0][:200] or type(error).__name__
-
-
 def _check_files(folder: Path) -> None:
-    """Refuses links, which could lead anywhere, and what is no file: reading a pipe never ends."""
+    """Refuses links, which could lead anywhere, and special files: reading a pipe never ends."""
     for i, path in enumerate(folder.rglob("*")):
         if i > _MAX_FILES:
             raise WeightsError(f"it holds more than {_MAX_FILES} files")
-        kind = path.lstat().st_mode
-        if not stat.S_ISREG(kind) and not stat.S_ISDIR(kind):
-            raise WeightsError(f"{path.relative_to(folder)} in it is a link, or no file")
+        mode = path.lstat().st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise WeightsError(f"{path.relative_to(folder)} in it is a link or a special file")
 
 
-def _json(path: Path) -> Any:
+def _read_json(path: Path) -> Any:
+    name = f"{path.parent.name}/{path.name}"
+    if not path.is_file():
+        raise WeightsError(f"damaged, or not weights ({name} is missing)")
     if path.stat().st_size > _MAX_JSON:
-        raise WeightsError(f"{path.name} in it is too large")
+        raise WeightsError(f"{name} in it has more than {_MAX_JSON:,} bytes")
     return json.loads(path.read_text())
 
 
-def _entries(folder: Path) -> dict[str, Entry]:
-    return {name: _entry(name, array) for name, array in _open_arrays(folder).items()}
+def _list_tensors(folder: Path) -> dict[str, FileTensor]:
+    return {
+        name: FileTensor(
+            name, tuple(array.shape), str(array.dtype.numpy_dtype), functools.partial(_read_array, name, array)
+        )
+        for name, array in _open_arrays(folder).items()
+    }
 
 
 def _open_arrays(folder: Path) -> dict[str, ts.TensorStore]:
-    """Opens the arrays of an Orbax folder: a database whose keys are `NAME/.zarray` and `NAME/CHUNK`."""
+    """Opens the arrays of an Orbax folder: a database with the keys `NAME/.zarray` and `NAME/CHUNK`."""
     database = {"driver": "ocdbt", "base": folder.absolute().as_uri()}
     keys = [key.decode() for key in ts.KvStore.open(database).result().list().result()]
     names = [key.removesuffix("/.zarray") for key in keys if key.endswith("/.zarray")]
@@ -173,12 +175,9 @@ def _open_arrays(folder: Path) -> dict[str, ts.TensorStore]:
     return {name: future.result() for name, future in zip(names, futures, strict=True)}
 
 
-def _read(name: str, array: ts.TensorStore) -> np.ndarray:
+@report_damage()
+def _read_array(name: str, array: ts.TensorStore) -> np.ndarray:
     chunk: Any = array.chunk_layout.read_chunk.shape  # reading a part of a chunk takes the memory of all of it
-    if math.prod(chunk) > max(2 * math.prod(array.shape), 1 << 18):
-        raise WeightsError(f"tensor {name} of {array.shape} is cut into chunks of {chunk}")
+    if math.prod(chunk) > max(2 * math.prod(array.shape), _MIN_CHUNK_LIMIT):
+        raise WeightsError(f"tensor {name} of shape {array.shape} is cut into chunks of {chunk}")
     return np.array(array.read().result())
-
-
-def _entry(name: str, array: ts.TensorStore) -> Entry:
-    return Entry(name, tuple(array.shape), str(array.dtype.numpy_dtype), functools.partial(_read, name, array))

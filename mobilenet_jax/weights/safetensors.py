@@ -1,53 +1,65 @@
-"""This project's own file of weights: safetensors, each tensor under its name here, in Flax's layout."""
+"""Safetensors files: this project's own format. Each tensor has its name of `layout.py` and Flax's layout."""
 
 import contextlib
 import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors
 from safetensors.numpy import save
 
 from mobilenet_jax.errors import WeightsError
-from mobilenet_jax.weights.weights_file import Entry, Metadata, Source
+from mobilenet_jax.weights.damage import report_damage
+from mobilenet_jax.weights.metadata import Metadata
+from mobilenet_jax.weights.weights_file import FileTensor, WeightsFile
 
-_MAX_HEADER = 8 << 20  # bytes; ours have 15 kB, and more where there are thousands of classes
+_MAX_HEADER = 8 << 20  # bytes; ours have 15 kB, and more with thousands of classes
 
 
 @contextlib.contextmanager
-def open_safetensors(path: Path) -> Iterator[Source]:
+def open_safetensors(path: Path) -> Iterator[WeightsFile]:
     """Opens a safetensors file.
 
     Raises:
         WeightsError: it is damaged.
     """
+    _check_header_size(path)
+    with contextlib.ExitStack() as stack:
+        with report_damage():
+            file = stack.enter_context(safetensors.safe_open(path, framework="numpy"))
+            tensors = {name: _make_tensor(file, name) for name in file.offset_keys()}
+            texts = file.metadata() or {}
+        metadata = Metadata.from_texts(texts)
+        yield WeightsFile("safetensors", path, tensors, False, metadata, texts.get("alpha"))
+
+
+def _check_header_size(path: Path) -> None:
+    """Refuses a header that is larger than the file, or than any header of a MobileNet, before it is parsed."""
     with path.open("rb") as file:
-        header = int.from_bytes(file.read(8), "little")
-    if header > min(_MAX_HEADER, path.stat().st_size - 8):
-        raise WeightsError(f"damaged: it claims a header of {header:,} bytes")
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            entries = {}
-            for name in file.offset_keys():
-                part = file.get_slice(name)
-                read = functools.partial(file.get_tensor, name)
-                dtype = {"F32": "float32"}.get(part.get_dtype(), part.get_dtype())
-                entries[name] = Entry(name, tuple(part.get_shape()), dtype, read)
-            stated = file.metadata() or {}
-            yield Source(
-                "safetensors",
-                path.name,
-                path,
-                entries,
-                keras_layout=False,
-                stated=stated,
-                metadata=Metadata.from_json(stated),
-            )
-    except safetensors.SafetensorError as error:
-        raise WeightsError(f"damaged, or no file of weights ({str(error)[:200]})") from error
+        size = int.from_bytes(file.read(8), "little")
+    if size > min(_MAX_HEADER, path.stat().st_size - 8):
+        raise WeightsError(f"damaged: it claims a header of {size:,} bytes")
 
 
-def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Writes the file; any program that knows safetensors reads it, metadata included."""
-    path.write_bytes(save({name: np.ascontiguousarray(value) for name, value in tensors.items()}, dict(metadata)))
+def _make_tensor(file: Any, name: str) -> FileTensor:
+    part = file.get_slice(name)
+    dtype = {"F32": "float32"}.get(part.get_dtype(), part.get_dtype())
+    return FileTensor(name, tuple(part.get_shape()), dtype, functools.partial(_read, file, name))
+
+
+@report_damage()
+def _read(file: Any, name: str) -> np.ndarray:
+    return file.get_tensor(name)
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], texts: Mapping[str, str]) -> None:
+    """Writes a file that any program can read that knows safetensors.
+
+    Args:
+        path: the file.
+        tensors: by their names of `layout.py`, in Flax's layout.
+        texts: metadata for the header.
+    """
+    path.write_bytes(save({name: np.ascontiguousarray(value) for name, value in tensors.items()}, dict(texts)))

@@ -1,4 +1,4 @@
-"""Weights in memory, and whether tensors are those of a MobileNet."""
+"""Weights in memory."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -9,9 +9,9 @@ from flax.traverse_util import unflatten_dict
 
 from mobilenet_jax.errors import WeightsError
 from mobilenet_jax.weights.layout import Architecture, Shape
-from mobilenet_jax.weights.weights_file import Metadata
+from mobilenet_jax.weights.metadata import Metadata
 
-_SHOWN = 4  # so many mismatches are named
+_MAX_LISTED = 4  # mismatches that an error lists
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,12 @@ class Weights:
 
     Attributes:
         format: the format they were read from, for display.
-        identity: identifies these weights in stored calibrations and evaluations, such as `best checkpoint, step 799`.
-        architecture: which MobileNet they are for.
-        tensors: float32 arrays by name (`params.conv1.kernel`), in the order of the layers.
-        metadata: what the tensors do not tell.
+        identity: identifies these weights in stored calibrations and evaluations: `best checkpoint, step 799` or
+            `latest checkpoint, step 799` for a workdir, `sha256:` and the hash of the content for any other file or
+            folder, and empty for weights that were not read from a file. Stored values exist, so the wording is fixed.
+        architecture: the MobileNet they belong to.
+        tensors: float32 arrays by name (`params.conv1.kernel`), in Flax's layout and in the order of the layers.
+        metadata: the facts that the tensors do not show.
     """
 
     format: str
@@ -34,40 +36,34 @@ class Weights:
 
     @property
     def variables(self) -> dict[str, Any]:
-        """The tensors as `MobileNet.apply` takes them."""
+        """The tensors as the nested dict `{"params": ..., "batch_stats": ...}` that `MobileNet.apply` takes."""
         return unflatten_dict(self.tensors, sep=".")
 
 
-def check_metadata(found: Architecture, metadata: Metadata) -> None:
-    """Compares the names of classes with the last layer.
+def check_tensors(tensors: Mapping[str, tuple[Shape, str]], expected: Mapping[str, Shape]) -> None:
+    """Compares the shapes and types of tensors with the shapes of a MobileNet's.
+
+    Args:
+        tensors: shape and dtype by tensor name.
+        expected: shape by tensor name.
 
     Raises:
-        WeightsError: they are more or fewer.
+        WeightsError: tensors are missing, unknown, or of another shape or type; the message lists the first ones.
     """
-    if metadata.classes is not None and len(metadata.classes) != found.num_classes:
-        raise WeightsError(f"{len(metadata.classes)} classes are named, and the last layer has {found.num_classes}")
-
-
-def check_tensors(found: Mapping[str, tuple[Shape, str]], expected: Mapping[str, Shape]) -> None:
-    """Compares tensors, each a shape and a type by its name, with the shapes that are expected.
-
-    Raises:
-        WeightsError: names the first that are missing, unknown, or of another shape or type.
-    """
-
-    def refuse(what: str, names: Iterable[str]) -> None:
-        listed = sorted(names)
-        if listed:
-            more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
-            raise WeightsError(f"{what}: {', '.join(name[:120] for name in listed[:_SHOWN])}{more}")
-
-    refuse("tensors missing", expected.keys() - found.keys())
-    refuse("tensors MobileNet does not have", found.keys() - expected.keys())
-    refuse(
+    _refuse_any("tensors missing", expected.keys() - tensors.keys())
+    _refuse_any("tensors that MobileNet does not have", tensors.keys() - expected.keys())
+    _refuse_any(
         "tensors not of type float32",
-        (f"{name} is {dtype}" for name, (_, dtype) in found.items() if dtype != "float32"),
+        (f"{name} is {dtype}" for name, (_, dtype) in tensors.items() if dtype != "float32"),
     )
-    refuse(
+    _refuse_any(
         "tensors of another shape",
-        (f"{name} is {found[name][0]}, not {shape}" for name, shape in expected.items() if found[name][0] != shape),
+        (f"{name} is {tensors[name][0]}, not {shape}" for name, shape in expected.items() if tensors[name][0] != shape),
     )
+
+
+def _refuse_any(problem: str, names: Iterable[str]) -> None:
+    listed = sorted(names)
+    if listed:
+        more = f" and {len(listed) - _MAX_LISTED} more" if len(listed) > _MAX_LISTED else ""
+        raise WeightsError(f"{problem}: {', '.join(name[:120] for name in listed[:_MAX_LISTED])}{more}")

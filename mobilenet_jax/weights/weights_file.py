@@ -1,24 +1,19 @@
-"""What every reader gives: the tensors of a file, not read yet, and what the file says of itself."""
+"""An open weights file of any format: the result of every reader."""
 
 import hashlib
-import json
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from mobilenet_jax.errors import WeightsError
-from mobilenet_jax.model.mobilenet import MAX_IMAGE_SIZE, MIN_IMAGE_SIZE
 from mobilenet_jax.weights.layout import Shape
+from mobilenet_jax.weights.metadata import Metadata
 
-Range = tuple[float, float]
 
-
-class Entry(NamedTuple):
-    """A tensor in a file: its name, shape and type there, and how to read it."""
+class FileTensor(NamedTuple):
+    """A tensor in a file: its name, shape and type as the file records them, and a function that reads its values."""
 
     name: str
     shape: Shape
@@ -27,95 +22,39 @@ class Entry(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Metadata:
-    """What a network's tensors do not tell.
+class WeightsFile:
+    """An open weights file. Its tensors are read on demand.
 
     Attributes:
-        image_size: height and width in pixels of the images it was trained on; None if not known.
-        input_scaling: what pixel values 0 and 255 are mapped to: (-1, 1) for ImageNet weights, (0, 1) in the article.
-        classes: the classes' names in the order of the logits; None if not known.
-        source: the name of the file these weights were read from.
-        source_sha256: its SHA-256; a folder's is that of its files' names and contents in order.
-    """
-
-    image_size: tuple[int, int] | None = None
-    input_scaling: Range = (-1.0, 1.0)
-    classes: tuple[str, ...] | None = None
-    source: str = ""
-    source_sha256: str = ""
-
-    def __post_init__(self) -> None:
-        size, scaling, classes = self.image_size, self.input_scaling, self.classes
-        sides = size is None or (len(size) == 2 and all(type(n) is int for n in size))
-        if not sides or (size and not MIN_IMAGE_SIZE <= min(size) <= max(size) <= MAX_IMAGE_SIZE):
-            raise WeightsError(f"image_size is {size}, not a height and a width in pixels up to {MAX_IMAGE_SIZE}")
-        if len(scaling) != 2 or not -math.inf < scaling[0] < scaling[1] < math.inf:
-            raise WeightsError(f"input_scaling is {scaling}, not a low and a higher number")
-        if classes is not None and not all(isinstance(name, str) and name.isprintable() for name in classes):
-            raise WeightsError("classes are not names")
-
-    def to_json(self) -> dict[str, str]:
-        """As text by name, what is not known left out."""
-        known = {name: value for name, value in self.__dict__.items() if value not in (None, "")}
-        return {
-            name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            for name, value in known.items()
-        }
-
-    @classmethod
-    def from_json(cls, texts: Mapping[str, str]) -> "Metadata":
-        """Reads it back. Names it does not know are passed over.
-
-        Raises:
-            WeightsError: a value is not of its type or out of range.
-        """
-        found: dict[str, Any] = {}
-        try:
-            for name in ("image_size", "input_scaling", "classes"):
-                if name in texts:
-                    value = json.loads(texts[name])
-                    if not isinstance(value, list):
-                        raise ValueError
-                    found[name] = tuple(map(float, value) if name == "input_scaling" else value)
-            found |= {name: texts[name] for name in ("source", "source_sha256") if name in texts}
-            return cls(**found)
-        except WeightsError:
-            raise
-        except (ValueError, TypeError, ArithmeticError, RecursionError) as error:
-            raise WeightsError(f"its metadata {name} cannot be {str(texts[name])[:80]!r}") from error
-
-
-@dataclass(frozen=True)
-class Source:
-    """A file of weights, opened.
-
-    Attributes:
-        format: the format of the file, for display.
-        identity: identifies the weights in stored calibrations and evaluations.
-        path: the file or folder that the tensors are in.
-        entries: the tensors by the name they have here; one that has none here by the name it has in the file.
+        format: the format, for display.
+        path: the file or folder that holds the tensors; for a workdir, the folder of the checkpoint.
+        tensors: by their names in `layout.py`; a tensor that has none is listed under its name in the file.
         keras_layout: whether depthwise kernels are `[3, 3, channels, 1]`.
-        stated: what the file says of itself, as text by name.
-        metadata: that, read; what the file does not say is as Keras's ImageNet weights have it.
+        metadata: as far as the file records it; all else is as for Keras's ImageNet weights.
+        alpha: the width multiplier that the file records, as text; None if it records none.
+        checkpoint: identifies a checkpoint of a run, such as `best checkpoint, step 799`; None for other files.
     """
 
     format: str
-    identity: str
     path: Path
-    entries: dict[str, Entry]
+    tensors: dict[str, FileTensor]
     keras_layout: bool
-    stated: Mapping[str, str]
     metadata: Metadata
+    alpha: str | None = None
+    checkpoint: str | None = None
 
 
-def content_size(path: Path) -> int:
-    """The bytes of a file, or of the files in a folder."""
+def get_content_size(path: Path) -> int:
+    """Returns the bytes of a file, or of all files in a folder."""
     files = path.rglob("*") if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
-def sha256(path: Path) -> str:
-    """Of a file's content; of a folder's files' names and contents, sorted by name."""
+def compute_sha256(path: Path) -> str:
+    """Returns the SHA-256 of a file, as hexadecimal digits.
+
+    That of a folder is the SHA-256 of the names, sizes and contents of its files, sorted by name.
+    """
     digest = hashlib.sha256()
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     for file in files:

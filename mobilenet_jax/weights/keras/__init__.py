@@ -1,1 +1,1 @@
-"""Weights in the files of Keras 1 to 3."""
+"""Weights files of Keras 1, 2 and 3."""

@@ -1,7 +1,7 @@
-"""What a Keras model's own description (JSON, in `.keras` and in whole-model HDF5) tells that its tensors do not.
+"""Validates the JSON description of a model in `.keras` files and in whole-model HDF5 files.
 
-Two models with the same tensors can compute different things: by another pooling, another activation, or pixels scaled
-inside. Where a file describes its model, these are looked at. Nothing of the description is run.
+Two models with the same tensors can compute different things: they can differ in pooling or activations, or rescale
+pixels inside. If a file describes its model, these are compared. Nothing in the description is executed.
 """
 
 import json
@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from mobilenet_jax.errors import WeightsError
+
+_Layer = tuple[str, dict[str, Any]]  # the class name and the configuration
 
 # The layers of MobileNet v1 and of the heads, and layers that change nothing when a model is applied.
 _LAYERS = {
@@ -18,37 +20,47 @@ _LAYERS = {
     "Functional", "Model", "Sequential",
 }  # fmt: skip
 _LAST_OF_BACKBONE = "conv_pw_13_relu"
+_EPSILON = 1e-3
+_MAX_LISTED = 4  # layers that an error lists
+_ACTIVATION_LAYERS = ("Activation", "ReLU", "Softmax")
 
 
 def check_description(description: str, *, head: bool) -> str | None:
-    """Checks that a described model computes what this project's does.
+    """Checks that a described model computes the same as this project's.
 
     Args:
         description: JSON.
-        head: whether the classifier is wanted; without it, whatever comes after the backbone is passed over.
+        head: whether the classifier will be read. If not, everything after the backbone is ignored.
 
     Returns:
-        The height and width of its images as JSON, None if it takes any.
+        The height and width of the model's images as JSON, None if it takes any.
 
     Raises:
-        WeightsError: it is something else than a MobileNet with one of this project's heads.
+        WeightsError: the model is not a MobileNet with one of this project's heads.
     """
     try:
-        layers = list(_layers(json.loads(description)))
+        layers = list(_list_layers(json.loads(description)))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise WeightsError("the description of its model is damaged") from error
     names = [config.get("name") for _, config in layers]
     if not head and _LAST_OF_BACKBONE in names:
         layers = layers[: names.index(_LAST_OF_BACKBONE) + 1]
-    unknown = [f"{kind} {config.get('name')}" for kind, config in layers if kind not in _LAYERS]
+    unknown = [f"{class_name} {config.get('name')}" for class_name, config in layers if class_name not in _LAYERS]
     if unknown:
-        more = f" and {len(unknown) - 4} more" if len(unknown) > 4 else ""
-        raise WeightsError(f"its model has layers MobileNet v1 does not have: {', '.join(unknown[:4])}{more}")
+        more = f" and {len(unknown) - _MAX_LISTED} more" if len(unknown) > _MAX_LISTED else ""
+        raise WeightsError(
+            f"its model has layers that MobileNet v1 does not have: {', '.join(unknown[:_MAX_LISTED])}{more}"
+        )
     if any(config.get("data_format") == "channels_first" for _, config in layers):
         raise WeightsError("its model works on channels first; save it with data_format='channels_last'")
-    if any(kind == "BatchNormalization" and config.get("epsilon", 1e-3) != 1e-3 for kind, config in layers):
-        raise WeightsError("its batch normalizations have another epsilon than 0.001")
-    _check_activations(layers)
+    if any(
+        class_name == "BatchNormalization" and config.get("epsilon", _EPSILON) != _EPSILON
+        for class_name, config in layers
+    ):
+        raise WeightsError(f"the epsilon of its batch normalization is not {_EPSILON}")
+    first_dense = next((i for i, (class_name, _) in enumerate(layers) if class_name == "Dense"), len(layers))
+    _check_backbone_activations(layers[:first_dense])
+    _check_head_activations(layers[first_dense:])
     for _, config in layers:
         shape = config.get("batch_shape") or config.get("batch_input_shape")
         if isinstance(shape, list) and len(shape) == 4 and shape[1] and shape[2]:
@@ -56,38 +68,58 @@ def check_description(description: str, *, head: bool) -> str | None:
     return None
 
 
-def _check_activations(layers: list[tuple[str, dict[str, Any]]]) -> None:
-    """ReLU6 in the backbone; relu in a head, if there is batch normalization after it; and softmax or nothing last."""
-    dense: list[list[str]] = []  # what follows each dense layer and changes its values
-    for kind, config in layers:
-        function = str(config.get("activation", "linear")) if kind in ("Activation", "Dense") else kind.lower()
-        if kind == "Dense":
-            dense.append([function])
-        elif kind == "BatchNormalization" and dense:
-            dense[-1].append("batch normalization")
-        elif kind in ("Activation", "ReLU", "Softmax"):
-            wanted = None if dense else 6
-            if kind == "ReLU" and config.get("max_value", wanted) != wanted:
-                raise WeightsError(f"its ReLU {config.get('name')} ends at {config['max_value']}, not at {wanted}")
-            if dense:
-                dense[-1].append(function)
-            elif function not in ("relu", "relu6", "softmax", "linear"):
-                raise WeightsError(f"its layer {config.get('name')} has the activation {function}")
-    *hidden, last = [" and ".join(name for name in after if name != "linear") for after in dense] or [""]
-    known: tuple[set[str], ...] = (set(), {"relu"}, {"batch normalization and relu"})
-    if set(hidden) not in known or last not in ("", "softmax"):
-        told = ", ".join(after or "nothing" for after in (*hidden, last))
-        raise WeightsError(
-            f"its dense layers are followed by {told[:200]}; here by relu, or by batch normalization and relu, and the "
-            "last by softmax or nothing"
-        )
-
-
-def _layers(node: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The class and the configuration of each layer, in order; of a model in a model too."""
+def _list_layers(node: Any) -> Iterator[_Layer]:
+    """Yields the layers of a model in order, including those of nested models."""
     inner = node["config"] if isinstance(node["config"], list) else node["config"].get("layers")
     if inner is None:
         yield str(node["class_name"]), node["config"]
     else:
         for layer in inner:
-            yield from _layers(layer)
+            yield from _list_layers(layer)
+
+
+def _check_backbone_activations(layers: list[_Layer]) -> None:
+    """Checks the activations before the first dense layer. A head without one may end with softmax."""
+    for class_name, config in layers:
+        if class_name == "ReLU":
+            _check_relu_limit(config, 6)
+        elif class_name in _ACTIVATION_LAYERS:
+            activation = _get_activation(class_name, config)
+            if activation not in ("relu", "relu6", "softmax", "linear"):
+                raise WeightsError(f"its layer {config.get('name')} has the activation {activation}, not ReLU6")
+
+
+def _check_head_activations(layers: list[_Layer]) -> None:
+    """Checks the activations from the first dense layer on.
+
+    Between two dense layers there must be relu, or batch normalization and then relu; after the last, softmax or
+    nothing.
+    """
+    following: list[list[str]] = []  # for each dense layer, the operations after it that change its values
+    for class_name, config in layers:
+        if class_name == "ReLU":
+            _check_relu_limit(config, None)
+        if class_name == "Dense":
+            following.append([])
+        if class_name == "BatchNormalization":
+            following[-1].append("batch normalization")
+        elif class_name == "Dense" or class_name in _ACTIVATION_LAYERS:
+            following[-1].append(_get_activation(class_name, config))
+    *hidden, last = [" and ".join(name for name in names if name != "linear") for names in following] or [""]
+    is_known = set(hidden) in (set(), {"relu"}, {"batch normalization and relu"})
+    if not is_known or last not in ("", "softmax"):
+        described = ", ".join(names or "nothing" for names in (*hidden, last))
+        raise WeightsError(
+            f"its dense layers are followed by {described[:200]}; expected relu, or batch normalization and relu, and "
+            "softmax or nothing after the last"
+        )
+
+
+def _check_relu_limit(config: dict[str, Any], expected: int | None) -> None:
+    limit = config.get("max_value", expected)
+    if limit != expected:
+        raise WeightsError(f"its ReLU {config.get('name')} has the upper limit {limit}, not {expected}")
+
+
+def _get_activation(class_name: str, config: dict[str, Any]) -> str:
+    return str(config.get("activation", "linear")) if class_name in ("Activation", "Dense") else class_name.lower()

@@ -1,4 +1,4 @@
-"""HDF5 files, read by another process (`hdf5_worker.py`), which a damaged or hostile file may crash."""
+"""Reads HDF5 files through another process (`hdf5_worker.py`), which a damaged or hostile file may crash."""
 
 import contextlib
 import json
@@ -12,65 +12,72 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 
 from mobilenet_jax.errors import WeightsError
-from mobilenet_jax.weights.layout import Shape, size
+from mobilenet_jax.weights.layout import Shape, get_byte_count
 
 _WORKER = Path(__file__).with_name("hdf5_worker.py")
-_MAX_ANSWER = 32 << 20  # bytes of a line; the list of a MobileNet has some 20 kB, the JSON of its model 100 kB
+_MAX_LINE = 32 << 20  # bytes; the list of a MobileNet's datasets has about 20 kB, the JSON of its model 100 kB
+_MAX_ERROR = 400  # characters
 
 
-class File:
-    """An HDF5 file while it is open.
+class Hdf5File:
+    """An open HDF5 file.
 
     Attributes:
-        datasets: each dataset's `shape`, `dtype` and `layer` (what Keras 3 calls it; None if it does not) by its path.
-        attributes: the texts of some attributes by name: `backend`, `model_config`, and this project's own.
+        datasets: `shape`, `dtype` and `layer` (the layer's name that Keras 3 records, or None) of each dataset, by
+            path.
+        attributes: some attributes of the file that are text, by name: `backend`, `model_config`, and this project's
+            metadata.
     """
 
     def __init__(self, process: subprocess.Popen[bytes]):
         self._process = process
-        self._to, self._from = cast(BinaryIO, process.stdin), cast(BufferedReader, process.stdout)
-        listed = self._answer()
-        self.datasets: dict[str, dict[str, Any]] = listed["datasets"]
-        self.attributes: dict[str, str] = listed["attributes"]
+        self._input, self._output = cast(BinaryIO, process.stdin), cast(BufferedReader, process.stdout)
+        content = self._receive()
+        self.datasets: dict[str, dict[str, Any]] = content["datasets"]
+        self.attributes: dict[str, str] = content["attributes"]
 
     def read(self, path: str, shape: Shape) -> np.ndarray:
-        """A float32 dataset.
+        """Reads a float32 dataset.
+
+        Args:
+            path: its path in the file.
+            shape: its shape, which has been compared with that of the model.
 
         Raises:
             WeightsError: its bytes are not all in the file, or expand to more than its size.
         """
-        with contextlib.suppress(BrokenPipeError):  # its answer says why
-            self._to.write(json.dumps(path).encode() + b"\n")
-            self._to.flush()
-        self._answer()
-        content = bytearray(size(shape))
-        if self._from.readinto(content) != len(content):
-            raise WeightsError(f"damaged: reading tensor {path} failed")
+        with contextlib.suppress(BrokenPipeError):  # the worker has ended, and its last answer contains the reason
+            self._input.write(json.dumps(path).encode() + b"\n")
+            self._input.flush()
+        self._receive()
+        content = bytearray(get_byte_count(shape))
+        if self._output.readinto(content) != len(content):
+            raise WeightsError(f"damaged: tensor {path} cannot be read")
         return np.frombuffer(content, np.float32).reshape(shape)
 
-    def _answer(self) -> dict[str, Any]:
-        line = self._from.readline(_MAX_ANSWER)
+    def _receive(self) -> dict[str, Any]:
+        line = self._output.readline(_MAX_LINE)
         if not line.endswith(b"\n"):
-            if not line and self._process.wait() > 0:  # a signal's number would be negative
-                raise RuntimeError(f"{_WORKER} ended with status {self._process.returncode}; run it to see why")
-            raise WeightsError("damaged: HDF5 crashed, or took more memory or time than a good file of its size needs")
+            if not line and self._process.wait() > 0:  # the status after a crash or a limit is negative, a signal
+                raise RuntimeError(f"{_WORKER} ended with status {self._process.returncode}; run it to see the reason")
+            raise WeightsError("damaged: HDF5 crashed, or took more memory or time than an intact file needs")
         answer = json.loads(line)
         if "error" in answer:
-            raise WeightsError(answer["error"].partition("\n")[0][:400])
+            raise WeightsError(answer["error"].partition("\n")[0][:_MAX_ERROR])
         return answer
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[File]:
+def open_file(path: Path) -> Iterator[Hdf5File]:
     """Opens an HDF5 file.
 
     Raises:
-        WeightsError: it is damaged, holds links, or there is no end of it.
+        WeightsError: it is damaged, holds links, or exceeds a limit of the worker.
     """
     command = [sys.executable, "-P", str(_WORKER), str(path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         try:
-            yield File(process)
+            yield Hdf5File(process)
         finally:
             process.kill()
             with contextlib.suppress(BrokenPipeError):

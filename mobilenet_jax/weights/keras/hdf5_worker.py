@@ -1,13 +1,14 @@
-"""Reads an HDF5 file in a process of its own, since HDF5 crashes on some damaged files. Run by `hdf5.py`, as a script.
+"""Reads an HDF5 file in a separate process, because HDF5 crashes on some damaged files. `hdf5.py` runs it as a script.
 
     python -P hdf5_worker.py FILE
 
-First it lists the file on a line of JSON; then, for each path that comes in as a line of JSON, it answers with a line
-of JSON and the dataset's bytes. It imports nothing of the package, so that it starts in a fifth of a second.
+It first writes the list of the file's datasets as one line of JSON. Then it reads dataset paths from stdin, one JSON
+string per line, and answers each with a line of JSON and the dataset's bytes. It imports nothing of the package, so
+that it starts in a fifth of a second.
 
-HDF5 is not trusted with more than it must do. By itself it reads files its user never named, through links, virtual
-datasets and external storage; allocates whatever size it is told; and unpacks a chunk to whatever it expands to. So no
-link is followed, a dataset is looked at before a byte of it is read, and the process has little memory and time.
+HDF5 is trusted with as little as possible. By itself it reads other files through links, virtual datasets and external
+storage, allocates any size that a file claims, and unpacks a chunk to any size. Therefore no link is followed, a
+dataset is validated before any of its bytes is read, and the process has little memory and time.
 """
 
 import json
@@ -23,81 +24,89 @@ from typing import Any
 import h5py
 import numpy as np
 
-MAX_OBJECTS = 10_000  # links in a file; a MobileNet with its optimizer's tensors has some 1,500
-MAX_DEPTH = 12  # groups in groups; a model in a model in a model has 8
-MAX_FILE = 1 << 30  # bytes; more gives no more memory and time
+MAX_OBJECTS = 10_000  # links in a file; a MobileNet with its optimizer's tensors has about 1,500
+MAX_DEPTH = 12  # nested groups; a model in a model in a model has 8
+MAX_FILE = 1 << 30  # bytes; larger files get no more memory and time
 MAX_TEXT = 8 << 20  # bytes of an attribute; the JSON that describes a model has 90 kB
 NOT_WEIGHTS = re.compile("(optimizer|optimizer_weights)$|(.*/)?seed_generator")
+FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
 
 
 class RefusedError(Exception):
-    """The file is whole, but not what this project reads."""
+    """The file is intact, but not supported or not safe to read."""
 
 
-def limit(file_size: int) -> None:
-    """Ends the process when it takes more memory or time than a good file of this size needs."""
+def limit_resources(file_size: int) -> None:
+    """Ends this process when it takes more memory or time than an intact file of this size needs."""
     file_size = min(file_size, MAX_FILE)
     if os.path.exists("/proc/self/statm"):
         with open("/proc/self/statm") as statm:
-            now = int(statm.read().split()[0]) * resource.getpagesize()
-        most = now + (120 << 20) + 5 * file_size  # HDF5 holds a chunk packed and, in a buffer that doubles, unpacked
+            current = int(statm.read().split()[0]) * resource.getpagesize()
+        # HDF5 holds a chunk packed and, in a buffer that doubles as it grows, unpacked.
+        limit = current + (120 << 20) + 5 * file_size
         hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-        resource.setrlimit(resource.RLIMIT_AS, (most if hard < 0 else min(most, hard), hard))
+        resource.setrlimit(resource.RLIMIT_AS, (limit if hard < 0 else min(limit, hard), hard))
     signal.setitimer(signal.ITIMER_PROF, 1 + file_size / 20e6)  # seconds of processor time; unpacking takes a third
-    signal.setitimer(signal.ITIMER_REAL, 20 + file_size / 2e6)  # and of the clock, on a busy machine
+    signal.setitimer(signal.ITIMER_REAL, 20 + file_size / 2e6)  # seconds of real time, on a busy machine
 
 
 def find_datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
-    """Every dataset by its path in the file, those of an optimizer or a random generator left out."""
-    found: dict[str, h5py.Dataset] = {}
-    seen = 0
+    """Returns every dataset by its path in the file, except those of an optimizer or a random generator."""
+    datasets: dict[str, h5py.Dataset] = {}
+    count = 0
 
     def walk(group: h5py.Group, path: str, depth: int) -> None:
-        nonlocal seen
+        nonlocal count
         for name in group:
-            seen += 1
-            if seen > MAX_OBJECTS or depth > MAX_DEPTH:
+            count += 1
+            if count > MAX_OBJECTS or depth > MAX_DEPTH:
                 raise RefusedError(
-                    f"it holds more than {MAX_OBJECTS} objects, or groups {MAX_DEPTH} deep: no MobileNet"
+                    f"not a MobileNet: it holds more than {MAX_OBJECTS} objects, or groups nested more than "
+                    f"{MAX_DEPTH} deep"
                 )
-            if not isinstance(name, str) or name in ("", ".") or "/" in name:  # which HDF5 would take for a path
-                raise RefusedError(f"{path}: a name in it is {name!r}")
-            link = group.get(name, getlink=True)
-            if not isinstance(link, h5py.HardLink):
-                kind = "a soft" if isinstance(link, h5py.SoftLink) else "an external"
-                raise RefusedError(f"{path}{name} is {kind} link; links are not followed")
+            check_link(group, path, name)
             node = None if NOT_WEIGHTS.match(path + name) else group[name]
             if isinstance(node, h5py.Group):
                 walk(node, f"{path}{name}/", depth + 1)
             elif isinstance(node, h5py.Dataset):
-                found[path + name] = node
+                datasets[path + name] = node
 
     walk(file, "", 1)
-    return found
+    return datasets
 
 
-def text_attributes(node: h5py.Group, *names: str) -> dict[str, str]:
-    """Those of these attributes that are there, and are text."""
-    found = {}
+def check_link(group: h5py.Group, path: str, name: str) -> None:
+    """Refuses links that lead elsewhere, and names that HDF5 would interpret as a path."""
+    if not isinstance(name, str) or name in ("", ".") or "/" in name:
+        raise RefusedError(f"{path or '/'} contains the name {name!r}, which is not valid")
+    link = group.get(name, getlink=True)
+    if not isinstance(link, h5py.HardLink):
+        article = "a soft" if isinstance(link, h5py.SoftLink) else "an external"
+        raise RefusedError(f"{path}{name} is {article} link; links are not followed")
+
+
+def get_text_attributes(node: h5py.Group, *names: str) -> dict[str, str]:
+    """Returns the attributes of these names that exist and are text."""
+    texts = {}
     for name in names:
         if name in node.attrs and node.attrs.get_id(name).get_storage_size() <= MAX_TEXT:
             value = node.attrs[name]
             text = value.decode() if isinstance(value, bytes) else value
             if isinstance(text, str):
-                found[name] = text
-    return found
+                texts[name] = text
+    return texts
 
 
 def describe(dataset: h5py.Dataset) -> dict[str, Any]:
-    """Its shape and type, and the name of its layer, which Keras 3 leaves at the group around it."""
-    layer = text_attributes(dataset.parent, "name").get("name")
+    """Returns the shape, the type, and the name of the layer, which Keras 3 stores in the group around the dataset."""
+    layer = get_text_attributes(dataset.parent, "name").get("name")
     return {"shape": dataset.shape or (), "dtype": str(dataset.dtype), "layer": layer}
 
 
-def read(dataset: h5py.Dataset) -> np.ndarray:
-    """Reads a float32 dataset of a shape that is known to be right."""
+def read_dataset(dataset: h5py.Dataset) -> np.ndarray:
+    """Reads a float32 dataset. Its shape has been compared with that of the model."""
     if dataset.is_virtual or dataset.external:
-        raise RefusedError("is kept outside the file")
+        raise RefusedError("is stored outside the file")
     if dataset.chunks is not None:
         check_chunks(dataset)
     elif dataset.id.get_storage_size() != dataset.nbytes:
@@ -106,46 +115,42 @@ def read(dataset: h5py.Dataset) -> np.ndarray:
 
 
 def check_chunks(dataset: h5py.Dataset) -> None:
-    """Unpacks each chunk up to its size and no further; HDF5, which does it again, has no such limit."""
+    """Unpacks each chunk up to its expected size and no further. HDF5, which unpacks it again, has no such limit."""
     creation = dataset.id.get_create_plist()
     filters = [creation.get_filter(i)[0] for i in range(creation.get_nfilters())]
-    if len(set(filters)) < len(filters) or not set(filters) <= {
-        h5py.h5z.FILTER_DEFLATE,
-        h5py.h5z.FILTER_SHUFFLE,
-        h5py.h5z.FILTER_FLETCHER32,
-    }:
+    if len(set(filters)) < len(filters) or not set(filters) <= FILTERS:
         raise RefusedError("is packed with another filter than gzip")
     size = 4 * math.prod(dataset.chunks)
     grid = math.prod(-(-n // c) for n, c in zip(dataset.shape, dataset.chunks, strict=True))
     if size > max(2 * dataset.nbytes, 1 << 20) or grid > 16 + dataset.nbytes // (16 << 10):
-        raise RefusedError(f"of {dataset.shape} is cut into chunks of {dataset.chunks}")
+        raise RefusedError(f"of shape {dataset.shape} is cut into chunks of {dataset.chunks}")
     if dataset.id.get_num_chunks() != grid:
-        raise RefusedError("was not written to its end")
+        raise RefusedError("was not written completely")
     stored: list[Any] = []
     dataset.id.chunk_iter(stored.append)
     for chunk in stored:
-        most = size + size // 8 + 1024  # what gzip cannot pack grows a little
-        if chunk.size > most:
+        limit = size + size // 8 + 1024  # data that gzip cannot compress grows a little
+        if chunk.size > limit:
             raise RefusedError(f"has a chunk of {chunk.size:,} bytes for {size:,}")
         if chunk.filter_mask:
             raise RefusedError("has a chunk that skips a filter")
         if h5py.h5z.FILTER_DEFLATE in filters:
             _, packed = dataset.id.read_direct_chunk(chunk.chunk_offset)
-            if unpacked_size(packed, most) > most:
+            if count_unpacked_bytes(packed, limit) > limit:
                 raise RefusedError(f"expands to more than its {dataset.nbytes:,} bytes")
 
 
-def unpacked_size(packed: bytes, most: int) -> int:
-    """The bytes something packed by gzip expands to, counted up to `most` and little further; none of them is kept."""
-    unpacker, size = zlib.decompressobj(), 0
-    while packed and size <= most:
-        size += len(unpacker.decompress(packed, 1 << 20))
+def count_unpacked_bytes(packed: bytes, limit: int) -> int:
+    """Counts the bytes that gzip data expand to, up to little more than `limit`. None of them is kept."""
+    unpacker, count = zlib.decompressobj(), 0
+    while packed and count <= limit:
+        count += len(unpacker.decompress(packed, 1 << 20))
         packed = unpacker.unconsumed_tail
-    return size
+    return count
 
 
-def answer(content: dict[str, Any], array: np.ndarray | None = None) -> None:
-    """A line of JSON, and after it an array's bytes."""
+def send(content: dict[str, Any], array: np.ndarray | None = None) -> None:
+    """Writes one line of JSON, and after it an array's bytes."""
     sys.stdout.buffer.write(json.dumps(content).encode() + b"\n")
     if array is not None:
         sys.stdout.buffer.write(array.data)
@@ -153,27 +158,27 @@ def answer(content: dict[str, Any], array: np.ndarray | None = None) -> None:
 
 
 def serve(path: str) -> None:
-    """Lists the file, and answers what it is asked."""
+    """Lists the datasets of a file, and then reads those that stdin requests."""
     with h5py.File(path, "r") as file:
         datasets = find_datasets(file)
-        attributes = text_attributes(file, "mobilenet_jax", "model_config", "backend")
+        attributes = get_text_attributes(file, "mobilenet_jax", "model_config", "backend")
         if isinstance(file.get("model_weights"), h5py.Group):
-            attributes |= text_attributes(file["model_weights"], "backend")
-        answer({"datasets": {p: describe(d) for p, d in datasets.items()}, "attributes": attributes})
+            attributes |= get_text_attributes(file["model_weights"], "backend")
+        send({"datasets": {name: describe(dataset) for name, dataset in datasets.items()}, "attributes": attributes})
         for line in sys.stdin:
-            asked = json.loads(line)
+            name = json.loads(line)
             try:
-                array = read(datasets[asked])
+                array = read_dataset(datasets[name])
             except RefusedError as error:
-                raise RefusedError(f"tensor {asked} {error}") from error
-            answer({}, array)
+                raise RefusedError(f"tensor {name} {error}") from error
+            send({}, array)
 
 
 if __name__ == "__main__":
     try:
-        limit(os.path.getsize(sys.argv[1]))
+        limit_resources(os.path.getsize(sys.argv[1]))
         serve(sys.argv[1])
     except RefusedError as error:
-        answer({"error": str(error)})
-    except Exception as error:  # HDF5 fails on damaged files with almost any error
-        answer({"error": f"damaged, or no file of weights ({str(error) or type(error).__name__})"})
+        send({"error": str(error)})
+    except Exception as error:  # HDF5 raises almost any type for damaged files
+        send({"error": f"damaged, or not weights ({str(error) or type(error).__name__})"})

@@ -1,8 +1,8 @@
-"""What Keras calls the tensors of a MobileNet, and what each is called here.
+"""Maps Keras's names for the tensors of a MobileNet to the names of `layout.py`, and back.
 
 Keras 1 and 2 name a dataset by layer and tensor (`conv1/conv1/kernel:0`). Keras 3 numbers both (`layers/conv2d/vars/0`,
-`layers/conv2d_1/vars/0`): the layers of a class in the order of the model, and the tensors of a layer in the order they
-are made in. The layers of a head, which have whatever names, are told by their order.
+`layers/conv2d_1/vars/0`): the layers of a class in the order of the model, and the tensors of a layer in the order of
+their creation. The layers of a head can have any name and are identified by their order.
 Sources: Keras's `legacy/saving/legacy_h5_format.py` and `saving/saving_lib.py`.
 """
 
@@ -15,18 +15,18 @@ from mobilenet_jax.weights.layout import HEAD_LAYERS
 
 _Layer = TypeVar("_Layer")
 _HEAD_NORMS = ("dense_1_bn", "dense_2_bn")
-# The layers that have tensors, by Keras 3's name of their class. Dense layers are a head's.
+# The layers that have tensors, by Keras 3's name of their class. Dense layers are left out: they belong to a head.
 _LAYERS = {
     "conv2d": ("conv1", *(f"conv_pw_{i}" for i in range(1, 14)), "conv_preds"),
     "depthwise_conv2d": tuple(f"conv_dw_{i}" for i in range(1, 14)),
     "batch_normalization": (
         "conv1_bn",
-        *(f"conv_{kind}_{i}_bn" for i in range(1, 14) for kind in ("dw", "pw")),
+        *(f"conv_{conv}_{i}_bn" for i in range(1, 14) for conv in ("dw", "pw")),
         *_HEAD_NORMS,
     ),
 }
-_KNOWN = {layer for layers in _LAYERS.values() for layer in layers}
-_TENSORS = {
+_KNOWN_LAYERS = {layer for layers in _LAYERS.values() for layer in layers}
+_TENSORS = {  # by Keras's name
     "kernel": "kernel",
     "depthwise_kernel": "kernel",
     "bias": "bias",
@@ -35,98 +35,111 @@ _TENSORS = {
     "moving_mean": "mean",
     "moving_variance": "var",
 }
+_STATISTICS = ("mean", "var")
+# In the order in which Keras creates them.
+_KERNEL_TENSORS, _NORM_TENSORS = ("kernel", "bias"), ("scale", "bias", "mean", "var")
+_KERAS_3_PATH = re.compile(rf"((?:.*/)?)({'|'.join(_LAYERS)}|dense)(?:_(\d{{1,4}}))?/vars/(\d)")
 
 
-def from_keras_2(paths: Iterable[str]) -> dict[str, str]:
-    """The names here of Keras 1's and 2's datasets, by their paths; those that have none here are left out.
+def map_from_keras_2(paths: Iterable[str]) -> dict[str, str]:
+    """Maps the datasets of Keras 1 and 2 to tensor names; datasets that have none are left out.
 
-    The layers of a head are told by the order of their numbers, since Keras numbers them on through a session.
+    Keras numbers the layers of a user through a whole session, so those of a head are identified by the order of their
+    numbers.
+
+    Args:
+        paths: the paths of the datasets in the file.
     """
-    found = {}
+    tensors = {}
     for path in paths:
         *groups, tensor = path.removesuffix(":0").split("/")
         if groups and tensor in _TENSORS:
-            found[path] = (next((group for group in groups if group in _KNOWN), groups[-1]), _TENSORS[tensor])
-    norms = {layer for layer, tensor in found.values() if tensor in ("scale", "mean", "var")} - _KNOWN
-    dense = {layer for layer, _ in found.values()} - _KNOWN - norms
+            layer = next((group for group in groups if group in _KNOWN_LAYERS), groups[-1])
+            tensors[path] = (layer, _TENSORS[tensor])
+    norms = {layer for layer, tensor in tensors.values() if tensor in ("scale", *_STATISTICS)} - _KNOWN_LAYERS
+    dense = {layer for layer, _ in tensors.values()} - _KNOWN_LAYERS - norms
     if len({re.sub(r"_?\d+", "", layer) for layer in norms}) > 1:
-        norms = set()  # swapped, these would fit as well
-    head = _head(sorted(dense, key=_in_numbers_order), sorted(norms, key=_in_numbers_order))
-    return {path: _name(head.get(layer, layer), tensor) for path, (layer, tensor) in found.items()}
+        norms = set()  # they are of one shape: swapped, they would fit as well
+    head = _name_head_layers(sorted(dense, key=_split_numbers), sorted(norms, key=_split_numbers))
+    return {path: _make_name(head.get(layer, layer), tensor) for path, (layer, tensor) in tensors.items()}
 
 
-def from_keras_3(layer_names: Mapping[str, str | None]) -> dict[str, str]:
-    """The same for Keras 3's datasets.
+def map_from_keras_3(layer_names: Mapping[str, str | None]) -> dict[str, str]:
+    """Maps the datasets of Keras 3 to tensor names; datasets that have none are left out.
 
     Args:
-        layer_names: what the layer of each dataset was called in its model, by the dataset's path; None if not told.
+        layer_names: by the path of each dataset, the name of its layer in the model, or None if it is not recorded.
 
     Raises:
-        WeightsError: a layer of MobileNet stands where another one belongs.
+        WeightsError: a layer of MobileNet is in the place of another one.
     """
-    pattern = re.compile(rf"((?:.*/)?)({'|'.join(_LAYERS)}|dense)(?:_(\d{{1,4}}))?/vars/(\d)")
-    matches = {path: match for path in layer_names if (match := pattern.fullmatch(path))}
-    found = {path: (_Numbered(m[1], m[2], int(m[3] or 0)), int(m[4])) for path, m in matches.items()}
-    layers = _layers_of_keras_3({layer for layer, _ in found.values()})
+    matches = {path: match for path in layer_names if (match := _KERAS_3_PATH.fullmatch(path))}
+    tensors = {path: (_NumberedLayer(m[1], m[2], int(m[3] or 0)), int(m[4])) for path, m in matches.items()}
+    layers = _name_keras_3_layers({layer for layer, _ in tensors.values()})
     names = {}
-    for path, (numbered, tensor) in found.items():
+    for path, (numbered, index) in tensors.items():
         layer = layers.get(numbered)
-        tensors = ("scale", "bias", "mean", "var") if numbered.kind == "batch_normalization" else ("kernel", "bias")
-        if layer is None or tensor >= len(tensors):
+        members = _NORM_TENSORS if numbered.class_name == "batch_normalization" else _KERNEL_TENSORS
+        if layer is None or index >= len(members):
             continue
-        if layer_names[path] in _KNOWN - {layer}:
-            raise WeightsError(f"swapped layers: {path} stands for {layer} but is of layer {layer_names[path]}")
-        names[path] = _name(layer, tensors[tensor])
+        if layer_names[path] in _KNOWN_LAYERS - {layer}:
+            raise WeightsError(f"swapped layers: {path} should be {layer}, but its layer is {layer_names[path]}")
+        names[path] = _make_name(layer, members[index])
     return names
 
 
-class _Numbered(NamedTuple):
-    """A layer of Keras 3: the model it is in, its class, and its number among those of this class there."""
+class _NumberedLayer(NamedTuple):
+    """A layer of Keras 3: the path of its model, its class, and its number among the layers of that class there."""
 
     model: str
-    kind: str
+    class_name: str
     number: int
 
 
-def _layers_of_keras_3(found: set[_Numbered]) -> dict[_Numbered, str]:
-    """The names here of Keras 3's layers. A head's can stand beside the backbone's, or around it with own numbers."""
-    backbones = {layer.model for layer in found if layer.kind == "depthwise_conv2d"}
+def _name_keras_3_layers(layers: set[_NumberedLayer]) -> dict[_NumberedLayer, str]:
+    """Names Keras 3's layers. Those of a head are in the model of the backbone, or in one around it."""
+    backbones = {layer.model for layer in layers if layer.class_name == "depthwise_conv2d"}
     names, head = {}, []
-    for layer in sorted(found):
-        members = _LAYERS.get(layer.kind, ())
-        in_backbone = layer.kind != "batch_normalization" or layer.model in backbones
+    for layer in sorted(layers):
+        members = _LAYERS.get(layer.class_name, ())
+        # A model around the backbone numbers its batch normalizations from 0 again.
+        in_backbone = layer.class_name != "batch_normalization" or layer.model in backbones
         if in_backbone and layer.number < len(members) and members[layer.number] not in _HEAD_NORMS:
             names[layer] = members[layer.number]
-        elif layer.kind in ("dense", "batch_normalization"):
+        elif layer.class_name in ("dense", "batch_normalization"):
             head.append(layer)
-    if len({layer.model for layer in head}) == 1:  # in two, their numbers are no order
-        dense = [layer for layer in head if layer.kind == "dense"]
-        names |= _head(dense, [layer for layer in head if layer.kind != "dense"])
+    if len({layer.model for layer in head}) == 1:  # numbers in two models have no common order
+        dense = [layer for layer in head if layer.class_name == "dense"]
+        names |= _name_head_layers(dense, [layer for layer in head if layer.class_name != "dense"])
     return names
 
 
-def to_keras_3(names: Iterable[str]) -> dict[str, str]:
-    """What a `.weights.h5` of Keras 3 calls each tensor, such as `layers/depthwise_conv2d_4/vars/0`."""
+def map_to_keras_3(names: Iterable[str]) -> dict[str, str]:
+    """Maps tensor names to the datasets of a `.weights.h5` of Keras 3, such as `layers/depthwise_conv2d_4/vars/0`."""
     names = list(names)
     layers = {name.split(".")[1] for name in names}
     dense = tuple(layer for layer in HEAD_LAYERS["article"] if layer in layers)
     groups = {
-        layer: f"layers/{kind}_{i}" if i else f"layers/{kind}"
-        for kind, members in {**_LAYERS, "dense": dense}.items()
+        layer: f"layers/{class_name}_{i}" if i else f"layers/{class_name}"
+        for class_name, members in {**_LAYERS, "dense": dense}.items()
         for i, layer in enumerate(members)
     }
-    number = {"kernel": 0, "scale": 0, "bias": 1, "mean": 2, "var": 3}
-    return {name: f"{groups[name.split('.')[1]]}/vars/{number[name.split('.')[2]]}" for name in names}
+    paths = {}
+    for name in names:
+        _, layer, tensor = name.split(".")
+        members = _NORM_TENSORS if layer.endswith("_bn") else _KERNEL_TENSORS
+        paths[name] = f"{groups[layer]}/vars/{members.index(tensor)}"
+    return paths
 
 
-def _in_numbers_order(name: str) -> list[str | int]:
-    """Sorts `dense_9` before `dense_10`."""
+def _split_numbers(name: str) -> list[str | int]:
+    """Splits a name at its numbers: sorted by the result, `dense_9` comes before `dense_10`."""
     parts = re.split("([0-9]{1,9})", name)
     return [int(part) if i % 2 else part for i, part in enumerate(parts)]
 
 
-def _head(dense: list[_Layer], norms: list[_Layer]) -> dict[_Layer, str]:
-    """The names here of a head's dense layers and batch normalizations, each given in their order."""
+def _name_head_layers(dense: list[_Layer], norms: list[_Layer]) -> dict[_Layer, str]:
+    """Names the dense layers and the batch normalizations of a head, each given in their order."""
     known = {3: HEAD_LAYERS["article"], 1: HEAD_LAYERS["small"]}.get(len(dense), ())
     names = dict(zip(dense, known, strict=False))
     if (len(dense), len(norms)) == (3, 2):
@@ -134,5 +147,5 @@ def _head(dense: list[_Layer], norms: list[_Layer]) -> dict[_Layer, str]:
     return names
 
 
-def _name(layer: str, tensor: str) -> str:
-    return f"{'batch_stats' if tensor in ('mean', 'var') else 'params'}.{layer}.{tensor}"
+def _make_name(layer: str, tensor: str) -> str:
+    return f"{'batch_stats' if tensor in _STATISTICS else 'params'}.{layer}.{tensor}"

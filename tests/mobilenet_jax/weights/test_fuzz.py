@@ -1,4 +1,4 @@
-"""Mutated files of weights: reading one gives weights or a clean error, soon."""
+"""Mutated weights files: reading one quickly returns weights or raises a clean error."""
 
 import zipfile
 from datetime import timedelta
@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from mobilenet_jax.errors import WeightsError
 from mobilenet_jax.weights.load import read_weights
-from tests.helpers.hostile_files import BACKBONE, write_archive, write_keras_2, write_keras_3, write_safetensors
+from tests.helpers.weights_files import BACKBONE, write_archive, write_keras_2, write_keras_3, write_safetensors
 
 
-def _structure(path):
-    """The positions of a file's bytes that are not the tensors' values, those that are zero left out."""
+def _find_structure(path):
+    """Returns the positions of a file's bytes that are neither values of tensors nor zero."""
     content = np.frombuffer(path.read_bytes(), np.uint8)
     if path.suffix == ".safetensors":
         return np.arange(8 + int.from_bytes(content[:8].tobytes(), "little"))
@@ -28,7 +28,7 @@ def _structure(path):
     else:
         start, inner = 0, path
 
-    def note(_, node):
+    def mark(_, node):
         if isinstance(node, h5py.Dataset):
             stored = [(node.id.get_offset(), node.id.get_storage_size())]
             if node.chunks:
@@ -39,7 +39,7 @@ def _structure(path):
                 values[start + offset : start + offset + length] = True
 
     with h5py.File(inner) as file:
-        file.visititems(note)
+        file.visititems(mark)
     return np.flatnonzero(~values & (content != 0))
 
 
@@ -57,7 +57,7 @@ def to_mutate(tmp_path_factory):
     write_archive(folder / "keras3.keras", write_keras_3(folder / "keras3.weights.h5"))
     write_safetensors(folder / "own.safetensors", {"image_size": "[64, 64]", "alpha": "0.25"})
     return {
-        path.name: (path.read_bytes(), _structure(path))
+        path.name: (path.read_bytes(), _find_structure(path))
         for path in folder.glob("*.*")
         if path.name != "model.weights.h5"
     }
@@ -66,7 +66,7 @@ def to_mutate(tmp_path_factory):
 NUMBERS = st.sampled_from([0, 1, 2**7, 2**8 - 1, 2**15, 2**16 - 1, 2**31, 2**32 - 1, 2**63, 2**64 - 1])
 CHANGES = st.lists(
     st.tuples(
-        st.integers(0, 2**20),  # where
+        st.integers(0, 2**20),  # number of the place
         st.one_of(st.binary(min_size=1, max_size=8), st.builds(lambda n: n.to_bytes(8, "little"), NUMBERS), st.none()),
     ),
     min_size=1,
@@ -75,29 +75,32 @@ CHANGES = st.lists(
 
 
 def _fuzz(files, path, name, changes, cut):
-    """Changes a file at places that matter, or copies eight bytes from one of them to another, and reads it."""
+    """Changes the structure of a file and reads it.
+
+    Each change writes bytes to a place, or copies eight bytes to it from another one.
+    """
     content, places = files[name]
     mutated = bytearray(content)
-    for where, new in changes:
-        at = places[where % len(places)]
+    for number, new in changes:
+        place = places[number % len(places)]
         if new is None:
-            source = places[where * 7919 % len(places)]
+            source = places[number * 7919 % len(places)]
             new = content[source : source + 8]
-        mutated[at : at + len(new)] = new
+        mutated[place : place + len(new)] = new
     path.write_bytes(mutated[: None if cut is None else len(mutated) * cut // 1000])
     try:
         weights = read_weights(path)
     except WeightsError as error:
-        said = str(error)
+        message = str(error)
     else:
-        said = ""
-        assert {n: t.shape for n, t in weights.tensors.items()} == weights.architecture.shapes()
+        message = ""
+        assert {n: t.shape for n, t in weights.tensors.items()} == weights.architecture.compute_shapes()
         assert all(np.isfinite(t).all() and t.dtype == np.float32 for t in weights.tensors.values())
-    assert len(said) < 1000
-    assert said == "" or said.isprintable()
+    assert len(message) < 1000
+    assert message == "" or message.isprintable()
 
 
-def test_the_files_to_mutate_are_good(to_mutate, tmp_path):
+def test_the_files_are_intact_before_they_are_mutated(to_mutate, tmp_path):
     for name, (content, _) in to_mutate.items():
         (tmp_path / name).write_bytes(content)
         assert read_weights(tmp_path / name).architecture == BACKBONE
@@ -111,7 +114,7 @@ LIMITS = {"deadline": timedelta(seconds=2), "suppress_health_check": list(Health
 @pytest.mark.parametrize("name", FILES)
 @given(changes=CHANGES, cut=CUT)
 @settings(max_examples=25, derandomize=True, **LIMITS)
-def test_a_mutated_file_gives_weights_or_a_clean_error(to_mutate, tmp_path_factory, name, changes, cut):
+def test_mutated_files_give_weights_or_clean_errors(to_mutate, tmp_path_factory, name, changes, cut):
     _fuzz(to_mutate, tmp_path_factory.getbasetemp() / name, name, changes, cut)
 
 

@@ -1,0 +1,93 @@
+"""Metadata of weights: the facts about a network that its tensors do not show."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mobilenet_jax.errors import WeightsError
+from mobilenet_jax.model.mobilenet import MAX_IMAGE_SIZE, MIN_IMAGE_SIZE
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """The facts about a network that its tensors do not show.
+
+    Attributes:
+        image_size: height and width in pixels of the images it was trained on; None if unknown.
+        input_scaling: the `(low, high)` range that pixel values 0 and 255 are mapped to: (-1, 1) for ImageNet weights,
+            (0, 1) in the article.
+        classes: the class names in the order of the logits; None if unknown.
+        source: the name of the file that the weights were read from.
+        source_sha256: the SHA-256 of that file, see `compute_sha256`.
+
+    Raises:
+        WeightsError: a value is out of range.
+    """
+
+    image_size: tuple[int, int] | None = None
+    input_scaling: tuple[float, float] = (-1.0, 1.0)
+    classes: tuple[str, ...] | None = None
+    source: str = ""
+    source_sha256: str = ""
+
+    def __post_init__(self) -> None:
+        size, scaling, classes = self.image_size, self.input_scaling, self.classes
+        are_pixels = size is None or (len(size) == 2 and all(type(n) is int for n in size))
+        if not are_pixels or (size and not MIN_IMAGE_SIZE <= min(size) <= max(size) <= MAX_IMAGE_SIZE):
+            raise WeightsError(
+                f"image_size {size} is not a height and a width from {MIN_IMAGE_SIZE} to {MAX_IMAGE_SIZE} pixels"
+            )
+        if len(scaling) != 2 or not -math.inf < scaling[0] < scaling[1] < math.inf:
+            raise WeightsError(f"input_scaling {scaling} is not a low number and a higher one")
+        if classes is not None and not all(isinstance(name, str) and name.isprintable() for name in classes):
+            raise WeightsError("classes contains a name that is not printable text")
+
+    def check_class_count(self, num_classes: int) -> None:
+        """Compares the number of class names with the size of the last layer.
+
+        Raises:
+            WeightsError: they differ.
+        """
+        if self.classes is not None and len(self.classes) != num_classes:
+            raise WeightsError(f"classes has {len(self.classes)} names, but the last layer has {num_classes} outputs")
+
+    def to_texts(self) -> dict[str, str]:
+        """Returns the known values by name, lists as JSON. Every file format can store texts."""
+        known = {name: value for name, value in self.__dict__.items() if value not in (None, "")}
+        return {
+            name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            for name, value in known.items()
+        }
+
+    @classmethod
+    def from_texts(cls, texts: Mapping[str, str]) -> "Metadata":
+        """Parses the result of `to_texts`. Other names are ignored.
+
+        Raises:
+            WeightsError: a value has the wrong type or is out of range.
+        """
+        values: dict[str, Any] = {}
+        try:
+            for name in ("image_size", "input_scaling", "classes"):
+                if name in texts:
+                    value = json.loads(texts[name])
+                    if not isinstance(value, list):
+                        raise ValueError
+                    values[name] = tuple(map(float, value) if name == "input_scaling" else value)
+            values |= {name: texts[name] for name in ("source", "source_sha256") if name in texts}
+            return cls(**values)
+        except (ValueError, TypeError, ArithmeticError, RecursionError) as error:
+            raise WeightsError(f"the metadata {name} cannot be {str(texts[name])[:80]!r}") from error
+
+
+def check_texts(value: object) -> dict[str, str]:
+    """Returns parsed JSON, after validating that it is an object of texts.
+
+    Raises:
+        WeightsError: it is anything else.
+    """
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise WeightsError("its metadata are not a JSON object of texts")
+    return value

@@ -1,0 +1,1 @@
+"""Weights files that are damaged or malicious, one module per format."""

@@ -1,0 +1,99 @@
+"""Weights that are written: their tensors, metadata and round trips."""
+
+import hashlib
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import safetensors
+
+from mobilenet_jax.errors import WeightsError
+from mobilenet_jax.model.mobilenet import MobileNet
+from mobilenet_jax.weights.load import load_pretrained, read_weights
+from mobilenet_jax.weights.metadata import Metadata
+from mobilenet_jax.weights.save import save_pretrained, write_weights
+from tests.helpers.keras_models import make_random_mobilenet, randomize
+from tests.helpers.weights_files import are_equal, write_keras_2
+
+NAMES = ("w.safetensors", "w.weights.h5", "folder")
+
+
+@pytest.mark.parametrize("head", [None, "imagenet", "small", "article", "article_bn"])
+def test_round_trips_through_every_format_keep_every_bit(tmp_path, head):
+    reference = make_random_mobilenet(0.25, head)
+    reference.save_weights(tmp_path / "k.weights.h5")
+    start = read_weights(tmp_path / "k.weights.h5")
+    metadata = Metadata((64, 64), (0.0, 1.0), tuple(map(str, range(start.architecture.num_classes))) or None)
+    weights, previous = start, None
+    for name in (*NAMES, "w2.safetensors", "w2.weights.h5"):
+        write_weights(tmp_path / name, weights)
+        weights = read_weights(tmp_path / name)
+        assert are_equal(weights.tensors, start.tensors)
+        assert weights.architecture == start.architecture
+        if previous is None:
+            save_pretrained(tmp_path / name, start.architecture.build_model(), start.variables, metadata, force=True)
+            weights = read_weights(tmp_path / name)
+        previous = weights.metadata
+        assert (previous.image_size, previous.input_scaling, previous.classes) == (
+            metadata.image_size,
+            metadata.input_scaling,
+            metadata.classes,
+        )
+        assert len(previous.source_sha256) == 64
+        assert previous.source == name
+    randomize(other := make_random_mobilenet(0.25, head), seed=1)
+    other.load_weights(tmp_path / "w2.weights.h5")
+    for before, after in zip(reference.get_weights(), other.get_weights(), strict=True):
+        assert before.tobytes() == after.tobytes()
+
+
+def test_metadata_are_written_as_text(tmp_path, weights):
+    write_weights(path := tmp_path / "w.safetensors", read_weights(weights[0.25]))
+    with safetensors.safe_open(path, framework="numpy") as file:
+        assert file.metadata() == {
+            "alpha": "0.25",
+            "image_size": "[224, 224]",
+            "input_scaling": "[-1.0, 1.0]",
+            "source": "mobilenet_2_5_224_tf_no_top.h5",
+            "source_sha256": hashlib.sha256(weights[0.25].read_bytes()).hexdigest(),
+        }
+
+
+def test_sown_values_are_not_saved(tmp_path):
+    model = MobileNet(0.25, "article_bn")
+    images = np.zeros((1, 32, 32, 3), np.float32)
+
+    def sow() -> dict[str, Any]:
+        variables = model.init(jax.random.key(0), images, train=False)
+        return variables | model.apply(variables, images, train=False, mutable=["activities"])[1]
+
+    variables = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.5, np.float32), jax.eval_shape(sow))
+    assert set(variables) == {"params", "batch_stats", "activities"}
+    save_pretrained(tmp_path / "w.safetensors", model, variables)
+    _, read = load_pretrained(tmp_path / "w.safetensors")
+    expected = {name: variables[name] for name in ("params", "batch_stats")}
+    assert jax.tree.all(jax.tree.map(np.array_equal, read, expected))
+
+
+def test_variables_of_another_model_are_not_saved(tmp_path, weights):
+    model, variables = load_pretrained(weights[0.25])
+    with pytest.raises(
+        WeightsError,
+        match=r"variables have \(alpha, head, classes\) \(0\.25, None, 0\), but the model has \(0\.25, 'small', 7\)",
+    ):
+        save_pretrained(tmp_path / "w.safetensors", MobileNet(0.25, "small"), variables)
+    del variables["params"]["conv_dw_3"]
+    with pytest.raises(WeightsError, match="tensors missing: params.conv_dw_3.kernel"):
+        save_pretrained(tmp_path / "w.safetensors", model, variables)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_identity_of_a_file_is_its_content(tmp_path):
+    weights = read_weights(write_keras_2(tmp_path / "w.h5"))
+    assert weights.identity == f"sha256:{hashlib.sha256((tmp_path / 'w.h5').read_bytes()).hexdigest()}"
+    (tmp_path / "w.h5").rename(tmp_path / "renamed.h5")
+    assert read_weights(tmp_path / "renamed.h5").identity == weights.identity
+    write_weights(tmp_path / "folder", weights)
+    assert read_weights(tmp_path / "folder").identity.startswith("sha256:")
+    assert read_weights(tmp_path / "folder").identity != weights.identity
