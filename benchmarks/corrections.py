@@ -1,8 +1,9 @@
-"""What test-time augmentation, temperature and prior correction change: a run's last model on its validation images.
+"""Measures the effect of test-time augmentation, temperature scaling and prior correction on a run's validation images.
 
     python -m benchmarks.corrections WORKDIR [--data DIR] > benchmarks/results/corrections.md
 
-Corrections are fitted to other lesions than they are applied to. Intervals: 95%, 1,000 samples of lesions, paired.
+The checkpoint is the latest. Each correction is fitted to other lesions than it is applied to. The intervals are 95%
+bootstrap intervals from 1,000 samples of lesions; those of differences are paired.
 """
 
 import argparse
@@ -10,56 +11,71 @@ from pathlib import Path
 
 import numpy as np
 
+from mobilenet_jax.evaluation.bootstrap import compute_intervals
 from mobilenet_jax.evaluation.calibration import cross_fit
-from mobilenet_jax.evaluation.evaluate import predict
-from mobilenet_jax.evaluation.metrics import Metrics, bootstrap, compute_metrics
-from mobilenet_jax.evaluation.trained_run import read_trained_run
-from mobilenet_jax.inference.classifier import MAX_VIEWS
+from mobilenet_jax.evaluation.evaluate import predict_examples
+from mobilenet_jax.evaluation.metrics import OVERALL, Metrics, compute_metrics
+from mobilenet_jax.evaluation.predictions import Predictions
+from mobilenet_jax.evaluation.trained_run import TrainedRun, read_trained_run
+from mobilenet_jax.inference.views import MAX_VIEWS
 
-FIGURES = {"balanced_accuracy": "balanced accuracy", "accuracy": "accuracy", "nll": "NLL", "ece": "calibration error"}
+METRICS = ("balanced_accuracy", "accuracy", "nll", "ece")
+BASELINE = "as it is"
 
 
 def main() -> None:
-    """Prints a table."""
+    """Predicts, and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("workdir", type=Path)
-    parser.add_argument("--data")
+    parser.add_argument("--data", help="folder of the images (default: that of the run)")
     args = parser.parse_args()
-    run = read_trained_run(args.workdir, "latest")
-    examples = run.examples(args.data, None, "validation")
-    one, many = predict(run, examples), predict(run, examples, MAX_VIEWS)
-    ways = {
-        "as it is": one,
-        "temperature": cross_fit(one, run.prior, "temperature"),
-        "prior": cross_fit(one, run.prior, "prior"),
-        f"{MAX_VIEWS} views": many,
-        f"{MAX_VIEWS} views, temperature": cross_fit(many, run.prior, "temperature"),
-        f"{MAX_VIEWS} views, prior": cross_fit(many, run.prior, "prior"),
-    }
+    _print_table(_predict_variants(read_trained_run(args.workdir, "latest"), args.data))
 
-    def statistic(rows: np.ndarray) -> Metrics:
-        each = {name: compute_metrics(way.take(rows)) for name, way in ways.items()}
-        found = {f"{name}.{figure}": metrics[figure] for name, metrics in each.items() for figure in FIGURES}
-        return found | {
-            f"{name}-.{figure}": metrics[figure] - each["as it is"][figure]
-            for name, metrics in each.items()
-            for figure in FIGURES
-        }
 
-    values, intervals = statistic(np.arange(len(one))), bootstrap(one.lesions, statistic, 1000)
+def _predict_variants(run: TrainedRun, data: str | None) -> dict[str, Predictions]:
+    """Returns the predictions for the validation split by the name of the variant."""
+    examples = run.read_examples(data, None, "validation")
+    variants = {}
+    for prefix, views in (("", 1), (f"{MAX_VIEWS} views", MAX_VIEWS)):
+        plain = predict_examples(run, examples, views)
+        variants[prefix or BASELINE] = plain
+        for correction in ("temperature", "prior"):
+            variants[f"{prefix}, {correction}".lstrip(", ")] = cross_fit(plain, run.prior, correction)
+    return variants
 
-    def cell(name: str, sign: str = "") -> str:
-        low, high = intervals[name]
-        return f"{values[name]:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
+
+def _print_table(variants: dict[str, Predictions]) -> None:
+    """Prints the metrics of each variant, and in a second line its differences from the baseline."""
+
+    def compute_statistics(rows: np.ndarray) -> Metrics:
+        metrics = {name: compute_metrics(predictions.take(rows)) for name, predictions in variants.items()}
+        statistics = {}
+        for name, values in metrics.items():
+            for metric in METRICS:
+                statistics[f"{name}.{metric}"] = values[metric]
+                statistics[f"{name}-.{metric}"] = values[metric] - metrics[BASELINE][metric]
+        return statistics
+
+    baseline = variants[BASELINE]
+    values = compute_statistics(np.arange(len(baseline)))
+    intervals = compute_intervals(baseline.lesions, compute_statistics, 1000)
+
+    def format_row(label: str, prefix: str, sign: str) -> str:
+        cells = []
+        for metric in METRICS:
+            low, high = intervals[f"{prefix}.{metric}"]
+            cells.append(f"{values[f'{prefix}.{metric}']:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]")
+        return f"{f'| {label} |' if label else '| |'} {' | '.join(cells)} |"
 
     print(
-        f"{len(one):,} images of {len(set(one.lesions)):,} lesions; the second line: the difference from `as it is`.\n"
+        f"{len(baseline):,} images of {len(set(baseline.lesions)):,} lesions. The second line of each row is the "
+        f"difference from `{BASELINE}`.\n\n"
+        f"| | {' | '.join(OVERALL[metric].label for metric in METRICS)} |\n" + "|---" * (len(METRICS) + 1) + "|"
     )
-    print(f"| | {' | '.join(FIGURES.values())} |\n" + "|---" * (len(FIGURES) + 1) + "|")
-    for name in ways:
-        print(f"| {name} | {' | '.join(cell(f'{name}.{figure}') for figure in FIGURES)} |")
-        if name != "as it is":
-            print(f"| | {' | '.join(cell(f'{name}-.{figure}', '+') for figure in FIGURES)} |")
+    for name in variants:
+        print(format_row(name, name, ""))
+        if name != BASELINE:
+            print(format_row("", f"{name}-", "+"))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""`mobilenet-jax predict` beside the bare model: images a second, and memory while it goes on.
+"""Compares `mobilenet-jax predict` with the bare model: images per second, and peak memory.
 
     python -m benchmarks.predict MODEL IMAGES... > benchmarks/results/predict.md
 
-MODEL is a workdir or weights with a classifier, IMAGES are files, folders or patterns. The bare model is given pixels
-that are in memory already. The two take turns.
+MODEL is a workdir or weights with a classifier. IMAGES are files, folders or glob patterns. The bare model reads pixels
+that are in memory already. The two alternate.
 """
 
 import argparse
@@ -27,24 +27,24 @@ BATCH = 64
 
 
 def main() -> None:
-    """Measures, and prints a table."""
+    """Runs all rounds, and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path)
-    parser.add_argument("images", nargs="+")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("model", type=Path, metavar="MODEL")
+    parser.add_argument("images", nargs="+", metavar="IMAGES")
+    parser.add_argument("--rounds", type=int, default=5, help="number of rounds (default: 5)")
     args = parser.parse_args()
     classifier, paths = Classifier(read_weights(args.model)), find_images(args.images)
-    pixels = next(read_images(paths, classifier.size, BATCH)).pixels
-    _bare(classifier, pixels, BATCH)  # compiles
+    pixels = next(read_images(paths, classifier.image_size, BATCH)).pixels
+    _measure_model(classifier, pixels, BATCH)  # compiles the model
     print(
         f"jax {version('jax')} opencv {version('opencv-python-headless')} Python {platform.python_version()}, "
-        f"{os.cpu_count()} CPU cores; alpha {classifier.model.alpha}, {classifier.size[0]} x {classifier.size[1]}, "
+        f"{os.cpu_count()} CPU cores; alpha {classifier.model.alpha}, {' x '.join(map(str, classifier.image_size))}, "
         f"{len(paths):,} files, batches of {BATCH}\n\n| round | bare model: images/s | predict: images/s | ratio "
         "| peak memory, MB |\n" + "|---" * 5 + "|"
     )
     ratios = []
     for i in range(args.rounds):
-        bare = _bare(classifier, pixels, len(paths))
+        bare = _measure_model(classifier, pixels, len(paths))
         with tempfile.TemporaryDirectory() as folder:
             start = time.perf_counter()
             write_predictions(classifier, paths, Path(folder) / "p.csv", batch_size=BATCH)
@@ -55,11 +55,11 @@ def main() -> None:
     print(f"\nMedian ratio: {statistics.median(ratios):.2f}")
 
 
-def _bare(classifier: Classifier, pixels: np.ndarray, images: int) -> float:
-    """Images a second."""
+def _measure_model(classifier: Classifier, pixels: np.ndarray, images: int) -> float:
+    """Returns the images per second of the model alone."""
     start = time.perf_counter()
     for _ in range(0, images, BATCH):
-        classifier.probabilities(pixels, BATCH)
+        classifier.compute_probabilities(pixels, BATCH)
     return images / (time.perf_counter() - start)
 
 
