@@ -6,7 +6,7 @@ from PIL import Image
 
 from input_pipeline import tf_graph
 from input_pipeline.augment import Augmentation
-from input_pipeline.batches import epoch_order, make_eval_batches, make_train_batches
+from input_pipeline.batches import BatchOptions, ShardOptions, make_eval_batches, make_train_batches, sample_indices
 from input_pipeline.sources.isic import read_isic
 
 ARTICLE = Augmentation(30, 0.3, 0.3, 0.3, horizontal_flip=True)
@@ -17,21 +17,27 @@ def examples(tiny_isic):
     return read_isic(tiny_isic)
 
 
-def _train(examples, first, last, seed=0, augmentation=ARTICLE, **more):
-    options = {
-        "image_size": 32,
-        "scaling": (0.0, 1.0),
-        "batch_size": 8,
-        "seed": seed,
-        "first_step": first,
-        "last_step": last,
-        **more,
-    }
-    return list(make_train_batches(examples, augmentation, **options))
+def _make_options(**changes):
+    return BatchOptions(
+        **{"image_size": 32, "input_scaling": (0.0, 1.0), "batch_size": 8, "seed": 0, **changes},
+    )
 
 
-def test_shapes_types_and_range(examples):
-    batch = _train(examples, 0, 1)[0]
+def _train(examples, first_step, last_step, augmentation=ARTICLE, sampling="uniform", **changes):
+    options = _make_options(**changes)
+    return list(
+        make_train_batches(
+            examples, augmentation, options, first_step=first_step, last_step=last_step, sampling=sampling
+        )
+    )
+
+
+def _evaluate(examples, augmentation=None, epoch=0, **changes):
+    return list(make_eval_batches(examples, _make_options(**changes), augmentation=augmentation, epoch=epoch))
+
+
+def test_training_batches_have_their_documented_shapes_types_and_range(examples):
+    [batch] = _train(examples, 0, 1)
     assert batch["image"].shape == (8, 32, 32, 3)
     assert batch["image"].dtype == np.float32
     assert batch["label"].dtype == np.int32
@@ -55,45 +61,47 @@ def test_an_epoch_shows_each_image_at_most_once_and_epochs_differ(examples):
     assert not np.array_equal(first, second)
 
 
-def test_twenty_random_starts_give_what_a_whole_run_gives(examples):
+def test_runs_that_start_at_twenty_random_steps_read_the_batches_of_a_whole_run(examples):
     whole = _train(examples, 0, 60)
     for step in np.random.default_rng(0).integers(0, 60, 20):
-        for found, expected in zip(_train(examples, step, min(step + 2, 60)), whole[step:], strict=False):
+        for batch, expected in zip(_train(examples, step, min(step + 2, 60)), whole[step:], strict=False):
             for key in expected:
-                np.testing.assert_array_equal(found[key], expected[key])
+                np.testing.assert_array_equal(batch[key], expected[key])
 
 
-def test_far_steps_are_as_near_as_the_first(examples):
-    def seconds(first):
+def test_seeking_to_a_far_step_takes_no_longer_than_to_the_first(examples):
+    def measure(first_step):
         start = time.perf_counter()
-        assert len(_train(examples, first, first + 2)) == 2
+        assert len(_train(examples, first_step, first_step + 2)) == 2
         return time.perf_counter() - start
 
-    near, far = ([seconds(first) for _ in range(5)] for first in (0, 10**6))
+    near, far = ([measure(first_step) for _ in range(5)] for first_step in (0, 10**6))
     assert min(far) < 2 * min(near)
 
 
 @pytest.mark.parametrize("processes", [2, 4])
 def test_batches_do_not_depend_on_the_number_of_processes(examples, processes):
-    for batches in (
-        lambda process: _train(examples, 3, 8, process=process),
-        lambda process: list(
-            make_eval_batches(examples, image_size=32, scaling=(0.0, 1.0), batch_size=16, process=process)
-        ),
+    for make in (
+        lambda shard: _train(examples, 3, 8, shard=shard),
+        lambda shard: _evaluate(examples, batch_size=16, shard=shard),
     ):
-        alone = batches((0, 1))
-        shares = [batches((number, processes)) for number in range(processes)]
+        alone = make(ShardOptions())
+        shares = [make(ShardOptions(index, processes)) for index in range(processes)]
         for whole, *parts in zip(alone, *shares, strict=True):
             for key, expected in whole.items():
                 np.testing.assert_array_equal(np.concatenate([part[key] for part in parts]), expected)
 
 
-def test_a_process_without_examples_still_gets_as_many_batches(examples):
+def test_a_batch_size_that_processes_cannot_share_is_refused():
+    with pytest.raises(ValueError, match="batch_size 8 is not divisible by 3 processes"):
+        _make_options(shard=ShardOptions(0, 3))
+
+
+def test_a_process_without_examples_gets_as_many_batches_as_the_others(examples):
     few = examples.take(np.arange(3))
-    options = {"image_size": 32, "scaling": (0.0, 1.0), "batch_size": 8}
-    for number, expected in enumerate(([True, True], [True, False], [False] * 2, [False] * 2)):
+    for index, expected in enumerate(([True, True], [True, False], [False] * 2, [False] * 2)):
         for augmentation in (None, ARTICLE):
-            [batch] = make_eval_batches(few, **options, augmentation=augmentation, process=(number, 4))
+            [batch] = _evaluate(few, augmentation, shard=ShardOptions(index, 4))
             assert batch["mask"].tolist() == expected
             assert batch["image"].shape == (2, 32, 32, 3)
             assert batch["image"].dtype == np.float32
@@ -103,21 +111,19 @@ def test_a_process_without_examples_still_gets_as_many_batches(examples):
 def test_batches_do_not_depend_on_the_number_of_threads(examples, threads, monkeypatch):
     expected = _train(examples, 0, 6)
     monkeypatch.setattr(tf_graph, "_PARALLEL", threads)
-    for found, batch in zip(_train(examples, 0, 6), expected, strict=True):
-        for key in batch:
-            np.testing.assert_array_equal(found[key], batch[key])
+    for batch, expected_batch in zip(_train(examples, 0, 6), expected, strict=True):
+        for key in expected_batch:
+            np.testing.assert_array_equal(batch[key], expected_batch[key])
 
 
-def test_without_augmentation_training_sees_what_evaluation_sees(examples):
-    plain = np.concatenate(
-        [b["image"] for b in make_eval_batches(examples, scaling=(0.0, 1.0), image_size=32, batch_size=8)]
-    )
-    batch = _train(examples, 0, 1, augmentation=Augmentation())[0]
+def test_without_augmentation_training_and_evaluation_see_the_same_images(examples):
+    plain = np.concatenate([batch["image"] for batch in _evaluate(examples)])
+    [batch] = _train(examples, 0, 1, augmentation=Augmentation())
     np.testing.assert_allclose(batch["image"], plain[batch["index"]], atol=1e-6)
 
 
-def test_evaluation_gives_every_example_once_in_order(examples):
-    batches = list(make_eval_batches(examples, scaling=(0.0, 1.0), image_size=32, batch_size=16))
+def test_evaluation_batches_hold_every_example_once_in_order(examples):
+    batches = _evaluate(examples, batch_size=16)
     assert [b["mask"].sum() for b in batches] == [16, 16, 10]
     assert all(b["image"].shape == (16, 32, 32, 3) for b in batches)
     labels, mask = (np.concatenate([b[k] for b in batches]) for k in ("label", "mask"))
@@ -126,66 +132,55 @@ def test_evaluation_gives_every_example_once_in_order(examples):
 
 @pytest.mark.parametrize("size", [20, 32, 60])
 def test_resizing_keeps_the_mean_color(examples, size):
-    image = np.concatenate(
-        [b["image"] for b in make_eval_batches(examples, scaling=(0.0, 1.0), image_size=size, batch_size=42)]
-    )
-    for path, resized in zip(examples.paths, image, strict=True):
+    [batch] = _evaluate(examples, image_size=size, batch_size=42)
+    for path, resized in zip(examples.paths, batch["image"], strict=True):
         original = np.asarray(Image.open(path), np.float32).mean((0, 1)) / 255
         np.testing.assert_allclose(resized.mean((0, 1)), original, atol=0.01)
 
 
 def test_pixels_are_scaled_to_any_range(examples):
-    for batches in (
-        lambda scaling: make_eval_batches(examples, image_size=32, scaling=scaling, batch_size=42),
-        lambda scaling: make_train_batches(
-            examples, ARTICLE, image_size=32, scaling=scaling, batch_size=8, seed=0, first_step=0, last_step=1
-        ),
+    for make in (
+        lambda input_scaling: _evaluate(examples, batch_size=42, input_scaling=input_scaling),
+        lambda input_scaling: _train(examples, 0, 1, input_scaling=input_scaling),
     ):
-        [plain], [scaled] = batches((0.0, 1.0)), batches((-1.0, 1.0))
+        [plain], [scaled] = make((0.0, 1.0)), make((-1.0, 1.0))
         np.testing.assert_array_equal(scaled["image"], 2 * plain["image"] - 1)
 
 
-def test_validation_is_augmented_when_asked_for_anew_each_epoch_and_not_as_training(examples):
-    def images(**options):
-        batches = make_eval_batches(examples, image_size=32, scaling=(0.0, 1.0), batch_size=16, **options)
-        return np.concatenate([b["image"][b["mask"]] for b in batches])
+def test_augmented_validation_differs_between_epochs_and_from_training(examples):
+    def read_images(**options):
+        return np.concatenate([b["image"][b["mask"]] for b in _evaluate(examples, batch_size=16, **options)])
 
-    plain, first, again, second = (
-        images(**options)
-        for options in ({}, *({"augmentation": ARTICLE, "seed": 0, "epoch": epoch} for epoch in (0, 0, 1)))
-    )
+    plain = read_images()
+    first, again, second = (read_images(augmentation=ARTICLE, epoch=epoch) for epoch in (0, 0, 1))
     assert len(first) == len(examples)
     np.testing.assert_array_equal(first, again)
     assert not np.allclose(first, plain)
     assert not np.allclose(first, second)
-    np.testing.assert_allclose(images(augmentation=Augmentation()), plain, atol=1e-6)
-    [trained] = make_train_batches(
-        examples, ARTICLE, image_size=32, scaling=(0.0, 1.0), batch_size=42, seed=0, first_step=0, last_step=1
-    )
+    np.testing.assert_allclose(read_images(augmentation=Augmentation()), plain, atol=1e-6)
+    [trained] = _train(examples, 0, 1, batch_size=42)
     assert not np.allclose(trained["image"][np.argsort(trained["index"])], first)
 
 
-def test_colors_change_in_training_batches(examples):
-    options = {"image_size": 32, "scaling": (0.0, 1.0), "batch_size": 8, "seed": 0, "first_step": 0, "last_step": 1}
+def test_training_batches_have_augmented_colors(examples):
     [plain], [dark] = (
-        make_train_batches(examples, augmentation, **options)
-        for augmentation in (Augmentation(), Augmentation(brightness=1.0))
+        _train(examples, 0, 1, augmentation) for augmentation in (Augmentation(), Augmentation(brightness=1.0))
     )
     factors = dark["image"].mean((1, 2, 3)) / plain["image"].mean((1, 2, 3))
     assert factors.min() < 0.7
     assert len(np.unique(factors.round(3))) == 8
 
 
-def test_balanced_sampling_brings_each_class_equally_often_and_an_example_differently_each_time(examples):
+def test_balanced_sampling_visits_each_class_equally_often_and_augments_repeated_examples_differently(examples):
     labels = np.repeat([0, 1, 3], [900, 90, 10])  # class 2 does not occur
-    orders = [epoch_order(labels, 0, epoch, balanced=True) for epoch in range(20)]
+    orders = [sample_indices(labels, 0, epoch, "balanced") for epoch in range(20)]
     counts = np.bincount(labels[np.concatenate(orders)])
     assert counts[2] == 0
     np.testing.assert_allclose(counts[[0, 1, 3]] / 20_000, 1 / 3, atol=0.02)
     assert not np.array_equal(orders[0], orders[1])
     few = examples.take(np.array([*range(30), 40]))
-    batches = _train(few, 0, 3, balanced=True)
+    batches = _train(few, 0, 3, sampling="balanced")
     index, images = (np.concatenate([b[key] for b in batches]) for key in ("index", "image"))
-    assert (index == 30).sum() > 2, "the only one of its class"
+    assert (index == 30).sum() > 2, "the only example of its class is repeated"
     first, second, *_ = images[index == 30]
     assert np.abs(first - second).mean() > 0.01

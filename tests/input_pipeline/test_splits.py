@@ -7,7 +7,7 @@ from input_pipeline.sources.isic import read_isic
 from input_pipeline.splits import count_crossing_lesions, format_split, split_by_lesion, split_examples
 
 
-def _examples(lesions_of_class, images=(1, 2, 3)):
+def _make_examples(lesions_of_class, images=(1, 2, 3)):
     rng = np.random.default_rng(0)
     labels, lesions = [], []
     for label, count in enumerate(lesions_of_class):
@@ -22,7 +22,7 @@ def _examples(lesions_of_class, images=(1, 2, 3)):
 
 
 def test_no_lesion_is_on_both_sides_and_none_is_lost():
-    examples = _examples([300, 50, 10])
+    examples = _make_examples([300, 50, 10])
     training, validation = split_by_lesion(examples, 0.3, seed=0)
     assert not set(training.lesions) & set(validation.lesions)
     assert sorted([*training.paths, *validation.paths]) == sorted(examples.paths)
@@ -31,19 +31,19 @@ def test_no_lesion_is_on_both_sides_and_none_is_lost():
         assert all(known[p] == (y, k) for p, y, k in zip(part.paths, part.labels, part.lesions, strict=True))
 
 
-def test_each_class_gives_its_share_of_lesions():
-    _, validation = split_by_lesion(_examples([300, 50, 10]), 0.3, seed=0)
+def test_each_class_gives_its_share_of_lesions_to_validation():
+    _, validation = split_by_lesion(_make_examples([300, 50, 10]), 0.3, seed=0)
     lesions = [len(set(validation.lesions[validation.labels == c])) for c in range(3)]
     assert lesions == [90, 15, 3]
 
 
-def test_the_seed_decides():
-    examples = _examples([30, 20])
+def test_the_seed_determines_the_split():
+    examples = _make_examples([30, 20])
     first, again, other = (split_by_lesion(examples, 0.3, seed)[1].paths.tolist() for seed in (0, 0, 1))
     assert first == again != other
 
 
-def test_real_data_set_splits_as_it_should(isic2018):
+def test_the_real_data_set_is_split_completely(isic2018):
     examples = read_isic(isic2018)
     training, validation = split_by_lesion(examples, 0.3, seed=0)
     assert len(training) + len(validation) == 10_015
@@ -51,7 +51,7 @@ def test_real_data_set_splits_as_it_should(isic2018):
     assert abs(len(validation) / 10_015 - 0.3) < 0.01
 
 
-def test_a_lesion_of_two_classes_is_refused():
+def test_a_lesion_with_two_classes_is_refused():
     names = np.array(["a", "b", "c"])
     examples = Examples(names, np.array([0, 1, 1]), np.array(["L", "L", "M"]), names, ("A", "B"))
     with pytest.raises(DataError, match="lesion L is B here and A at a"):
@@ -60,27 +60,27 @@ def test_a_lesion_of_two_classes_is_refused():
 
 def test_a_share_that_leaves_a_class_out_of_validation_is_refused():
     with pytest.raises(DataError, match="lesions: A 30, B 2"):
-        split_by_lesion(_examples([30, 2]), 0.1, seed=0)
+        split_by_lesion(_make_examples([30, 2]), 0.1, seed=0)
 
 
-def test_too_few_lesions_are_counted():
+def test_the_error_for_too_few_lesions_counts_them():
     with pytest.raises(DataError, match="lesions: A 30, B 1"):
-        split_by_lesion(_examples([30, 1]), 0.3, seed=0)
+        split_by_lesion(_make_examples([30, 1]), 0.3, seed=0)
 
 
 @pytest.mark.parametrize("lesions", [[3, 3, 3, 3, 3, 3, 2], [100, 2, 2, 2, 2, 2, 2]])
-def test_classes_that_all_round_to_one_lesion_and_do_not_all_get_it_are_refused(lesions):
-    """Of 20 lesions 6 are for validation, of 7 classes; of 112, 34, of which the first class takes 30."""
+def test_too_few_validation_lesions_for_all_classes_are_refused(lesions):
+    """7 classes share 6 validation lesions of 20; or 34 of 112, 30 of them of the first class."""
     with pytest.raises(DataError, match="each class needs lesions for both sides"):
-        split_by_lesion(_examples(lesions), 0.3, seed=0)
+        split_by_lesion(_make_examples(lesions), 0.3, seed=0)
 
 
-def _split(examples, how, seed=0):
-    return split_examples(examples, how, val_fraction=0.3, seed=seed)
+def _split(examples, split, seed=0):
+    return split_examples(examples, split, val_fraction=0.3, seed=seed)
 
 
-def test_folds_hold_each_lesion_out_once():
-    examples = _examples([300, 50, 10])
+def test_each_lesion_is_held_out_in_one_fold():
+    examples = _make_examples([300, 50, 10])
     folds = [_split(examples, f"fold:{k}/5") for k in range(1, 6)]
     for training, validation in folds:
         assert count_crossing_lesions(training, validation) == 0
@@ -90,8 +90,8 @@ def test_folds_hold_each_lesion_out_once():
     assert _split(examples, "fold:1/5", seed=1)[1].paths.tolist() != folds[0][1].paths.tolist()
 
 
-def test_the_articles_splits_take_the_first_or_the_last_of_the_table():
-    examples = _examples([20, 13])
+def test_the_articles_splits_hold_out_the_first_or_the_last_rows_of_the_table():
+    examples = _make_examples([20, 13])
     n = int(0.3 * len(examples))
     training, validation = _split(examples, "last:0.3")
     assert [*training.paths, *validation.paths] == examples.paths.tolist()
@@ -101,11 +101,11 @@ def test_the_articles_splits_take_the_first_or_the_last_of_the_table():
     assert len(validation) == n
 
 
-def test_per_class_is_what_keras_validation_split_does(tmp_path):
+def test_per_class_equals_validation_split_of_keras(tmp_path):
     from keras.src.legacy.preprocessing.image import ImageDataGenerator
     from PIL import Image
 
-    examples = _examples([20, 13, 4], images=(1,))
+    examples = _make_examples([20, 13, 4], images=(1,))
     for path, label in zip(examples.paths, examples.labels, strict=True):
         (tmp_path / "ABC"[label]).mkdir(exist_ok=True)
         Image.new("RGB", (8, 8)).save(tmp_path / "ABC"[label] / path)
@@ -114,8 +114,8 @@ def test_per_class_is_what_keras_validation_split_does(tmp_path):
     assert sorted(_split(examples, "per_class:0.3")[1].paths) == expected
 
 
-def test_a_split_comes_back_from_its_table(tmp_path):
-    examples = _examples([30, 20])
+def test_a_split_is_reproduced_from_its_table(tmp_path):
+    examples = _make_examples([30, 20])
     training, validation = _split(examples, "lesion")
     (tmp_path / "splits.csv").write_text(format_split(training, validation))
     again = _split(examples, str(tmp_path / "splits.csv"), seed=7)
@@ -125,15 +125,18 @@ def test_a_split_comes_back_from_its_table(tmp_path):
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ("image,side\n", "splits.csv:1: the columns are"),
+        ("image,side\n", "splits.csv:1: the columns are .* image and split are required"),
         ("image,split\n0,test\n", "splits.csv:2: split is 'test', not one of training, validation"),
-        ("image,split\n0,training\n0,training\n", "splits.csv:3: 0 stands in an earlier line already"),
+        ("image,split\n0,training\n0,training\n", "splits.csv:3: 0 is in an earlier line already"),
         ("image,split\n0,training\n", "does not name 1, and 1 other images"),
-        ("image,split\n0,training\n1,training\n2,validation\n3,training\n", "names 3, and 0 other images the data"),
+        (
+            "image,split\n0,training\n1,training\n2,validation\n3,training\n",
+            "names 3, and 0 other images that are not in the data",
+        ),
         ("image,split\n0,training\n1,training\n2,training\n", "3 images for training, 0 for validation"),
     ],
 )
-def test_a_wrong_table_is_named_by_line(tmp_path, table, message):
+def test_faults_in_a_split_table_are_reported_with_their_place(tmp_path, table, message):
     names = np.array(["0.jpg", "1.jpg", "2.jpg"])
     examples = Examples(names, np.zeros(3, np.int32), names, names, ("A",))
     (tmp_path / "splits.csv").write_text(table)
@@ -141,17 +144,17 @@ def test_a_wrong_table_is_named_by_line(tmp_path, table, message):
         _split(examples, str(tmp_path / "splits.csv"))
 
 
-def test_too_few_lesions_for_the_folds_are_counted():
+def test_the_error_for_too_few_lesions_for_the_folds_counts_them():
     with pytest.raises(DataError, match="cannot make 5 folds by lesion .lesions: A 30, B 4"):
-        _split(_examples([30, 4]), "fold:1/5")
+        _split(_make_examples([30, 4]), "fold:1/5")
 
 
-@pytest.mark.parametrize("how", ["", "leson", "fold:0/5", "fold:6/5", "fold:1/1", "last", "last:1", "random:0.3"])
-def test_another_way_to_split_is_refused_with_those_there_are(how):
+@pytest.mark.parametrize("split", ["", "leson", "fold:0/5", "fold:6/5", "fold:1/1", "last", "last:1", "random:0.3"])
+def test_unknown_splits_are_refused_with_the_known_ones(split):
     with pytest.raises(DataError, match="lesion, fold:K/N .K from 1 to N., last:S, first:S, per_class:S"):
-        _split(_examples([30, 20]), how)
+        _split(_make_examples([30, 20]), split)
 
 
-def test_a_share_of_nothing_is_refused():
+def test_a_share_without_images_is_refused():
     with pytest.raises(DataError, match="0 for validation"):
-        _split(_examples([30, 20]), "last:0.001")
+        _split(_make_examples([30, 20]), "last:0.001")

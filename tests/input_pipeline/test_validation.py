@@ -8,15 +8,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from input_pipeline.batches import make_eval_batches
+from input_pipeline import validation
+from input_pipeline.batches import BatchOptions, make_eval_batches
 from input_pipeline.errors import DataError
-from input_pipeline.sources.isic import read_isic
+from input_pipeline.sources.isic import GROUPINGS, INPUT, read_isic
+from input_pipeline.sources.registry import read_split
 from input_pipeline.validation import validate_images
+from tests.helpers.datasets import TRUTH_FILE
 
-IMAGES = "ISIC2018_Task3_Training_Input"
+IMAGES, TRUTH = INPUT.format("Training"), TRUTH_FILE.format("Training")
 
 
-def _png_header(width, height):
+def _make_png(width, height):
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     start = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
     return start + struct.pack(">I", 0) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
@@ -28,14 +31,14 @@ def _png_header(width, height):
         (lambda data: b"", "is empty"),
         (lambda data: data[: len(data) // 2], "is a truncated or damaged JPEG"),
         (lambda data: data[:-2], "is a truncated or damaged JPEG"),
-        (lambda data: b"\x89PNG\r\n\x1a\n" + data, "is no image"),
-        (lambda data: b"<html>" + data, "is no image"),
-        (lambda data: _png_header(20_000, 20_000), "is too large"),
-        (lambda data: _png_header(12_000, 1_000), "is 12000 x 1000 pixels, not 8 to 10000 a side"),
-        (lambda data: _png_header(1, 1), "is 1 x 1 pixels"),
+        (lambda data: b"\x89PNG\r\n\x1a\n" + data, "is not an image"),
+        (lambda data: b"<html>" + data, "is not an image"),
+        (lambda data: _make_png(20_000, 20_000), "is too large"),
+        (lambda data: _make_png(12_000, 1_000), "is 12000 x 1000 pixels, not 8 to 10000 per side"),
+        (lambda data: _make_png(1, 1), "is 1 x 1 pixels"),
     ],
 )
-def test_broken_images_are_named_with_their_row(tiny_isic, damage, message):
+def test_damaged_images_are_reported_with_their_row(tiny_isic, damage, message):
     path = tiny_isic / IMAGES / "ISIC_0000005.jpg"
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(DataError, match=rf"ISIC_0000005.jpg \(ISIC2018.*csv:7\) {message}") as error:
@@ -43,23 +46,32 @@ def test_broken_images_are_named_with_their_row(tiny_isic, damage, message):
     assert "\n" not in str(error.value)
 
 
-def test_all_faults_are_named_at_once(tiny_isic):
+def test_all_faults_are_reported_at_once(tiny_isic):
     for number in (3, 20, 41):
         (tiny_isic / IMAGES / f"ISIC_{number:07d}.jpg").write_bytes(b"")
-    with pytest.raises(DataError, match=r"3 things are wrong .*, the first is: .*ISIC_0000003\.jpg") as error:
+    with pytest.raises(DataError, match=r"3 faults in the data, the first: .*ISIC_0000003\.jpg") as error:
         validate_images(read_isic(tiny_isic))
     rows = [re.search(r"ISIC_(\d+)\.jpg \(ISIC2018.*csv:(\d+)\) is empty", d).groups() for d in error.value.details]
     assert rows == [("0000003", "5"), ("0000020", "22"), ("0000041", "43")]
 
 
-def test_what_is_no_file_is_named_and_not_waited_for(tiny_isic):
+def test_folders_and_special_files_are_reported_without_being_read(tiny_isic):
     for number, make in ((3, os.mkdir), (4, os.mkfifo), (5, lambda path: os.symlink("/dev/zero", path))):
         path = tiny_isic / IMAGES / f"ISIC_{number:07d}.jpg"
         path.unlink()
         make(path)
-    with pytest.raises(DataError, match="3 things") as error:
+    with pytest.raises(DataError, match="3 faults") as error:
         validate_images(read_isic(tiny_isic))
     assert all("is a folder or a special file: replace it" in fault for fault in error.value.details)
+
+
+def test_images_without_read_permission_are_reported(tiny_isic, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("input_pipeline.validation.read_image_bytes", refuse)
+    with pytest.raises(DataError, match=r"42 faults .*ISIC_0000000.jpg \(.*csv:2\) cannot be read \(Permission denied"):
+        validate_images(read_isic(tiny_isic))
 
 
 def _replace(tiny_isic, number, save):
@@ -70,8 +82,8 @@ def _replace(tiny_isic, number, save):
     return np.asarray(image.convert("RGB"), np.float32)
 
 
-def test_grey_cmyk_and_png_images_are_read_as_they_look(tiny_isic, capsys):
-    ways = [
+def test_gray_cmyk_progressive_png_and_mpo_images_are_valid_and_decoded_correctly(tiny_isic, caplog):
+    formats = [
         lambda image, path: image.convert("L").save(path, "JPEG", quality=98),
         lambda image, path: image.convert("CMYK").save(path, "JPEG", quality=98, subsampling=0),
         lambda image, path: image.save(path, "PNG"),
@@ -80,16 +92,17 @@ def test_grey_cmyk_and_png_images_are_read_as_they_look(tiny_isic, capsys):
             path, "MPO", quality=98, subsampling=0, save_all=True, append_images=[Image.new("RGB", (40, 40))]
         ),
     ]
-    expected = [_replace(tiny_isic, i, way) for i, way in enumerate(ways)]
+    expected = [_replace(tiny_isic, i, save) for i, save in enumerate(formats)]
     expected[0] = np.repeat((expected[0] @ np.array([0.299, 0.587, 0.114]))[..., None], 3, 2)
     examples = read_isic(tiny_isic)
     validate_images(examples)
-    assert capsys.readouterr().err == ""
-    found = next(make_eval_batches(examples, image_size=40, scaling=(0.0, 255.0), batch_size=5))["image"]
-    assert np.abs(found - np.stack(expected)).mean() < 2
+    assert not caplog.records
+    options = BatchOptions(image_size=40, input_scaling=(0.0, 255.0), batch_size=5, seed=0)
+    decoded = next(make_eval_batches(examples, options))["image"]
+    assert np.abs(decoded - np.stack(expected)).mean() < 2
 
 
-def test_what_is_only_suspicious_is_a_warning(tiny_isic, tmp_path, capsys):
+def test_suspicious_images_are_logged_as_warnings(tiny_isic, tmp_path, caplog):
     images = tiny_isic / IMAGES
     shutil.copy(images / "ISIC_0000000.jpg", images / "ISIC_0000002.jpg")
     shutil.copy(images / "ISIC_0000000.jpg", images / "ISIC_0000041.jpg")
@@ -100,12 +113,132 @@ def test_what_is_only_suspicious_is_a_warning(tiny_isic, tmp_path, capsys):
     (images / "ISIC_0000008.jpg").symlink_to(tmp_path / "elsewhere.jpg")
     examples = read_isic(tiny_isic)
     validate_images(examples)
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == 3
-    assert re.fullmatch(r"warning: .*ISIC_0000007.jpg \(.*csv:9\) is marked as turned \(EXIF\).*", said[0])
-    assert re.fullmatch(r"warning: .*ISIC_0000008.jpg \(.*csv:10\) is a link to .*elsewhere.jpg, outside.*", said[1])
-    assert said[2] == (
-        "warning: identical images: ISIC_0000000.jpg, ISIC_0000002.jpg, ISIC_0000041.jpg (3 lesions, 2 classes)"
+    assert {record.levelname for record in caplog.records} == {"WARNING"}
+    rotated, linked, identical = caplog.messages
+    assert re.fullmatch(r".*ISIC_0000007.jpg \(.*csv:9\) is marked as rotated \(EXIF\).*", rotated)
+    assert re.fullmatch(r".*ISIC_0000008.jpg \(.*csv:10\) is a link to .*elsewhere.jpg, outside.*", linked)
+    assert identical == (
+        "identical images: ISIC_0000000.jpg, ISIC_0000002.jpg, ISIC_0000041.jpg (3 lesions, 2 classes)"
     )
     validate_images(examples.take(np.array([*np.flatnonzero(examples.labels != 3), 18])))
-    assert "class AKIEC has 1 examples, too few to measure" in capsys.readouterr().err
+    assert "class AKIEC has 1 examples, too few to measure" in caplog.messages
+
+
+@pytest.fixture
+def inspected(monkeypatch, tmp_path):
+    """The list of all images that are inspected, with a cache folder that is empty at first."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    calls = []
+
+    inspect = validation._inspect_image
+    monkeypatch.setattr(validation, "_inspect_image", lambda *args: calls.append(args) or inspect(*args))
+    return calls
+
+
+def _split(folder, split="lesion"):
+    return read_split("isic2018", folder, split, val_fraction=0.3, seed=0)
+
+
+def test_a_result_is_remembered_with_its_warnings_while_nothing_changes(tiny_isic, inspected, caplog):
+    images = tiny_isic / IMAGES
+    shutil.copy(images / "ISIC_0000000.jpg", images / "ISIC_0000001.jpg")
+    _split(tiny_isic)
+    warnings = list(caplog.messages)
+    assert warnings[0].startswith("identical images: ISIC_0000000.jpg, ISIC_0000001.jpg")
+    assert len(inspected) == 42
+    caplog.clear()
+    _split(tiny_isic, "last:0.3")
+    assert caplog.messages == warnings
+    assert len(inspected) == 42
+
+
+def _touch(folder):
+    os.utime(folder / IMAGES / "ISIC_0000005.jpg")
+
+
+def _replace_image(folder):
+    shutil.copy(folder / IMAGES / "ISIC_0000003.jpg", folder / IMAGES / "ISIC_0000005.jpg")
+
+
+def _relabel(folder):
+    truth = folder / TRUTH
+    rows = [line.split(",") for line in truth.read_text().splitlines()]
+    truth.write_text("\n".join(",".join([r[0], *r[:0:-1]]) if r[0] != "image" else ",".join(r) for r in rows))
+
+
+def _move_lines(folder):
+    (folder / TRUTH).write_text((folder / TRUTH).read_text().replace("\n", "\n\n", 1))
+
+
+def _regroup(folder):
+    (folder / GROUPINGS).write_text((folder / GROUPINGS).read_text().replace("L12,", "L11,"))
+
+
+def _add(folder):
+    shutil.copy(folder / IMAGES / "ISIC_0000003.jpg", folder / IMAGES / "ISIC_0000042.jpg")
+    for table, row in ((TRUTH, "1,0,0,0,0,0,0"), (GROUPINGS, "L99")):
+        (folder / table).write_text(f"{(folder / table).read_text()}ISIC_0000042,{row}\n")
+
+
+def _remove(folder):
+    (folder / IMAGES / "ISIC_0000005.jpg").unlink()
+    for table in (TRUTH, GROUPINGS):
+        rows = [row for row in (folder / table).read_text().splitlines() if "ISIC_0000005" not in row]
+        (folder / table).write_text("\n".join(rows))
+
+
+def _damage_cache(folder):
+    for path in (folder.parent / "cache").rglob("*.json"):
+        path.write_text("{")
+
+
+CHANGES = [_touch, _replace_image, _relabel, _move_lines, _regroup, _add, _remove, _damage_cache]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_any_change_causes_another_validation(tiny_isic, inspected, change):
+    _split(tiny_isic)
+    change(tiny_isic)
+    examples = sum(len(side) for side in _split(tiny_isic, "last:0.3"))
+    assert len(inspected) == 42 + examples
+    [file] = (tiny_isic.parent / "cache").rglob("audits/*")
+    assert file.suffix == ".json", "one file per data set, also after changes"
+
+
+def test_a_folder_with_the_same_relative_name_is_validated_too(tiny_isic, inspected, monkeypatch, tmp_path):
+    copy = shutil.copytree(tiny_isic, tmp_path / "elsewhere" / tiny_isic.name)
+    for folder in (tiny_isic, copy):
+        monkeypatch.chdir(folder.parent)
+        _split(folder.name)
+    assert len(inspected) == 84
+
+
+def test_a_full_disk_leaves_no_part_of_a_cached_result(tiny_isic, inspected, monkeypatch):
+    calls = []
+
+    def write_five_bytes(self, content):
+        calls.append(self)
+        with open(self, "wb") as file:
+            file.write(content[:5])
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.write_bytes", write_five_bytes)
+        _split(tiny_isic)
+    assert len(calls) == 1
+    assert list((tiny_isic.parent / "cache").rglob("audits/*")) == []
+
+
+def test_data_with_faults_are_validated_each_time(tiny_isic, inspected):
+    (tiny_isic / IMAGES / "ISIC_0000005.jpg").write_bytes(b"")
+    for _ in range(2):
+        with pytest.raises(DataError, match="is empty"):
+            _split(tiny_isic)
+    assert len(inspected) == 84
+
+
+def test_a_cache_that_cannot_be_written_costs_only_time(tiny_isic, inspected, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/none")
+    _split(tiny_isic)
+    _split(tiny_isic)
+    assert len(inspected) == 84

@@ -1,12 +1,17 @@
 import filecmp
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from input_pipeline.sources.isic import CLASS_NAMES, read_isic
-from input_pipeline.sources.sample import contact_sheet, draw_lesion, prepare_sample, write_sample
+from input_pipeline.sources.lesion_drawing import draw_lesion
+from input_pipeline.sources.sample import prepare_sample, write_sample
 from input_pipeline.validation import validate_images
+from tests.helpers.runs import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -14,7 +19,7 @@ def sample():
     return read_isic(prepare_sample())
 
 
-def test_sample_is_a_valid_data_set_with_uneven_classes_and_several_images_a_lesion(sample):
+def test_the_sample_is_a_valid_data_set_with_imbalanced_classes_and_several_images_per_lesion(sample):
     validate_images(sample)
     counts = np.bincount(sample.labels, minlength=7)
     assert counts.argmax() == CLASS_NAMES.index("NV")
@@ -24,7 +29,7 @@ def test_sample_is_a_valid_data_set_with_uneven_classes_and_several_images_a_les
     assert images.max() == 3
 
 
-def test_drawn_twice_it_is_the_same_to_the_byte(tmp_path, monkeypatch, sample):
+def test_the_sample_is_the_same_to_the_byte_when_it_is_drawn_again(tmp_path, monkeypatch, sample):
     monkeypatch.setattr("input_pipeline.sources.sample._LESIONS", {name: 2 for name in CLASS_NAMES})
     for name in ("a", "b"):
         write_sample(tmp_path / name)
@@ -33,14 +38,14 @@ def test_drawn_twice_it_is_the_same_to_the_byte(tmp_path, monkeypatch, sample):
     assert filecmp.cmpfiles(tmp_path / "a", tmp_path / "b", files, shallow=False) == (files, [], [])
 
 
-def test_views_of_a_lesion_differ_less_than_lesions(sample):
+def test_views_of_a_lesion_differ_less_than_lesions_do(sample):
     views = [np.asarray(draw_lesion("BKL", 3, v), float).mean((0, 1)) for v in range(2)]
     others = [np.asarray(draw_lesion("MEL", i, 0), float).mean((0, 1)) for i in range(5)]
     assert not np.array_equal(*views)
     assert np.abs(views[0] - views[1]).mean() < np.mean([np.abs(views[0] - o).mean() for o in others])
 
 
-def test_it_is_drawn_once(sample, monkeypatch):
+def test_the_sample_is_drawn_once(sample, monkeypatch):
     monkeypatch.setattr("input_pipeline.sources.sample.write_sample", lambda folder: pytest.fail("drawn again"))
     assert prepare_sample().is_dir()
 
@@ -49,6 +54,7 @@ def test_an_interrupted_drawing_leaves_nothing_under_the_final_name(tmp_path, mo
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
     def fail(folder):
+        folder.mkdir()
         (folder / "half").touch()
         raise OSError(28, "No space left on device")
 
@@ -58,6 +64,23 @@ def test_an_interrupted_drawing_leaves_nothing_under_the_final_name(tmp_path, mo
     assert list((tmp_path / "mobilenet-jax").iterdir()) == []
 
 
-def test_contact_sheet_has_a_row_for_each_class():
-    sheet = contact_sheet(columns=3)
-    assert sheet.size == (56 + 3 * 132, 4 + 7 * 100)
+def test_a_sample_that_another_process_drew_meanwhile_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def draw(folder):
+        folder.mkdir()
+        other = tmp_path / "mobilenet-jax" / "sample-v1"
+        other.mkdir()
+        (other / "of the other process").touch()
+
+    monkeypatch.setattr("input_pipeline.sources.sample.write_sample", draw)
+    assert [path.name for path in prepare_sample().iterdir()] == ["of the other process"]
+    assert len(list((tmp_path / "mobilenet-jax").iterdir())) == 1
+
+
+def test_the_picture_in_the_readme_shows_the_sample_as_it_is_drawn(tmp_path):
+    command = [sys.executable, ROOT / "docs" / "draw_sample.py", tmp_path / "sample.jpg"]
+    subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    with Image.open(ROOT / "docs" / "sample.jpg") as committed, Image.open(tmp_path / "sample.jpg") as drawn:
+        assert drawn.size == committed.size == (56 + 8 * 132, 4 + 7 * 100)
+        assert np.abs(np.asarray(drawn, int) - np.asarray(committed, int)).mean() < 1
