@@ -1,5 +1,3 @@
-import json
-import re
 import subprocess
 import sys
 
@@ -9,47 +7,12 @@ import keras
 import numpy as np
 import pytest
 
-from mobilenet_jax.model.mobilenet import ALPHAS, MobileNet
-from mobilenet_jax.model.summary import format_json, format_text, summarize
-from tests.helpers.runs import SHARED
-
-
-def test_layer_table_is_the_articles_row_for_row():
-    article = SHARED / "reference/article.md"
-    if not article.exists():
-        pytest.skip(f"needs {article}, which is not part of the repository")
-    row = re.compile(r"^(\w+) \((\w+)\)? +(\(None.*?\)) +(\d+) ", re.MULTILINE)
-    theirs, mine = row.findall(article.read_text()), row.findall(format_text(summarize()))
-    assert len(theirs) == 87
-    assert mine == theirs
-
-
-def test_totals_are_the_articles():
-    summary = summarize()
-    assert (summary.total, summary.trainable, summary.non_trainable) == (3_228_864, 3_206_976, 21_888)
-    assert sum(row.params for row in summary.rows) == summary.total
-
-
-@pytest.mark.parametrize("alpha", ALPHAS)
-@pytest.mark.parametrize("include_top", [False, True])
-def test_parameters_are_as_many_as_in_keras(alpha, include_top):
-    reference = keras.applications.MobileNet(
-        weights=None, alpha=alpha, include_top=include_top, input_shape=(224, 224, 3)
-    )
-    assert summarize(alpha, 224, include_top).total == reference.count_params()
-
-
-def test_json_holds_the_same_rows():
-    summary = summarize(0.5, 97)
-    table = json.loads(format_json(summary))
-    assert [(r["name"], r["params"]) for r in table["layers"]] == [(r.name, r.params) for r in summary.rows]
-    assert table["layers"][0]["shape"] == [None, 97, 97, 3]
-    assert table["total"] == summary.total
+from mobilenet_jax.model.mobilenet import MobileNet
 
 
 @pytest.mark.parametrize("head", ["article", "article_bn", "small", "imagenet"])
 @pytest.mark.parametrize("size", [(32, 32), (33, 47)])
-def test_heads_give_logits(head, size):
+def test_heads_return_logits(head, size):
     model = MobileNet(0.25, head, num_classes=5)
     images = jax.random.uniform(jax.random.key(0), (2, *size, 3))
     variables = jax.jit(lambda: model.init(jax.random.key(0, impl="rbg"), images, train=False))()
@@ -58,7 +21,29 @@ def test_heads_give_logits(head, size):
     assert float(jnp.abs(logits.sum(-1) - 1).min()) > 1e-4, "probabilities, not logits"
 
 
-def test_articles_head_has_its_sizes():
+def test_layers_have_keras_names_on_a_single_level():
+    reference = keras.applications.MobileNet(weights=None, alpha=0.25, input_shape=(32, 32, 3))
+    names = {layer.name for layer in reference.layers if layer.weights}
+    model = MobileNet(0.25, "imagenet", num_classes=1000)
+    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False))
+    assert set(variables) == {"params", "batch_stats"}
+    assert set(variables["params"]) == names
+    assert set(variables["batch_stats"]) == {name for name in names if name.endswith("_bn")}
+
+
+@pytest.mark.parametrize(("head", "batch_norm"), [("article", False), ("article_bn", True)])
+def test_the_outputs_of_the_articles_dense_layers_are_sown(head, batch_norm):
+    model = MobileNet(0.25, head)
+    images = jax.random.uniform(jax.random.key(0), (2, 32, 32, 3))
+    variables = jax.jit(lambda: model.init(jax.random.key(0, impl="rbg"), images, train=False))()
+    _, sown = jax.jit(lambda v: model.apply(v, images, train=False, mutable=["activities"]))(variables)
+    assert set(sown["activities"]) == {"dense_1_output", "dense_2_output"}
+    for [outputs] in sown["activities"].values():
+        assert outputs.shape == (2, 1024)
+        assert bool((outputs < 0).any()) == batch_norm, "before the ReLU with batch normalization, after it without"
+
+
+def test_the_articles_head_has_its_sizes():
     model = MobileNet(1.0, "article")
     images = jnp.zeros((1, 224, 224, 3))
     params = jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))["params"]
@@ -66,22 +51,23 @@ def test_articles_head_has_its_sizes():
     assert shapes == {"dense_1": (50176, 1024), "dense_2": (1024, 1024), "predictions": (1024, 7)}
 
 
-def test_dropout_acts_only_in_training():
+def test_dropout_is_active_only_in_training():
     model = MobileNet(0.25, "small", dropout=0.5)
     images = jax.random.uniform(jax.random.key(0), (4, 32, 32, 3))
     variables = jax.jit(lambda: model.init(jax.random.key(0, impl="rbg"), images, train=False))()
 
     @jax.jit
-    def train(seed):
+    def apply_in_training(seed):
         return model.apply(
             variables, images, train=True, rngs={"dropout": jax.random.key(seed)}, mutable=["batch_stats"]
         )
 
     evaluate = jax.jit(lambda: model.apply(variables, images, train=False))
-    assert not np.allclose(train(0)[0], train(1)[0])
+    assert not np.allclose(apply_in_training(0)[0], apply_in_training(1)[0])
     np.testing.assert_array_equal(evaluate(), evaluate())
-    moved = jax.tree.map(lambda a, b: bool((a != b).any()), variables["batch_stats"], train(0)[1]["batch_stats"])
-    assert all(jax.tree.leaves(moved)), "every batch norm updates its statistics"
+    updated = apply_in_training(0)[1]["batch_stats"]
+    differs = jax.tree.map(lambda a, b: bool((a != b).any()), variables["batch_stats"], updated)
+    assert all(jax.tree.leaves(differs)), "every batch norm updates its statistics"
 
 
 @pytest.mark.parametrize(
@@ -98,7 +84,7 @@ def test_wrong_arguments_are_named(model, shape, message):
         jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros(shape), train=False))
 
 
-def test_model_and_step_need_no_tensorflow():
+def test_the_model_and_the_steps_need_no_tensorflow():
     code = (
         "import sys; sys.modules['tensorflow'] = None; sys.modules['keras'] = None\n"
         "import mobilenet_jax.cli.main, mobilenet_jax.model.summary, mobilenet_jax.training.step\n"

@@ -1,4 +1,4 @@
-"""Early stopping beside Keras's own callback."""
+"""Early stopping compared with Keras's own callback."""
 
 import math
 from types import SimpleNamespace
@@ -8,59 +8,58 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mobilenet_jax.training.early_stopping import EarlyStopping
+from mobilenet_jax.training.early_stopping import EarlyStopping, is_lower_better
 
 MONITORS = ("val_loss", "val_accuracy")
 
 
-def kerass_verdict(stopping, values):
-    """What Keras's callback says of the same epochs: after which it stops, and whose weights it restores.
+def make_stopping(monitor="val_loss", mode="auto", min_delta=0.0, patience=0, baseline=None, start_from_epoch=0):
+    """Builds the settings with Keras's defaults."""
+    return EarlyStopping(monitor, mode, min_delta, patience, baseline, start_from_epoch)
 
-    Keras cannot know which way a figure of this project's is to go, so `"auto"` is resolved for it.
+
+def find_kerass_stopping_epoch(stopping, values):
+    """Returns the epoch after which Keras's callback stops, or None.
+
+    Keras cannot infer the direction of this project's metrics, so it is given `"min"` or `"max"` instead of `"auto"`
+    for metrics that are not losses.
     """
     mode = stopping.mode
     if mode == "auto" and not stopping.monitor.endswith("loss"):
         mode = "max"
-    callback = keras.callbacks.EarlyStopping(**{**stopping._asdict(), "mode": mode}, restore_best_weights=True)
-    weights = []  # of each epoch: its number
-    model = SimpleNamespace(
-        stop_training=False, get_weights=lambda: weights[-1], set_weights=lambda w: weights.append(w)
-    )
+    callback = keras.callbacks.EarlyStopping(**{**stopping._asdict(), "mode": mode})
+    model = SimpleNamespace(stop_training=False)
     callback.set_model(model)
     callback.on_train_begin()
-    stopped = None
     for epoch, value in enumerate(values, start=1):
-        weights.append(epoch)
         callback.on_epoch_end(epoch - 1, {stopping.monitor: value})
         if model.stop_training:
-            stopped = epoch
-            break
-    callback.on_train_end()
-    return stopped, None if callback.best_weights is None else weights[-1]
+            return epoch
+    return None
 
 
 CASES = {
-    "monitor": (EarlyStopping("val_accuracy", patience=1), [0.1, 0.5, 0.4, 0.6], (3, 2)),
-    "mode": (EarlyStopping("val_accuracy", mode="min", patience=2), [0.5, 0.6, 0.7, 0.1], (3, 1)),
-    "min_delta": (EarlyStopping(min_delta=0.1, patience=2), [1.0, 0.95, 0.91, 0.5], (3, 1)),
-    "patience": (EarlyStopping(patience=3), [1.0, 1.1, 1.2, 0.9, 1.0, 1.0, 1.0, 0.1], (7, 4)),
-    "baseline": (EarlyStopping(patience=3, baseline=0.5), [1.0, 0.9, 0.8, 0.7, 0.4], (None, 5)),
-    "baseline not bettered": (EarlyStopping(patience=3, baseline=0.5), [1.0, 0.9, 0.8, 0.85, 0.4], (4, 3)),
-    "start_from_epoch": (EarlyStopping(patience=1, start_from_epoch=3), [0.1, 9.0, 9.0, 1.0, 0.9, 1.0, 0.2], (6, 5)),
-    "restore best weights": (EarlyStopping(patience=0), [1.0, 0.5, 0.5, 0.1], (3, 2)),
-    "goes on": (EarlyStopping(patience=10), [1.0, 1.1, 1.2], (None, 1)),
-    "not begun": (EarlyStopping(start_from_epoch=5), [1.0, 2.0], (None, None)),
+    "monitor": (make_stopping("val_accuracy", patience=1), [0.1, 0.5, 0.4, 0.6], 3),
+    "mode": (make_stopping("val_accuracy", mode="min", patience=2), [0.5, 0.6, 0.7, 0.1], 3),
+    "min_delta": (make_stopping(min_delta=0.1, patience=2), [1.0, 0.95, 0.91, 0.5], 3),
+    "patience": (make_stopping(patience=3), [1.0, 1.1, 1.2, 0.9, 1.0, 1.0, 1.0, 0.1], 7),
+    "baseline": (make_stopping(patience=3, baseline=0.5), [1.0, 0.9, 0.8, 0.7, 0.4], None),
+    "baseline not reached": (make_stopping(patience=3, baseline=0.5), [1.0, 0.9, 0.8, 0.85, 0.4], 4),
+    "start_from_epoch": (make_stopping(patience=1, start_from_epoch=3), [0.1, 9.0, 9.0, 1.0, 0.9, 1.0, 0.2], 6),
+    "no patience": (make_stopping(patience=0), [1.0, 0.5, 0.5, 0.1], 3),
+    "continues": (make_stopping(patience=10), [1.0, 1.1, 1.2], None),
+    "not started": (make_stopping(start_from_epoch=5), [1.0, 2.0], None),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_it_stops_and_restores_as_keras_does(case):
+def test_the_stopping_epoch_is_kerass(case):
     stopping, values, expected = CASES[case]
-    assert stopping.verdict(values) == expected
-    assert kerass_verdict(stopping, values) == expected
+    assert stopping.find_stopping_epoch(values) == expected
+    assert find_kerass_stopping_epoch(stopping, values) == expected
 
 
-figures = st.integers(-8, 8).map(lambda n: n / 4)  # quarters: equal values and exact differences come up often
+metrics = st.integers(-8, 8).map(lambda n: n / 4)  # quarters, so that equal values and exact differences are frequent
 
 
 @settings(max_examples=300, deadline=None)
@@ -71,37 +70,52 @@ figures = st.integers(-8, 8).map(lambda n: n / 4)  # quarters: equal values and 
         mode=st.sampled_from(["auto", "min", "max"]),
         min_delta=st.integers(0, 3).map(lambda n: n / 4),
         patience=st.integers(0, 4),
-        baseline=st.none() | figures,
+        baseline=st.none() | metrics,
         start_from_epoch=st.integers(0, 4),
     ),
-    values=st.lists(figures, max_size=12),
+    values=st.lists(metrics, max_size=12),
 )
-def test_it_agrees_with_keras_on_any_history(stopping, values):
-    assert stopping.verdict(values) == kerass_verdict(stopping, values)
+def test_the_stopping_epoch_is_kerass_for_any_history(stopping, values):
+    assert stopping.find_stopping_epoch(values) == find_kerass_stopping_epoch(stopping, values)
 
 
-def test_what_is_said_of_a_run_does_not_change_as_it_goes_on():
-    stopping, values = EarlyStopping(patience=2), [1.0, 0.9, 1.0, 1.0, 0.1]
-    assert [stopping.verdict(values[:n])[0] for n in range(6)] == [None, None, None, None, 4, 4]
+def test_the_stopping_epoch_does_not_change_as_the_history_grows():
+    stopping, values = make_stopping(patience=2), [1.0, 0.9, 1.0, 1.0, 0.1]
+    assert [stopping.find_stopping_epoch(values[:n]) for n in range(6)] == [None, None, None, None, 4, 4]
 
 
 @settings(max_examples=200, deadline=None)
 @given(
-    values=st.lists(figures | st.just(math.nan), max_size=12),
+    first=metrics,
+    others=st.lists(metrics | st.just(math.nan), max_size=11),
     patience=st.integers(0, 4),
     mode=st.sampled_from(["min", "max"]),
 )
-def test_nan_never_counts_as_best(values, patience, mode):
-    """As in Keras, unless the first is NaN: Keras keeps it as the best, and nothing betters it."""
-    stopping = EarlyStopping(mode=mode, patience=patience)
-    stopped, best = stopping.verdict(values)
-    assert best is None or not math.isnan(values[best - 1])
-    if values and not math.isnan(values[0]):
-        assert (stopped, best) == kerass_verdict(stopping, values)
+def test_nan_is_never_an_improvement(first, others, patience, mode):
+    stopping, values = make_stopping(mode=mode, patience=patience), [first, *others]
+    stopping_epoch = stopping.find_stopping_epoch(values)
+    assert stopping_epoch == find_kerass_stopping_epoch(stopping, values)
+    worst = math.inf if mode == "min" else -math.inf
+    assert stopping_epoch == stopping.find_stopping_epoch([worst if math.isnan(value) else value for value in values])
 
 
-def test_after_a_nan_at_first_training_can_still_improve():
+def test_training_can_improve_after_a_nan_in_the_first_epoch():
+    """Keras takes that NaN as the best value, on which nothing improves."""
     values = [math.nan, 1.0, 0.9, 0.8]
-    assert kerass_verdict(EarlyStopping(patience=2), values) == (3, 1)
-    assert EarlyStopping(patience=2).verdict(values) == (None, 4)
-    assert EarlyStopping(patience=2).verdict([math.nan] * 3) == (2, None)
+    assert find_kerass_stopping_epoch(make_stopping(patience=2), values) == 3
+    assert make_stopping(patience=2).find_stopping_epoch(values) is None
+    assert make_stopping(patience=2).find_stopping_epoch([math.nan] * 3) == 2
+
+
+@pytest.mark.parametrize(
+    ("monitor", "mode", "expected"),
+    [
+        ("val_loss", "auto", True),
+        ("train_loss", "auto", True),
+        ("val_balanced_accuracy", "auto", False),
+        ("val_loss", "max", False),
+        ("val_accuracy", "min", True),
+    ],
+)
+def test_lower_is_better_for_losses_unless_the_mode_specifies_otherwise(monitor, mode, expected):
+    assert is_lower_better(monitor, mode) is expected

@@ -1,7 +1,8 @@
-"""Steps of training beside Keras on TensorFlow: the same weights, images and labels, tensor by tensor.
+"""Training steps compared with Keras on TensorFlow, tensor by tensor, with the same weights, images and labels.
 
-Keras's versions differ in the activity regularizer: since TensorFlow 1.13 its sum over the batch is divided by the size
-of the batch, in the Keras of 2018, which the article used, it was not. This project divides, as the Keras 3 seen here.
+Versions of Keras differ in the activity regularizer: since TensorFlow 1.13 its sum over the batch is divided by the
+batch size; in the Keras of 2018, which the article used, it was not. This project divides, as does Keras 3, which is
+used here.
 """
 
 from contextlib import contextmanager
@@ -21,17 +22,16 @@ from mobilenet_jax.training.losses import Regularizer
 from mobilenet_jax.training.optimizer import make_optimizer, make_schedule
 from mobilenet_jax.training.step import Objective, create_train_state, make_train_step
 from mobilenet_jax.weights.load import load_pretrained
-from tests.helpers.keras_models import relative_error
+from tests.helpers.keras_models import compute_relative_error
 
 SIZE, BATCH, STEPS = 96, 8, 3
-
 
 SGD = {"name": "sgd", "learning_rate": 0.001, "momentum": 0.9}
 ADADELTA = {"name": "adadelta", "learning_rate": 1.0}
 
 
 class Case(NamedTuple):
-    """How both sides train."""
+    """A training setup of both sides."""
 
     head: str = "article"
     optimizer: dict[str, Any] = SGD
@@ -39,7 +39,7 @@ class Case(NamedTuple):
     frozen_blocks: int = 0
 
     @property
-    def activity(self):
+    def has_activity_regularizer(self):
         return self.regularizer.activity_l1 or self.regularizer.activity_l2
 
 
@@ -60,18 +60,18 @@ FAST = ("sgd", "adadelta", "bn regularized", "frozen")
 FAST_IN_FLOAT32 = ("frozen",)
 
 
-def head_layers(head):
-    """The sizes (inputs, outputs) of the dense layers of a head."""
+def compute_head_sizes(head):
+    """Returns the sizes (inputs, outputs) of the dense layers of a head."""
     features = 256 * (SIZE // 32) ** 2
     last = {"predictions": (256 if head == "small" else 1024, 7)}
     return last if head == "small" else {"dense_1": (features, 1024), "dense_2": (1024, 1024), **last}
 
 
-def starting_tensors(file, case):
-    """The backbone of the file and a drawn head: `{collection: {layer: {tensor: array}}}`."""
+def make_initial_tensors(file, case):
+    """Returns the backbone of the file with a random head: `{collection: {layer: {tensor: array}}}`."""
     backbone, rng = load_pretrained(file)[1], np.random.default_rng(0)
     params, batch_stats = dict(backbone["params"]), dict(backbone["batch_stats"])
-    for name, (inputs, outputs) in head_layers(case.head).items():
+    for name, (inputs, outputs) in compute_head_sizes(case.head).items():
         params[name] = {"kernel": rng.normal(0, 1 / np.sqrt(inputs), (inputs, outputs)), "bias": np.zeros(outputs)}
         if case.head == "article_bn" and name != "predictions":
             params[f"{name}_bn"] = {"scale": np.ones(outputs), "bias": np.zeros(outputs)}
@@ -79,12 +79,12 @@ def starting_tensors(file, case):
     return jax.tree.map(np.float32, {"params": params, "batch_stats": batch_stats})
 
 
-def keras_model(case):
-    """Keras's MobileNet with the layers of a head as the article's code has them; dropout is left out."""
+def make_keras_model(case):
+    """Builds Keras's MobileNet with the head of the article's code, without dropout."""
     base = keras.applications.MobileNet(weights=None, include_top=False, alpha=0.25, input_shape=(SIZE, SIZE, 3))
     layers, r = keras.layers, case.regularizer
     x = (layers.GlobalAveragePooling2D() if case.head == "small" else layers.Flatten())(base.output)
-    for name, (_, units) in head_layers(case.head).items():
+    for name, (_, units) in compute_head_sizes(case.head).items():
         if name == "predictions":
             x = layers.Dense(units, name=name)(x)
             continue
@@ -99,24 +99,26 @@ def keras_model(case):
             x = layers.ReLU()(layers.BatchNormalization(name=f"{name}_bn")(x))
     model = keras.Model(base.input, x)
     for layer in model.layers:
-        layer.trainable = layer.name not in MobileNet(frozen_blocks=case.frozen_blocks).frozen_layers()
+        layer.trainable = layer.name not in MobileNet(frozen_blocks=case.frozen_blocks).frozen_layers
     return model
 
 
 NAMES = {"gamma": "scale", "beta": "bias", "moving_mean": "mean", "moving_variance": "var"}
 
 
-def layer_and_tensor(variable):
+def get_name(variable):
+    """Returns this project's name `LAYER.TENSOR` of one of Keras's variables."""
     *_, layer, tensor = variable.path.split("/")
     return f"{layer}.{NAMES.get(tensor, tensor)}"
 
 
 def is_depthwise(variable):
-    """Such a kernel is [3, 3, channels, 1] in Keras, [3, 3, 1, channels] here."""
+    """Returns whether this is a depthwise kernel: [3, 3, channels, 1] in Keras, [3, 3, 1, channels] here."""
     return "conv_dw" in variable.path and len(variable.shape) == 4
 
 
-def as_mine(variable, value):
+def convert_layout(variable, value):
+    """Returns the value of one of Keras's variables in this project's layout."""
     value = np.asarray(value)
     return value.transpose(0, 1, 3, 2) if is_depthwise(variable) else value
 
@@ -126,8 +128,8 @@ def flatten(tree):
 
 
 @contextmanager
-def computing_in(dtype):
-    """Both frameworks in float32 or float64."""
+def use_dtype(dtype):
+    """Sets both frameworks to float32 or float64."""
     keras.config.set_floatx(dtype)
     keras.config.set_dtype_policy(dtype)
     try:
@@ -138,14 +140,14 @@ def computing_in(dtype):
         keras.config.set_dtype_policy("float32")
 
 
-def kerass_steps(case, dtype, start, batches):
-    """After each step: the value of the objective, and parameters, statistics and moments by name."""
+def run_keras_steps(case, dtype, start, batches):
+    """Yields after each step the objective, and the parameters, statistics and moments by name."""
     settings = case.optimizer
-    with computing_in(dtype):
-        model = keras_model(case)
+    with use_dtype(dtype):
+        model = make_keras_model(case)
         values = flatten(start["params"]) | flatten(start["batch_stats"])
         for variable in model.weights:
-            value = values.pop(layer_and_tensor(variable))
+            value = values.pop(get_name(variable))
             variable.assign(value.transpose(0, 1, 3, 2) if is_depthwise(variable) else value)
         assert not values
         if settings["name"] == "sgd":
@@ -155,10 +157,10 @@ def kerass_steps(case, dtype, start, batches):
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, dtype=dtype)
         model.compile(optimizer, loss, run_eagerly=True)
     for batch in batches:
-        with computing_in(dtype):
+        with use_dtype(dtype):
             model.reset_metrics()
             objective = float(model.train_on_batch(batch["image"].astype(dtype), batch["label"]))
-        tensors = {layer_and_tensor(v): as_mine(v, v) for v in model.weights}
+        tensors = {get_name(v): convert_layout(v, v) for v in model.weights}
         moments = (
             {"velocity": optimizer.momentums}
             if settings["name"] == "sgd"
@@ -166,23 +168,23 @@ def kerass_steps(case, dtype, start, batches):
         )
         for moment, variables in moments.items():
             for variable, value in zip(model.trainable_variables, variables, strict=True):
-                tensors[f"{moment} {layer_and_tensor(variable)}"] = as_mine(variable, value)
+                tensors[f"{moment} {get_name(variable)}"] = convert_layout(variable, value)
         yield objective, tensors
 
 
-def my_steps(case, dtype, start, batches):
-    """The same of this project."""
+def run_steps(case, dtype, start, batches):
+    """Yields the same for this project."""
     settings = case.optimizer
-    with computing_in(dtype):
+    with use_dtype(dtype):
         model = MobileNet(0.25, case.head, dropout=0.0, frozen_blocks=case.frozen_blocks, dtype=jnp.dtype(dtype))
-        config = get_config()
-        config.optimizer.update(settings)
-        optimizer = make_optimizer(config, make_schedule(config, 10), model)
+        section = get_config().optimizer
+        section.update(settings)
+        optimizer = make_optimizer(section, make_schedule(section, epochs=1, steps_per_epoch=10), model)
         step = make_train_step(model, optimizer, jax.random.key(0), Objective(case.regularizer))
         params, batch_stats = jax.tree.map(lambda x: jnp.array(x, dtype), (start["params"], start["batch_stats"]))
         state = create_train_state(params, batch_stats, optimizer)
     for batch in batches:
-        with computing_in(dtype):
+        with use_dtype(dtype):
             state, _, objective = step(state, {**batch, "image": batch["image"].astype(dtype)}, jnp.ones((), dtype))
         tensors = flatten(state.params) | flatten(state.batch_stats)
         # Keras's velocity holds the learning rate, m v - lr g; Optax's does not, m v + g.
@@ -198,7 +200,7 @@ def my_steps(case, dtype, start, batches):
 
 
 def make_batches(real_photographs):
-    """Three batches of dermoscopic images, scaled as the weights were trained; the labels say nothing of them."""
+    """Returns three batches of dermoscopic images in the input range of the weights, with arbitrary labels."""
     images = [Image.open(path).resize((SIZE, SIZE)) for path in real_photographs[: STEPS * BATCH]]
     pixels = np.stack(images).astype(np.float32) / 127.5 - 1
     labels = np.arange(STEPS * BATCH, dtype=np.int32) % 7
@@ -210,56 +212,62 @@ def batches(real_photographs):
     return make_batches(real_photographs)
 
 
-def cases(fast):
+def make_parameters(fast):
+    """Returns all cases as test parameters: those that are not in `fast` are slow tests."""
     return [pytest.param(name, marks=() if name in fast else pytest.mark.slow) for name in CASES]
 
 
-def assert_near(name, found, expected, tolerance):
-    """Tensor by tensor, relative to its norm."""
+def assert_near(name, tensors, expected, tolerance):
+    """Compares tensor by tensor, relative to the norm of each."""
     case = CASES[name]
-    assert found.keys() == expected.keys()
-    for key, tensor in found.items():
-        if key.endswith(("dense_1.bias", "dense_2.bias")) and case.head == "article_bn" and not case.activity:
-            # Batch normalization takes a bias away again: its gradient is 0, and what there is of it is rounding.
+    assert tensors.keys() == expected.keys()
+    for key, tensor in tensors.items():
+        if (
+            key.endswith(("dense_1.bias", "dense_2.bias"))
+            and case.head == "article_bn"
+            and not case.has_activity_regularizer
+        ):
+            # Batch normalization subtracts the bias again: its exact gradient is 0, and the tensor is rounding error.
             assert max(np.linalg.norm(tensor), np.linalg.norm(expected[key])) < 1e-8, key
         else:
-            assert relative_error(tensor, expected[key]) < tolerance, key
+            assert compute_relative_error(tensor, expected[key]) < tolerance, key
 
 
-@pytest.mark.parametrize("name", cases(FAST))
-def test_three_steps_are_kerass(name, weights, batches):
-    """Objective, parameters, statistics and moments. In float64, where rounding does not hide what is computed.
+@pytest.mark.parametrize("name", make_parameters(FAST))
+def test_three_float64_steps_equal_keras(name, weights, batches):
+    """Compares objective, parameters, statistics and moments in float64, where rounding does not hide differences.
 
     Measured: at most 4e-6, and 3e-5 in the moments of Adadelta with the regularized head (logits and penalty are
     float32 even here).
     """
-    start = starting_tensors(weights[0.25], CASES[name])
-    sides = (steps(CASES[name], "float64", start, batches) for steps in (my_steps, kerass_steps))
-    for (objective, found), (theirs, expected) in zip(*sides, strict=True):
-        assert objective == pytest.approx(theirs, rel=1e-6)
-        assert_near(name, found, expected, 1e-4)
+    start = make_initial_tensors(weights[0.25], CASES[name])
+    sides = (steps(CASES[name], "float64", start, batches) for steps in (run_steps, run_keras_steps))
+    for (objective, tensors), (expected_objective, expected) in zip(*sides, strict=True):
+        assert objective == pytest.approx(expected_objective, rel=1e-6)
+        assert_near(name, tensors, expected, 1e-4)
 
 
-@pytest.mark.parametrize("name", cases(FAST_IN_FLOAT32))
-def test_float32_steps_are_kerass_as_far_as_rounding_lets_them(name, weights, batches):
-    """All within 1e-4 over three steps with a frozen backbone, where 2e-5 was measured.
+@pytest.mark.parametrize("name", make_parameters(FAST_IN_FLOAT32))
+def test_float32_steps_equal_keras_up_to_rounding(name, weights, batches):
+    """With a frozen backbone everything is within 1e-4 over three steps (2e-5 was measured).
 
-    Where the backbone is trained, the objective, the parameters and the statistics are after one step, but the moments
-    are not. It is no matter of whose arithmetic: a rounding of 1e-7 moves some of a million activations over an edge of
-    ReLU6, where the gradient jumps. Weights changed by a relative 1e-6 move the moments by 5e-2 in float64; Keras in
-    float32 is up to 4e-3 from Keras in float64 after one step; and each step multiplies the difference by ten or more.
+    With a trained backbone the objective, the parameters and the statistics are within 1e-4 after one step, but the
+    moments are not. This does not depend on the framework: a rounding error of 1e-7 moves some of a million activations
+    across a kink of ReLU6, where the gradient jumps. Weights changed by a relative 1e-6 move the moments by 5e-2 in
+    float64, and Keras in float32 differs by up to 4e-3 from Keras in float64 after one step. Each further step
+    multiplies the difference by ten or more.
     """
     case = CASES[name]
-    start = starting_tensors(weights[0.25], case)
-    sides = (steps(case, "float32", start, batches) for steps in (my_steps, kerass_steps))
-    for i, ((objective, found), (theirs, expected)) in enumerate(zip(*sides, strict=True)):
+    start = make_initial_tensors(weights[0.25], case)
+    sides = (steps(case, "float32", start, batches) for steps in (run_steps, run_keras_steps))
+    for i, ((objective, tensors), (expected_objective, expected)) in enumerate(zip(*sides, strict=True)):
         if case.frozen_blocks == 13:
-            assert objective == pytest.approx(theirs, rel=1e-5)
-            assert_near(name, found, expected, 1e-4)
+            assert objective == pytest.approx(expected_objective, rel=1e-5)
+            assert_near(name, tensors, expected, 1e-4)
             continue
-        assert objective == pytest.approx(theirs, rel=1e-4 if i == 0 else 1e-2)
+        assert objective == pytest.approx(expected_objective, rel=1e-4 if i == 0 else 1e-2)
         if i == 0:
-            moments = {key for key in found if " " in key}
-            tolerance = 1e-3 if name == "bn l2 adadelta" else 1e-4  # a tensor of Keras's own is 9e-5 from its float64
-            for keys, bound in ((found.keys() - moments, tolerance), (moments, 5e-2)):
-                assert_near(name, {k: found[k] for k in keys}, {k: expected[k] for k in keys}, bound)
+            moments = {key for key in tensors if " " in key}
+            tolerance = 1e-3 if name == "bn l2 adadelta" else 1e-4  # Keras's float32 itself is 9e-5 from float64 here
+            for keys, bound in ((tensors.keys() - moments, tolerance), (moments, 5e-2)):
+                assert_near(name, {k: tensors[k] for k in keys}, {k: expected[k] for k in keys}, bound)

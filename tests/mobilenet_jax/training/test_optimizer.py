@@ -1,4 +1,4 @@
-"""Learning rates, optimizers, and what a step makes of them."""
+"""Learning rates and optimizers, alone and in a train step."""
 
 import os
 
@@ -16,7 +16,7 @@ import pytest
 from configs.mobilenet import get_config
 from mobilenet_jax.model.mobilenet import MobileNet
 from mobilenet_jax.training.losses import cross_entropy
-from mobilenet_jax.training.optimizer import make_optimizer, make_schedule, plateau_scale
+from mobilenet_jax.training.optimizer import compute_plateau_scale, make_optimizer, make_schedule
 from mobilenet_jax.training.step import Objective, create_train_state, make_eval_step, make_train_step
 from mobilenet_jax.weights.load import load_pretrained
 
@@ -24,16 +24,22 @@ ONE = jnp.float32(1)
 MODEL = MobileNet(0.25, "small", dropout=0.0)
 
 
-def _config(epochs=10, **optimizer):
-    config = get_config()
-    config.train.epochs = epochs
-    config.optimizer.update({"name": "sgd", "learning_rate": 0.1, "momentum": 0.0, **optimizer})
-    return config
+EPOCHS, STEPS_PER_EPOCH = 10, 5
 
 
-def _optimizer(model=MODEL, **optimizer):
-    config = _config(**optimizer)
-    return make_optimizer(config, make_schedule(config, 5), model)
+def _make_settings(**changes):
+    settings = get_config().optimizer
+    settings.update({"name": "sgd", "learning_rate": 0.1, "momentum": 0.0, **changes})
+    return settings
+
+
+def _make_schedule(settings):
+    return make_schedule(settings, epochs=EPOCHS, steps_per_epoch=STEPS_PER_EPOCH)
+
+
+def _make_optimizer(model=MODEL, **changes):
+    settings = _make_settings(**changes)
+    return make_optimizer(settings, _make_schedule(settings), model)
 
 
 @pytest.fixture(scope="module")
@@ -47,97 +53,97 @@ def batch():
     return {"image": rng.random((8, 32, 32, 3), np.float32), "label": np.arange(8, dtype=np.int32) % 7}
 
 
-def _state(variables, optimizer, ema=False):
-    """Of copies: a step takes what it is given."""
+def _make_state(variables, optimizer, ema=False):
+    """Creates the state from copies, because a step donates its state."""
     params, batch_stats = jax.tree.map(jnp.copy, (variables["params"], variables["batch_stats"]))
     return create_train_state(params, batch_stats, optimizer, ema=ema)
 
 
-def _after_a_step(variables, batch, model=MODEL, objective=None, **optimizer):
-    made = _optimizer(model, **optimizer)
-    step = make_train_step(model, made, jax.random.key(1, impl="rbg"), objective or Objective())
-    return step(_state(variables, made), batch, ONE)
+def _run_step(variables, batch, model=MODEL, objective=None, **changes):
+    optimizer = _make_optimizer(model, **changes)
+    step = make_train_step(model, optimizer, jax.random.key(1, impl="rbg"), objective or Objective())
+    return step(_make_state(variables, optimizer), batch, ONE)
 
 
-def _rates(config, steps, steps_per_epoch=5):
-    schedule = make_schedule(config, steps_per_epoch)
+def _compute_rates(steps, **changes):
+    schedule = _make_schedule(_make_settings(**changes))
     return [float(schedule(step)) for step in steps]
 
 
-def test_the_constant_rate_is_constant_and_warms_up_in_a_line():
-    assert _rates(_config(), [0, 1, 49]) == pytest.approx([0.1] * 3)
-    assert _rates(_config(warmup_epochs=2), [0, 1, 5, 9, 10, 49]) == pytest.approx([0, 0.01, 0.05, 0.09, 0.1, 0.1])
+def test_the_constant_rate_is_constant_after_a_linear_warmup():
+    assert _compute_rates([0, 1, 49]) == pytest.approx([0.1] * 3)
+    assert _compute_rates([0, 1, 5, 9, 10, 49], warmup_epochs=2) == pytest.approx([0, 0.01, 0.05, 0.09, 0.1, 0.1])
 
 
-def test_the_cosine_falls_to_0_at_the_end():
+def test_the_cosine_decays_to_0_at_the_end():
     middle = 0.05
-    assert _rates(_config(schedule="cosine"), [0, 25, 50]) == pytest.approx([0.1, middle, 0], abs=1e-8)
-    warm = _rates(_config(schedule="cosine", warmup_epochs=2), [0, 5, 10, 30, 50])
-    assert warm == pytest.approx([0, 0.05, 0.1, middle, 0], abs=1e-8)
-    assert 0 < _rates(_config(schedule="cosine"), [49])[0] < 1e-3
+    assert _compute_rates([0, 25, 50], schedule="cosine") == pytest.approx([0.1, middle, 0], abs=1e-8)
+    after_warmup = _compute_rates([0, 5, 10, 30, 50], schedule="cosine", warmup_epochs=2)
+    assert after_warmup == pytest.approx([0, 0.05, 0.1, middle, 0], abs=1e-8)
+    assert 0 < _compute_rates([49], schedule="cosine")[0] < 1e-3
 
 
 @pytest.mark.parametrize("patience", [1, 2, 3])
-def test_the_plateau_is_kerass(patience):
+def test_the_plateau_scale_equals_keras(patience):
     rng = np.random.default_rng(patience)
     values = [*np.round(rng.uniform(0, 1, 30) * np.linspace(2, 1, 30), 2), 0.5, 0.49995, 0.4999, 0.499, 0.6, 0.6, 0.6]
-    config = _config(schedule="plateau", plateau_factor=0.5, plateau_patience=patience)
+    settings = _make_settings(schedule="plateau", plateau_factor=0.5, plateau_patience=patience)
     optimizer = SimpleNamespace(learning_rate=np.float64(1))
     callback = keras.callbacks.ReduceLROnPlateau(factor=0.5, patience=patience)
     callback.set_model(SimpleNamespace(optimizer=optimizer))
     callback.on_train_begin()
-    scales, theirs = [], []
+    scales, expected = [], []
     for epoch, value in enumerate(values):
         callback.on_epoch_end(epoch, {"val_loss": value})
-        scales.append(plateau_scale(config, values[: epoch + 1]))
-        theirs.append(float(optimizer.learning_rate))
-    assert scales == pytest.approx(theirs)
+        scales.append(compute_plateau_scale(settings, values[: epoch + 1]))
+        expected.append(float(optimizer.learning_rate))
+    assert scales == pytest.approx(expected)
     assert scales[-1] < 0.5
-    assert plateau_scale(config, []) == 1
-    assert plateau_scale(_config(), values) == 1
+    assert compute_plateau_scale(settings, []) == 1
+    assert compute_plateau_scale(_make_settings(), values) == 1
 
 
-def test_the_scale_of_a_plateau_multiplies_the_update(variables, batch):
-    optimizer = _optimizer()
+def test_the_scale_multiplies_the_update(variables, batch):
+    optimizer = _make_optimizer()
     step = make_train_step(MODEL, optimizer, jax.random.key(1, impl="rbg"))
     start = variables["params"]["predictions"]["kernel"]
     moved = [
-        step(_state(variables, optimizer), batch, jnp.float32(scale))[0].params["predictions"]["kernel"] - start
+        step(_make_state(variables, optimizer), batch, jnp.float32(scale))[0].params["predictions"]["kernel"] - start
         for scale in (1, 0.25)
     ]
     np.testing.assert_allclose(moved[1], 0.25 * moved[0], atol=1e-7)
 
 
-def test_gradients_are_clipped_by_their_norm_together():
+def test_gradients_are_clipped_by_their_global_norm():
     gradients = {"a": {"kernel": jnp.array([3.0])}, "b": {"bias": jnp.array([4.0])}}
     for clip_norm, expected in ((1.0, [0.6, 0.8]), (5.0, [3, 4]), (100.0, [3, 4]), (0.0, [3, 4])):
-        optimizer = _optimizer(learning_rate=1.0, clip_norm=clip_norm)
+        optimizer = _make_optimizer(learning_rate=1.0, clip_norm=clip_norm)
         updates, _ = optimizer.update(gradients, optimizer.init(gradients), gradients)
         assert [-float(x[0]) for x in jax.tree.leaves(updates)] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("frozen_blocks", [0, 5, 13])
-def test_weight_decay_touches_kernels_that_are_trained(variables, frozen_blocks):
+def test_weight_decay_applies_to_trained_kernels_only(variables, frozen_blocks):
     model = MobileNet(0.25, "small", frozen_blocks=frozen_blocks)
     params = jax.tree.map(lambda x: x + 1, variables["params"])
-    optimizer = _optimizer(model, weight_decay=0.5)
+    optimizer = _make_optimizer(model, weight_decay=0.5)
     updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
     for layer, tensors in updates.items():
         for tensor, update in tensors.items():
-            decays = tensor == "kernel" and layer not in model.frozen_layers()
+            decays = tensor == "kernel" and layer not in model.frozen_layers
             np.testing.assert_allclose(update, (-0.1 * 0.5 if decays else 0) * params[layer][tensor], rtol=1e-6)
 
 
-def test_no_moments_are_held_of_frozen_layers(variables):
+def test_the_optimizer_holds_no_moments_of_frozen_layers(variables):
     model = MobileNet(0.25, "small", frozen_blocks=13)
-    state = _optimizer(model, momentum=0.9).init(variables["params"])
+    state = _make_optimizer(model, momentum=0.9).init(variables["params"])
     assert sum(x.size for x in jax.tree.leaves(optax.tree.get(state, "trace"))) == 256 * 7 + 7
 
 
-def test_the_moving_average_follows_its_formula_and_is_what_is_evaluated(variables, batch):
-    optimizer = _optimizer()
+def test_the_moving_average_follows_its_formula_and_is_evaluated(variables, batch):
+    optimizer = _make_optimizer()
     step = make_train_step(MODEL, optimizer, jax.random.key(1, impl="rbg"), Objective(ema_decay=0.75))
-    state = _state(variables, optimizer, ema=True)
+    state = _make_state(variables, optimizer, ema=True)
     average = jax.device_get(state.params)
     for _ in range(3):
         state, _, _ = step(state, batch, ONE)
@@ -158,19 +164,19 @@ def test_the_moving_average_follows_its_formula_and_is_what_is_evaluated(variabl
 
 
 def test_without_an_average_the_parameters_are_evaluated(variables, batch):
-    state, _, _ = _after_a_step(variables, batch)
+    state, _, _ = _run_step(variables, batch)
     assert state.ema is None
 
 
 def test_bfloat16_keeps_parameters_statistics_and_logits_in_float32(weights, variables):
-    """From trained weights: through random ones batch normalization makes any rounding large."""
+    """Uses trained weights, because with random ones batch normalization amplifies rounding."""
     _, backbone = load_pretrained(weights[0.25])
     trained = {**backbone, "params": {**backbone["params"], "predictions": variables["params"]["predictions"]}}
     images = np.random.default_rng(0).random((8, 64, 64, 3), np.float32)
     batch = {"image": images, "label": np.arange(8, dtype=np.int32) % 7}
     model = MobileNet(0.25, "small", dropout=0.0, dtype=jnp.bfloat16)
-    state, outcome, objective = _after_a_step(trained, batch, model, momentum=0.9)
-    floats = [x for x in jax.tree.leaves((state, outcome, objective)) if jnp.issubdtype(x.dtype, jnp.floating)]
+    state, result, objective = _run_step(trained, batch, model, momentum=0.9)
+    floats = [x for x in jax.tree.leaves((state, result, objective)) if jnp.issubdtype(x.dtype, jnp.floating)]
     assert {x.dtype for x in floats} == {jnp.dtype("float32")}
     assert jax.eval_shape(lambda: model.apply(trained, images, train=False)).dtype == jnp.float32
     logits, _ = jax.jit(lambda: MODEL.apply(trained, images, train=True, mutable=["batch_stats"]))()
@@ -180,10 +186,10 @@ def test_bfloat16_keeps_parameters_statistics_and_logits_in_float32(weights, var
 
 
 @pytest.mark.parametrize(("batch_norm", "moves"), [("train", True), ("frozen", False)])
-def test_statistics_of_frozen_blocks_move_only_if_they_are_re_estimated(variables, batch, batch_norm, moves):
+def test_statistics_of_frozen_blocks_are_updated_only_with_batch_norm_train(variables, batch, batch_norm, moves):
     model = MobileNet(0.25, "small", dropout=0.0, frozen_blocks=13, batch_norm=batch_norm)
-    state, _, _ = _after_a_step(variables, batch, model)
-    for layer in model.frozen_layers():
+    state, _, _ = _run_step(variables, batch, model)
+    for layer in model.frozen_layers:
         jax.tree.map(np.testing.assert_array_equal, state.params[layer], variables["params"][layer])
         if layer.endswith("_bn"):
             for tensor, value in variables["batch_stats"][layer].items():
@@ -191,12 +197,12 @@ def test_statistics_of_frozen_blocks_move_only_if_they_are_re_estimated(variable
     assert (state.params["predictions"]["bias"] != variables["params"]["predictions"]["bias"]).any()
 
 
-def test_class_weights_and_smoothing_reach_the_objective_but_not_the_outcome(variables, batch):
+def test_class_weights_and_smoothing_affect_the_objective_but_not_the_result(variables, batch):
     weights = np.linspace(0.5, 2, 7, dtype=np.float32)
-    _, outcome, objective = _after_a_step(variables, batch, objective=Objective(class_weights=weights))
+    _, result, objective = _run_step(variables, batch, objective=Objective(class_weights=weights))
     assert float(objective) == pytest.approx(
-        float(np.mean(np.asarray(outcome.loss) * weights[batch["label"]])), rel=1e-5
+        float(np.mean(np.asarray(result.loss) * weights[batch["label"]])), rel=1e-5
     )
-    _, plain, smoothed = _after_a_step(variables, batch, objective=Objective(label_smoothing=0.2))
-    np.testing.assert_allclose(plain.loss, outcome.loss, rtol=1e-5)
+    _, plain, smoothed = _run_step(variables, batch, objective=Objective(label_smoothing=0.2))
+    np.testing.assert_allclose(plain.loss, result.loss, rtol=1e-5)
     assert float(smoothed) != pytest.approx(float(plain.loss.mean()), rel=1e-4)

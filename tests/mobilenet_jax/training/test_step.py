@@ -14,16 +14,16 @@ from mobilenet_jax.training.step import BatchResult, create_train_state, make_ev
 from mobilenet_jax.weights.load import load_pretrained
 
 MODEL = MobileNet(0.25, "small", dropout=0.5)
-ONE = jnp.float32(1)  # what updates are multiplied by
+ONE = jnp.float32(1)  # the scale of the update
 
 
-def _optimizer(name, learning_rate, momentum=0.0, model=MODEL):
-    config = get_config()
-    config.optimizer.update(name=name, learning_rate=learning_rate, momentum=momentum)
-    return make_optimizer(config, make_schedule(config, 10), model)
+def _make_optimizer(name, learning_rate, momentum=0.0, model=MODEL):
+    settings = get_config().optimizer
+    settings.update(name=name, learning_rate=learning_rate, momentum=momentum)
+    return make_optimizer(settings, make_schedule(settings, epochs=1, steps_per_epoch=10), model)
 
 
-def _state_and_step(optimizer):
+def _make_state_and_step(optimizer):
     variables = jax.jit(lambda k: MODEL.init(k, jnp.zeros((1, 32, 32, 3)), train=False))(jax.random.key(0, impl="rbg"))
     state = create_train_state(variables["params"], variables["batch_stats"], optimizer)
     return state, make_train_step(MODEL, optimizer, jax.random.key(1, impl="rbg"))
@@ -35,12 +35,12 @@ def batch():
     return {"image": rng.random((8, 32, 32, 3), np.float32), "label": np.arange(8, dtype=np.int32) % 7}
 
 
-def test_a_step_is_the_gradient_step_of_the_mean_cross_entropy(batch):
-    optimizer = _optimizer("sgd", 0.1, 0.0)
-    state, step = _state_and_step(optimizer)
+def test_a_step_descends_the_gradient_of_the_mean_cross_entropy(batch):
+    optimizer = _make_optimizer("sgd", 0.1, 0.0)
+    state, step = _make_state_and_step(optimizer)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
 
-    def loss(params):
+    def compute_loss(params):
         dropout = jax.random.fold_in(jax.random.key(1, impl="rbg"), 0)
         logits, _ = MODEL.apply(
             {**variables, "params": params},
@@ -51,22 +51,22 @@ def test_a_step_is_the_gradient_step_of_the_mean_cross_entropy(batch):
         )
         return -jax.nn.log_softmax(logits)[jnp.arange(8), batch["label"]].mean()
 
-    value, grads = jax.jit(jax.value_and_grad(loss))(state.params)
+    value, grads = jax.jit(jax.value_and_grad(compute_loss))(state.params)
     expected = jax.tree.map(lambda p, g: np.asarray(p) - 0.1 * np.asarray(g), state.params, grads)
-    after, outcome, objective = step(state, batch, ONE)
+    after, result, objective = step(state, batch, ONE)
     assert int(after.step) == 1
-    np.testing.assert_allclose([outcome.loss.mean(), objective], value, rtol=1e-5)
+    np.testing.assert_allclose([result.loss.mean(), objective], value, rtol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), after.params, expected)
 
 
 @pytest.mark.parametrize(("frozen_blocks", "optimizer"), [(0, "sgd"), (4, "sgd"), (13, "sgd"), (13, "adadelta")])
-def test_a_step_from_converted_weights_changes_all_but_the_frozen_tensors(weights, batch, frozen_blocks, optimizer):
+def test_a_step_from_converted_weights_changes_all_tensors_except_frozen_ones(weights, batch, frozen_blocks, optimizer):
     model = MobileNet(0.25, "small", frozen_blocks=frozen_blocks)
     _, backbone = load_pretrained(weights[0.25])
     kernel = np.random.default_rng(0).normal(0, 0.1, (256, 7)).astype(np.float32)
     head = {"predictions": {"kernel": kernel, "bias": np.zeros(7, np.float32)}}
     before = {"params": {**backbone["params"], **head}, "batch_stats": backbone["batch_stats"]}
-    optimizer = _optimizer(optimizer, 0.1, 0.9, model)
+    optimizer = _make_optimizer(optimizer, 0.1, 0.9, model)
     state = jax.tree.map(jnp.array, create_train_state(before["params"], before["batch_stats"], optimizer))
     after, _, _ = make_train_step(model, optimizer, jax.random.key(1, impl="rbg"))(state, batch, ONE)
     unchanged = {
@@ -76,27 +76,27 @@ def test_a_step_from_converted_weights_changes_all_but_the_frozen_tensors(weight
         for tensor, value in tensors.items()
         if getattr(after, collection)[layer][tensor].tobytes() == value.tobytes()
     }
-    assert {name.split(".")[0] for name in unchanged} == model.frozen_layers()
+    assert {name.split(".")[0] for name in unchanged} == model.frozen_layers
     assert len(unchanged) == 5 * (2 * frozen_blocks + bool(frozen_blocks))  # kernel, scale, bias, mean, var
 
 
-def test_training_learns_a_batch_by_heart_and_repeats_to_the_bit(batch):
-    def run():
-        state, step = _state_and_step(_optimizer("sgd", 0.01, 0.9))
+def test_training_fits_a_batch_and_repeats_to_the_bit(batch):
+    def train():
+        state, step = _make_state_and_step(_make_optimizer("sgd", 0.01, 0.9))
         losses = []
         for _ in range(40):
-            state, outcome, _ = step(state, batch, ONE)
-            losses.append(float(outcome.loss.mean()))
+            state, result, _ = step(state, batch, ONE)
+            losses.append(float(result.loss.mean()))
         return losses, jax.device_get(state)
 
-    (losses, first), (again, second) = run(), run()
-    assert losses == again
+    (losses, first), (repeated_losses, second) = train(), train()
+    assert losses == repeated_losses
     assert jax.tree.all(jax.tree.map(np.array_equal, first, second))
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_evaluation_has_no_dropout_and_changes_nothing(batch):
-    state, _ = _state_and_step(_optimizer("sgd", 0.1, 0.9))
+def test_evaluation_is_deterministic_and_keeps_the_mask(batch):
+    state, _ = _make_state_and_step(_make_optimizer("sgd", 0.1, 0.9))
     evaluate = make_eval_step(MODEL)
     masked = {**batch, "mask": np.arange(8) < 5}
     first, second = evaluate(state, masked), evaluate(state, masked)
@@ -105,26 +105,26 @@ def test_evaluation_has_no_dropout_and_changes_nothing(batch):
 
 
 @pytest.mark.parametrize(
-    ("name", "momentum", "reference"),
+    ("name", "momentum", "make_keras_optimizer"),
     [
         ("sgd", 0.9, lambda: keras.optimizers.SGD(0.5, momentum=0.9)),
         ("adadelta", 0.9, lambda: keras.optimizers.Adadelta(0.5, rho=0.95)),
     ],
 )
-def test_optimizers_step_as_kerass(name, momentum, reference):
+def test_optimizers_equal_keras(name, momentum, make_keras_optimizer):
     start = np.array([1.0, -2.0, 3.0], np.float32)
     gradients = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
-    variable, theirs = keras.Variable(start), reference()
-    mine, params = _optimizer(name, 0.5, momentum), {"kernel": jnp.array(start)}
-    opt_state = mine.init(params)
+    variable, keras_optimizer = keras.Variable(start), make_keras_optimizer()
+    optimizer, params = _make_optimizer(name, 0.5, momentum), {"kernel": jnp.array(start)}
+    opt_state = optimizer.init(params)
     for gradient in gradients:
-        theirs.apply([keras.ops.convert_to_tensor(gradient)], [variable])
-        updates, opt_state = mine.update({"kernel": jnp.array(gradient)}, opt_state, params)
+        keras_optimizer.apply([keras.ops.convert_to_tensor(gradient)], [variable])
+        updates, opt_state = optimizer.update({"kernel": jnp.array(gradient)}, opt_state, params)
         params = optax.apply_updates(params, updates)
     np.testing.assert_allclose(params["kernel"], np.asarray(variable), rtol=1e-5)
 
 
-def test_epoch_metrics_are_sklearns_over_all_unmasked_examples():
+def test_epoch_metrics_equal_sklearn_over_all_unmasked_examples():
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(20, 7))
     label, mask = rng.integers(0, 5, 20), np.arange(20) < 17  # classes 5 and 6 do not occur
@@ -136,10 +136,10 @@ def test_epoch_metrics_are_sklearns_over_all_unmasked_examples():
     assert metrics["accuracy"] == accuracy_score(y, p)
     recalls = [np.mean(p[y == c] == c) for c in range(5) if (y == c).any()]
     np.testing.assert_allclose(metrics["balanced_accuracy"], np.mean(recalls))
-    assert metrics["balanced_accuracy"] == pytest.approx(_quietly(balanced_accuracy_score, y, p))
+    assert metrics["balanced_accuracy"] == pytest.approx(_call_with_warning(balanced_accuracy_score, y, p))
     assert metrics["loss"] == pytest.approx(log_loss(y, np.exp(log_p[:17]), labels=range(7)), rel=1e-5)
 
 
-def _quietly(function, *args):
+def _call_with_warning(function, *args):
     with pytest.warns(UserWarning, match="y_pred contains classes not in y_true"):
         return function(*args)
