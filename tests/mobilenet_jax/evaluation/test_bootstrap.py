@@ -1,0 +1,57 @@
+import math
+
+import numpy as np
+import pytest
+
+from mobilenet_jax.evaluation.bootstrap import compute_intervals
+from mobilenet_jax.evaluation.metrics import compute_calibration_error
+
+
+def test_lesions_are_resampled_with_all_their_images():
+    lesions = np.array(["a", "b", "a", "c", "b", "a"])
+    samples = []
+
+    def count(rows):
+        samples.append(np.bincount(rows, minlength=6))
+        return {"images": float(len(rows)), "undefined": math.nan}
+
+    intervals = compute_intervals(lesions, count, 200)
+    counts = np.array(samples)
+    for lesion in "abc":
+        members = counts[:, lesions == lesion]
+        assert (members == members[:, :1]).all(), "images of one lesion are sampled equally often"
+    assert (counts[:, [0, 1, 3]].sum(1) == 3).all(), "each sample has as many lesions as the data set"
+    assert intervals["images"] == tuple(np.percentile(counts.sum(1), (2.5, 97.5)))
+    assert np.isnan(intervals["undefined"]).all()
+    assert (
+        compute_intervals(lesions, count, 5, seed=1)["images"] == compute_intervals(lesions, count, 5, seed=1)["images"]
+    )
+
+
+def test_95_percent_intervals_of_accuracy_cover_the_true_value_about_as_often():
+    rng, covered = np.random.default_rng(0), 0
+    for _ in range(200):
+        correct = rng.random(150) < 0.7
+        statistic = lambda rows, c=correct: {"accuracy": float(c[rows].mean())}  # noqa: E731
+        low, high = compute_intervals(np.arange(150).astype(str), statistic, 200)["accuracy"]
+        covered += low <= 0.7 <= high
+    assert 0.88 <= covered / 200 <= 0.99
+
+
+def test_the_interval_of_the_calibration_error_corrects_the_bias_of_the_samples():
+    """The model is calibrated: the calibration error of every sample is far above the true one, 0."""
+    rng, intervals = np.random.default_rng(0), []
+    for _ in range(20):
+        confidence = rng.beta(4, 1.5, 400)
+        correct = rng.random(400) < confidence
+        statistic = lambda rows, a=correct, c=confidence: {"ece": compute_calibration_error(a[rows], c[rows])}  # noqa: E731
+        negated = lambda rows, s=statistic: {"d.ece": -s(rows)["ece"]}  # noqa: E731
+        lesions = np.arange(400).astype(str)
+        intervals.append(compute_intervals(lesions, statistic, 100)["ece"])
+        low, high = compute_intervals(lesions, negated, 100)["d.ece"]
+        assert -intervals[-1][1] == pytest.approx(low)
+        assert high >= -intervals[-1][0], "only differences may go below 0"
+    lows, highs = np.array(intervals).T
+    assert (lows >= 0).all()
+    assert np.mean(lows) < 0.015
+    assert np.mean(highs) < 0.08

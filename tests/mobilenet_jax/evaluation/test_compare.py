@@ -1,0 +1,52 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from mobilenet_jax.errors import EvaluationError
+from mobilenet_jax.evaluation.compare import compare
+from tests.helpers.predictions import make_predictions, sample_outputs
+
+
+def write_evaluation(workdir, predictions):
+    folder = workdir / "evaluation" / "validation"
+    folder.mkdir(parents=True)
+    (folder / "predictions.csv").write_text(predictions.to_csv())
+    return workdir
+
+
+def test_only_common_images_are_compared_in_any_order(tmp_path):
+    y, p = sample_outputs(60)
+    table = make_predictions(y, p)
+    first = write_evaluation(tmp_path / "a" / "run", table.take(np.arange(50)))
+    second = write_evaluation(tmp_path / "b" / "run", table.take(np.arange(59, 9, -1)))
+    comparison = compare([first, second], "validation", resamples=10)
+    assert comparison.images == 40
+    assert comparison.metrics[0] == comparison.metrics[1]
+    assert comparison.differences[0]["accuracy"] == (0, 0)
+    assert comparison.names == [str(first), str(second)], "runs with the same name are named by their path"
+
+
+def test_an_interval_that_excludes_zero_is_marked(tmp_path):
+    y, p = sample_outputs(200)
+    first = write_evaluation(tmp_path / "model", make_predictions(y, p))
+    perfect = write_evaluation(tmp_path / "perfect", make_predictions(y, np.eye(4)[y]))
+    table = compare([first, perfect], "validation", resamples=50).format_table()
+    [row] = [line for line in table.splitlines() if line.startswith("| accuracy")]
+    assert row.endswith(" *) |")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda table: {"class_names": ("MEL", "NV", "BCC", "VASC")}, "the classes of .* differ"),
+        (lambda table: {"images": np.char.add("other_", table.images)}, "no image in common"),
+        (lambda table: {"labels": (table.labels + 1) % 4}, "the labels of .* differ"),
+    ],
+)
+def test_evaluations_of_other_data_are_refused(tmp_path, change, message):
+    table = make_predictions(*sample_outputs(20))
+    first = write_evaluation(tmp_path / "a", table)
+    second = write_evaluation(tmp_path / "b", dataclasses.replace(table, **change(table)))
+    with pytest.raises(EvaluationError, match=message):
+        compare([first, second], "validation", resamples=1)

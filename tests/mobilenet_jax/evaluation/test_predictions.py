@@ -1,0 +1,34 @@
+import numpy as np
+import pytest
+
+from mobilenet_jax.errors import EvaluationError
+from mobilenet_jax.evaluation.predictions import concatenate_predictions, read_predictions
+from tests.helpers.predictions import NAMES, make_predictions, sample_outputs
+
+
+def test_predictions_are_read_as_they_were_written(tmp_path):
+    written = make_predictions(*sample_outputs())
+    (tmp_path / "p.csv").write_text(written.to_csv())
+    read = read_predictions(tmp_path / "p.csv")
+    assert read.class_names == NAMES
+    for column in ("images", "lesions", "labels"):
+        np.testing.assert_array_equal(getattr(read, column), getattr(written, column))
+    np.testing.assert_allclose(read.probabilities, written.probabilities, rtol=1e-8)
+
+
+def test_concatenated_parts_are_the_whole_table():
+    whole = make_predictions(*sample_outputs(10))
+    joined = concatenate_predictions([whole.take(np.arange(4)), whole.take(np.arange(4, 10))])
+    assert joined.to_csv() == whole.to_csv()
+
+
+def test_missing_predictions_name_the_command_that_writes_them(tmp_path):
+    with pytest.raises(EvaluationError, match="is missing: run mobilenet-jax evaluate"):
+        read_predictions(tmp_path / "p.csv")
+
+
+@pytest.mark.parametrize("text", ["", "image,label\na,b\n", "image,lesion,label,predicted,A\ni,l,B,A,1\n"])
+def test_files_that_are_not_predictions_are_refused(tmp_path, text):
+    (tmp_path / "p.csv").write_text(text)
+    with pytest.raises(EvaluationError, match="cannot read"):
+        read_predictions(tmp_path / "p.csv")
