@@ -3,8 +3,12 @@
 import argparse
 import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mobilenet_jax.cli.arguments import Subparsers, add_checkpoint_option
+
+if TYPE_CHECKING:
+    from mobilenet_jax.weights.weights import Weights
 
 
 def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
@@ -16,9 +20,9 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
         "Orbax folders, and the workdirs of training runs; the format of SRC is detected from its content. Writes "
         "NAME.safetensors, NAME.weights.h5 for Keras 3, or, to a name without a suffix, an Orbax folder.",
     )
-    parser.add_argument("src", metavar="SRC", type=Path)
-    parser.add_argument("dst", metavar="DST", type=Path)
-    parser.add_argument("--dry-run", action="store_true", help="print the mapping of the tensors, write nothing")
+    parser.add_argument("src", metavar="SRC", type=Path, help="weights to read: a file, an Orbax folder, or a workdir")
+    parser.add_argument("dst", metavar="DST", type=Path, help="file or folder to write; its name determines the format")
+    parser.add_argument("--dry-run", action="store_true", help="print the mapping of the tensors and write nothing")
     parser.add_argument("--force", action="store_true", help="overwrite existing weights")
     parser.add_argument("--no-top", action="store_true", help="leave out the classifier")
     parser.add_argument("--allow-nonfinite", action="store_true", help="accept NaN and infinity")
@@ -38,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
 
     check_destination(args.dst, force=args.force)
     if args.dry_run:
-        _print_mapping(args)
+        _print_mappings(args)
         return
     weights = read_weights(
         args.src, head=not args.no_top, checkpoint=args.checkpoint, allow_nonfinite=args.allow_nonfinite
@@ -47,23 +51,29 @@ def run(args: argparse.Namespace) -> None:
         metadata = dataclasses.replace(weights.metadata, input_scaling=tuple(args.input_scaling))
         weights = dataclasses.replace(weights, metadata=metadata)
     write_weights(args.dst, weights, force=args.force)
+    print(f"{args.src} ({weights.format}) -> {args.dst}")
+    print(_format_summary(weights))
+
+
+def _format_summary(weights: "Weights") -> str:
     architecture, metadata = weights.architecture, weights.metadata
+    values = sum(tensor.size for tensor in weights.tensors.values())
     head = f"head {architecture.head!r} with {architecture.num_classes} classes" if architecture.head else "no head"
     size = "x".join(map(str, metadata.image_size)) if metadata.image_size else "unknown"
     low, high = metadata.input_scaling
-    print(f"{args.src} ({weights.format}) -> {args.dst}")
-    print(
-        f"MobileNet alpha {architecture.alpha}, {sum(x.size for x in weights.tensors.values()):,} values in "
-        f"{len(weights.tensors)} tensors, {head}; image size {size}, input scaling [{low:g}, {high:g}]"
+    return (
+        f"MobileNet alpha {architecture.alpha}, {values:,} values in {len(weights.tensors)} tensors, {head}; "
+        f"image size {size}, input scaling [{low:g}, {high:g}]"
     )
 
 
-def _print_mapping(args: argparse.Namespace) -> None:
+def _print_mappings(args: argparse.Namespace) -> None:
     from mobilenet_jax.weights.load import map_tensors
 
     to_keras = args.dst.name.endswith(".weights.h5")
-    rows = map_tensors(args.src, to_keras=to_keras, checkpoint=args.checkpoint, head=not args.no_top)
-    table = [("source", "target", "shape", "transform"), *((a, b, str(c), d or "none") for a, b, c, d in rows)]
+    mappings = map_tensors(args.src, to_keras=to_keras, checkpoint=args.checkpoint, head=not args.no_top)
+    rows = [(m.source, m.target, str(m.shape), m.transform or "none") for m in mappings]
+    table = [("source", "target", "shape", "transform"), *rows]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for row in table:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
