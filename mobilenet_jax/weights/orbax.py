@@ -178,6 +178,6 @@ def _open_arrays(folder: Path) -> dict[str, ts.TensorStore]:
 @report_damage()
 def _read_array(name: str, array: ts.TensorStore) -> np.ndarray:
     chunk: Any = array.chunk_layout.read_chunk.shape  # reading a part of a chunk takes the memory of all of it
-    if math.prod(chunk) > max(2 * math.prod(array.shape), _MIN_CHUNK_LIMIT):
+    if math.prod(chunk or ()) > max(2 * math.prod(array.shape), _MIN_CHUNK_LIMIT):  # None for a scalar
         raise WeightsError(f"tensor {name} of shape {array.shape} is cut into chunks of {chunk}")
     return np.array(array.read().result())
