@@ -1,56 +1,132 @@
-"""The `predict` command on weights that `convert` reads."""
+import json
+import os
+import shutil
 
-from dataclasses import replace
-
-import keras
-import numpy as np
 import pytest
 from PIL import Image
 
-from mobilenet_jax.weights.layout import Architecture
-from mobilenet_jax.weights.load import read_weights
-from mobilenet_jax.weights.metadata import Metadata
-from mobilenet_jax.weights.save import write_weights
-from tests.helpers.keras_models import make_random_mobilenet, read_pixels
-from tests.helpers.weights_files import write_keras_2
+from input_pipeline.sources.isic import CLASS_NAMES as NAMES
+from input_pipeline.sources.isic import INPUT
+from mobilenet_jax.inference.classifier import Classifier
+from tests.helpers.runs import read_table
+
+IMAGES = INPUT.format("Training")
 
 
-def test_predict_prints_the_five_most_probable_classes_of_keras(run, tmp_path, real_data):
-    reference = make_random_mobilenet(0.25, "imagenet", (128, 128))
-    reference.save(tmp_path / "k.keras")
-    assert run("convert", tmp_path / "k.keras", tmp_path / "w.safetensors")[0] == 0
-    images = sorted(real_data.glob("*/*.jpg"))[:2]
-    status, out, _ = run("predict", tmp_path / "w.safetensors", *images)
-    assert status == 0
-    lines = iter(out.splitlines())
-    for path in images:
-        pixels = read_pixels(path, 128)
-        expected = np.asarray(keras.ops.softmax(reference.predict(pixels[None], verbose=0)[0]))
-        assert next(lines) == str(path)
-        for rank in np.argsort(-expected)[:5]:
-            index, probability = next(lines).split()
-            assert int(index) == rank
-            assert float(probability) == pytest.approx(expected[rank], abs=1e-4)
-
-
-@pytest.mark.parametrize("head", ["small", "article", "article_bn"])
-def test_predict_prints_the_class_names_of_the_metadata(run, tmp_path, head):
-    positions = 1 if head == "small" else 2
-    source = write_keras_2(tmp_path / "w.h5", Architecture(0.25, head, 3, positions))
-    weights = replace(read_weights(source), metadata=Metadata((32, 64), (0, 1), ("MEL", "NV", "DF")))
-    write_weights(tmp_path / "w.safetensors", weights)
-    Image.new("RGB", (30, 20), "brown").save(tmp_path / "i.png")
-    out = run("predict", tmp_path / "w.safetensors", tmp_path / "i.png")[1]
-    rows = [line.split() for line in out.splitlines()[1:]]
-    assert sorted((int(row[0]), row[2]) for row in rows) == [(0, "MEL"), (1, "NV"), (2, "DF")]
-    assert sum(float(row[1]) for row in rows) == pytest.approx(1, abs=1e-3)
-
-
-def test_files_that_predict_cannot_use_are_named(run, tmp_path):
-    source = write_keras_2(tmp_path / "w.h5", Architecture(0.25, "imagenet", 1000, 1))
-    (tmp_path / "text.jpg").write_text("no image")
-    status, _, err = run("predict", source, tmp_path / "text.jpg")
+def test_predict_writes_the_table_of_the_challenge(run, trained, data, tmp_path):
+    (tmp_path / "broken.jpg").write_text("no image")
+    status, out, err = run("predict", trained, data / IMAGES, tmp_path / "*.jpg", f"--out={tmp_path / 'p.csv'}")
     assert status == 1
-    assert f"1 of 1 images skipped, the last: {tmp_path / 'text.jpg'} cannot be read (it is not a JPEG" in err
-    bare = write_keras_2(tmp_path / "bare.h5")
-    assert "bare.h5 holds no classifier, only features" in run("predict", bare, tmp_path / "text.jpg")[2]
+    assert err.startswith(f"error: 1 of 43 images skipped, the last: {tmp_path / 'broken.jpg'} cannot be read (")
+    assert err.count("\n") == 1
+    assert out == f"{tmp_path / 'p.csv'}: 42 images\n"
+    rows = read_table(tmp_path / "p.csv")
+    assert tuple(rows[0]) == ("image", *NAMES)
+    assert [row["image"] for row in rows] == sorted(p.stem for p in (data / IMAGES).iterdir())
+    for row in rows:
+        assert sum(float(row[name]) for name in NAMES) == pytest.approx(1, abs=1e-5)
+    assert run("evaluate", trained, "--split=all", "--resamples=0", f"--out={tmp_path / 'e'}")[0] == 0
+    for row, evaluated in zip(rows, read_table(tmp_path / "e" / "predictions.csv"), strict=True):
+        assert [float(row[n]) for n in NAMES] == pytest.approx([float(evaluated[n]) for n in NAMES], rel=1e-4)
+
+
+def test_predict_finds_images_in_folders_that_a_pattern_matches(run, trained, data, tmp_path):
+    """Hidden files are skipped, names that are not UTF-8 are reported, and a link as destination is followed."""
+    image = min((data / IMAGES).iterdir())
+    for name in ("a/1.jpg", "a/b/2.JPG", "a/._1.jpg", "a/.hidden/3.jpg", "4 ü.png"):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(image, tmp_path / "photos" / name)
+    shutil.copy(image, os.fsencode(tmp_path / "photos") + b"/m\xe9l.jpg")
+    (tmp_path / "photos" / "folder.jpg").mkdir()
+    (tmp_path / "link.csv").symlink_to(tmp_path / "p.csv")
+    (tmp_path / "p.csv").write_text("an earlier table")
+    status, _, err = run("predict", trained, tmp_path / "photos" / "*", f"--out={tmp_path / 'link.csv'}")
+    assert status == 1
+    assert err.startswith("error: 1 of 4 images skipped, the last: ")
+    assert "its name is not UTF-8" in err
+    assert [row["image"] for row in read_table(tmp_path / "p.csv")] == ["4 ü", "1", "2"]
+    assert (tmp_path / "link.csv").is_symlink()
+    assert run("predict", trained, tmp_path / "photos" / "a")[0] == 0
+
+
+def test_predict_prints_the_five_most_probable_classes_without_out(run, trained, data):
+    first, second = sorted((data / IMAGES).iterdir())[:2]
+    status, out, _ = run("predict", trained, first, second)
+    assert status == 0
+    lines = out.splitlines()
+    assert len(lines) == 12
+    assert (lines[0], lines[6]) == (str(first), str(second))
+    indices, probabilities, names = zip(*(line.split() for line in lines[1:6]), strict=True)
+    assert [NAMES[int(index)] for index in indices] == list(names)
+    assert sorted(map(float, probabilities), reverse=True) == list(map(float, probabilities))
+
+
+def test_a_workdir_may_hold_files_that_are_not_the_runs(run, workdir, data):
+    (workdir / "latest").symlink_to(workdir / "checkpoints")
+    assert run("predict", workdir, min((data / IMAGES).iterdir()))[0] == 0
+
+
+def test_predict_writes_json_lines_in_the_order_of_its_arguments(run, trained, data, tmp_path):
+    chosen = sorted((data / IMAGES).iterdir())[5:2:-1]
+    assert run("predict", trained, *chosen, "--out", tmp_path / "p.jsonl", "--format=jsonl", "--tta=2")[0] == 0
+    lines = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
+    assert [line["image"] for line in lines] == [str(path) for path in chosen]
+    for line in lines:
+        assert line["predicted"] == max(line["probabilities"], key=line["probabilities"].get)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{tmp}/empty"], "{tmp}/empty holds no JPEG or PNG file"),
+        (["{tmp}/text"], "{tmp}/text holds no JPEG or PNG file"),
+        (["{tmp}/*.bmp"], "{tmp}/*.bmp holds no JPEG or PNG file"),
+        (["{images}", "--out={tmp}/none/p.csv"], "cannot write {tmp}/none/p.csv: the folder {tmp}/none does not exist"),
+        (["{images}", "--out={tmp}/text"], "cannot write {tmp}/text: it exists and is not a regular file"),
+        (["{images}", "--out=."], ": it exists and is not a regular file"),
+        (["{images}", "--out=/dev/null"], "cannot write /dev/null: it exists and is not a regular file"),
+        (["{tmp}/none.jpg", "--out={tmp}/p.csv"], "1 of 1 images skipped"),
+        (["{images}", "--explain={tmp}/x"], "--explain requires --out"),
+        (["{images}", "--out={tmp}/p.csv", "--explain={tmp}/x", "--explain-class=XYZ"], "--explain-class is XYZ"),
+        (["{images}", "{tmp}/twin", "--out={tmp}/p.csv"], "share a name"),
+        (["{images}", "--correct=prior"], "calibration.json is missing"),
+    ],
+)
+def test_impossible_predictions_are_refused_in_one_line(run, trained, data, tmp_path, arguments, message):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.txt").write_text("text")
+    (tmp_path / "twin").mkdir()
+    shutil.copy(min((data / IMAGES).iterdir()), tmp_path / "twin")
+    places = {"tmp": tmp_path, "images": data / IMAGES}
+    status, _, err = run("predict", trained, *(a.format(**places) for a in arguments))
+    assert status == 1
+    assert err.count("\n") == 1
+    assert message.format(**places) in err
+    assert not (tmp_path / "p.csv").exists()
+
+
+def test_an_interrupted_command_keeps_an_earlier_table(run, trained, data, tmp_path, monkeypatch):
+    (tmp_path / "p.csv").write_text("an earlier table")
+    compute_probabilities, calls = Classifier.compute_probabilities, []
+
+    def fail_in_the_third_batch(self, *arguments):
+        calls.append(1)
+        if len(calls) > 2:
+            raise OSError("the disk is gone")
+        return compute_probabilities(self, *arguments)
+
+    monkeypatch.setattr(Classifier, "compute_probabilities", fail_in_the_third_batch)
+    assert run("predict", trained, data / IMAGES, f"--out={tmp_path / 'p.csv'}", "--batch-size=8")[0] == 1
+    assert (tmp_path / "p.csv").read_text() == "an earlier table"
+    assert [p.name for p in tmp_path.iterdir()] == ["p.csv"]
+
+
+def test_explanations_are_written_as_pictures_next_to_their_images(run, trained, data, tmp_path):
+    chosen = sorted((data / IMAGES).iterdir())[:2]
+    options = ["--out", tmp_path / "p.csv", "--explain", tmp_path / "explanations", "--explain-class=DF"]
+    assert run("predict", trained, *chosen, *options)[0] == 0
+    assert {p.name for p in (tmp_path / "explanations").iterdir()} == {f"{p.stem}_DF.png" for p in chosen}
+    for path in chosen:
+        with Image.open(tmp_path / "explanations" / f"{path.stem}_DF.png") as picture:
+            assert picture.size == (2 * 448, 448)

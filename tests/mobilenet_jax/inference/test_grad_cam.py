@@ -1,4 +1,4 @@
-"""What Grad-CAM computes: by its formula, at any head, and on a model that is known to look at a patch."""
+"""Grad-CAM is compared with its formula for every head, and run on a model that is trained to see a patch."""
 
 import jax
 import jax.numpy as jnp
@@ -6,89 +6,84 @@ import numpy as np
 
 from configs.mobilenet import get_config
 from mobilenet_jax.inference.classifier import Classifier
-from mobilenet_jax.inference.grad_cam import make_grad_cam, overlay
+from mobilenet_jax.inference.grad_cam import draw_overlay, make_grad_cam
 from mobilenet_jax.model.mobilenet import MobileNet
 from mobilenet_jax.training.optimizer import make_optimizer, make_schedule
 from mobilenet_jax.training.step import create_train_state, make_train_step
-from mobilenet_jax.weights.layout import Architecture
+from mobilenet_jax.weights.layout import HEAD_LAYERS, Architecture
 from mobilenet_jax.weights.load import read_weights
+from mobilenet_jax.weights.metadata import Metadata
 from mobilenet_jax.weights.weights import Weights
-from mobilenet_jax.weights.weights_file import Metadata
 
 NAMES = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
 
 
-def head_weights(head, kernels):
-    """Random backbone of alpha 0.25 for images of 64 x 64, and a head whose logits are the pooled features x kernel."""
+def make_linear_weights(head, kernel):
+    """Returns weights whose logits are the mean features of images of 64 x 64 times `kernel`, for any head.
+
+    The random backbone is the same for all heads.
+    """
     architecture = Architecture(0.25, head, 7, 4 if head == "article" else 1)
-    model = architecture.build_model()
-    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False))
     rng = np.random.default_rng(0)
-
-    def draw(path, leaf):
-        if path[-1].key in ("scale", "var"):
-            return np.ones(leaf.shape, np.float32)
-        fan_in = max(1, int(np.prod(leaf.shape[:-1])))
-        return rng.normal(0, np.sqrt(2 / fan_in), leaf.shape).astype(np.float32)
-
-    backbone = {
-        c: {k: v for k, v in t.items() if k.startswith("conv") and k != "conv_preds"} for c, t in shapes.items()
-    }
-    variables = jax.tree_util.tree_map_with_path(draw, backbone)
+    tensors = {}
+    for name, shape in architecture.compute_shapes().items():
+        _, layer, tensor = name.split(".")
+        if layer in HEAD_LAYERS[head]:
+            continue
+        if tensor in ("scale", "var"):
+            tensors[name] = np.ones(shape, np.float32)
+        else:
+            fan_in = max(1, int(np.prod(shape[:-1])))
+            tensors[name] = rng.normal(0, np.sqrt(2 / fan_in), shape).astype(np.float32)
     zeros = np.zeros(7, np.float32)
     if head == "small":
-        variables["params"]["predictions"] = {"kernel": kernels, "bias": zeros}
+        tensors |= {"params.predictions.kernel": kernel, "params.predictions.bias": zeros}
     elif head == "imagenet":
-        variables["params"]["conv_preds"] = {"kernel": kernels[None, None], "bias": zeros}
-    else:  # the mean of four positions, then as it is: features are positive, so ReLU leaves them
-        one = np.zeros(1024, np.float32)
-        mean = np.tile(np.eye(256, 1024, dtype=np.float32) / 4, (4, 1))
-        variables["params"] |= {
-            "dense_1": {"kernel": mean, "bias": one},
-            "dense_2": {"kernel": np.eye(1024, dtype=np.float32), "bias": one},
-            "predictions": {"kernel": np.pad(kernels, ((0, 768), (0, 0))), "bias": zeros},
+        tensors |= {"params.conv_preds.kernel": kernel[None, None], "params.conv_preds.bias": zeros}
+    else:  # dense_1 averages the four positions, dense_2 is the identity; ReLU keeps features, which are positive
+        tensors |= {
+            "params.dense_1.kernel": np.tile(np.eye(256, 1024, dtype=np.float32) / 4, (4, 1)),
+            "params.dense_1.bias": np.zeros(1024, np.float32),
+            "params.dense_2.kernel": np.eye(1024, dtype=np.float32),
+            "params.dense_2.bias": np.zeros(1024, np.float32),
+            "params.predictions.kernel": np.pad(kernel, ((0, 768), (0, 0))),
+            "params.predictions.bias": zeros,
         }
-    tensors = {
-        f"{collection}.{layer}.{name}": value
-        for collection, layers in variables.items()
-        for layer, values in layers.items()
-        for name, value in values.items()
-    }
-    return Weights("test", architecture, tensors, Metadata((64, 64), (0.0, 1.0), NAMES))
+    return Weights("test", "", architecture, tensors, Metadata((64, 64), (0.0, 1.0), NAMES))
 
 
-def test_grad_cam_is_that_of_the_formula_and_equal_between_heads():
-    """With a head that is linear in the mean of the features, a channel weighs its kernel over the positions."""
+def test_grad_cam_equals_its_formula_for_every_head():
+    """For a head that is linear in the mean features, the weight of a channel is its kernel over the positions."""
     rng = np.random.default_rng(1)
-    kernels = rng.normal(size=(256, 7)).astype(np.float32)
+    kernel = rng.normal(size=(256, 7)).astype(np.float32)
     pixels = rng.integers(0, 256, (7, 64, 64, 3), np.uint8)
     classes = np.arange(7)
-    cams = {}
+    maps = {}
     for head in ("small", "imagenet", "article"):
-        classifier = Classifier(head_weights(head, kernels))
-        cams[head] = make_grad_cam(classifier)(pixels, classes)
+        classifier = Classifier(make_linear_weights(head, kernel))
+        maps[head] = make_grad_cam(classifier)(pixels, classes)
     features = MobileNet(0.25, None).apply(classifier.variables, jnp.asarray(pixels, jnp.float32) / 255, train=False)
-    expected = np.maximum(np.einsum("nhwc,cn->nhw", features, kernels / 4), 0)
+    expected = np.maximum(np.einsum("nhwc,cn->nhw", features, kernel / 4), 0)
     assert expected.max() > 0
-    for cam in cams.values():
+    for cam in maps.values():
         np.testing.assert_allclose(cam, expected, rtol=1e-3, atol=1e-4 * expected.max())
 
 
-def test_grad_cam_changes_with_the_class():
+def test_grad_cam_differs_between_classes():
     rng = np.random.default_rng(2)
-    grad_cam = make_grad_cam(Classifier(head_weights("small", rng.normal(size=(256, 7)).astype(np.float32))))
+    grad_cam = make_grad_cam(Classifier(make_linear_weights("small", rng.normal(size=(256, 7)).astype(np.float32))))
     pixels = np.tile(rng.integers(0, 256, (1, 64, 64, 3), np.uint8), (7, 1, 1, 1))
-    cams = grad_cam(pixels, np.arange(7))
-    assert cams.shape == (7, 2, 2)
-    assert len({cam.tobytes() for cam in cams}) > 2  # several are all 0: nothing speaks for those classes
+    maps = grad_cam(pixels, np.arange(7))
+    assert maps.shape == (7, 2, 2)
+    assert len({cam.tobytes() for cam in maps}) > 2, "several can be 0 everywhere"
 
 
-def test_grad_cam_finds_the_patch_that_a_model_was_trained_to_see(weights):
-    """A square of one of seven colors in a corner of noise; the classifier is trained on ImageNet's features."""
-    rng, side, corners = np.random.default_rng(0), 224, slice(None, None, 4)  # of 7 x 7 positions, 3 x 3 are a corner
+def test_grad_cam_finds_the_patch_that_decides_the_class(weights):
+    """The patch is a square of one of seven colors in a corner of noise. The head is trained on ImageNet's features."""
+    rng, side, corners = np.random.default_rng(0), 224, slice(None, None, 4)  # a corner is 3 x 3 of the 7 x 7 positions
     colors = 255 * np.array([[c & 1, c >> 1 & 1, c >> 2] for c in range(7)])
 
-    def draw(n):
+    def sample(n):
         images = rng.integers(90, 166, (n, side, side, 3), np.uint8)
         labels, places = rng.integers(0, 7, n), rng.integers(0, 2, (n, 2))
         for image, label, (row, column) in zip(images, labels, 128 * places, strict=True):
@@ -96,34 +91,35 @@ def test_grad_cam_finds_the_patch_that_a_model_was_trained_to_see(weights):
         return images, labels.astype(np.int32), places
 
     model = MobileNet(0.25, "small", dropout=0.0, frozen_blocks=13)
-    start = read_weights(weights[0.25])
+    imagenet = read_weights(weights[0.25])
     head = {"predictions": {"kernel": jnp.zeros((256, 7)), "bias": jnp.zeros(7)}}
-    config = get_config()
-    config.optimizer.learning_rate = 0.1
-    optimizer = make_optimizer(config, make_schedule(config, 100), model)
-    variables = jax.tree.map(jnp.array, start.variables)
+    settings = get_config().optimizer
+    settings.learning_rate = 0.1
+    optimizer = make_optimizer(settings, make_schedule(settings, epochs=1, steps_per_epoch=100), model)
+    variables = jax.tree.map(jnp.array, imagenet.variables)
     state = create_train_state(variables["params"] | head, variables["batch_stats"], optimizer)
     step = make_train_step(model, optimizer, jax.random.key(0))
     for _ in range(60):
-        images, labels, _ = draw(16)
+        images, labels, _ = sample(16)
         batch = {"image": jnp.asarray(images / 127.5 - 1, jnp.float32), "label": jnp.asarray(labels)}
         state, _, _ = step(state, batch, jnp.float32(1))
-    tensors = start.tensors | {f"params.predictions.{k}": np.array(v) for k, v in state.params["predictions"].items()}
-    found = Weights("test", Architecture(0.25, "small", 7, 1), tensors, Metadata((side, side), (-1.0, 1.0), NAMES))
-    images, labels, places = draw(32)
-    classifier = Classifier(found)
-    assert (classifier.probabilities(images, 32).argmax(1) == labels).mean() > 0.9
-    cams = make_grad_cam(classifier)(images, labels)
-    sums = np.lib.stride_tricks.sliding_window_view(cams, (3, 3), axis=(1, 2)).sum((3, 4))[:, corners, corners]
+    trained_head = {f"params.predictions.{k}": np.array(v) for k, v in state.params["predictions"].items()}
+    metadata = Metadata((side, side), (-1.0, 1.0), NAMES)
+    architecture = Architecture(0.25, "small", 7, 1)
+    classifier = Classifier(Weights("test", "", architecture, imagenet.tensors | trained_head, metadata))
+    images, labels, places = sample(32)
+    assert (classifier.compute_probabilities(images, 32).argmax(1) == labels).mean() > 0.9
+    maps = make_grad_cam(classifier)(images, labels)
+    sums = np.lib.stride_tricks.sliding_window_view(maps, (3, 3), axis=(1, 2)).sum((3, 4))[:, corners, corners]
     highest = np.stack(np.unravel_index(sums.reshape(32, -1).argmax(1), (2, 2)), axis=1)
     assert (highest == places).all(1).mean() > 0.95
 
 
-def test_an_overlay_leaves_what_does_not_count_as_it_is():
+def test_an_overlay_changes_only_pixels_where_the_map_is_positive():
     pixels = np.random.default_rng(0).integers(0, 256, (448, 448, 3), np.uint8)
     cam = np.zeros((14, 14), np.float32)
     cam[3, 10] = 7
-    left, right = np.split(np.asarray(overlay(pixels, cam)), 2, axis=1)
+    left, right = np.split(np.asarray(draw_overlay(pixels, cam)), 2, axis=1)
     np.testing.assert_array_equal(left, pixels)
     changed = (right != pixels).any(2)
     assert not changed[:, :224].any()
