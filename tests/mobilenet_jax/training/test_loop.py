@@ -215,7 +215,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(data, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"train__batch_size": 29}, ConfigError, "more than the 28 training images"),
+        ({"train__batch_size": 29}, ConfigError, "but there are only 28 training images"),
         ({"model__num_classes": 5}, ConfigError, "num_classes is 5, but the data have 7 classes"),
         ({"init__weights": "nowhere.h5"}, WeightsError, "nowhere.h5"),
         ({"data__dir": "nowhere"}, DataError, "nowhere"),
