@@ -188,7 +188,7 @@ def make_eval_batches(
 
 def _list_sources(examples: Examples, cache: Cache | None) -> np.ndarray:
     """Returns the place of each image: its row in the cache, or its path without one."""
-    return cache.rows(examples.paths) if cache else examples.paths
+    return cache.get_rows(examples.paths) if cache else examples.paths
 
 
 def _sample_parameters(augmentation: Augmentation, epoch: int, n: int, options: BatchOptions) -> Batch:

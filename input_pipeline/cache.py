@@ -46,7 +46,7 @@ class Cache:
     images: np.ndarray
     row_of: dict[str, int]
 
-    def rows(self, paths: np.ndarray) -> np.ndarray:
+    def get_rows(self, paths: np.ndarray) -> np.ndarray:
         """Returns int64 `[m]`, the positions of files in `images`."""
         return np.array([self.row_of[path] for path in paths], np.int64)
 

@@ -1,4 +1,4 @@
-"""`mobilenet-jax preview`: draws what training will see."""
+"""`mobilenet-jax preview`: draws augmented training images."""
 
 import argparse
 from pathlib import Path

@@ -24,7 +24,7 @@ def _assert_decoded_as_in_training(path, size):
 
 @pytest.mark.parametrize("size", [32, 50, 128, 224, 700])
 def test_real_photographs_are_decoded_as_in_training(real_data, real_photographs, size):
-    """At an eighth, a quarter, a half and all of their size, and larger."""
+    """Decodes at an eighth, a quarter, a half and all of their size, and larger."""
     for path in [*sorted(real_data.glob("*/*.jpg"))[:5], *real_photographs[:5]]:
         _assert_decoded_as_in_training(path, size)
 
@@ -112,7 +112,7 @@ def test_the_identity_matrix_leaves_an_image_unchanged(real_images):
 
 
 def test_width_shift_moves_along_the_columns():
-    """The documented deviation from Keras, where width_shift_range moves along the rows."""
+    """Checks the documented deviation from Keras, where width_shift_range moves along the rows."""
     image = np.zeros((9, 9, 3), np.uint8)
     image[4, 4] = 1
     assert _warp(image, make_affine_matrix(0, 2, 0, 1, 1, False, 9))[4, 2, 0] == 1

@@ -126,7 +126,7 @@ def test_suspicious_images_are_logged_as_warnings(tiny_isic, tmp_path, caplog):
 
 @pytest.fixture
 def inspected(monkeypatch, tmp_path):
-    """The list of all images that are inspected, with a cache folder that is empty at first."""
+    """Records the images that are inspected, with a cache folder that is empty at first."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     calls = []
 

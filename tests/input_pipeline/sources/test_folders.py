@@ -147,7 +147,7 @@ def test_classes_without_images_get_no_folder(tiny_isic, tmp_path):
 
 
 def test_a_copy_that_is_killed_twice_is_complete_after_the_third_start(tiny_isic, tmp_path):
-    """Each time, part of the file that was being copied remains."""
+    """Kills the process while part of a file is written."""
     examples, out = read_isic(tiny_isic), tmp_path / "out"
     code = """
 import os, shutil, signal, sys

@@ -9,7 +9,7 @@ from tests.helpers.datasets import index_by_name, write_ham10000
 
 @pytest.fixture
 def ham10000(tiny_isic, tmp_path):
-    """The 42 images of `tiny_isic` in the layout of Kaggle's copy."""
+    """Writes the 42 images of `tiny_isic` in the layout of Kaggle's copy."""
     return write_ham10000(read_isic(tiny_isic), tmp_path / "ham")
 
 
