@@ -34,8 +34,8 @@ FrozenBatchNorm = Literal["frozen", "train"]
 class DepthwiseSeparableBlock(nn.Module):
     """A 3x3 depthwise and a 1x1 pointwise convolution, each followed by batch normalization and ReLU6.
 
-    Figure 3 (right) of the paper, with ReLU6 for ReLU, and Keras's `_depthwise_conv_block`. The two convolutions take
-    `1 / features + 1 / 9` of the operations of one 3x3 convolution (equation 5).
+    The block is figure 3 (right) of the paper, with ReLU6 for ReLU, and Keras's `_depthwise_conv_block`. The two
+    convolutions take `1 / features + 1 / 9` of the operations of one 3x3 convolution (equation 5).
     """
 
     index: int  # in the layer names, from 1
@@ -46,7 +46,7 @@ class DepthwiseSeparableBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps `[batch, height, width, channels]` to `[batch, height / stride, width / stride, features]`."""
+        """Maps `[batch, height, width, channels]` to `[batch, height // stride, width // stride, features]`."""
         padding: Padding = ((1, 1), (1, 1))
         if self.stride == 2:
             # Keras pads strided depthwise convolutions only at the bottom and right, for even and odd sizes alike.

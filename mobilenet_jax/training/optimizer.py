@@ -96,6 +96,6 @@ def compute_plateau_scale(settings: ConfigDict, val_losses: Sequence[float]) -> 
 
 @functools.cache
 def _make_plateau(factor: float, patience: int) -> tuple[Any, Callable[[Any, jax.Array], Any]]:
-    """Returns the initial state and its update, which is compiled: without, each value takes 0.3 s."""
+    """Returns the initial state and its update, which is compiled: uncompiled, each value takes 0.3 s."""
     plateau = optax.contrib.reduce_on_plateau(factor=factor, patience=patience, rtol=0.0, atol=1e-4)
     return plateau.init({}), jax.jit(lambda state, value: plateau.update({}, state, value=value)[1])

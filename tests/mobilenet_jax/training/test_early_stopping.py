@@ -18,7 +18,7 @@ def make_stopping(monitor="val_loss", mode="auto", min_delta=0.0, patience=0, ba
     return EarlyStopping(monitor, mode, min_delta, patience, baseline, start_from_epoch)
 
 
-def find_kerass_stopping_epoch(stopping, values):
+def find_keras_stopping_epoch(stopping, values):
     """Returns the epoch after which Keras's callback stops, or None.
 
     Keras cannot infer the direction of this project's metrics, so it is given `"min"` or `"max"` instead of `"auto"`
@@ -53,10 +53,10 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_stopping_epoch_is_kerass(case):
+def test_the_stopping_epoch_equals_keras(case):
     stopping, values, expected = CASES[case]
     assert stopping.find_stopping_epoch(values) == expected
-    assert find_kerass_stopping_epoch(stopping, values) == expected
+    assert find_keras_stopping_epoch(stopping, values) == expected
 
 
 metrics = st.integers(-8, 8).map(lambda n: n / 4)  # quarters, so that equal values and exact differences are frequent
@@ -75,8 +75,8 @@ metrics = st.integers(-8, 8).map(lambda n: n / 4)  # quarters, so that equal val
     ),
     values=st.lists(metrics, max_size=12),
 )
-def test_the_stopping_epoch_is_kerass_for_any_history(stopping, values):
-    assert stopping.find_stopping_epoch(values) == find_kerass_stopping_epoch(stopping, values)
+def test_the_stopping_epoch_equals_keras_for_any_history(stopping, values):
+    assert stopping.find_stopping_epoch(values) == find_keras_stopping_epoch(stopping, values)
 
 
 def test_the_stopping_epoch_does_not_change_as_the_history_grows():
@@ -94,7 +94,7 @@ def test_the_stopping_epoch_does_not_change_as_the_history_grows():
 def test_nan_is_never_an_improvement(first, others, patience, mode):
     stopping, values = make_stopping(mode=mode, patience=patience), [first, *others]
     stopping_epoch = stopping.find_stopping_epoch(values)
-    assert stopping_epoch == find_kerass_stopping_epoch(stopping, values)
+    assert stopping_epoch == find_keras_stopping_epoch(stopping, values)
     worst = math.inf if mode == "min" else -math.inf
     assert stopping_epoch == stopping.find_stopping_epoch([worst if math.isnan(value) else value for value in values])
 
@@ -102,7 +102,7 @@ def test_nan_is_never_an_improvement(first, others, patience, mode):
 def test_training_can_improve_after_a_nan_in_the_first_epoch():
     """Keras takes that NaN as the best value, on which nothing improves."""
     values = [math.nan, 1.0, 0.9, 0.8]
-    assert find_kerass_stopping_epoch(make_stopping(patience=2), values) == 3
+    assert find_keras_stopping_epoch(make_stopping(patience=2), values) == 3
     assert make_stopping(patience=2).find_stopping_epoch(values) is None
     assert make_stopping(patience=2).find_stopping_epoch([math.nan] * 3) == 2
 

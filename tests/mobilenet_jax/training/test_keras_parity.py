@@ -3,6 +3,8 @@
 Versions of Keras differ in the activity regularizer: since TensorFlow 1.13 its sum over the batch is divided by the
 batch size; in the Keras of 2018, which the article used, it was not. This project divides, as does Keras 3, which is
 used here.
+
+The slow float32 cases need XLA's optimizations (`make test-slow`): without them, rounding exceeds the tolerances.
 """
 
 from contextlib import contextmanager
@@ -249,7 +251,7 @@ def test_three_float64_steps_equal_keras(name, weights, batches):
 
 @pytest.mark.parametrize("name", make_parameters(FAST_IN_FLOAT32))
 def test_float32_steps_equal_keras_up_to_rounding(name, weights, batches):
-    """With a frozen backbone everything is within 1e-4 over three steps (2e-5 was measured).
+    """Compares the same in float32: with a frozen backbone within 1e-4 over three steps (2e-5 was measured).
 
     With a trained backbone the objective, the parameters and the statistics are within 1e-4 after one step, but the
     moments are not. This does not depend on the framework: a rounding error of 1e-7 moves some of a million activations
