@@ -69,9 +69,11 @@ def _format_summary(weights: "Weights") -> str:
 
 def _print_mappings(args: argparse.Namespace) -> None:
     from mobilenet_jax.weights.load import map_tensors
+    from mobilenet_jax.weights.save import is_keras_destination
 
-    to_keras = args.dst.name.endswith(".weights.h5")
-    mappings = map_tensors(args.src, to_keras=to_keras, checkpoint=args.checkpoint, head=not args.no_top)
+    mappings = map_tensors(
+        args.src, to_keras=is_keras_destination(args.dst), checkpoint=args.checkpoint, head=not args.no_top
+    )
     rows = [(m.source, m.target, str(m.shape), m.transform or "none") for m in mappings]
     table = [("source", "target", "shape", "transform"), *rows]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]

@@ -27,11 +27,9 @@ from mobilenet_jax.weights.safetensors import open_safetensors
 from mobilenet_jax.weights.weights import Weights, check_tensors
 from mobilenet_jax.weights.weights_file import WeightsFile, compute_sha256, get_content_size
 
-Checkpoint = CheckpointName  # until evaluation imports the new name
-
 _Format = Literal["hdf5", "zip", "safetensors", "workdir", "orbax"]
 
-_MAX_UNPACKED = 64 << 20  # bytes that the tensors may take beyond the size of their (compressed) file
+_SLACK = 64 << 20  # bytes that the tensors of a compressed file may have beyond the size of the file
 _MAX_FILE_RATIO = 8  # file to tensors: an optimizer's tensors make it 3, HDF5's groups 4 for the smallest model
 _EPSILON = 1e-3  # batch normalization takes the square root of variance + epsilon
 
@@ -184,7 +182,7 @@ def _detect_format(path: Path) -> _Format:
             return "orbax"
         raise WeightsError("a folder, but neither the workdir of a run nor weights that Orbax wrote")
     if not path.exists():
-        raise WeightsError("no such file of weights")
+        raise WeightsError("no such file or folder")
     if not path.is_file():
         raise WeightsError("not a regular file")
     with path.open("rb") as file:
@@ -212,9 +210,9 @@ def _infer_architecture(file: WeightsFile, head: bool) -> Architecture:
         expected,
     )
     total, file_size = sum(map(get_byte_count, expected.values())), get_content_size(file.path)
-    if total > file_size + _MAX_UNPACKED:
+    if total > file_size + _SLACK:
         raise WeightsError(f"its tensors claim {total:,} bytes, but the file has {file_size:,}")
-    if file_size > _MAX_FILE_RATIO * total + _MAX_UNPACKED and head:
+    if file_size > _MAX_FILE_RATIO * total + _SLACK and head:
         raise WeightsError(f"only {total:,} of its {file_size:,} bytes belong to a MobileNet")
     if file.alpha is not None and file.alpha != str(architecture.alpha):
         raise WeightsError(

@@ -12,6 +12,7 @@ from input_pipeline.atomic_files import get_free_bytes, replace_atomically
 from mobilenet_jax.errors import WeightsError
 from mobilenet_jax.model.mobilenet import MobileNet
 from mobilenet_jax.weights.damage import get_first_line
+from mobilenet_jax.weights.keras.files import SUFFIX as KERAS_SUFFIX
 from mobilenet_jax.weights.keras.files import write_hdf5
 from mobilenet_jax.weights.layout import Architecture, get_byte_count
 from mobilenet_jax.weights.metadata import Metadata
@@ -105,6 +106,11 @@ def check_destination(path: str | Path, *, force: bool) -> None:
         raise WeightsError(f"{path} exists: choose another name, or overwrite it with --force (force=True)")
 
 
+def is_keras_destination(path: str | Path) -> bool:
+    """Returns whether a file of this name is written for Keras 3."""
+    return Path(path).name.endswith(KERAS_SUFFIX)
+
+
 def _check_free_space(path: Path, architecture: Architecture) -> None:
     """Raises if the disk is too full. Orbax would report a disk that fills while it writes in hundreds of lines."""
     needed = sum(map(get_byte_count, architecture.compute_shapes().values())) + _OVERHEAD
@@ -118,7 +124,7 @@ def _check_free_space(path: Path, architecture: Architecture) -> None:
 def _get_writer(path: Path) -> _Writer:
     if path.name.endswith(".safetensors"):
         return write_safetensors
-    if path.name.endswith(".weights.h5"):
+    if is_keras_destination(path):
         return write_hdf5
     if not path.suffix:
         return write_folder

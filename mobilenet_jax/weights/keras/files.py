@@ -26,6 +26,8 @@ from mobilenet_jax.weights.layout import transpose
 from mobilenet_jax.weights.metadata import Metadata, check_texts
 from mobilenet_jax.weights.weights_file import FileTensor, WeightsFile
 
+SUFFIX = ".weights.h5"  # of files that `write_hdf5` writes; Keras 3 requires it
+
 _WEIGHTS_MEMBER, _DESCRIPTION_MEMBER = "model.weights.h5", "config.json"
 _MAX_DESCRIPTION = 8 << 20  # bytes; Keras writes 90 kB
 _MAX_EXPANSION = 4  # a member's size over its size in the archive; trained weights come to 1.1

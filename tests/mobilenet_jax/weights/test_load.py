@@ -52,7 +52,7 @@ def test_the_format_is_detected_from_the_content(tmp_path, name):
 
 
 def test_a_missing_file_is_named():
-    with pytest.raises(WeightsError, match="nowhere.h5: no such file of weights"):
+    with pytest.raises(WeightsError, match="nowhere.h5: no such file or folder"):
         read_weights("nowhere.h5")
 
 
