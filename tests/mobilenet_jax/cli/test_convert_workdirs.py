@@ -1,4 +1,4 @@
-"""The `convert` command on the workdirs of training runs, and what Keras computes from the result."""
+"""The `convert` command on the workdirs of training runs: the tensors, and the outputs of Keras with them."""
 
 import jax
 import keras
