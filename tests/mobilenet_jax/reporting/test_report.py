@@ -1,0 +1,21 @@
+import json
+import math
+
+import numpy as np
+
+from mobilenet_jax.evaluation.evaluate import Evaluation
+from mobilenet_jax.evaluation.metrics import compute_metrics
+from mobilenet_jax.reporting.report import build_metrics_json
+from tests.helpers.predictions import make_predictions
+
+
+def test_undefined_metrics_are_null_in_valid_json():
+    predictions = make_predictions([0, 1], np.eye(4)[:2])
+    metrics = compute_metrics(predictions)
+    assert math.isnan(metrics["DF.recall"])
+    evaluation = Evaluation([], predictions, np.array([]), metrics, {"DF.recall": (math.nan, math.nan)}, {"views": 1})
+    content = json.loads(json.dumps(build_metrics_json(evaluation), allow_nan=False))
+    assert content["views"] == 1
+    assert content["metrics"]["DF.recall"] is None
+    assert content["metrics"]["accuracy"] == 1
+    assert content["intervals"]["DF.recall"] == [None, None]
