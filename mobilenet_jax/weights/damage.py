@@ -18,7 +18,7 @@ def report_damage() -> Iterator[None]:
     """Raises `WeightsError` for any exception in its block. Libraries raise almost any type for a damaged file.
 
     `WeightsError` and `OSError` (no permission, no room to unpack an archive) pass unchanged. Only code that reads a
-    file belongs into the block: a bug would be reported as damage.
+    file belongs in the block: a bug would be reported as damage.
     """
     try:
         yield

@@ -26,7 +26,7 @@ _LAYERS = {
     ),
 }
 _KNOWN_LAYERS = {layer for layers in _LAYERS.values() for layer in layers}
-_TENSORS = {  # by Keras's name
+_TENSORS = {  # the names of a layer's tensors, by Keras's name
     "kernel": "kernel",
     "depthwise_kernel": "kernel",
     "bias": "bias",
