@@ -6,6 +6,7 @@ uses this one; it is in this package because `input_pipeline` imports nothing of
 """
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
@@ -28,6 +29,8 @@ def replace_atomically(path: Path) -> Iterator[Path]:
         OSError: the folder of `path` does not exist or cannot be written.
     """
     path = Path(os.path.realpath(path))
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path.parent))
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=_SUFFIX, dir=path.parent) as folder:
         unfinished, previous = Path(folder) / path.name, Path(folder) / "previous"
         yield unfinished

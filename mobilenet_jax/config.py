@@ -148,12 +148,12 @@ def parse_config(file: str | None, overrides: Sequence[str]) -> tuple[ConfigDict
         ConfigError: the file or the recipe does not exist, an argument or a key is unknown, or a value has the wrong
             type.
     """
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", flag_values=values)
+    values, arguments = flags.FlagValues(), ["", *([f"--config={file}"] if file else []), *overrides]
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=arguments)
     sys.path.append(os.getcwd())  # a configuration may build on another one: `from configs.mobilenet import ...`
     check_keys(re.findall(r"--config\.([\w.]+)", " ".join(overrides)))
     try:
-        rest = values(["", *([f"--config={file}"] if file else []), *overrides])[1:]
+        rest = values(arguments)[1:]
     except flags.Error as error:  # the last line is the reason; a traceback through the config file may precede it
         raise ConfigError(str(error).strip().rpartition("\n")[2]) from error
     if values.config is None:
