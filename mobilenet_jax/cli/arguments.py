@@ -36,7 +36,9 @@ def add_inference_options(parser: argparse.ArgumentParser) -> None:
         help="correct the probabilities, as fitted by evaluate: temperature scaling, or removal of the training prior",
     )  # fmt: skip
     add_checkpoint_option(parser)
-    parser.add_argument("--batch-size", type=parse_integer(1), default=64, help="images per batch (default: 64)")
+    parser.add_argument(
+        "--batch-size", type=parse_integer(1), default=64, metavar="N", help="images per batch (default: 64)"
+    )
 
 
 def add_evaluation_option(parser: argparse.ArgumentParser) -> None:

@@ -14,9 +14,9 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
         description="Writes README.md in the format of Hugging Face model cards, model.safetensors, config.json and "
         "two plots. Evaluate the run first.",
     )
-    parser.add_argument("workdir", metavar="WORKDIR", type=Path)
+    parser.add_argument("workdir", metavar="WORKDIR", type=Path, help="an evaluated run")
     add_evaluation_option(parser)
-    parser.add_argument("--out", type=Path, help="output folder (default: WORKDIR/card)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="output folder (default: WORKDIR/card)")
     add_checkpoint_option(parser)
     return parser
 

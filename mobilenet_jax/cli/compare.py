@@ -15,7 +15,7 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
         "of the differences from the first run (paired bootstrap by lesion), and draws their learning curves. "
         "Evaluate the runs first.",
     )
-    parser.add_argument("workdirs", metavar="WORKDIR", type=Path, nargs="+")
+    parser.add_argument("workdirs", metavar="WORKDIR", type=Path, nargs="+", help="two or more evaluated runs")
     add_evaluation_option(parser)
     parser.add_argument(
         "--out",
@@ -23,7 +23,9 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
         metavar="CURVES.png",
         help="learning curves (default: compare.png next to the first workdir)",
     )
-    parser.add_argument("--resamples", type=parse_integer(1), default=1000, help="bootstrap samples (default: 1000)")
+    parser.add_argument(
+        "--resamples", type=parse_integer(1), default=1000, metavar="N", help="bootstrap samples (default: 1000)"
+    )
     return parser
 
 

@@ -18,28 +18,34 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
         description="Classifies labeled images with the model of a run, and writes metrics.json, predictions.csv, "
         "plots and report.html.",
     )
-    parser.add_argument("workdirs", metavar="WORKDIR", type=Path, nargs="+")
+    parser.add_argument("workdirs", metavar="WORKDIR", type=Path, nargs="+", help="a run, or several with --folds")
     parser.add_argument(
         "--folds", action="store_true",
         help="the workdirs are the folds of a cross-validation: each validation image is classified by the model that "
         "was not trained on its lesion, other images by the mean of all models",
     )  # fmt: skip
-    parser.add_argument("--data", help="folder of the images (default: that of the run)")
-    parser.add_argument("--source", help="layout of that folder, as config.data.source (default: that of the run)")
+    parser.add_argument("--data", metavar="DIR", help="folder of the images (default: that of the run)")
+    parser.add_argument(
+        "--source", metavar="NAME", help="layout of that folder, as config.data.source (default: that of the run)"
+    )
     parser.add_argument(
         "--split", choices=("validation", "training", "all", "official", "official:test"), default="validation",
         help="validation, training: those of the run; all: every image of the folder; official, official:test: the "
         "validation or test set of the ISIC archive (default: validation)",
     )  # fmt: skip
     parser.add_argument(
-        "--out", type=Path, help="output folder (default: WORKDIR/evaluation/SPLIT, plus any non-default options)"
+        "--out", type=Path, metavar="DIR",
+        help="output folder (default: WORKDIR/evaluation/SPLIT, plus any non-default options)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--malignant",
+        metavar="A,B,...",
+        help="classes that count as malignant (default: MEL,BCC,AKIEC if the model has them)",
     )
     parser.add_argument(
-        "--malignant", metavar="A,B,...", help="classes that count as malignant (default: MEL,BCC,AKIEC for ISIC data)"
-    )
-    parser.add_argument(
-        "--resamples", type=parse_integer(0), default=1000, help="bootstrap samples; 0: no intervals (default: 1000)"
-    )
+        "--resamples", type=parse_integer(0), default=1000, metavar="N",
+        help="bootstrap samples; 0: no intervals (default: 1000)",
+    )  # fmt: skip
     add_inference_options(parser)
     return parser
 
