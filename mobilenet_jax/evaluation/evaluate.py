@@ -97,12 +97,12 @@ def evaluate(
     _check_classes(runs, malignant)
     stored = _read_stored_calibration(runs, split, views, correction)
     parts = [run.read_examples(data, source, split) for run in runs]
+    examples = _concatenate_folds(runs, parts) if split == "validation" else parts[0]
     outputs = [predict_examples(run, part, views, batch_size) for run, part in zip(runs, parts, strict=True)]
     if split == "validation":
-        examples = _concatenate_folds(runs, parts)
         predictions = _calibrate(runs, concatenate_predictions(outputs), views, correction)
     else:
-        examples, predictions = parts[0], _average_predictions(outputs)
+        predictions = _average_predictions(outputs)
         predictions = stored.apply(predictions, correction) if stored and correction else predictions
     metrics, intervals = compute_metrics(predictions, malignant), {}
     if resamples:

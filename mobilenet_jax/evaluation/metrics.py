@@ -13,7 +13,7 @@ from mobilenet_jax.evaluation.predictions import Predictions
 Metrics = dict[str, float]
 
 CALIBRATION_BINS = 15  # of equal width, as in Guo et al. (2017)
-_SENSITIVITIES = (0.90, 0.95)  # at which the specificity is computed
+_SENSITIVITIES = (0.90, 0.95)  # the specificity is computed at these
 
 
 class Description(NamedTuple):

@@ -40,7 +40,7 @@ def draw_figures(predictions: Predictions) -> dict[str, Figure]:
 
 
 def draw_curves(records: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draws the figure of the article: loss and accuracy of training and validation by epoch; and balanced accuracy.
+    """Draws loss and accuracy of training and validation by epoch, as in the article, and balanced accuracy.
 
     Args:
         records: of the epochs, as in `metrics.jsonl`.

@@ -12,7 +12,7 @@ from PIL import Image
 from mobilenet_jax.inference.classifier import Classifier
 
 _MIN_WIDTH = 448  # pixels; smaller images are enlarged by a whole number up to it
-_OPACITY = 0.6  # of the map where it is highest
+_OPACITY = 0.6  # opacity of the colors where the map is highest
 
 
 def make_grad_cam(classifier: Classifier) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:

@@ -31,7 +31,7 @@ _CLASS_METRICS = {
     "specificity_at_90": "spec. at 90% sens.",
     "specificity_at_95": "spec. at 95% sens.",
 }
-_CAPTIONS = {  # of the plots, which are also their alternative texts
+_CAPTIONS = {  # captions and alternative texts of the plots
     "curves": "Learning curves: loss, accuracy and balanced accuracy by epoch.",
     "confusion": "Confusion matrix, row-normalized: the fraction of the images of each class (row) that is assigned to "
     "each class (column).",

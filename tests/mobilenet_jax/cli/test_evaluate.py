@@ -71,7 +71,7 @@ def test_corrections_are_fitted_on_validation_and_applied_on_request(run, workdi
 
 
 def test_a_run_validated_on_the_official_set_is_evaluated_on_it(run, tiny_isic, tmp_path):
-    """The archive does not publish which of its validation images show the same lesion, so lesions are not known."""
+    """Uses the archive's validation set, whose lesions are not published."""
     workdir = tmp_path / "run"
     train_and_evaluate(make_config(add_official_sets(tiny_isic), train__epochs=1, data__split="official"), workdir)
     status, _, err = run("evaluate", workdir, "--resamples=2")

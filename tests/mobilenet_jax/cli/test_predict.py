@@ -31,7 +31,7 @@ def test_predict_writes_the_table_of_the_challenge(run, trained, data, tmp_path)
 
 
 def test_predict_finds_images_in_folders_that_a_pattern_matches(run, trained, data, tmp_path):
-    """Hidden files are skipped, names that are not UTF-8 are reported, and a link as destination is followed."""
+    """Skips hidden files, reports names that are not UTF-8, and follows a link as destination."""
     image = min((data / IMAGES).iterdir())
     for name in ("a/1.jpg", "a/b/2.JPG", "a/._1.jpg", "a/.hidden/3.jpg", "4 ü.png"):
         (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)

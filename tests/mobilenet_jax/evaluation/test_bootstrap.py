@@ -39,7 +39,7 @@ def test_95_percent_intervals_of_accuracy_cover_the_true_value_about_as_often():
 
 
 def test_the_interval_of_the_calibration_error_corrects_the_bias_of_the_samples():
-    """The model is calibrated: the calibration error of every sample is far above the true one, 0."""
+    """Uses a calibrated model: the calibration error of every sample is far above the true one, 0."""
     rng, intervals = np.random.default_rng(0), []
     for _ in range(20):
         confidence = rng.beta(4, 1.5, 400)

@@ -26,7 +26,7 @@ def test_a_known_temperature_is_recovered():
 
 
 def test_a_known_prior_is_removed():
-    """The correction recovers the likelihoods of balanced classes from their product with a prior."""
+    """Recovers the likelihoods of balanced classes from their product with a prior."""
     rng = np.random.default_rng(0)
     prior = np.array([0.2, 0.6, 0.15, 0.05])
     y = rng.choice(4, 6000, p=prior)

@@ -53,7 +53,7 @@ def make_linear_weights(head, kernel):
 
 
 def test_grad_cam_equals_its_formula_for_every_head():
-    """For a head that is linear in the mean features, the weight of a channel is its kernel over the positions."""
+    """Uses heads that are linear in the mean features: the weight of a channel is its kernel over the positions."""
     rng = np.random.default_rng(1)
     kernel = rng.normal(size=(256, 7)).astype(np.float32)
     pixels = rng.integers(0, 256, (7, 64, 64, 3), np.uint8)
@@ -79,7 +79,7 @@ def test_grad_cam_differs_between_classes():
 
 
 def test_grad_cam_finds_the_patch_that_decides_the_class(weights):
-    """The patch is a square of one of seven colors in a corner of noise. The head is trained on ImageNet's features."""
+    """Trains a head on ImageNet's features of noise with a square of one of seven colors in a corner."""
     rng, side, corners = np.random.default_rng(0), 224, slice(None, None, 4)  # a corner is 3 x 3 of the 7 x 7 positions
     colors = 255 * np.array([[c & 1, c >> 1 & 1, c >> 2] for c in range(7)])
 
