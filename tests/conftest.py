@@ -23,7 +23,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory) -> Path:
-    """A cache folder for the tests alone, so that they neither depend on the user's nor change it."""
+    """Redirects the cache to a folder of the tests, so that they neither depend on the user's cache nor change it."""
     folder = tmp_path_factory.mktemp("cache")
     os.environ["XDG_CACHE_HOME"] = str(folder)
     # Processes that are started again compile the same steps; without a shared cache that is half of the suite's time.
@@ -41,50 +41,50 @@ def _find_shared(path: str) -> Path:
 
 @pytest.fixture(scope="session")
 def weights() -> dict[float, Path]:
-    """The ImageNet weights of Keras, by alpha."""
+    """Returns the ImageNet weights of Keras, by alpha."""
     names = {0.25: "mobilenet_2_5_224_tf_no_top.h5", 1.0: "mobilenet_1_0_224_tf_no_top.h5"}
     return {alpha: _find_shared(f"weights/{name}") for alpha, name in names.items()}
 
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """27 dermoscopic images of 600 x 450 pixels, in the layout of the ISIC archive."""
+    """Returns 27 dermoscopic images of 600 x 450 pixels, in the layout of the ISIC archive."""
     return _find_shared("data/isic2018_task3_600x450")
 
 
 @pytest.fixture(scope="session")
 def real_images(real_data) -> list[Image.Image]:
-    """Four of the images in `real_data`."""
+    """Returns four of the images in `real_data`."""
     return [Image.open(p) for p in sorted(real_data.glob("*/*.jpg"))[:4]]
 
 
 @pytest.fixture(scope="session")
 def isic2018() -> Path:
-    """The 10,015 training images of ISIC 2018 Task 3, 200 x 150 pixels, in the layout of the ISIC archive."""
+    """Returns the 10,015 training images of ISIC 2018 Task 3, 200 x 150 pixels, in the layout of the ISIC archive."""
     return _find_shared("data/isic2018_task3")
 
 
 @pytest.fixture(scope="session")
 def real_photographs(isic2018) -> list[Path]:
-    """A hundred of the images in `isic2018`."""
+    """Returns a hundred of the images in `isic2018`."""
     return sorted(isic2018.glob("*/*.jpg"))[:100]
 
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory) -> Path:
-    """The data set of `write_isic`; not to be changed."""
+    """Returns the data set of `write_isic`; it must not be changed."""
     return write_isic(tmp_path_factory.mktemp("data") / "isic")
 
 
 @pytest.fixture
 def tiny_isic(tmp_path) -> Path:
-    """The data set of `write_isic`; may be changed."""
+    """Returns the data set of `write_isic`; it may be changed."""
     return write_isic(tmp_path / "isic")
 
 
 @pytest.fixture(scope="session")
 def trained(data, tmp_path_factory) -> Path:
-    """The workdir of a run of one epoch; not to be changed."""
+    """Returns the workdir of a run of one epoch; it must not be changed."""
     from mobilenet_jax.training.loop import train_and_evaluate
 
     workdir = tmp_path_factory.mktemp("trained") / "run"
@@ -94,13 +94,13 @@ def trained(data, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def workdir(trained, tmp_path) -> Path:
-    """A copy of `trained`; may be changed."""
+    """Returns a copy of `trained`; it may be changed."""
     return shutil.copytree(trained, tmp_path / "run")
 
 
 @pytest.fixture
 def run(capsys, command_logging):
-    """A function that runs the `mobilenet-jax` command and returns its exit status, stdout and stderr."""
+    """Returns a function that runs the `mobilenet-jax` command and returns its exit status, stdout and stderr."""
     from mobilenet_jax.cli.main import main
 
     def run(*arguments):

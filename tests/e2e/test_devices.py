@@ -19,7 +19,7 @@ from tests.helpers.runs import ROOT, get_free_port, make_command, make_config, r
 
 @pytest.fixture(scope="module")
 def train(weights, data, tmp_path_factory):
-    """A function that trains in `processes` processes of `devices` devices, and returns the arrays they save."""
+    """Returns a function that trains in several processes of several devices, and returns the arrays they save."""
     folder = tmp_path_factory.mktemp("parallel")
 
     @functools.cache
@@ -100,7 +100,7 @@ def test_when_one_of_two_processes_dies_the_other_ends_within_a_minute(data, tmp
 
 @pytest.mark.slow
 def test_two_processes_of_two_devices_train_like_one_device(data, tmp_path):
-    """One step on all images: from random weights, a rounding difference grows a hundredfold with every step."""
+    """Trains one step on all images: from random weights, a rounding difference grows a hundredfold with every step."""
     train_and_evaluate(make_config(data, train__epochs=1, train__batch_size=28), tmp_path / "alone")
     changes = ["--config.train.epochs=1", "--config.train.batch_size=28"]
     processes = _start_two_processes(make_command(data, tmp_path / "run", *changes), env=with_devices(2))

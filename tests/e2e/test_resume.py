@@ -14,14 +14,14 @@ from tests.helpers.runs import COMMAND_EPOCHS, ROOT, make_command, read_records
 
 @pytest.fixture(scope="module")
 def uninterrupted(data, tmp_path_factory):
-    """The workdir of an uninterrupted run, and its completed process."""
+    """Returns the workdir of an uninterrupted run, and its completed process."""
     workdir = tmp_path_factory.mktemp("whole") / "run"
     return workdir, subprocess.run(make_command(data, workdir), cwd=ROOT, check=True, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
 def whole(uninterrupted):
-    """The workdir of an uninterrupted run."""
+    """Returns the workdir of an uninterrupted run."""
     return uninterrupted[0]
 
 
@@ -61,12 +61,11 @@ def test_a_run_that_is_stopped_and_later_killed_ends_like_an_uninterrupted_one(d
     process.send_signal(number)
     _, err = process.communicate()
     assert process.returncode == 75
-    assert (match := re.fullmatch(r"stopped at step (\d+) and saved: the same command continues from there\n", err))
-    step = int(match[1])
-    assert (workdir / "checkpoints" / str(step)).exists()
+    [step] = re.findall(r"^stopped at step (\d+) and saved: the same command continues from there\n$", err)
+    assert (workdir / "checkpoints" / step).exists()
 
     process = _start(data, workdir)
-    assert any(line == f"resuming after epoch {step // 3}, step {step}\n" for line in process.stdout)
+    assert any(line == f"resuming after epoch {int(step) // 3}, step {step}\n" for line in process.stdout)
     while not (workdir / "checkpoints" / "15").exists():  # it appears when it is complete
         assert process.poll() is None
         time.sleep(0.005)

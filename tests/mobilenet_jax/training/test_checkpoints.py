@@ -12,7 +12,7 @@ from tests.helpers.runs import make_config, read_records
 
 @pytest.fixture(scope="module")
 def whole(data, tmp_path_factory):
-    """The workdir of an uninterrupted run of three epochs; not to be changed."""
+    """Returns the workdir of an uninterrupted run of three epochs; it must not be changed."""
     workdir = tmp_path_factory.mktemp("whole") / "run"
     train_and_evaluate(make_config(data, train__epochs=3), workdir)
     return workdir
@@ -69,7 +69,7 @@ def test_without_a_readable_checkpoint_the_run_is_refused(data, whole, tmp_path)
 
 
 def test_a_disk_that_fills_up_during_a_save_is_one_error(data, whole, tmp_path, monkeypatch, caplog, capfd):
-    """A limit on the size of files makes the writes of the arrays fail, as a full disk does."""
+    """Limits the size of files, so that the writes of the arrays fail as on a full disk."""
     workdir, save = shutil.copytree(whole, tmp_path / "run"), Checkpoints.save
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 

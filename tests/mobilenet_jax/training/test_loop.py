@@ -21,7 +21,7 @@ from tests.helpers.runs import TIMED, make_config, read_records
 
 @pytest.fixture(scope="module")
 def finished(data, tmp_path_factory):
-    """The workdir of a run of two epochs; not to be changed."""
+    """Returns the workdir of a run of two epochs; it must not be changed."""
     workdir = tmp_path_factory.mktemp("finished") / "run"
     train_and_evaluate(make_config(data), workdir)
     return workdir
@@ -29,7 +29,7 @@ def finished(data, tmp_path_factory):
 
 @pytest.fixture
 def workdir(finished, tmp_path):
-    """A copy of `finished`; may be changed."""
+    """Returns a copy of `finished`; it may be changed."""
     return shutil.copytree(finished, tmp_path / "run")
 
 
@@ -246,7 +246,7 @@ def test_a_run_starts_from_the_backbone_and_the_scaling_of_another_run(data, fin
 
 
 def test_augmentation_on_the_device_gives_the_loss_of_augmentation_on_the_host(data, tmp_path):
-    """One step on all images: from random weights, a rounding difference grows a hundredfold with every step."""
+    """Trains one step on all images: from random weights, a rounding difference grows a hundredfold with every step."""
     losses = {}
     for place in ("host", "device"):
         config = make_config(data, augment__where=place, train__epochs=1, train__batch_size=28)
@@ -288,7 +288,7 @@ def test_the_weights_of_a_workdir_are_those_of_its_checkpoints(data, finished):
 
 
 def test_metrics_of_an_interrupted_epoch_are_those_of_the_whole_epoch(data, finished, tmp_path, monkeypatch):
-    """Metrics are computed from all examples of an epoch, whichever process trained on them."""
+    """Checks that metrics are computed from all examples of an epoch, whichever process trained on them."""
     config, interruptions = make_config(data), 0
     with monkeypatch.context() as patch:
         for stop_at in (1, 5, None):

@@ -14,7 +14,7 @@ from mobilenet_jax.weights.orbax import check_arrays, find_checkpoint, get_score
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder of 40 arrays, as Orbax writes it."""
+    """Returns a folder of 40 arrays, as Orbax writes it."""
     values = {f"a{i}": np.random.default_rng(i).normal(size=500).astype(np.float32) for i in range(40)}
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(tmp_path / "state", values)
