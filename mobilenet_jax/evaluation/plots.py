@@ -81,9 +81,9 @@ def draw_comparison(records: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figur
     return figure
 
 
-def encode_png(figure: Figure) -> bytes:
+def encode_png(figure: Figure, dpi: int = 110) -> bytes:
     """Renders a figure as a PNG file."""
-    figure.savefig(png := io.BytesIO(), format="png", dpi=110)
+    figure.savefig(png := io.BytesIO(), format="png", dpi=dpi)
     return png.getvalue()
 
 

@@ -63,16 +63,20 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, profile: bool
     """
     check_config(config)
     workdir, epochs = Path(workdir), config.train.epochs
+
+    # Data, model and state of a new run.
     training, validation = load_examples(config.data, config.model.num_classes, config.seed)
     steps_per_epoch = count_steps_per_epoch(config.train.batch_size, len(training))
     program, state, input_scaling = build_program(config, training.labels, steps_per_epoch)
     history = History.create(training, validation, input_scaling)
+
     checkpoint_bytes = sum(x.nbytes for x in jax.tree.leaves(state))
     with (
         Workdir(workdir, config.to_dict(), MAX_CHECKPOINTS * checkpoint_bytes) as files,
         Checkpoints(workdir / "checkpoints") as checkpoints,
         StopRequest() as stop_request,
     ):
+        # Resume, if there is a checkpoint; its input scaling is that of all batches.
         if not checkpoints.is_empty():
             state, history = resume(checkpoints, state, history, workdir, epochs)
         files.write_inputs(format_split(training, validation), format_parameters(program.model, state.params))
@@ -81,6 +85,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, profile: bool
         length = RunLength(epochs, steps_per_epoch, config.train.batch_size)
         trainer = Trainer(program.train_step, program.schedule, feed, length, stop_request, profiler)
 
+        # Epochs: train, evaluate, record, save, stop.
         while not is_finished(history, config):
             start = time.perf_counter()
             files.check_space(checkpoint_bytes)

@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import io
 import json
 import os
 import shutil
@@ -16,7 +15,7 @@ from tensorboardX import SummaryWriter
 from input_pipeline.atomic_files import get_free_bytes, is_unfinished, write_atomically
 from mobilenet_jax.config import list_differences
 from mobilenet_jax.errors import WorkdirError
-from mobilenet_jax.evaluation.plots import draw_curves
+from mobilenet_jax.evaluation.plots import draw_curves, encode_png
 from mobilenet_jax.sharding import is_first_process, synchronize_processes
 from mobilenet_jax.training.history import Record
 
@@ -98,8 +97,7 @@ class Workdir:
         """Writes `metrics.jsonl`, with one line per epoch, `curves.png`, and `tensorboard/`."""
         if self._writes:
             self._write("metrics.jsonl", "".join(json.dumps(record) + "\n" for record in records))
-            draw_curves(records).savefig(png := io.BytesIO(), format="png", dpi=100)
-            self._write("curves.png", png.getvalue())
+            self._write("curves.png", encode_png(draw_curves(records), dpi=100))
             with _report_errors(self._path / "tensorboard"):
                 self._write_events(records)
 

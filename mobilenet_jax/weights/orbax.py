@@ -108,7 +108,7 @@ def open_workdir(path: Path, name: CheckpointName) -> Iterator[WeightsFile]:
         _check_files(path / "checkpoints")
         folder = find_checkpoint(path / "checkpoints", name)
         if folder is None:
-            raise WeightsError("no whole checkpoint yet")
+            raise WeightsError("no complete checkpoint yet")
         history = _read_json(folder / "history" / "metadata")
         size = _read_json(path / "config.json")["data"]["image_size"]
         metadata = Metadata((size, size), tuple(history["input_scaling"]), tuple(history["classes"]))

@@ -147,7 +147,7 @@ def write_half_the_labels(workdir, data):
 @pytest.mark.parametrize(
     ("prepare", "message"),
     [
-        (remove_checkpoints, "no whole checkpoint yet"),
+        (remove_checkpoints, "no complete checkpoint yet"),
         (
             write_two_classes,
             "was trained on the 7 classes MEL, NV, BCC, AKIEC, BKL, DF, VASC, but the data have 2: MEL, NV",
