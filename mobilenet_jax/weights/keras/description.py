@@ -87,6 +87,8 @@ def _check_backbone_activations(layers: list[_Layer]) -> None:
             activation = _get_activation(class_name, config)
             if activation not in ("relu", "relu6", "softmax", "linear"):
                 raise WeightsError(f"its layer {config.get('name')} has the activation {activation}, not ReLU6")
+        elif class_name in ("Conv2D", "DepthwiseConv2D") and config.get("activation", "linear") != "linear":
+            raise WeightsError(f"its layer {config.get('name')} has the activation {config['activation']}, not none")
 
 
 def _check_head_activations(layers: list[_Layer]) -> None:

@@ -35,6 +35,7 @@ for name, message, *layers in (
     ("another_pooling", "does not have: GlobalMaxPooling2D a", {"class_name": "GlobalMaxPooling2D"}),
     ("another_activation", "are followed by tanh; expected relu", {**_DENSE, "activation": "tanh"}),
     ("another_activation_in_the_backbone", "its layer a has the activation tanh, not ReLU6", _TANH),
+    ("a_convolution_with_an_activation", "a has the activation tanh, not none", {**_TANH, "class_name": "Conv2D"}),
     ("another_relu", "ReLU a has the upper limit None, not 6", _UNLIMITED_RELU),
     ("another_relu_in_the_head", "ReLU a has the upper limit 6, not None", _DENSE, _RELU_6, _DENSE),
     ("another_epsilon", "the epsilon of its batch normalization is not 0.001", {**_NORM, "epsilon": 1e-5}),
