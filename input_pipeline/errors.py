@@ -5,6 +5,8 @@ The base class is defined here because this package imports nothing of `mobilene
 
 from collections.abc import Sequence
 
+_MAX_LINE = 400  # characters
+
 
 class UserError(Exception):
     """Base of all errors that a user can fix: the message is one line that says what was found and what to do.
@@ -20,3 +22,8 @@ class UserError(Exception):
 
 class DataError(UserError):
     """The data set is not as expected. The message names the file, the line and the remedy."""
+
+
+def get_first_line(error: Exception) -> str:
+    """Returns the first line of an error's message, cut to 400 characters, or the error's type if it has no message."""
+    return str(error).partition("\n")[0][:_MAX_LINE] or type(error).__name__

@@ -13,7 +13,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # silences a notice about a
 
 import tensorflow as tf
 
-from input_pipeline.errors import DataError
+from input_pipeline.errors import DataError, get_first_line
 from input_pipeline.examples import Batch
 from input_pipeline.image_files import is_address, read_record
 from input_pipeline.image_ops import resize
@@ -131,7 +131,6 @@ def _iterate(dataset: tf.data.Dataset) -> Iterator[Any]:
     try:
         yield from dataset.as_numpy_iterator()
     except tf.errors.OpError as error:
-        line = str(error.message).partition("\n")[0]
         raise DataError(
-            f"an image changed or disappeared during the run: {line}: restore it and start again"
+            f"an image changed or disappeared during the run: {get_first_line(error)}: restore it and start again"
         ) from error

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mobilenet_jax import sharding
 from mobilenet_jax.errors import WeightsError
 from mobilenet_jax.inference.views import apply_view, count_views
+from mobilenet_jax.model.preprocessing import scale_pixels
 from mobilenet_jax.weights.weights import Weights
 
 _KERAS_SIZE = (224, 224)  # of the public ImageNet files, for weights that do not record their image size
@@ -76,8 +76,7 @@ class Classifier:
 
     def scale_pixels(self, pixels: jax.Array) -> jax.Array:
         """Maps pixel values from 0 to 255 to the input range of the model, float32."""
-        low, high = self._input_scaling
-        return low + (high - low) / 255 * pixels.astype(jnp.float32)
+        return scale_pixels(pixels, self._input_scaling)
 
     def _average_views(self, variables: Any, pixels: jax.Array) -> jax.Array:
         images = self.scale_pixels(pixels)

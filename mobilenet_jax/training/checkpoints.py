@@ -14,6 +14,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from input_pipeline.errors import get_first_line
 from mobilenet_jax.errors import WorkdirError
 from mobilenet_jax.training.step import TrainState
 from mobilenet_jax.weights.orbax import BEST_MODE, check_arrays, get_score
@@ -104,7 +105,7 @@ class Checkpoints:
             yield
         except Exception as error:
             raise WorkdirError(
-                f"cannot {verb} a checkpoint in {self._folder} ({_get_first_line(error)}): fix the disk and start "
+                f"cannot {verb} a checkpoint in {self._folder} ({get_first_line(error)}): fix the disk and start "
                 "again; the run continues after its last complete checkpoint"
             ) from error
 
@@ -152,8 +153,4 @@ def _remove_unreadable_scores(folder: Path) -> None:
 
 
 def _warn_damaged(step: int | str, error: Exception) -> None:
-    _logger.warning("checkpoint %s is damaged (%s); it is skipped", step, _get_first_line(error))
-
-
-def _get_first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0][:200]
+    _logger.warning("checkpoint %s is damaged (%s); it is skipped", step, get_first_line(error))

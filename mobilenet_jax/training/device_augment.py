@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
 
 from input_pipeline.augment import Augmentation
+from mobilenet_jax.model.preprocessing import scale_pixels
 
 Arrays = Mapping[str, jax.Array]
 
@@ -25,7 +26,6 @@ def make_device_augment(
         `[batch, 4, 3]` and other columns) to the same batch with augmented and scaled float32 images, without
         `affine` and `color`.
     """
-    low, high = input_scaling
     fill_mode, fill_value = augmentation.fill_mode, augmentation.fill_value
 
     def warp(image: jax.Array, affine: jax.Array) -> jax.Array:
@@ -49,6 +49,6 @@ def make_device_augment(
         if augmentation.changes_color:
             image = jax.vmap(recolor)(image, batch["color"])
         rest = {name: value for name, value in batch.items() if name not in ("affine", "color")}
-        return {**rest, "image": low + (high - low) * (image / 255)}
+        return {**rest, "image": scale_pixels(image, input_scaling)}
 
     return augment

@@ -3,14 +3,8 @@
 import contextlib
 from collections.abc import Iterator
 
+from input_pipeline.errors import get_first_line
 from mobilenet_jax.errors import WeightsError
-
-_MAX_LENGTH = 200
-
-
-def get_first_line(error: Exception) -> str:
-    """Returns the first line of an error's message, cut to 200 characters, or the error's type if there is none."""
-    return str(error).partition("\n")[0][:_MAX_LENGTH] or type(error).__name__
 
 
 @contextlib.contextmanager

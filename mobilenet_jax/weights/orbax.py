@@ -19,8 +19,9 @@ import orbax.checkpoint as ocp
 import tensorstore as ts
 from flax.traverse_util import unflatten_dict
 
+from input_pipeline.errors import get_first_line
 from mobilenet_jax.errors import WeightsError
-from mobilenet_jax.weights.damage import get_first_line, report_damage
+from mobilenet_jax.weights.damage import report_damage
 from mobilenet_jax.weights.metadata import Metadata, check_texts
 from mobilenet_jax.weights.weights_file import FileTensor, WeightsFile
 

@@ -9,9 +9,9 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from input_pipeline.atomic_files import get_free_bytes, replace_atomically
+from input_pipeline.errors import get_first_line
 from mobilenet_jax.errors import WeightsError
 from mobilenet_jax.model.mobilenet import MobileNet
-from mobilenet_jax.weights.damage import get_first_line
 from mobilenet_jax.weights.keras.files import SUFFIX as KERAS_SUFFIX
 from mobilenet_jax.weights.keras.files import write_hdf5
 from mobilenet_jax.weights.layout import Architecture, get_byte_count
