@@ -103,7 +103,7 @@ class Checkpoints:
         """Raises a WorkdirError for any error of Orbax, which raises whatever its storage raised."""
         try:
             yield
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:  # the latter is not an Exception
             raise WorkdirError(
                 f"cannot {verb} a checkpoint in {self._folder} ({get_first_line(error)}): fix the disk and start "
                 "again; the run continues after its last complete checkpoint"
@@ -117,7 +117,12 @@ class _DrainingEventLoop(asyncio.SelectorEventLoop):
     (`orbax/checkpoint/_src/asyncio_utils.py`). At the first error it closes the loop while the other tasks are pending,
     where `asyncio.run`, used before, would have awaited them. Each of those tasks then fails with "Event loop is
     closed" and prints a stack trace: a disk that fills up during a save printed 1,007 lines around the one error.
+
+    Tasks that fail after the first error are logged at DEBUG: Orbax raises the first one.
     """
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        _logger.debug("a task of Orbax failed: %s", context)
 
     def close(self) -> None:
         if not self.is_closed() and not self.is_running():
