@@ -24,6 +24,6 @@ class DataError(UserError):
     """The data set is not as expected. The message names the file, the line and the remedy."""
 
 
-def get_first_line(error: Exception) -> str:
+def get_first_line(error: BaseException) -> str:
     """Returns the first line of an error's message, cut to 400 characters, or the error's type if it has no message."""
     return str(error).partition("\n")[0][:_MAX_LINE] or type(error).__name__
