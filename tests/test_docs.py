@@ -9,7 +9,7 @@ import yaml
 
 from configs.mobilenet import get_config
 from mobilenet_jax.cli.main import main
-from mobilenet_jax.config import check_keys
+from mobilenet_jax.training.config import check_keys
 from tests.helpers.runs import ROOT
 
 README = ROOT / "README.md"

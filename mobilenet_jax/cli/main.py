@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args, overrides = parser.parse_known_args(arguments)
     if overrides and not args.takes_config:
         parser.error(f"unrecognized arguments: {' '.join(overrides)}")
-    args.overrides = overrides  # --config.SECTION.KEY=VALUE, parsed by mobilenet_jax.config
+    args.overrides = overrides  # --config.SECTION.KEY=VALUE, parsed by training/config.py
     configure_logging(logging.INFO)
     run_command(lambda: args.run(args), debug=args.debug)
 

@@ -24,7 +24,7 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> None:
     """Writes the picture and prints its path."""
     from input_pipeline.preview import write_preview
-    from mobilenet_jax.config import check_config, parse_config
+    from mobilenet_jax.training.config import check_config, parse_config
     from mobilenet_jax.training.setup import load_examples, make_augmentation
 
     config, _ = parse_config(args.config, args.overrides)

@@ -39,8 +39,8 @@ def run(args: argparse.Namespace) -> None:
     import jax
     import pooch
 
-    from mobilenet_jax.config import parse_config
     from mobilenet_jax.sharding import connect_processes
+    from mobilenet_jax.training.config import parse_config
     from mobilenet_jax.training.loop import train_and_evaluate
 
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:

@@ -17,10 +17,10 @@ from input_pipeline.batches import BatchOptions, ShardOptions
 from input_pipeline.cache import open_cache
 from input_pipeline.examples import Examples
 from input_pipeline.splits import format_split
-from mobilenet_jax.config import check_config
 from mobilenet_jax.errors import Interrupted, WorkdirError
 from mobilenet_jax.sharding import gather_to_host
 from mobilenet_jax.training.checkpoints import MAX_CHECKPOINTS, Checkpoints
+from mobilenet_jax.training.config import check_config
 from mobilenet_jax.training.epoch_metrics import compute_epoch_metrics
 from mobilenet_jax.training.feed import BatchFeed, DeviceBatch
 from mobilenet_jax.training.history import History, Record, compute_score, find_best, find_early_stop

@@ -13,10 +13,10 @@ from typing import Any
 from tensorboardX import SummaryWriter
 
 from input_pipeline.atomic_files import get_free_bytes, is_unfinished, write_atomically
-from mobilenet_jax.config import list_differences
 from mobilenet_jax.errors import WorkdirError
 from mobilenet_jax.evaluation.plots import draw_curves, encode_png
 from mobilenet_jax.sharding import is_first_process, synchronize_processes
+from mobilenet_jax.training.config import list_differences
 from mobilenet_jax.training.history import Record
 
 

@@ -5,8 +5,8 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs.mobilenet import get_config
-from mobilenet_jax.config import check_config, list_differences
 from mobilenet_jax.errors import ConfigError
+from mobilenet_jax.training.config import check_config, list_differences
 from tests.helpers.runs import ROOT
 
 
