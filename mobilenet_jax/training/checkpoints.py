@@ -111,18 +111,25 @@ class Checkpoints:
 
 
 class _DrainingEventLoop(asyncio.SelectorEventLoop):
-    """Waits for its pending tasks before it closes.
+    """Waits for its pending tasks before it closes, and ignores results that arrive afterwards.
 
     Orbax 0.12.5 to 0.12.8 reads and writes the arrays of a checkpoint concurrently in an event loop of its own
     (`orbax/checkpoint/_src/asyncio_utils.py`). At the first error it closes the loop while the other tasks are pending,
-    where `asyncio.run`, used before, would have awaited them. Each of those tasks then fails with "Event loop is
-    closed" and prints a stack trace: a disk that fills up during a save printed 1,007 lines around the one error.
-
-    Tasks that fail after the first error are logged at DEBUG: Orbax raises the first one.
+    where `asyncio.run`, used before, would have awaited them. Each of them then fails with "Event loop is closed" and
+    prints a stack trace: a disk that fills up during a save printed 1,007 lines around the one error. Orbax raises the
+    first error, so the others are logged at DEBUG.
     """
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         _logger.debug("a task of Orbax failed: %s", context)
+
+    def call_soon_threadsafe(self, callback: Any, *args: Any, context: Any = None) -> asyncio.Handle:
+        try:
+            return super().call_soon_threadsafe(callback, *args, context=context)
+        except RuntimeError:
+            if not self.is_closed():
+                raise
+            return asyncio.Handle(callback, args, self, context)  # a write of TensorStore that no task awaits any more
 
     def close(self) -> None:
         if not self.is_closed() and not self.is_running():
