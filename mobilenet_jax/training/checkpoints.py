@@ -123,13 +123,13 @@ class _DrainingEventLoop(asyncio.SelectorEventLoop):
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         _logger.debug("a task of Orbax failed: %s", context)
 
-    def call_soon_threadsafe(self, callback: Any, *args: Any, context: Any = None) -> asyncio.Handle:
+    def call_soon_threadsafe(self, *args: Any, **options: Any) -> Any:  # type: ignore[override]
         try:
-            return super().call_soon_threadsafe(callback, *args, context=context)
+            return super().call_soon_threadsafe(*args, **options)
         except RuntimeError:
             if not self.is_closed():
                 raise
-            return asyncio.Handle(callback, args, self, context)  # a write of TensorStore that no task awaits any more
+            return None  # a write of TensorStore was finished that no task awaits any more
 
     def close(self) -> None:
         if not self.is_closed() and not self.is_running():
