@@ -43,7 +43,7 @@ class Checkpoints:
             best_mode=BEST_MODE,
         )
         with contextlib.ExitStack() as stack:
-            stack.enter_context(_draining_event_loops())
+            stack.enter_context(_drain_event_loops())
             with self._report_errors("read"):
                 _remove_unreadable_scores(self._folder)
                 self._manager = ocp.CheckpointManager(self._folder.absolute(), options=options)
@@ -144,7 +144,7 @@ class _DrainingPolicy(asyncio.DefaultEventLoopPolicy):
 
 
 @contextlib.contextmanager
-def _draining_event_loops() -> Iterator[None]:
+def _drain_event_loops() -> Iterator[None]:
     """Makes new event loops of all threads draining ones: Orbax creates its loops in background threads."""
     previous = asyncio.get_event_loop_policy()
     asyncio.set_event_loop_policy(_DrainingPolicy())
