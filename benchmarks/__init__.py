@@ -1,1 +1,1 @@
-"""Benchmarks: each script measures one claim against a named peer, with both sides in one run."""
+"""Benchmarks: each script measures one claim against a named baseline, and times both alternately in one run."""

@@ -2,7 +2,7 @@
 
     python -m benchmarks.article --data DIR --weights FILE > benchmarks/results/keras_article.md
 
-DIR is in the ISIC archive's layout, FILE is Keras's `mobilenet_2_5_224_tf_no_top.h5`. Both sides train on the same
+DIR is in the ISIC archive's layout, FILE is Keras's `mobilenet_2_5_224_tf_no_top.h5`. Both train on the same
 images with the same split, settings and cores. Their epochs alternate, and one process is stopped while the other runs,
 so that a machine whose speed drifts slows both equally.
 """
@@ -66,7 +66,7 @@ class Side:
 
 
 def main() -> None:
-    """Runs both sides and prints the results as Markdown."""
+    """Runs both implementations and prints the results as Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True)
     parser.add_argument("--weights", required=True)
@@ -140,8 +140,8 @@ def _print_table(
         cells = [f"{r[f'{k}_{m}']:.3f}" for m in ("accuracy", "balanced_accuracy")
                  for r, k in ((theirs, "val"), (theirs, "plain"), (mine, "val"))]  # fmt: skip
         print(f"| {theirs['epoch']} | {' | '.join(cells)} | {pair[0]:.1f} | {pair[1]:.1f} |")
-    # The first epoch includes the start of this project's process, and the compilation on both sides.
-    medians = [statistics.median(side) for side in zip(*seconds[1:], strict=True)]
+    # The first epoch includes the start of this project's process, and the compilation of both implementations.
+    medians = [statistics.median(column) for column in zip(*seconds[1:], strict=True)]
     ratio = statistics.median(theirs / mine for theirs, mine in seconds[1:])
     print(f"\nMedian epoch after the first: Keras {medians[0]:.1f} s, here {medians[1]:.1f} s; "
           f"median ratio of the pairs {ratio:.2f}.\n")  # fmt: skip

@@ -2,7 +2,7 @@
 
     python -m benchmarks.train_step [--alpha 0.25 --image-size 128] > benchmarks/results/train_step.md
 
-Both sides train with the article's head, batch 32, in float32 on synthetic images that are already in memory. Four
+Both train with the article's head, batch 32, in float32 on synthetic images that are already in memory. Four
 processes take turns, each with a few steps per round, so that all meet the same load of the machine.
 """
 
@@ -79,7 +79,7 @@ def serve_steps(side: str, alpha: float, size: int) -> None:
 
 
 def start_child(side: str, tunables: str) -> subprocess.Popen[str]:
-    """Starts this benchmark as the child process of one side, with settings of glibc."""
+    """Starts this benchmark as the child process of one implementation, with settings of glibc."""
     return subprocess.Popen(
         [sys.executable, "-m", "benchmarks.train_step", *sys.argv[1:], f"--side={side}"],
         env={**os.environ, "GLIBC_TUNABLES": tunables, "TF_CPP_MIN_LOG_LEVEL": "3"},
@@ -90,7 +90,7 @@ def start_child(side: str, tunables: str) -> subprocess.Popen[str]:
 
 
 def measure_speeds(rounds: int, steps: int) -> dict[str, list[float]]:
-    """Measures each side in images per second, one value per round; a first round is not counted."""
+    """Measures each implementation in images per second, one value per round; a first round is not counted."""
     children = {
         f"{side}{', huge pages' if tunables else ''}": start_child(side, tunables)
         for side in RUNNERS
@@ -111,7 +111,7 @@ def measure_speeds(rounds: int, steps: int) -> dict[str, list[float]]:
 
 
 def main() -> None:
-    """Runs the sides in turn and prints a table."""
+    """Runs the implementations in turn and prints a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--alpha", type=float, default=0.25)
     parser.add_argument("--image-size", type=int, default=128)

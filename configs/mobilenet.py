@@ -1,7 +1,7 @@
 """Fine-tunes MobileNet v1 to classify dermoscopic images of skin lesions into seven classes.
 
     python train.py --config=configs/mobilenet.py
-        Trains on the embedded sample of drawn lesions, from random weights: about two minutes on two CPU cores.
+        Trains on the bundled synthetic data set, from random weights: about two minutes on two CPU cores.
 
     python train.py --config=configs/mobilenet.py:isic2018 --config.data.dir=DIR
         Trains with the recipe of the 2018 article on the real images. DIR is the unpacked download of the ISIC archive.
@@ -27,24 +27,24 @@ def get_config(recipe: str = "sample") -> ConfigDict:
     config.data = ConfigDict()
     # Layout of the images. 'isic2018': as downloaded from the ISIC archive. 'ham10000': the copy on Kaggle.
     # 'folders': one folder per class. 'tfds': the data set that `mobilenet-jax prepare --to tfds` creates.
-    # 'sample': the embedded drawings, which need no folder.
+    # 'sample': the bundled synthetic data set, which needs no folder.
     config.data.source = "isic2018"
     config.data.dir = ""  # folder that holds the images and their tables
     config.data.image_size = 224  # height and width in pixels, at least 32
-    # Assignment of the images to training and validation. 'lesion': all images of a lesion are on the same side, and
-    # each class has the same share of its lesions in validation. 'fold:K/N': the same rule for fold K of an N-fold
-    # cross-validation. 'last:0.3', 'first:0.3', 'per_class:0.3': the splits of the article, which separate images of
-    # one lesion. 'official', 'official:test': the archive's own validation or test set. 'FILE.csv': the splits.csv of
-    # an earlier run.
+    # Assignment of the images to training and validation. 'lesion': all images of a lesion are in the same subset,
+    # and each class has the same fraction of its lesions in validation. 'fold:K/N': the same rule for fold K of an
+    # N-fold cross-validation. 'last:0.3', 'first:0.3', 'per_class:0.3': the splits of the article, which separate
+    # images of one lesion. 'official', 'official:test': the archive's own validation or test set. 'FILE.csv': the
+    # splits.csv of an earlier run.
     config.data.split = "lesion"
-    config.data.val_fraction = 0.3  # share of the lesions in validation; applies to 'lesion' only
+    config.data.val_fraction = 0.3  # fraction of the lesions in validation; applies to 'lesion' only
     config.data.sampling = "uniform"  # or 'balanced': training samples all classes equally often
     config.data.cache = "none"  # or 'memory', 'disk': decode each image once and keep it at image_size
 
     config.augment = ConfigDict()  # ranges of the random augmentation of training images
     config.augment.rotation = 30.0  # degrees; the angle is in [-rotation, rotation]
-    config.augment.width_shift = 0.3  # share of the width; the shift is in [-width_shift, width_shift]
-    config.augment.height_shift = 0.3  # share of the height; the shift is in [-height_shift, height_shift]
+    config.augment.width_shift = 0.3  # fraction of the width; the shift is in [-width_shift, width_shift]
+    config.augment.height_shift = 0.3  # fraction of the height; the shift is in [-height_shift, height_shift]
     config.augment.zoom = 0.3  # each axis is scaled by its own factor in [1 - zoom, 1 + zoom]
     config.augment.shear = 0.0  # degrees; the angle is in [-shear, shear]
     config.augment.horizontal_flip = True  # mirrors an image left to right with probability 0.5
@@ -54,19 +54,19 @@ def get_config(recipe: str = "sample") -> ConfigDict:
     config.augment.brightness = 0.0  # the factor is in [1 - brightness, 1 + brightness]
     config.augment.contrast = 0.0  # the factor is in [1 - contrast, 1 + contrast]
     config.augment.saturation = 0.0  # the factor is in [1 - saturation, 1 + saturation]
-    config.augment.hue = 0.0  # share of the color circle; the turn is in [-hue, hue]
+    config.augment.hue = 0.0  # fraction of the color circle; the turn is in [-hue, hue]
     config.augment.on_validation = False  # or True: augment validation images too, as the article's generator did
     config.augment.where = "host"  # OpenCV augments training images; or 'device': JAX does
 
     config.model = ConfigDict()
     config.model.alpha = 1.0  # width multiplier: 0.25, 0.5, 0.75 or 1.0
     # 'article': two dense layers of 1024 units. 'article_bn': the same with batch normalization. 'small': global
-    # average pooling and one dense layer, for phones.
+    # average pooling and one dense layer, for mobile devices.
     config.model.head = "article"
     config.model.dropout = 0.5  # dropout rate of the head
     config.model.num_classes = 7  # number of classes of the data
     config.model.frozen_blocks = 0  # freezes the stem and the first N of the 13 blocks; 13 trains only the head
-    config.model.batch_norm = "frozen"  # frozen blocks keep their moving statistics; or 'train': they use the batch's
+    config.model.batch_norm = "frozen"  # frozen blocks keep their running statistics; or 'train': they use the batch's
 
     config.regularizer = ConfigDict()  # factors as in Keras's l1 and l2, applied to the head's dense layers of 1024
     config.regularizer.kernel_l1 = 0.0
@@ -76,7 +76,7 @@ def get_config(recipe: str = "sample") -> ConfigDict:
 
     config.loss = ConfigDict()  # the loss is the cross-entropy
     config.loss.class_weights = "none"  # or 'balanced': every class contributes equally to the loss
-    config.loss.label_smoothing = 0.0  # share of the target that is spread over all classes
+    config.loss.label_smoothing = 0.0  # fraction of the target that is spread over all classes
 
     config.init = ConfigDict()
     # Initial weights of the backbone: a file or folder that `mobilenet-jax convert` reads, 'imagenet' for Keras's

@@ -16,7 +16,7 @@ FillMode = Literal["nearest", "constant", "reflect", "wrap"]
 
 # The random streams are separate from each other and from that of the order of the examples, which has the same seed.
 _GEOMETRY_STREAM, _COLOR_STREAM = 2, 3
-_LUMINANCE = np.array([0.299, 0.587, 0.114])  # of red, green and blue, Rec. 601
+_LUMINANCE = np.array([0.299, 0.587, 0.114])  # weights of red, green and blue, Rec. 601
 _YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 
 
@@ -26,8 +26,8 @@ class Augmentation:
 
     Attributes:
         rotation: degrees; the angle is uniform in [-rotation, rotation].
-        width_shift: share of the width; the horizontal shift is uniform in [-width_shift, width_shift].
-        height_shift: share of the height; the vertical shift is uniform in [-height_shift, height_shift].
+        width_shift: fraction of the width; the horizontal shift is uniform in [-width_shift, width_shift].
+        height_shift: fraction of the height; the vertical shift is uniform in [-height_shift, height_shift].
         zoom: each axis is scaled by a factor of its own, uniform in [1 - zoom, 1 + zoom].
         shear: degrees; the angle is uniform in [-shear, shear].
         horizontal_flip: whether to mirror images left to right with probability 1/2.
@@ -38,7 +38,7 @@ class Augmentation:
         brightness: all values are multiplied by a factor uniform in [1 - brightness, 1 + brightness].
         contrast: the difference from the image's mean color is multiplied by a factor in the same way.
         saturation: the difference from gray is multiplied by a factor in the same way.
-        hue: share of the color circle; the rotation is uniform in [-hue, hue].
+        hue: fraction of the color circle; the rotation is uniform in [-hue, hue].
     """
 
     rotation: float = 0.0
@@ -111,7 +111,7 @@ def make_affine_matrix(
         degrees: the angle of the rotation; like the other arguments, a number or an array, all of one shape.
         dx: the shift along the columns, in pixels.
         dy: the shift along the rows, in pixels.
-        zoom_x: the factor along the columns; values above 1 show more of the scene, at a smaller scale.
+        zoom_x: the factor along the columns; values above 1 zoom out.
         zoom_y: the factor along the rows.
         flip: whether to mirror the result left to right.
         size: height and width of the image in pixels.
@@ -167,7 +167,7 @@ def make_color_matrix(brightness: ArrayLike, contrast: ArrayLike, saturation: Ar
         brightness: the factor of all values; like the other arguments, a number or an array, all of one shape.
         contrast: the factor of the difference from the image's mean color.
         saturation: the factor of the difference from gray of the same luminance.
-        hue: the rotation about the gray axis of the YIQ color space, as a share of the circle.
+        hue: the rotation about the gray axis of the YIQ color space, as a fraction of the circle.
 
     Returns:
         float32 `[..., 4, 3]`, see `sample_color`.

@@ -2,7 +2,7 @@
 
 A training batch is a pure function of (seed, step). The order of an epoch is a permutation keyed by (seed, epoch), the
 augmentation of an example is keyed by (seed, epoch, example), and no random numbers are used where pixels are read. A
-run that starts at step s therefore reads, without any replay, the batches of a run that arrived at step s.
+run that starts at step s therefore reads the batches of a run that arrived at step s: no replay is needed on resume.
 
 TensorFlow is required where images are decoded or augmented on the host. Batches of images that are already decoded
 (see `cache`) and are augmented on the device or not at all are gathered from the cache's array without it.
@@ -101,7 +101,7 @@ def make_train_batches(
     augment_on: AugmentOn = "host",
     sampling: Sampling = "uniform",
 ) -> Iterator[Batch]:
-    """Makes the augmented batches from `first_step` up to, not including, `last_step`.
+    """Yields the augmented batches from `first_step` up to, but not including, `last_step`.
 
     An epoch has `len(examples) // batch_size` steps. The examples left over differ from epoch to epoch.
 
@@ -118,7 +118,7 @@ def make_train_batches(
 
     Returns:
         An iterator of `image` float32 `[batch, size, size, 3]`, `label` int32 `[batch]` and `index` int64 `[batch]`,
-        the example's position in `examples`. `batch` is this process's share.
+        the index of the example in `examples`. `batch` is this process's share.
 
     Raises:
         DataError: an image cannot be read.
@@ -147,7 +147,7 @@ def make_train_batches(
 def make_eval_batches(
     examples: Examples, options: BatchOptions, *, augmentation: Augmentation | None = None, epoch: int = 0
 ) -> Iterator[Batch]:
-    """Makes batches of every example once, in order; the last batch is padded with zeros.
+    """Yields batches of every example once, in order; the last batch is padded with zeros.
 
     Args:
         examples: the examples to evaluate on.
@@ -187,7 +187,7 @@ def make_eval_batches(
 
 
 def _list_sources(examples: Examples, cache: Cache | None) -> np.ndarray:
-    """Returns the place of each image: its row in the cache, or its path without one."""
+    """Returns the source of each image: its row in the cache, or its path without one."""
     return cache.get_rows(examples.paths) if cache else examples.paths
 
 

@@ -40,14 +40,14 @@ class Cache:
 
     Attributes:
         images: uint8 `[n, size, size, 3]`.
-        row_of: file -> its position in `images`.
+        row_of: file -> its index in `images`.
     """
 
     images: np.ndarray
     row_of: dict[str, int]
 
     def get_rows(self, paths: np.ndarray) -> np.ndarray:
-        """Returns int64 `[m]`, the positions of files in `images`."""
+        """Returns int64 `[m]`, the indices of files in `images`."""
         return np.array([self.row_of[path] for path in paths], np.int64)
 
 
@@ -55,7 +55,7 @@ def open_cache(kind: CacheKind, paths: np.ndarray, image_size: int) -> Cache | N
     """Opens a cache, and decodes the images that are not in it yet.
 
     Args:
-        kind: the place of the cache; `"none"` returns None.
+        kind: where to cache; `"none"` returns None.
         paths: `[n]` str, the image files.
         image_size: height and width in pixels.
 

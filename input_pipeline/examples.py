@@ -10,7 +10,7 @@ import numpy as np
 
 from input_pipeline.errors import DataError
 
-Part = Literal["Training", "Validation", "Test"]  # of the archive's sets
+Part = Literal["Training", "Validation", "Test"]  # the archive's sets
 Batch = dict[str, np.ndarray]  # columns of one length
 
 
@@ -47,8 +47,8 @@ class Examples:
 
     Attributes:
         paths: `[n]` str, the JPEG files.
-        labels: `[n]` int32, positions in `class_names`.
-        lesions: `[n]` str, the lesion that the image shows; images of one lesion belong to one side of a split.
+        labels: `[n]` int32, indices into `class_names`.
+        lesions: `[n]` str, the lesion that the image shows; images of one lesion belong in one subset of a split.
         rows: `[n]` str, the origin of the example as `file:line`, for error messages.
         class_names: the classes in the order of the labels.
     """
@@ -71,7 +71,7 @@ class Examples:
     def find_mixed_lesions(self) -> Faults:
         """Returns one fault for each example whose lesion has another label in an earlier row.
 
-        A split by lesion cannot preserve the shares of the classes if a lesion has two, and one of the two is wrong.
+        A split by lesion cannot preserve the class proportions if a lesion has two, and one of the two is wrong.
         """
         faults = Faults()
         first: dict[str, int] = {}
@@ -95,7 +95,7 @@ class Examples:
         return "\n".join(f"{name:<{width}}  {images:>6}  {lesions:>7}" for name, images, lesions in rows)
 
     def compute_fingerprint(self) -> str:
-        """Computes the SHA-256 of file names, labels and lesions in order; the folder has no influence on it."""
+        """Computes the SHA-256 of file names, labels and lesions in order, independent of the folder."""
         digest = hashlib.sha256(repr(self.class_names).encode())
         for path, label, lesion in zip(self.paths, self.labels, self.lesions, strict=True):
             digest.update(f"{path.rpartition('/')[2]},{label},{lesion}\n".encode())

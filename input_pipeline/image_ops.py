@@ -58,14 +58,13 @@ def decode_image(data: bytes, size: tuple[int, int]) -> np.ndarray:
 def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resizes uint8 `[any height, any width, 3]` to `[height, width, 3]`.
 
-    A smaller image has the means of the areas that its pixels cover, so that nothing aliases. A larger one is
-    interpolated.
+    Downscaling averages areas, so that nothing aliases; upscaling is bilinear.
     """
     if image.shape[0] < size[0] or image.shape[1] < size[1]:
         return cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)
     if image.shape[0] % size[0] == 0 and image.shape[1] % size[1] == 0:
         return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
-    # Equal to the bit to OpenCV's result for integers, in two thirds of the time.
+    # Bitwise identical to OpenCV's result for integers, in two thirds of the time.
     return cv2.convertScaleAbs(cv2.resize(image.astype(np.float32), size[::-1], interpolation=cv2.INTER_AREA))
 
 
@@ -101,7 +100,10 @@ def augment_images(
 
 
 def warp(image: np.ndarray, affine: np.ndarray, augmentation: Augmentation, out: np.ndarray) -> None:
-    """Reads each pixel from the position that the matrix maps it to, interpolated, into `out`: float32, 0 to 255."""
+    """Inverse-warps an image with bilinear interpolation into `out`, float32 from 0 to 255.
+
+    The matrix maps each output pixel to the input position that it is read from.
+    """
     cv2.warpAffine(
         image.astype(np.float32),
         affine[:2],

@@ -12,14 +12,14 @@ from sklearn.model_selection import StratifiedKFold, train_test_split
 from input_pipeline.errors import DataError
 from input_pipeline.examples import Examples
 
-SIDES = ("training", "validation")
+SUBSETS = ("training", "validation")
 
 _SPLITS = (
-    "lesion, fold:K/N (K from 1 to N), last:S, first:S, per_class:S (S a share such as 0.3), official, official:test, "
-    "or FILE.csv"
+    "lesion, fold:K/N (K from 1 to N), last:S, first:S, per_class:S (S a fraction such as 0.3), official, "
+    "official:test, or FILE.csv"
 )
 _FOLD = re.compile(r"fold:([1-9]\d*)/([1-9]\d*)")
-_SHARE = re.compile(r"(first|last|per_class):(0\.\d+)")
+_FRACTION = re.compile(r"(first|last|per_class):(0\.\d+)")
 
 
 def split_examples(examples: Examples, split: str, *, val_fraction: float, seed: int) -> tuple[Examples, Examples]:
@@ -30,11 +30,11 @@ def split_examples(examples: Examples, split: str, *, val_fraction: float, seed:
         split: one of
             `"lesion"`: see `split_by_lesion`;
             `"fold:K/N"`: fold K, counted from 1, of an N-fold cross-validation in which no lesion is in two folds;
-            `"last:S"` and `"first:S"`: that share of the examples in the order of their table, regardless of their
+            `"last:S"` and `"first:S"`: that fraction of the examples in the order of their table, regardless of their
             lesions, as the article did by hand;
-            `"per_class:S"`: that share of each class, its first by file name, as Keras's `validation_split` does;
+            `"per_class:S"`: that fraction of each class, its first by file name, as Keras's `validation_split` does;
             `NAME.csv`: a table with the columns `image` and `split`, such as a run writes to its workdir.
-        val_fraction: the share of lesions for validation, for `"lesion"`.
+        val_fraction: the fraction of lesions for validation, for `"lesion"`.
         seed: seed of `"lesion"` and `"fold:K/N"`.
 
     Raises:
@@ -48,8 +48,8 @@ def split_examples(examples: Examples, split: str, *, val_fraction: float, seed:
     elif fold := _FOLD.fullmatch(split):
         held_out = _select_fold(examples, int(fold[1]), int(fold[2]), seed)
     else:
-        selection, _, share = split.partition(":")
-        held_out = _select_share(examples, selection, float(share))
+        selection, _, fraction = split.partition(":")
+        held_out = _select_fraction(examples, selection, float(fraction))
     training, validation = _divide(examples, held_out)
     if not len(training) or not len(validation):
         raise DataError(
@@ -66,55 +66,55 @@ def check_split_name(split: str) -> None:
     """
     fold = _FOLD.fullmatch(split)
     is_fold = fold and int(fold[1]) <= int(fold[2]) > 1
-    if not (split == "lesion" or split.endswith(".csv") or is_fold or _SHARE.fullmatch(split)):
+    if not (split == "lesion" or split.endswith(".csv") or is_fold or _FRACTION.fullmatch(split)):
         raise DataError(f"data.split is {split!r}, expected one of {_SPLITS}")
 
 
 def split_by_lesion(examples: Examples, val_fraction: float, seed: int) -> tuple[Examples, Examples]:
-    """Splits examples so that all images of a lesion are on one side.
+    """Splits examples so that all images of a lesion are in one subset.
 
     Lesions are sampled per class, so that each class gives `val_fraction` of its lesions to validation. Images of one
-    lesion are near copies of each other: a split that separates them measures memory instead of skill.
+    lesion are near-duplicates of each other: a split that separates them measures memorization, not generalization.
 
     Args:
         examples: all examples.
-        val_fraction: the share of lesions for validation, between 0 and 1.
+        val_fraction: the fraction of lesions for validation, between 0 and 1.
         seed: the same seed gives the same split.
 
     Returns:
         The examples for training and for validation, each in the original order.
 
     Raises:
-        DataError: a lesion has two labels, or a class has too few lesions for both sides.
+        DataError: a lesion has two labels, or a class has too few lesions for both subsets.
     """
     lesion_of, lesion_labels = _number_lesions(examples)
     counts = np.bincount(lesion_labels, minlength=len(examples.class_names))
     too_few = DataError(
         f"cannot split by lesion with data.val_fraction={val_fraction} (lesions: {_format_counts(examples, counts)}): "
-        "each class needs lesions for both sides; add images or change data.val_fraction"
+        "each class needs lesions for both subsets; add images or change data.val_fraction"
     )
     try:
         _, validation = train_test_split(
             np.arange(len(lesion_labels)), test_size=val_fraction, random_state=seed, stratify=lesion_labels
         )
-    except ValueError as error:  # a class has one lesion, or a side has fewer lesions than there are classes
+    except ValueError as error:  # a class has one lesion, or a subset has fewer lesions than there are classes
         raise too_few from error
-    sides = np.bincount(lesion_labels[validation], minlength=len(counts))
-    if any(count and not 0 < side < count for side, count in zip(sides, counts, strict=True)):
+    held_out = np.bincount(lesion_labels[validation], minlength=len(counts))
+    if any(count and not 0 < n < count for n, count in zip(held_out, counts, strict=True)):
         raise too_few
     return _divide(examples, np.isin(lesion_of, validation))
 
 
 def count_crossing_lesions(training: Examples, validation: Examples) -> int:
-    """Counts the lesions that are on both sides."""
+    """Counts the lesions that are in both subsets."""
     return len(set(training.lesions) & set(validation.lesions))
 
 
 def format_split(training: Examples, validation: Examples) -> str:
     """Formats a split as CSV text: `image`, the file name without its suffix, `split`, `label` and `lesion`."""
     rows = [
-        (Path(path).stem, side, part.class_names[label], lesion)
-        for side, part in zip(SIDES, (training, validation), strict=True)
+        (Path(path).stem, subset, part.class_names[label], lesion)
+        for subset, part in zip(SUBSETS, (training, validation), strict=True)
         for path, label, lesion in zip(part.paths, part.labels, part.lesions, strict=True)
     ]
     writer = csv.writer(text := io.StringIO(), lineterminator="\n")
@@ -152,51 +152,51 @@ def _select_fold(examples: Examples, fold: int, folds: int, seed: int) -> np.nda
     return np.isin(lesion_of, validation)
 
 
-def _select_share(examples: Examples, selection: str, share: float) -> np.ndarray:
+def _select_fraction(examples: Examples, selection: str, fraction: float) -> np.ndarray:
     n = len(examples)
     if selection == "first":
-        return np.arange(n) < int(share * n)
+        return np.arange(n) < int(fraction * n)
     if selection == "last":
-        return np.arange(n) >= n - int(share * n)
+        return np.arange(n) >= n - int(fraction * n)
     held_out = np.zeros(n, bool)
     for label in range(len(examples.class_names)):
         members = np.flatnonzero(examples.labels == label)
         by_name = members[np.argsort([Path(path).name for path in examples.paths[members]], kind="stable")]
-        held_out[by_name[: int(share * len(members))]] = True
+        held_out[by_name[: int(fraction * len(members))]] = True
     return held_out
 
 
 def _read_held_out(examples: Examples, path: Path) -> np.ndarray:
     """Returns whether each example is held out, from a table that names every image once."""
-    sides = _read_sides(path)
+    subsets = _read_subsets(path)
     names = [Path(p).stem for p in examples.paths]
-    missing = [name for name in names if name not in sides]
+    missing = [name for name in names if name not in subsets]
     if missing:
         raise DataError(f"{path} does not name {missing[0]}, and {len(missing) - 1} other images of the data")
-    unknown = sides.keys() - set(names)
+    unknown = subsets.keys() - set(names)
     if unknown:
         raise DataError(f"{path} names {min(unknown)}, and {len(unknown) - 1} other images that are not in the data")
-    return np.array([sides[name] == "validation" for name in names])
+    return np.array([subsets[name] == "validation" for name in names])
 
 
-def _read_sides(path: Path) -> dict[str, str]:
-    """Returns image -> side, from the table of a split."""
-    sides: dict[str, str] = {}
+def _read_subsets(path: Path) -> dict[str, str]:
+    """Returns image -> subset, from the table of a split."""
+    subsets: dict[str, str] = {}
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, strict=True)
             if not {"image", "split"} <= set(reader.fieldnames or ()):
                 raise DataError(f"{path}:1: the columns are {reader.fieldnames}, but image and split are required")
             for row in reader:
-                name, side, place = row["image"], row["split"], f"{path}:{reader.line_num}"
-                if side not in SIDES:
-                    raise DataError(f"{place}: split is {side!r}, not one of {', '.join(SIDES)}")
-                if name in sides:
+                name, subset, place = row["image"], row["split"], f"{path}:{reader.line_num}"
+                if subset not in SUBSETS:
+                    raise DataError(f"{place}: split is {subset!r}, not one of {', '.join(SUBSETS)}")
+                if name in subsets:
                     raise DataError(f"{place}: {name} is in an earlier line already: remove one of the two")
-                sides[name] = side
+                subsets[name] = subset
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"cannot read the split {path} ({error})") from error
-    return sides
+    return subsets
 
 
 def _format_counts(examples: Examples, counts: np.ndarray) -> str:

@@ -1,4 +1,4 @@
-"""Validates every image before the first step, so that no fault can interrupt or spoil training later."""
+"""Validates every image before the first step, so that no fault can interrupt or corrupt training later."""
 
 import hashlib
 import json
@@ -77,6 +77,7 @@ class _ValidationCache:
         paths = [os.path.abspath(path) for path in examples.paths]
         folder = os.path.commonpath(paths) if paths else ""
         name = hashlib.sha256(folder.encode()).hexdigest()[:16]
+        # The folder keeps its earlier name, so that the results of earlier versions stay valid.
         self._file = Path(pooch.os_cache("mobilenet-jax")) / "audits" / f"{name}.json"
         self._state: str | None = None
         with suppress(OSError):  # a file is missing, which the validation reports

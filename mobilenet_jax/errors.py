@@ -9,7 +9,7 @@ __all__ = [
 
 
 class ConfigError(UserError):
-    """A configuration has an unknown key or a value out of range. The message suggests the nearest valid one."""
+    """A configuration has an unknown key or a value out of range. The message names the valid ones."""
 
 
 class WeightsError(UserError):

@@ -43,7 +43,7 @@ def _list_anchors(text):
 def _list_tree():
     """Returns the paths of the tree in architecture.md: two spaces per level, the first word of a line is the name."""
     text = (ROOT / "docs" / "architecture.md").read_text()
-    [tree] = re.findall(r"^## The house\n.*?^```\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    [tree] = re.findall(r"^## Package layout\n.*?^```\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     folders, paths = [], []
     for line in tree.splitlines():
         level, name = (len(line) - len(line.lstrip())) // 2, line.split()[0]

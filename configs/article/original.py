@@ -4,7 +4,7 @@
 
 The article trains for 100 epochs with SGD (learning rate 0.001, momentum 0.9) in batches of 32 at 224 x 224. Its
 training accuracy rises while its validation accuracy does not: "we may suffer overfitting". Its split puts images of
-the same lesion on both sides, which hides a part of the overfitting.
+the same lesion in both subsets, which hides a part of the overfitting.
 
 Expected after 7 epochs at alpha 0.25 and 128 x 128: accuracy 0.751 in training and 0.687 in validation, balanced
 accuracy 0.403 and 0.396. Most of the gap comes from the split: the last 30% of the table have other class shares, and

@@ -96,7 +96,7 @@ def _read_groupings(path: Path, faults: Faults) -> dict[str, str] | None:
     if path.exists():
         return read_lesions(path, faults)
     _logger.warning(
-        "%s is missing, so each image counts as a lesion of its own, and near copies can be on both sides of a split; "
+        "%s is missing, so each image counts as a lesion of its own, and near-duplicates can be in both subsets; "
         "download it from %s",
         path,
         _DOWNLOADS,

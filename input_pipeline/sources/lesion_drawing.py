@@ -1,4 +1,4 @@
-"""Draws skin lesions for the embedded sample.
+"""Draws skin lesions for the bundled sample.
 
 The drawings are not medical images. They imitate, roughly, the criteria of dermoscopy: the shape and the border of a
 lesion, its colors and its structures, which differ from class to class as those of real lesions do.

@@ -1,4 +1,4 @@
-"""An embedded sample for users without data: drawings of lesions, in the layout of the ISIC archive.
+"""A bundled synthetic data set for users without data: drawings of lesions, in the layout of the ISIC archive.
 
 Many lesions are drawn in several views, and the classes are as imbalanced as those of a small clinic.
 """

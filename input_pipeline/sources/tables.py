@@ -27,7 +27,7 @@ def read_lesions(path: Path, faults: Faults) -> dict[str, str]:
 
     Args:
         path: the table.
-        faults: the list to add faults to. An image without a lesion is one, and has the lesion "".
+        faults: the list to add faults to. An image without a lesion counts as a fault, and has the lesion "".
 
     Raises:
         DataError: the table has other columns.

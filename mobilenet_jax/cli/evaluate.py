@@ -1,4 +1,4 @@
-"""`mobilenet-jax evaluate`: measures trained models on labeled images and writes a report."""
+"""`mobilenet-jax evaluate`: evaluates trained models on labeled images and writes a report."""
 
 import argparse
 import logging
@@ -14,7 +14,7 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
     """Adds the command's parser."""
     parser: argparse.ArgumentParser = commands.add_parser(
         "evaluate",
-        help="measure a trained model and write a report",
+        help="evaluate a trained model and write a report",
         description="Classifies labeled images with the model of a run, and writes metrics.json, predictions.csv, "
         "plots and report.html.",
     )

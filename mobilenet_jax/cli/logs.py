@@ -9,7 +9,7 @@ PACKAGES = ("input_pipeline", "mobilenet_jax")
 
 
 class _LevelPrefix(logging.Formatter):
-    """Formats a record as its message, after its level in lower case from WARNING on."""
+    """Formats a record as its message, preceded by its level in lower case at WARNING and above."""
 
     def format(self, record: logging.LogRecord) -> str:
         prefix = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
@@ -17,7 +17,7 @@ class _LevelPrefix(logging.Formatter):
 
 
 def configure_logging(level: int) -> None:
-    """Shows log records of the two packages from `level` on, without timestamps; WARNING and above go to stderr.
+    """Shows log records of the two packages at `level` and above, without timestamps; WARNING and above go to stderr.
 
     Orbax logs stack traces of errors that it also raises; they are hidden, since the error boundary reports the errors.
     """

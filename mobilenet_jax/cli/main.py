@@ -1,6 +1,6 @@
 """The `mobilenet-jax` command: one module per subcommand, all run inside one error boundary.
 
-The modules import JAX, TensorFlow and the rest of the package when their command runs, so that `--help` is immediate.
+The modules import JAX, TensorFlow and the rest of the package when their command runs, so that `--help` is fast.
 """
 
 import argparse

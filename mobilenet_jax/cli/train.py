@@ -33,7 +33,7 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Trains."""
+    """Parses the configuration, connects the processes of a cluster, and trains; compiled steps are cached on disk."""
     _request_huge_pages()
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # saves 100 MB: TensorFlow then does not import Keras
     import jax

@@ -20,9 +20,9 @@ class Comparison:
     """Metrics of several runs on the images that all were evaluated on.
 
     Attributes:
-        names: of the runs.
+        names: the names of the runs.
         images: number of images in common.
-        metrics: of each run.
+        metrics: the metrics of each run.
         differences: for each run but the first, the 95% intervals of its differences from the first, by metric.
     """
 

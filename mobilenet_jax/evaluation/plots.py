@@ -43,7 +43,7 @@ def draw_curves(records: Sequence[Mapping[str, Any]]) -> Figure:
     """Draws loss and accuracy of training and validation by epoch, as in the article, and balanced accuracy.
 
     Args:
-        records: of the epochs, as in `metrics.jsonl`.
+        records: the records of the epochs, as in `metrics.jsonl`.
     """
     epochs = [r["epoch"] for r in records]
     figure = Figure(figsize=(12, 3.6))  # matplotlib's automatic layouts take three times as long, after every epoch
@@ -63,7 +63,7 @@ def draw_comparison(records: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figur
     """Draws the learning curves of several runs on shared axes: validation as solid, training as dotted lines.
 
     Args:
-        records: of the epochs, as in `metrics.jsonl`, by the name of the run.
+        records: the records of the epochs, as in `metrics.jsonl`, by the name of the run.
     """
     with matplotlib.style.context(_STYLE):
         figure = Figure(figsize=(12, 3.6), layout="constrained")

@@ -11,7 +11,7 @@ import numpy as np
 from input_pipeline.errors import DataError
 from input_pipeline.examples import Examples, Faults
 from input_pipeline.sources.registry import OFFICIAL_SPLITS, SOURCES, read_examples, read_split
-from input_pipeline.splits import SIDES, format_split
+from input_pipeline.splits import SUBSETS, format_split
 from input_pipeline.validation import validate_images
 from mobilenet_jax.errors import EvaluationError
 from mobilenet_jax.weights.load import read_weights
@@ -26,8 +26,8 @@ class TrainedRun:
     Attributes:
         workdir: its folder.
         config: its configuration as nested dicts.
-        weights: of the checkpoint.
-        class_names: in the order of the labels.
+        weights: the weights of the checkpoint.
+        class_names: the class names in the order of the labels.
         prior: float `[classes]`, the class frequencies in training; a class without images counts as one image.
         lesions: the lesions in its training set.
         records: the metrics of its epochs, as in `metrics.jsonl`.
@@ -61,25 +61,25 @@ class TrainedRun:
         """
         source = source or self.config["data"]["source"]
         if source == "sample" and data:
-            raise EvaluationError(f"the embedded sample has no folder: specify the layout of {data} with --source")
+            raise EvaluationError(f"the sample has no folder: specify the layout of {data} with --source")
         data = data or self.config["data"]["dir"]
-        if split in SIDES:
-            return self._relabel(self._read_sides(source, data)[SIDES.index(split)])
+        if split in SUBSETS:
+            return self._relabel(self._read_subsets(source, data)[SUBSETS.index(split)])
         faults = Faults()
         examples = read_examples(source, data, OFFICIAL_SPLITS.get(split, "Training"), faults)
         validate_images(examples, faults)
         faults.raise_if_any()
         return self._relabel(examples)
 
-    def _read_sides(self, source: str, data: str) -> tuple[Examples, Examples]:
+    def _read_subsets(self, source: str, data: str) -> tuple[Examples, Examples]:
         """Reads the training and the validation examples of the run."""
         table, split = self.workdir / "splits.csv", self.config["data"]["split"]
         if split not in OFFICIAL_SPLITS:
             return read_split(source, data, str(table), val_fraction=0, seed=0)
-        sides = read_split(source, data, split, val_fraction=0, seed=0)
-        if format_split(*sides) != table.read_text(encoding="utf-8"):
+        subsets = read_split(source, data, split, val_fraction=0, seed=0)
+        if format_split(*subsets) != table.read_text(encoding="utf-8"):
             raise DataError(f"the images in {data} are not those of {table}")
-        return sides
+        return subsets
 
     def _relabel(self, examples: Examples) -> Examples:
         """Maps labels of the data to labels of the model, whose classes may be in another order."""

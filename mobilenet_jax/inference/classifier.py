@@ -24,14 +24,14 @@ class Classifier:
         model: the network.
         variables: its weights, replicated on every device.
         image_size: `(height, width)` of its input images.
-        class_names: in the order of the probabilities; indices where the weights record no names.
+        class_names: the class names in the order of the probabilities; indices where the weights record no names.
     """
 
     def __init__(self, weights: Weights, views: int = 1, correct: Callable[[np.ndarray], np.ndarray] | None = None):
         """Puts the weights on the devices.
 
         Args:
-            weights: of a model with a classifier.
+            weights: the weights of a model with a classifier.
             views: number of views of each image whose probabilities are averaged, see `views.apply_view`: 1 to 8 for
                 square images, else 1 to 4.
             correct: function applied to the averaged probabilities, such as `Calibration.correct`.

@@ -93,7 +93,7 @@ class ArticleHead(nn.Module):
 
 
 class SmallHead(nn.Module):
-    """Global average pooling, dropout, dense: a few thousand parameters, for phones."""
+    """Global average pooling, dropout, dense: a few thousand parameters, for mobile devices."""
 
     num_classes: int
     dropout: float
@@ -139,11 +139,11 @@ class MobileNet(nn.Module):
         head: `"article"` or `"article_bn"` (`ArticleHead` without or with batch normalization), `"small"`
             (`SmallHead`), `"imagenet"` (`ImageNetHead`), or None for the features.
         num_classes: the size of the last layer.
-        dropout: the share of units that the head drops while training.
+        dropout: the fraction of units that the head drops while training.
         depthwise: the implementation of the depthwise convolution, see `depthwise_conv`.
         frozen_blocks: the number of first blocks that are not trained, nor is `conv1` then: no gradient reaches them.
             0 trains all layers, 13 only the head.
-        batch_norm: the batch normalization of frozen blocks. `"frozen"` uses the moving statistics and keeps them, as
+        batch_norm: the batch normalization of frozen blocks. `"frozen"` uses the running statistics and keeps them, as
             Keras does since TensorFlow 2; `"train"` normalizes by the batch and continues to update the statistics, as
             Keras did in 2018.
         dtype: the type of the computation: float32; bfloat16, with parameters, statistics and logits still float32; or

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: the latest two, to continue from, and the best, to use."""
+"""Checkpoints of a run: the latest two, for resuming, and the best one, for inference."""
 
 import asyncio
 import contextlib
@@ -29,7 +29,7 @@ class Checkpoints:
     """The folder `checkpoints/` of a workdir, with one folder per kept step.
 
     A checkpoint holds the state and the history of the run. It is saved in the background, and appears under its name
-    only when it is complete. Use as a context: leaving it waits for the last save.
+    only when it is complete. Use as a context manager: leaving it waits for the last save.
     """
 
     def __init__(self, folder: Path):
@@ -59,11 +59,11 @@ class Checkpoints:
         return self._manager.latest_step() is None
 
     def save(self, state: TrainState, history: dict[str, Any], score: float | None) -> None:
-        """Starts to save.
+        """Saves asynchronously.
 
         Args:
             state: the state of the run.
-            history: JSON values.
+            history: the history as JSON values.
             score: the checkpoint with the highest one is kept as the best; None for a state within an epoch.
 
         Raises:
@@ -77,7 +77,8 @@ class Checkpoints:
         """Returns the latest readable state and its history; newer, damaged checkpoints are removed with a warning.
 
         Args:
-            like: gives shapes, types and devices. The devices may differ from those the state was saved from.
+            like: a state with the shapes, types and devices of the result. The devices may differ from those that
+                the state was saved from.
 
         Raises:
             WorkdirError: no checkpoint is readable.

@@ -44,7 +44,7 @@ class _Rule(NamedTuple):
 
 
 def _number(low: float, high: float = float("inf"), *, exclude_low: bool = False, exclude_high: bool = False) -> _Rule:
-    """Returns the rule of a finite number between `low` and `high`."""
+    """Returns the rule for a finite number between `low` and `high`."""
     left, right = "(" if exclude_low else "[", ")" if exclude_high or high == float("inf") else "]"
 
     def accepts(x: float) -> bool:
@@ -56,13 +56,13 @@ def _number(low: float, high: float = float("inf"), *, exclude_low: bool = False
 
 
 def _integer(low: int, high: int | None = None) -> _Rule:
-    """Returns the rule of an integer between `low` and `high`."""
+    """Returns the rule for an integer between `low` and `high`."""
     bounds = f"of at least {low}" if high is None else f"from {low} to {high}"
     return _Rule((int,), lambda x: low <= x and (high is None or x <= high), f"an integer {bounds}")
 
 
 def _one_of(*values: Any) -> _Rule:
-    """Returns the rule of a choice."""
+    """Returns the rule for a choice."""
     types = tuple({type(value) for value in values} | ({int} if isinstance(values[0], float) else set()))
     return _Rule(types, lambda x: x in values, "one of " + ", ".join(map(repr, values)))
 
@@ -201,14 +201,11 @@ def check_keys(keys: Iterable[str]) -> None:
             raise ConfigError(f"unknown key config.{key}: {hint}")
 
 
-def list_differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Returns the keys whose values differ, as `train.epochs: 10 -> 20`."""
+def find_differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Returns the old and the new value of each key, such as `train.epochs`, whose values differ; None if missing."""
     before, after = _flatten(old), _flatten(new)
-    return [
-        f"{key}: {before.get(key)!r} -> {after.get(key)!r}"
-        for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key)
-    ]
+    keys = sorted(before.keys() | after.keys())
+    return {key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)}
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Batches on the devices: those of `input_pipeline`, sharded, and augmented there if the configuration says so."""
+"""Puts the batches of `input_pipeline` on the devices: shards them and, if configured, augments them there."""
 
 import time
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ DeviceBatch = dict[str, jax.Array]
 
 
 class BatchFeed:
-    """Delivers the batches of a run.
+    """Iterates over the batches of a run.
 
     Attributes:
         seconds_waited: the time spent waiting for training batches so far.
@@ -37,10 +37,10 @@ class BatchFeed:
         Args:
             training: the training examples.
             validation: the validation examples.
-            options: of all batches.
-            augmentation: of training images.
-            data: the configuration section `data`, for `sampling`.
-            augment: the configuration section `augment`, for `where` and `on_validation`.
+            options: the options of all batches.
+            augmentation: the augmentation of the training images.
+            data: the configuration section `data`; its `sampling` is used.
+            augment: the configuration section `augment`; its `where` and `on_validation` are used.
         """
         self._training, self._validation = training, validation
         self._options, self._augmentation = options, augmentation

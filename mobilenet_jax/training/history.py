@@ -15,8 +15,10 @@ from mobilenet_jax.training.step import BatchResult
 Record = dict[str, Any]  # the metrics of one epoch: a line of metrics.jsonl
 
 # The metrics that early stopping can monitor.
-MONITORS = tuple(f"{side}_{name}" for side in ("val", "train") for name in ("loss", "accuracy", "balanced_accuracy"))
-_DEFAULT_MONITOR = "val_balanced_accuracy"  # of the best epoch, if early stopping is disabled
+MONITORS = tuple(
+    f"{prefix}_{name}" for prefix in ("val", "train") for name in ("loss", "accuracy", "balanced_accuracy")
+)
+_DEFAULT_MONITOR = "val_balanced_accuracy"  # selects the best epoch if early stopping is disabled
 
 _RESULT_TYPES = {"loss": np.float32, "predicted": np.int32, "label": np.int32}
 
@@ -72,7 +74,7 @@ class History:
         self.results, self.objectives = [], []
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the history as JSON values; a file format."""
+        """Returns the history as JSON values (a stable on-disk format)."""
         columns = {
             name: np.concatenate([getattr(result, name) for result in self.results]).tolist()
             for name in _RESULT_TYPES
@@ -96,7 +98,8 @@ class History:
         partial, results = values["partial"], []
         if partial["objective"]:
             columns: dict[str, Any] = {name: np.array(partial[name], dtype) for name, dtype in _RESULT_TYPES.items()}
-            results = [BatchResult(**columns, mask=columns["label"] >= 0)]
+            columns["mask"] = np.ones(len(columns["label"]), bool)
+            results = [BatchResult(**columns)]
         low, high = values["input_scaling"]
         return cls(
             values["data"], values["classes"], (low, high), values["epochs"], results, list(partial["objective"])
@@ -107,7 +110,7 @@ def find_early_stop(records: Sequence[Record], settings: ConfigDict) -> int | No
     """Returns the epoch after which early stopping ends the run, None if it does not.
 
     Args:
-        records: of all finished epochs.
+        records: the records of all finished epochs.
         settings: the configuration section `early_stopping`.
     """
     if not settings.enabled:
@@ -120,7 +123,7 @@ def compute_score(record: Record, settings: ConfigDict) -> float:
     """Returns the score that selects the best epoch: higher is better.
 
     Args:
-        record: of the epoch.
+        record: the record of the epoch.
         settings: the configuration section `early_stopping`. The score is its monitor, negated if lower is better, or
             the validation balanced accuracy if early stopping is disabled.
     """
@@ -131,5 +134,5 @@ def compute_score(record: Record, settings: ConfigDict) -> float:
 
 
 def find_best(records: Sequence[Record], settings: ConfigDict) -> Record:
-    """Returns the record with the highest score; of equal ones the latest, whose checkpoint is the one kept."""
+    """Returns the record with the highest score; among equal ones the latest, whose checkpoint is kept."""
     return max(records, key=lambda record: (compute_score(record, settings), record["epoch"]))

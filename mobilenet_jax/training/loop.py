@@ -1,4 +1,4 @@
-"""The training loop: a configuration and a working directory to a trained model and its metrics.
+"""Runs training: from a configuration to a trained model and its metrics.
 
 `train_and_evaluate` is the whole run from top to bottom; the functions below it are its steps.
 """
@@ -45,8 +45,9 @@ _INTERRUPTED = "stopped at step {} and saved: the same command continues from th
 def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, profile: bool = False) -> dict[str, Any]:
     """Trains a model, evaluates it after every epoch, and writes metrics and checkpoints to `workdir`.
 
-    Called again with the same workdir, it continues after the last saved step. On a CPU the results are equal to the
-    bit to those of an uninterrupted run. In a cluster every process calls this function, and the first one writes.
+    Called again with the same workdir, it continues after the last saved step. On a CPU the results are bitwise
+    identical to those of an uninterrupted run. In a cluster every process calls this function, and the first one
+    writes.
 
     Args:
         config: as returned by `configs/mobilenet.py`.
@@ -119,10 +120,10 @@ def resume(
     """Restores the state and the history of the latest checkpoint.
 
     Args:
-        checkpoints: not empty.
-        state: gives the shapes and the devices of the state.
-        history: of the new run, whose data must be the same.
-        workdir: for messages.
+        checkpoints: the checkpoints of the run, at least one.
+        state: the initial state, whose shapes and devices the restored state has.
+        history: the history of a new run on the same data, for comparison.
+        workdir: the folder that the errors name.
         epochs: the number of epochs of the whole run.
 
     Raises:
@@ -191,7 +192,7 @@ def make_record(
     seconds: float,
     speed: dict[str, float],
 ) -> Record:
-    """Returns the record of the current epoch, one line of `metrics.jsonl`; a file format."""
+    """Returns the record of the current epoch, one line of `metrics.jsonl` (a stable on-disk format)."""
     return {
         "epoch": history.epoch + 1,
         "step": step,
@@ -221,13 +222,13 @@ def summarize(
 
 def format_record(record: Record, epochs: int) -> str:
     """Returns the metrics of an epoch as one line."""
-    sides = "   ".join(
-        f"{name} loss {record[f'{side}_loss']:.4f} accuracy {record[f'{side}_accuracy']:.4f} "
-        f"balanced {record[f'{side}_balanced_accuracy']:.4f}"
-        for side, name in (("train", "training"), ("val", "validation"))
+    metrics = "   ".join(
+        f"{name} loss {record[f'{prefix}_loss']:.4f} accuracy {record[f'{prefix}_accuracy']:.4f} "
+        f"balanced {record[f'{prefix}_balanced_accuracy']:.4f}"
+        for prefix, name in (("train", "training"), ("val", "validation"))
     )
     return (
-        f"epoch {record['epoch']:>{len(str(epochs))}}/{epochs}   {sides}   "
+        f"epoch {record['epoch']:>{len(str(epochs))}}/{epochs}   {metrics}   "
         f"{record['seconds']:.1f} s, {record['images_per_second']:.0f} images/s"
     )
 

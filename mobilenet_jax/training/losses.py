@@ -12,7 +12,7 @@ ClassWeighting = Literal["none", "balanced"]
 
 
 class Regularizer(NamedTuple):
-    """Penalty factors for the dense 1024 layers of the head.
+    """Penalty factors for the 1024-unit dense layers of the head.
 
     They are the factors of Keras's `kernel_regularizer` and `activity_regularizer`: `l1` multiplies the sum of
     absolute values, `l2` the sum of squares. The activity sums run over the batch and are divided by its size, as in
@@ -66,7 +66,7 @@ def cross_entropy(
         labels: int32 `[batch]`.
         class_weights: float32 `[classes]`, factors of the losses by class. As with Keras's `class_weight`, the mean
             over a batch then divides by the batch size, not by the sum of the weights.
-        label_smoothing: the share of the target that is spread over all classes (Szegedy et al. 2016).
+        label_smoothing: the fraction of the target that is spread over all classes (Szegedy et al. 2016).
 
     Returns:
         float32 `[batch]`.
@@ -77,7 +77,7 @@ def cross_entropy(
 
 
 def compute_balanced_class_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Computes weights that give each class the same influence, as scikit-learn's `class_weight="balanced"` does.
+    """Computes weights that give each class the same total weight, as scikit-learn's `class_weight="balanced"` does.
 
     Args:
         labels: int `[n]`.

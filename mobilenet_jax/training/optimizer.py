@@ -26,13 +26,18 @@ def make_schedule(settings: ConfigDict, *, epochs: int, steps_per_epoch: int) ->
         settings: the section `config.optimizer`.
         epochs: the length of the run, for the cosine.
         steps_per_epoch: the number of updates in one epoch.
+
+    Raises:
+        ValueError: the schedule is unknown.
     """
     rate = settings.learning_rate
     warmup = settings.warmup_epochs * steps_per_epoch
     if settings.schedule == "cosine":
         schedule = optax.cosine_decay_schedule(rate, max(1, epochs * steps_per_epoch - warmup))
-    else:
+    elif settings.schedule in ("constant", "plateau"):
         schedule = optax.constant_schedule(rate)
+    else:
+        raise ValueError(f"unknown schedule {settings.schedule!r}")
     if not warmup:
         return schedule
     return optax.join_schedules([optax.linear_schedule(0.0, rate, warmup), schedule], [warmup])
@@ -41,7 +46,7 @@ def make_schedule(settings: ConfigDict, *, epochs: int, steps_per_epoch: int) ->
 def make_optimizer(settings: ConfigDict, schedule: optax.Schedule, model: MobileNet) -> optax.GradientTransformation:
     """Builds the optimizer.
 
-    `"sgd"` with momentum equals Keras's, and so does `"adadelta"` with Keras's epsilon of 1e-7, as long as the
+    `"sgd"` with momentum matches Keras's, and so does `"adadelta"` with Keras's epsilon of 1e-7, as long as the
     learning rate is constant. Gradients are first clipped by their global norm. Weight decay is then added to the
     gradients of kernels only, not of biases or batch normalization. Frozen layers are not updated, and the optimizer
     holds no state for them.
@@ -50,6 +55,9 @@ def make_optimizer(settings: ConfigDict, schedule: optax.Schedule, model: Mobile
         settings: the section `config.optimizer`.
         schedule: the learning rate, see `make_schedule`.
         model: its `frozen_layers` are excluded from training.
+
+    Raises:
+        ValueError: the optimizer is unknown.
     """
     transformations = []
     if settings.clip_norm:
@@ -58,8 +66,10 @@ def make_optimizer(settings: ConfigDict, schedule: optax.Schedule, model: Mobile
         transformations.append(optax.add_decayed_weights(settings.weight_decay, mask=_mask_kernels))
     if settings.name == "sgd":
         transformations.append(optax.sgd(schedule, settings.momentum))
-    else:
+    elif settings.name == "adadelta":
         transformations.append(optax.adadelta(schedule, rho=0.95, eps=1e-7))
+    else:
+        raise ValueError(f"unknown optimizer {settings.name!r}")
     optimizer = optax.chain(*transformations)
     if not model.frozen_layers:
         return optimizer
@@ -76,9 +86,9 @@ def _mask_kernels(params: Any) -> Any:
 
 
 def compute_plateau_scale(settings: ConfigDict, val_losses: Sequence[float]) -> float:
-    """Computes the factor of the learning rate for the epoch that follows `val_losses`.
+    """Computes the multiplier of the learning rate for the epoch that follows `val_losses`.
 
-    The factor is 1 unless the schedule is `"plateau"`. Then it is multiplied by `plateau_factor` each time the
+    The multiplier is 1 unless the schedule is `"plateau"`. Then it is multiplied by `plateau_factor` each time the
     validation loss has not decreased for `plateau_patience` epochs, as by Keras's `ReduceLROnPlateau`. It is a
     function of the whole history, so there is no state to save.
 

@@ -1,4 +1,4 @@
-"""What a run costs: traces of its steps for TensorBoard, and the memory of the process."""
+"""Profiling: traces of training steps for TensorBoard, and memory use."""
 
 import ctypes
 import logging
@@ -48,12 +48,12 @@ class Profiler:
 
 
 def measure_memory() -> float:
-    """Returns megabytes: the peak of the first local device if JAX reports it, else the resident memory."""
+    """Returns the memory use in MB: the peak of the first local device if JAX reports it, else the resident memory."""
     stats = jax.local_devices()[0].memory_stats()
     return round((stats["peak_bytes_in_use"] if stats else psutil.Process().memory_info().rss) / 1e6, 1)
 
 
 def release_free_memory() -> None:
-    """Returns memory that malloc keeps to the operating system: some 300 MB after a compilation."""
+    """Releases malloc's free memory to the operating system: some 300 MB after a compilation."""
     if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):  # glibc
         libc.malloc_trim(0)

@@ -10,7 +10,10 @@ from mobilenet_jax.training.step import BatchResult
 
 
 class ProgressBar:
-    """Shows the images of an epoch that are done, and the loss and accuracy of the last batch. Use as a context."""
+    """Shows the images of an epoch that are done, and the loss and accuracy of the last batch.
+
+    Use as a context manager.
+    """
 
     def __init__(self, title: str, *, batch_size: int, steps: int, steps_done: int):
         self._batch_size = batch_size

@@ -1,4 +1,4 @@
-"""Builds what a run starts from, as its configuration specifies: examples, augmentation, model, objective."""
+"""Builds the parts of a run from its configuration: examples, augmentation, model, objective."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -43,7 +43,7 @@ def load_examples(data: ConfigDict, num_classes: int, seed: int) -> tuple[Exampl
     Args:
         data: the configuration section `data`.
         num_classes: the number of classes of the model.
-        seed: of the split.
+        seed: seed of the split.
 
     Returns:
         The training and the validation examples.
@@ -58,15 +58,15 @@ def load_examples(data: ConfigDict, num_classes: int, seed: int) -> tuple[Exampl
             f"config.model.num_classes is {num_classes}, but the data have {len(training.class_names)} classes: "
             f"use --config.model.num_classes={len(training.class_names)}"
         )
-    for side, examples in (("training", training), ("validation", validation)):
+    for subset, examples in (("training", training), ("validation", validation)):
         counts = np.bincount(examples.labels, minlength=num_classes)
         table = " ".join(f"{name} {count}" for name, count in zip(examples.class_names, counts, strict=True))
-        _logger.info("%s: %d images of %d lesions (%s)", side, len(examples), len(set(examples.lesions)), table)
+        _logger.info("%s: %d images of %d lesions (%s)", subset, len(examples), len(set(examples.lesions)), table)
     crossing, split_hash = count_crossing_lesions(training, validation), hash_split(format_split(training, validation))
-    _logger.info("split %s, hash %s; lesions in both splits: %d", data.split, split_hash[:12], crossing)
+    _logger.info("split %s, hash %s; lesions in both subsets: %d", data.split, split_hash[:12], crossing)
     if crossing:
         _logger.warning(
-            "%d lesions are in both splits, so validation scores are optimistic; use data.split=lesion", crossing
+            "%d lesions are in both subsets, so validation metrics are optimistic; use data.split=lesion", crossing
         )
     return training, validation
 
@@ -130,7 +130,7 @@ def build_program(
 
     Args:
         config: the whole configuration.
-        labels: int32 `[n]`, of the training examples.
+        labels: int32 `[n]`, the labels of the training examples.
         steps_per_epoch: the number of batches per epoch.
 
     Returns:

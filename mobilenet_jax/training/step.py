@@ -21,7 +21,7 @@ class TrainState:
     Attributes:
         step: int32 scalar, the number of updates so far.
         params: the parameters.
-        batch_stats: the moving means and variances of batch normalization.
+        batch_stats: the running means and variances of batch normalization.
         opt_state: the state of the optimizer.
         ema: the exponential moving average of the parameters, which is evaluated and exported instead of them; None
             without averaging.
@@ -91,7 +91,7 @@ def make_train_step(
     dropout_key: jax.Array,
     objective: Objective = CROSS_ENTROPY,
 ) -> Callable[[TrainState, Arrays, jax.Array], tuple[TrainState, BatchResult, jax.Array]]:
-    """Builds the jitted train step. It donates the state it is given, so callers use the one it returns.
+    """Builds the jitted train step. The input state is donated, so callers use the returned one.
 
     Dropout depends only on `dropout_key` and the step, so there is no random state to save.
 
@@ -123,7 +123,9 @@ def make_train_step(
         (value, (logits, batch_stats)), grads = differentiate(state.params, state, batch)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, jax.tree.map(lambda u: scale * u, updates))
-        ema = state.ema and optax.incremental_update(params, state.ema, 1 - objective.ema_decay)
+        ema = None
+        if state.ema is not None:
+            ema = optax.incremental_update(params, state.ema, 1 - objective.ema_decay)
         result = _make_result(logits, batch["label"], jnp.ones_like(batch["label"], bool))
         return TrainState(state.step + 1, params, batch_stats, opt_state, ema), result, value
 
@@ -139,7 +141,8 @@ def make_eval_step(model: MobileNet) -> Callable[[TrainState, Arrays], BatchResu
     """
 
     def eval_step(state: TrainState, batch: Arrays) -> BatchResult:
-        variables = {"params": state.ema or state.params, "batch_stats": state.batch_stats}
+        params = state.params if state.ema is None else state.ema
+        variables = {"params": params, "batch_stats": state.batch_stats}
         return _make_result(model.apply(variables, batch["image"], train=False), batch["label"], batch["mask"])
 
     return jax.jit(eval_step)

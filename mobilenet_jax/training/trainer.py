@@ -54,10 +54,10 @@ class Trainer:
         Args:
             train_step: the jitted function of `make_train_step`; it is compiled at the first step.
             schedule: the learning rate of each step, reported if the loss diverges.
-            feed: delivers the batches.
-            length: of the whole run.
-            stop_request: is checked after every step.
-            profiler: is notified before every step.
+            feed: the batches.
+            length: the length of the whole run.
+            stop_request: checked after every step.
+            profiler: notified before every step.
         """
         self._train_step, self._schedule, self._feed, self._length = train_step, schedule, feed, length
         self._stop_request, self._profiler = stop_request, profiler
@@ -74,10 +74,10 @@ class Trainer:
         Args:
             state: the current state; it is donated.
             history: receives the results of every step. The epoch is complete if it has all of them afterwards.
-            scale: the factor of the learning rate.
+            scale: the multiplier of the learning rate.
 
         Returns:
-            The next state, and the speed of the steps: `images_per_second` and `input_wait`, the share of the time
+            The next state, and the speed of the steps: `images_per_second` and `input_wait`, the fraction of the time
             spent waiting for batches.
 
         Raises:
@@ -113,11 +113,11 @@ class Trainer:
         """Checks a loss.
 
         Args:
-            name: of the loss, for the message.
+            name: name of the loss in the error.
             value: the loss.
             step: the step it was computed in, counted from 1.
-            history: names the last checkpoint.
-            scale: the factor of the learning rate.
+            history: the history of the run, for the last checkpoint in the error.
+            scale: the multiplier of the learning rate.
 
         Raises:
             TrainingError: the loss is infinite or NaN.

@@ -16,12 +16,12 @@ from input_pipeline.atomic_files import get_free_bytes, is_unfinished, write_ato
 from mobilenet_jax.errors import WorkdirError
 from mobilenet_jax.evaluation.plots import draw_curves, encode_png
 from mobilenet_jax.sharding import is_first_process, synchronize_processes
-from mobilenet_jax.training.config import list_differences
+from mobilenet_jax.training.config import find_differences
 from mobilenet_jax.training.history import Record
 
 
 class Workdir:
-    """The folder of a run. Use as a context: while it is active, no other run can use the folder.
+    """The folder of a run. Use as a context manager: while it is active, no other run can use the folder.
 
     In all processes but the first, every method does nothing.
     """
@@ -75,7 +75,7 @@ class Workdir:
         """Checks that the disk can hold the next checkpoint.
 
         Raises:
-            WorkdirError: it cannot.
+            WorkdirError: there is not enough space.
         """
         if self._writes and (free := get_free_bytes(self._path)) < bytes_needed:
             raise WorkdirError(
@@ -117,8 +117,8 @@ class Workdir:
             self._events = SummaryWriter(str(self._path / "tensorboard"), write_to_disk=True)
         for record in records[self._epochs_written :]:
             for name, value in record.items():
-                side, _, metric = name.partition("_")
-                tag = f"{metric}/{side}" if side in ("train", "val") else f"run/{name}"
+                subset, _, metric = name.partition("_")
+                tag = f"{metric}/{subset}" if subset in ("train", "val") else f"run/{name}"
                 self._events.add_scalar(tag, value, record["epoch"])
         self._epochs_written = len(records)
         self._events.flush()
@@ -133,12 +133,13 @@ def _check_same_run(file: Path, config: dict[str, Any]) -> None:
     may_differ = () if config["optimizer"]["schedule"] == "cosine" else ("train.epochs",)
     try:
         stored = json.loads(file.read_text())
-        differences = [d for d in list_differences(stored, config) if not d.startswith(may_differ)]
+        differences = find_differences(stored, config)
     except (OSError, ValueError, AttributeError) as error:  # AttributeError: JSON, but not an object
         raise WorkdirError(f"{file} cannot be read ({error}): choose another --workdir") from error
-    if differences:
+    changes = [f"{key}: {old!r} -> {new!r}" for key, (old, new) in differences.items() if key not in may_differ]
+    if changes:
         raise WorkdirError(
-            f"{file.parent} holds a run with another configuration ({'; '.join(differences)}): choose another "
+            f"{file.parent} holds a run with another configuration ({'; '.join(changes)}): choose another "
             "--workdir, or remove that folder"
         )
 

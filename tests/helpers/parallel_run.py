@@ -38,6 +38,8 @@ def main(data: str, weights: str, epochs: str, out: str, coordinator: str | None
     history = History.create(training, validation, input_scaling)
     feed = make_feed(config, training, validation, input_scaling)
     length = RunLength(config.train.epochs, steps_per_epoch, config.train.batch_size)
+    # Repeats the epoch loop of `mobilenet_jax/training/loop.py` in float64, which is not a choice of `train.precision`:
+    # the rounding is then too small to hide an error that depends on the number of devices.
     with StopRequest() as stop_request:
         trainer = Trainer(program.train_step, program.schedule, feed, length, stop_request, Profiler(None))
         while history.epoch < config.train.epochs:

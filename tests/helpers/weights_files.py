@@ -68,7 +68,7 @@ def write_safetensors(path, metadata=None, **changes):
 
 
 def are_equal(a, b):
-    """Returns whether two dicts of tensors are equal to the bit."""
+    """Returns whether two dicts of tensors are bitwise identical."""
     return a.keys() == b.keys() and all(
         a[name].shape == b[name].shape and a[name].tobytes() == b[name].tobytes() for name in a
     )

@@ -71,7 +71,7 @@ def test_the_error_for_too_few_lesions_counts_them():
 @pytest.mark.parametrize("lesions", [[3, 3, 3, 3, 3, 3, 2], [100, 2, 2, 2, 2, 2, 2]])
 def test_too_few_validation_lesions_for_all_classes_are_refused(lesions):
     """Shares 6 validation lesions of 20 among 7 classes; or 34 of 112, 30 of them from the first class."""
-    with pytest.raises(DataError, match="each class needs lesions for both sides"):
+    with pytest.raises(DataError, match="each class needs lesions for both subsets"):
         split_by_lesion(_make_examples(lesions), 0.3, seed=0)
 
 

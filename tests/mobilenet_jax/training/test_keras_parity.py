@@ -33,7 +33,7 @@ ADADELTA = {"name": "adadelta", "learning_rate": 1.0}
 
 
 class Case(NamedTuple):
-    """A training setup of both sides."""
+    """A training setup of both implementations."""
 
     head: str = "article"
     optimizer: dict[str, Any] = SGD

@@ -206,3 +206,12 @@ def test_class_weights_and_smoothing_affect_the_objective_but_not_the_result(var
     _, plain, smoothed = _run_step(variables, batch, objective=Objective(label_smoothing=0.2))
     np.testing.assert_allclose(plain.loss, result.loss, rtol=1e-5)
     assert float(smoothed) != pytest.approx(float(plain.loss.mean()), rel=1e-4)
+
+
+def test_unknown_names_are_refused():
+    settings = _make_settings()
+    with pytest.raises(ValueError, match="unknown schedule 'linear'"):
+        _make_schedule(_make_settings(schedule="linear"))
+    settings.name = "adam"
+    with pytest.raises(ValueError, match="unknown optimizer 'adam'"):
+        make_optimizer(settings, _make_schedule(settings), MODEL)

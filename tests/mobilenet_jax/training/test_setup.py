@@ -20,19 +20,19 @@ def test_the_split_of_a_run_can_be_used_by_another_run(data, tmp_path, caplog):
     split = tmp_path / "run" / "splits.csv"
     caplog.clear()
     _, validation = _load(make_config(data))
-    assert caplog.messages[-1].endswith("lesions in both splits: 0")
+    assert caplog.messages[-1].endswith("lesions in both subsets: 0")
     assert hashlib.sha256(split.read_bytes()).hexdigest()[:12] in caplog.messages[-1]
     _, again = _load(make_config(data, data__split=str(split), seed=5))
     assert again.paths.tolist() == validation.paths.tolist()
 
 
-def test_a_split_with_lesions_on_both_sides_warns(data, caplog):
+def test_a_split_with_lesions_in_both_subsets_warns(data, caplog):
     caplog.set_level("INFO")
     _load(make_config(data, data__split="last:0.31"))
     *_, split, warning = caplog.records
-    assert split.getMessage().endswith("lesions in both splits: 1")
+    assert split.getMessage().endswith("lesions in both subsets: 1")
     assert warning.levelname == "WARNING"
-    assert warning.getMessage().startswith("1 lesions are in both splits, so validation scores are optimistic")
+    assert warning.getMessage().startswith("1 lesions are in both subsets, so validation metrics are optimistic")
 
 
 def test_pretrained_weights_replace_the_backbone_only(data, weights):
