@@ -12,6 +12,11 @@
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+RECIPES = {
+    "sample": "The embedded sample of drawn lesions, from random weights: about two minutes on two CPU cores.",
+    "isic2018": "The recipe of the 2018 article, for the real images and from ImageNet weights.",
+}
+
 
 def get_config(recipe: str = "sample") -> ConfigDict:
     """Returns the configuration of one of the two recipes, `sample` and `isic2018`.
@@ -19,8 +24,8 @@ def get_config(recipe: str = "sample") -> ConfigDict:
     Raises:
         ValueError: there is no such recipe.
     """
-    if recipe not in ("sample", "isic2018"):
-        raise ValueError(f"configs/mobilenet.py has no recipe {recipe!r}: the recipes are 'sample' and 'isic2018'")
+    if recipe not in RECIPES:
+        raise ValueError(f"no recipe {recipe!r}: the recipes are {' and '.join(map(repr, RECIPES))}")
     config = ConfigDict()
     config.seed = 0  # seeds the split, the initial weights, the order of the images, the augmentation and dropout
 

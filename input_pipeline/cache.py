@@ -6,18 +6,16 @@ CACHE/decoded/NAME/index.json    the format, shape and source files; written las
 CACHE is the user's cache folder, NAME a hash of the file names and of the size. Reading requires numpy only.
 """
 
-import fcntl
 import hashlib
 import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import filelock
 import numpy as np
 import pooch
 import psutil
@@ -79,7 +77,7 @@ def _open_disk_cache(paths: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     folder.mkdir(parents=True, exist_ok=True)
     file, index = folder / "images.npy", folder / "index.json"
     description = {"format": _FORMAT, "shape": list(shape), "files": hash_files(paths.tolist())}
-    with _hold_lock(folder):
+    with filelock.FileLock(folder / "lock"):  # makes other processes wait until the cache is complete
         if not _is_valid(file, index, description):
             _remove_unfinished(folder)
             _check_space("disk", shape, get_free_bytes(folder), f" in {folder}")
@@ -88,6 +86,7 @@ def _open_disk_cache(paths: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
                 images = np.lib.format.open_memmap(unfinished, "w+", np.uint8, shape)
                 _decode_into(images, paths)
                 images.flush()
+                del images  # Windows does not rename a file that is mapped
             write_atomically(index, json.dumps(description, indent=2) + "\n")
         return np.load(file, mmap_mode="r")
 
@@ -142,11 +141,3 @@ def _decode_into(images: np.ndarray, paths: np.ndarray) -> np.ndarray:
     for row, image in enumerate(tqdm(decoded, "decoding", len(paths), unit=" images", disable=None, leave=False)):
         images[row] = image
     return images
-
-
-@contextmanager
-def _hold_lock(folder: Path) -> Iterator[None]:
-    """Makes other processes wait until the cache is complete."""
-    with open(folder / "lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Literal
 
 import numpy as np
@@ -98,7 +99,7 @@ class Examples:
         """Computes the SHA-256 of file names, labels and lesions in order, independent of the folder."""
         digest = hashlib.sha256(repr(self.class_names).encode())
         for path, label, lesion in zip(self.paths, self.labels, self.lesions, strict=True):
-            digest.update(f"{path.rpartition('/')[2]},{label},{lesion}\n".encode())
+            digest.update(f"{PurePath(path).name},{label},{lesion}\n".encode())
         return digest.hexdigest()
 
 

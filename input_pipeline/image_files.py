@@ -10,7 +10,7 @@ from pathlib import Path
 from input_pipeline.errors import DataError
 
 PREPARE_AGAIN = "create it again with `mobilenet-jax prepare RAW DST --to tfds`"
-_ADDRESS = re.compile(r"(.+\.array_record-\d+-of-\d+)#(\d+)/[^/]+")
+_ADDRESS = re.compile(r"(.+\.array_record-\d+-of-\d+)#(\d+)[/\\][^/\\]+")
 
 
 def read_image_bytes(path: str) -> bytes:

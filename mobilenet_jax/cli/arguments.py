@@ -18,6 +18,16 @@ def parse_integer(minimum: int) -> Callable[[str], int]:
     return integer
 
 
+def add_config_option(parser: argparse.ArgumentParser) -> None:
+    """Adds `--config` and its overrides."""
+    parser.add_argument(
+        "--config", metavar="NAME|FILE[:RECIPE]",
+        help="a shipped configuration (`mobilenet-jax configs` lists them) or a file of your own, such as mine.py",
+    )  # fmt: skip
+    parser.epilog = "--config.SECTION.KEY=VALUE overrides a value of the configuration."
+    parser.set_defaults(takes_config=True)
+
+
 def add_checkpoint_option(parser: argparse.ArgumentParser) -> None:
     """Adds `--checkpoint`."""
     parser.add_argument(

@@ -1,13 +1,15 @@
 """Maps errors that a user can fix to one line on stderr and an exit status. All commands run inside this boundary."""
 
+import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from mobilenet_jax.errors import Interrupted, UserError
 
 EXIT_RESUMABLE = 75  # a run that was asked to stop and can continue: EX_TEMPFAIL of sysexits.h
-_EXIT_INTERRUPTED = 130  # what shells report for SIGINT
+_EXIT_INTERRUPTED = 130  # shells report this status for SIGINT
+_EXIT_CLOSED_PIPE = 141  # and this one for SIGPIPE
 
 
 def run_command(command: Callable[[], object], *, debug: bool) -> None:
@@ -27,6 +29,8 @@ def run_command(command: Callable[[], object], *, debug: bool) -> None:
     except Interrupted as interrupted:
         print(interrupted, file=sys.stderr, flush=True)
         os._exit(EXIT_RESUMABLE)
+    except BrokenPipeError:
+        raise  # reported by `end_at_closed_pipe`
     except (UserError, OSError) as error:
         if debug:
             raise
@@ -35,6 +39,21 @@ def run_command(command: Callable[[], object], *, debug: bool) -> None:
             print(detail, file=sys.stderr)
         print(f"error: {format_error(error)}", file=sys.stderr)
         sys.exit(1)
+
+
+@contextlib.contextmanager
+def end_at_closed_pipe() -> Iterator[None]:
+    """Ends the process without a message when nobody reads its output any more, as in `mobilenet-jax ... | head -1`.
+
+    The exit status is that of programs that SIGPIPE ends; Python ignores this signal.
+    """
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os._exit(_EXIT_CLOSED_PIPE)  # an orderly exit would flush stdout again, and fail again
 
 
 def format_error(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from typing import TextIO
 
 import absl.logging
 
@@ -16,13 +17,22 @@ class _LevelPrefix(logging.Formatter):
         return prefix + super().format(record)
 
 
+class _Handler(logging.StreamHandler[TextIO]):
+    """Writes records to a stream; a closed pipe ends the command instead of being reported for every record."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (the name of logging's method)
+        if isinstance(sys.exception(), BrokenPipeError):
+            raise
+        super().handleError(record)
+
+
 def configure_logging(level: int) -> None:
     """Shows log records of the two packages at `level` and above, without timestamps; WARNING and above go to stderr.
 
     Orbax logs stack traces of errors that it also raises; they are hidden, since the error boundary reports the errors.
     """
     absl.logging.set_verbosity(absl.logging.FATAL)
-    stdout, stderr = logging.StreamHandler(sys.stdout), logging.StreamHandler(sys.stderr)
+    stdout, stderr = _Handler(sys.stdout), _Handler(sys.stderr)
     stdout.addFilter(lambda record: record.levelno < logging.WARNING)
     stderr.setLevel(logging.WARNING)
     for handler in (stdout, stderr):

@@ -7,22 +7,23 @@ import argparse
 import logging
 from collections.abc import Sequence
 
-from mobilenet_jax.cli import card, compare, convert, evaluate, predict, prepare, preview, summary, train
-from mobilenet_jax.cli.error_boundary import run_command
+from mobilenet_jax.cli import card, compare, configs, convert, evaluate, predict, prepare, preview, summary, train
+from mobilenet_jax.cli.error_boundary import end_at_closed_pipe, run_command
 from mobilenet_jax.cli.logs import configure_logging
 
-_COMMANDS = (train, prepare, preview, convert, summary, evaluate, predict, compare, card)
+_COMMANDS = (train, configs, prepare, preview, convert, summary, evaluate, predict, compare, card)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command named by `arguments`, by default those of the process."""
-    parser = _build_parser()
-    args, overrides = parser.parse_known_args(arguments)
-    if overrides and not args.takes_config:
-        parser.error(f"unrecognized arguments: {' '.join(overrides)}")
-    args.overrides = overrides  # --config.SECTION.KEY=VALUE, parsed by training/config.py
-    configure_logging(logging.INFO)
-    run_command(lambda: args.run(args), debug=args.debug)
+    with end_at_closed_pipe():
+        parser = _build_parser()
+        args, overrides = parser.parse_known_args(arguments)
+        if overrides and not args.takes_config:
+            parser.error(f"unrecognized arguments: {' '.join(overrides)}")
+        args.overrides = overrides  # --config.SECTION.KEY=VALUE, parsed by training/config.py
+        configure_logging(logging.INFO)
+        run_command(lambda: args.run(args), debug=args.debug)
 
 
 def _build_parser() -> argparse.ArgumentParser:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from mobilenet_jax.cli.arguments import Subparsers
+from mobilenet_jax.cli.arguments import Subparsers, add_config_option
 
 
 def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
@@ -12,12 +12,10 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
         "preview",
         help="draw examples next to their augmented versions",
         description="Writes a PNG: one example of each class, unchanged and as the first eight epochs see it.",
-        epilog="--config.SECTION.KEY=VALUE overrides a value of the configuration.",
         allow_abbrev=False,
     )
     parser.add_argument("out", metavar="OUT.png", type=Path)
-    parser.add_argument("--config", metavar="FILE[:RECIPE]", help="such as configs/mobilenet.py:isic2018")
-    parser.set_defaults(takes_config=True)
+    add_config_option(parser)
     return parser
 
 

@@ -7,7 +7,7 @@ import platform
 import sys
 from pathlib import Path
 
-from mobilenet_jax.cli.arguments import Subparsers
+from mobilenet_jax.cli.arguments import Subparsers, add_config_option
 from mobilenet_jax.cli.logs import configure_logging
 
 
@@ -18,17 +18,15 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
         help="train a model",
         description="Trains, evaluates after every epoch, and writes metrics and checkpoints to WORKDIR. The same "
         "command continues a run that was stopped.",
-        epilog="--config.SECTION.KEY=VALUE overrides a value of the configuration.",
         allow_abbrev=False,
     )
-    parser.add_argument("--config", metavar="FILE[:RECIPE]", help="such as configs/mobilenet.py:isic2018")
+    add_config_option(parser)
     parser.add_argument("--workdir", type=Path, help="output folder (default: runs/NAME-OF-CONFIG)")
     parser.add_argument("--profile", action="store_true", help="write a trace of ten steps to WORKDIR/profile")
     cluster = parser.add_argument_group("clusters", "not needed where Slurm, Open MPI or a TPU pod provides them")
     cluster.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
     cluster.add_argument("--num_processes", type=int, metavar="N", help="number of processes")
     cluster.add_argument("--process_id", type=int, metavar="I", help="index of this process, from 0")
-    parser.set_defaults(takes_config=True)
     return parser
 
 

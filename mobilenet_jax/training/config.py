@@ -5,9 +5,7 @@ a key are those of the module that implements them.
 """
 
 import difflib
-import os
 import re
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -28,6 +26,7 @@ from mobilenet_jax.model.mobilenet import (
     TRAINABLE_HEADS,
     FrozenBatchNorm,
 )
+from mobilenet_jax.training.config_files import load_config
 from mobilenet_jax.training.early_stopping import Mode
 from mobilenet_jax.training.history import MONITORS
 from mobilenet_jax.training.losses import ClassWeighting
@@ -134,11 +133,11 @@ _RULES: dict[str, _Rule] = {
 }
 
 
-def parse_config(file: str | None, overrides: Sequence[str]) -> tuple[ConfigDict, str]:
-    """Loads a configuration file and applies overrides from the command line.
+def parse_config(specification: str | None, overrides: Sequence[str]) -> tuple[ConfigDict, str]:
+    """Loads a configuration and applies overrides from the command line.
 
     Args:
-        file: `FILE` or `FILE:RECIPE`.
+        specification: a file or the name of a shipped configuration, as in `load_config`.
         overrides: arguments of the form `--config.SECTION.KEY=VALUE`.
 
     Returns:
@@ -148,20 +147,21 @@ def parse_config(file: str | None, overrides: Sequence[str]) -> tuple[ConfigDict
         ConfigError: the file or the recipe does not exist, an argument or a key is unknown, or a value has the wrong
             type.
     """
-    values, arguments = flags.FlagValues(), ["", *([f"--config={file}"] if file else []), *overrides]
-    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=arguments)
-    sys.path.append(os.getcwd())  # a configuration may build on another one: `from configs.mobilenet import ...`
     check_keys(re.findall(r"--config\.([\w.]+)", " ".join(overrides)))
+    config = load_config(specification) if specification else ConfigDict()
+    if not specification:  # other arguments are parsed all the same: one of them may be a misspelt --config
+        overrides = [argument for argument in overrides if not argument.startswith("--config.")]
+    values, arguments = flags.FlagValues(), ["", *overrides]
     try:
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=arguments)
         rest = values(arguments)[1:]
-    except flags.Error as error:  # the last line is the reason; a traceback through the config file may precede it
+    except flags.Error as error:
         raise ConfigError(str(error).strip().rpartition("\n")[2]) from error
-    if values.config is None:
-        raise ConfigError("--config=configs/mobilenet.py is missing")
+    if not specification:
+        raise ConfigError("--config is missing: name a file or a shipped configuration, such as --config=sample")
     if rest:
         raise ConfigError(f"unexpected argument {rest[0]}")
-    path = config_flags.get_config_filename(values["config"])
-    return values.config, Path(path).name.replace(".py", "").replace(":", "-")
+    return values.config, Path(specification).name.replace(".py", "").replace(":", "-")
 
 
 def check_config(config: ConfigDict) -> None:

@@ -176,8 +176,8 @@ def init_model(config: ConfigDict, key: jax.Array) -> tuple[MobileNet, dict[str,
 
 
 def has_initial_weights(init: ConfigDict) -> bool:
-    """Returns whether the section `init` names weights; on the command line, None is text."""
-    return init.weights not in (None, "", "None")
+    """Returns whether the section `init` names weights; on the command line, None is text in any case."""
+    return str(init.weights).lower() not in ("none", "")
 
 
 def log_model_size(model: MobileNet, params: dict[str, Any]) -> None:

@@ -1,15 +1,14 @@
 """The working directory of a run: its lock, and every file in it but the checkpoints."""
 
 import contextlib
-import fcntl
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import filelock
 from tensorboardX import SummaryWriter
 
 from input_pipeline.atomic_files import get_free_bytes, is_unfinished, write_atomically
@@ -18,6 +17,8 @@ from mobilenet_jax.evaluation.plots import draw_curves, encode_png
 from mobilenet_jax.sharding import is_first_process, synchronize_processes
 from mobilenet_jax.training.config import find_differences
 from mobilenet_jax.training.history import Record
+
+_LOCK = ".lock"  # a file in the folder; it stays when the lock is released
 
 
 class Workdir:
@@ -50,7 +51,7 @@ class Workdir:
         file = path / "config.json"
         if file.exists():
             _check_same_run(file, config)
-        elif path.exists() and not (path.is_dir() and all(is_unfinished(p) for p in path.iterdir())):
+        elif path.exists() and not (path.is_dir() and all(_is_ignored(p) for p in path.iterdir())):
             raise WorkdirError(f"{path} exists and does not hold a run: choose another --workdir")
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -67,7 +68,7 @@ class Workdir:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._writes:
-            os.close(self._lock)
+            self._lock.release()
         if self._events:
             self._events.close()
 
@@ -144,15 +145,20 @@ def _check_same_run(file: Path, config: dict[str, Any]) -> None:
         )
 
 
-def _acquire_lock(path: Path) -> int:
-    """Locks a folder until the returned file descriptor is closed or the process ends."""
-    folder = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(folder)
-        raise WorkdirError(f"{path} is in use by another run: wait for it, or choose another --workdir") from error
-    return folder
+def _is_ignored(path: Path) -> bool:
+    """Returns whether a folder that holds this file can hold a new run: a killed process may leave such files."""
+    return path.name == _LOCK or is_unfinished(path)
+
+
+def _acquire_lock(path: Path) -> filelock.BaseFileLock:
+    """Locks a folder until the lock is released or the process ends."""
+    lock = filelock.FileLock(path / _LOCK)
+    with _report_errors(path / _LOCK):
+        try:
+            lock.acquire(blocking=False)
+        except filelock.Timeout as error:
+            raise WorkdirError(f"{path} is in use by another run: wait for it, or choose another --workdir") from error
+    return lock
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from mobilenet_jax.weights.layout import Shape, get_byte_count
 _WORKER = Path(__file__).with_name("hdf5_worker.py")
 _MAX_LINE = 32 << 20  # bytes; the list of a MobileNet's datasets has about 20 kB, the JSON of its model 100 kB
 _MAX_ERROR = 400  # characters
+_WINDOWS_CRASH = 0x80000000  # the exit status of a crash on Windows is at least this
 
 
 class Hdf5File:
@@ -58,7 +59,8 @@ class Hdf5File:
     def _receive(self) -> dict[str, Any]:
         line = self._output.readline(_MAX_LINE)
         if not line.endswith(b"\n"):
-            if not line and self._process.wait() > 0:  # the status after a crash or a limit is negative, a signal
+            # The status after a crash or a limit is a signal, which is negative, or one of Windows.
+            if not line and 0 < self._process.wait() < _WINDOWS_CRASH:
                 raise RuntimeError(f"{_WORKER} ended with status {self._process.returncode}; run it to see the reason")
             raise WeightsError("damaged: HDF5 crashed, or took more memory or time than an intact file needs")
         answer = json.loads(line)

@@ -15,7 +15,6 @@ import json
 import math
 import os
 import re
-import resource
 import signal
 import sys
 import zlib
@@ -37,17 +36,23 @@ class RefusedError(Exception):
 
 
 def limit_resources(file_size: int) -> None:
-    """Ends this process when it takes more memory or time than an intact file of this size needs."""
+    """Ends this process when it takes more memory or time than an intact file of this size needs.
+
+    Only Linux has both limits. macOS limits the time, Windows nothing.
+    """
     file_size = min(file_size, MAX_FILE)
     if os.path.exists("/proc/self/statm"):
+        import resource  # POSIX only
+
         with open("/proc/self/statm") as statm:
             current = int(statm.read().split()[0]) * resource.getpagesize()
         # HDF5 holds a chunk packed and, in a buffer that doubles as it grows, unpacked.
         limit = current + (120 << 20) + 5 * file_size
         hard = resource.getrlimit(resource.RLIMIT_AS)[1]
         resource.setrlimit(resource.RLIMIT_AS, (limit if hard < 0 else min(limit, hard), hard))
-    signal.setitimer(signal.ITIMER_PROF, 1 + file_size / 20e6)  # seconds of processor time; unpacking takes a third
-    signal.setitimer(signal.ITIMER_REAL, 20 + file_size / 2e6)  # seconds of real time, on a busy machine
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_PROF, 1 + file_size / 20e6)  # seconds of processor time; unpacking takes a third
+        signal.setitimer(signal.ITIMER_REAL, 20 + file_size / 2e6)  # seconds of real time, on a busy machine
 
 
 def find_datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
