@@ -1,3 +1,6 @@
+import io
+import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -5,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mobilenet_jax.cli.error_boundary import run_command
+from mobilenet_jax.cli.logs import configure_logging
 from mobilenet_jax.cli.main import main
 from mobilenet_jax.errors import UserError
 
@@ -14,6 +18,31 @@ def test_the_installed_command_works():
     if not command.exists():
         pytest.skip("the package is not installed in this environment: pip install -e .")
     assert subprocess.run([command, "summary"], capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "unbuffered"), [(["summary"], ""), (["configs"], "1"), (["train", "--help"], "")]
+)
+def test_a_closed_pipe_ends_a_command_without_a_message(arguments, unbuffered):
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    code = f"from mobilenet_jax.cli.main import main; main({arguments})"
+    command = [sys.executable, "-c", code]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait() == 141  # 128 + SIGPIPE
+
+
+def test_a_log_record_to_a_closed_pipe_ends_the_command(monkeypatch, command_logging):
+    class ClosedPipe(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+    monkeypatch.setattr("sys.stdout", ClosedPipe())
+    configure_logging(logging.INFO)
+    with pytest.raises(BrokenPipeError):
+        run_command(lambda: logging.getLogger("mobilenet_jax.training").info("epoch 1"), debug=False)
 
 
 def test_help_imports_neither_jax_nor_tensorflow():
@@ -26,7 +55,18 @@ def test_help_imports_neither_jax_nor_tensorflow():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0
-    for command in ("train", "prepare", "preview", "convert", "summary", "evaluate", "predict", "compare", "card"):
+    for command in (
+        "train",
+        "configs",
+        "prepare",
+        "preview",
+        "convert",
+        "summary",
+        "evaluate",
+        "predict",
+        "compare",
+        "card",
+    ):
         assert f"\n    {command} " in result.stdout
 
 

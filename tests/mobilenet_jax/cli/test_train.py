@@ -6,6 +6,7 @@ import termios
 
 import pytest
 
+from mobilenet_jax.cli.train import _request_huge_pages
 from tests.helpers.runs import ROOT, make_command
 
 
@@ -15,10 +16,10 @@ from tests.helpers.runs import ROOT, make_command
         (["--config=configs/mobilenet.py", "--config.train.epoch=3"], "did you mean config.train.epochs?"),
         (["--config=configs/mobilenet.py", "--config.train.epochs=many"], "invalid literal for int"),
         (["--config=configs/mobilenet.py:isic2019"], "the recipes are 'sample' and 'isic2018'"),
-        (["--config=configs/none.py"], "configs/none.py"),
+        (["--config=configs/none.py"], "no such configuration: configs/none.py; expected a file, or one of"),
         (["--confg=configs/mobilenet.py"], "'confg'"),
         (["--config=configs/mobilenet.py", "extra"], "unexpected argument extra"),
-        ([], "--config=configs/mobilenet.py is missing"),
+        ([], "--config is missing: name a file or a shipped configuration, such as --config=sample"),
     ],
 )
 def test_invalid_commands_end_with_one_line_and_a_status(arguments, message):
@@ -28,6 +29,14 @@ def test_invalid_commands_end_with_one_line_and_a_status(arguments, message):
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1
     assert result.stdout == ""
+
+
+def test_systems_without_glibc_do_not_restart_the_process(monkeypatch):
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    monkeypatch.setattr("platform.libc_ver", lambda: ("", ""))
+    monkeypatch.setattr("os.execv", lambda *arguments: pytest.fail("restarted"))
+    _request_huge_pages()
+    assert "GLIBC_TUNABLES" not in os.environ
 
 
 def test_importing_the_script_does_nothing():

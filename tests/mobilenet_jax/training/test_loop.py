@@ -36,7 +36,7 @@ def workdir(finished, tmp_path):
 def test_a_run_writes_all_documented_files(finished, data):
     assert {p.name for p in finished.iterdir()} == {
         "config.json", "splits.csv", "parameters.txt", "metrics.jsonl", "summary.json", "curves.png", "tensorboard",
-        "checkpoints",
+        "checkpoints", ".lock",
     }  # fmt: skip
     assert json.loads((finished / "config.json").read_text()) == make_config(data).to_dict()
     records = read_records(finished, timed=True)

@@ -4,8 +4,9 @@ import jax
 import numpy as np
 import pytest
 
+from mobilenet_jax.training.config import parse_config
 from mobilenet_jax.training.loop import train_and_evaluate
-from mobilenet_jax.training.setup import init_model, load_examples
+from mobilenet_jax.training.setup import has_initial_weights, init_model, load_examples
 from mobilenet_jax.weights.load import load_pretrained
 from tests.helpers.runs import make_config
 
@@ -33,6 +34,12 @@ def test_a_split_with_lesions_in_both_subsets_warns(data, caplog):
     assert split.getMessage().endswith("lesions in both subsets: 1")
     assert warning.levelname == "WARNING"
     assert warning.getMessage().startswith("1 lesions are in both subsets, so validation metrics are optimistic")
+
+
+@pytest.mark.parametrize(("text", "expected"), [("none", False), ("NONE", False), ("", False), ("imagenet", True)])
+def test_no_weights_are_spelled_in_any_case(text, expected):
+    config, _ = parse_config("isic2018", [f"--config.init.weights={text}"])
+    assert has_initial_weights(config.init) == expected
 
 
 def test_pretrained_weights_replace_the_backbone_only(data, weights):

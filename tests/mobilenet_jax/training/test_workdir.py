@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 
 from mobilenet_jax.errors import WorkdirError
@@ -13,6 +16,35 @@ def test_a_second_run_in_a_workdir_is_refused(data, tmp_path):
         pytest.raises(WorkdirError, match=f"{path} is in use by another run: wait for it, or choose another --workdir"),
     ):
         train_and_evaluate(config, path)
+
+
+def test_a_lock_ends_with_its_run(tmp_path):
+    path, config = tmp_path / "run", {"optimizer": {"schedule": "constant"}}
+    for _ in range(2):
+        with Workdir(path, config, 0):
+            assert (path / ".lock").exists()
+    (path / ".lock").unlink()  # as in a workdir of an earlier version
+    with Workdir(path, config, 0), pytest.raises(WorkdirError, match="in use by another run"):
+        Workdir(path, config, 0)
+
+
+def test_a_killed_process_releases_its_workdir_which_still_counts_as_empty(tmp_path):
+    code = "import filelock, sys; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print(flush=True); input()"
+    command = [sys.executable, "-c", code, tmp_path / ".lock"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process.stdout.readline()
+    with pytest.raises(WorkdirError, match="in use by another run"):
+        Workdir(tmp_path, {}, 0)
+    process.kill()
+    process.communicate()
+    with Workdir(tmp_path, {}, 0):
+        assert (tmp_path / "config.json").exists()
+
+
+def test_a_workdir_that_cannot_be_locked_is_reported(tmp_path):
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(WorkdirError, match=r"cannot write .*/\.lock \(Is a directory\)"):
+        Workdir(tmp_path, {}, 0)
 
 
 def test_the_events_of_tensorboard_are_the_records(trained):

@@ -1,0 +1,19 @@
+from pathlib import PureWindowsPath
+
+import numpy as np
+
+from input_pipeline.examples import Examples
+
+
+def _make_examples(paths):
+    n = len(paths)
+    return Examples(np.array(paths), np.zeros(n, np.int32), np.array(["l"] * n), np.array(["t.csv:2"] * n), ("a", "b"))
+
+
+def test_the_fingerprint_does_not_depend_on_the_folder_or_the_separator(monkeypatch):
+    expected = _make_examples(["/data/x/1.jpg", "y/t.array_record-00000-of-00001#3/2.jpg"]).compute_fingerprint()
+    assert _make_examples(["1.jpg", "2.jpg"]).compute_fingerprint() == expected
+    assert _make_examples(["1.jpg", "3.jpg"]).compute_fingerprint() != expected
+    monkeypatch.setattr("input_pipeline.examples.PurePath", PureWindowsPath)
+    examples = _make_examples([r"C:\data\x\1.jpg", r"y\t.array_record-00000-of-00001#3/2.jpg"])
+    assert examples.compute_fingerprint() == expected
