@@ -9,7 +9,7 @@ import yaml
 
 from configs.mobilenet import get_config
 from mobilenet_jax.cli.main import main
-from mobilenet_jax.training.config import check_keys
+from mobilenet_jax.training.config import check_config, check_keys, parse_config
 from tests.helpers.runs import ROOT
 
 README = ROOT / "README.md"
@@ -78,6 +78,17 @@ def test_every_setting_named_in_a_document_exists(document):
     check_keys(re.findall(r"--config\.(seed|[a-z0-9_]+\.[a-z0-9_]+)", text))
     named = len(re.findall(r"--config\.[a-z]", text))
     assert named == len(re.findall(r"--config\.(?:seed|[a-z0-9_]+\.[a-z0-9_]+)", text))
+
+
+def test_the_configuration_of_ones_own_in_getting_started_is_valid(tmp_path, monkeypatch):
+    [example] = re.findall(
+        r"```python\n([^`]*def get_config.*?)```", (ROOT / "docs" / "getting-started.md").read_text(), re.DOTALL
+    )
+    (tmp_path / "mine.py").write_text(example)
+    monkeypatch.chdir(tmp_path)
+    config, _ = parse_config("mine.py", ["--config.data.dir=DIR"])
+    check_config(config)
+    assert (config.data.source, config.model.alpha, config.train.epochs) == ("isic2018", 0.25, 10)
 
 
 def test_the_defaults_of_the_split_and_the_cache_are_those_of_the_documents():
