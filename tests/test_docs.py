@@ -80,7 +80,7 @@ def test_every_setting_named_in_a_document_exists(document):
     assert named == len(re.findall(r"--config\.(?:seed|[a-z0-9_]+\.[a-z0-9_]+)", text))
 
 
-def test_the_configuration_of_ones_own_in_getting_started_is_valid(tmp_path, monkeypatch):
+def test_the_configuration_file_in_getting_started_is_valid(tmp_path, monkeypatch):
     [example] = re.findall(
         r"```python\n([^`]*def get_config.*?)```", (ROOT / "docs" / "getting-started.md").read_text(), re.DOTALL
     )

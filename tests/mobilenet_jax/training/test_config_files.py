@@ -46,7 +46,7 @@ def test_shipped_configurations_have_names_and_paths(specification, recipe, name
     assert name in (run, None)
 
 
-def test_a_file_of_ones_own_builds_on_a_shipped_one_and_precedes_it(tmp_path, monkeypatch):
+def test_a_user_file_builds_on_a_shipped_one_and_precedes_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "sample").write_text(
         "from configs.article.l2 import get_config as base\n"
