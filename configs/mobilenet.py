@@ -31,16 +31,19 @@ def get_config(recipe: str = "sample") -> ConfigDict:
 
     config.data = ConfigDict()
     # Layout of the images. 'isic2018': as downloaded from the ISIC archive. 'ham10000': the copy on Kaggle.
-    # 'folders': one folder per class. 'tfds': the data set that `mobilenet-jax prepare --to tfds` creates.
-    # 'sample': the bundled synthetic data set, which needs no folder.
+    # 'folders': one folder per class, optionally in train/ and val/. 'csv': a table with the columns path and label.
+    # 'tfds': the data set that `mobilenet-jax prepare --to tfds` creates. 'sample': the bundled synthetic data
+    # set, which needs no folder.
     config.data.source = "isic2018"
-    config.data.dir = ""  # folder that holds the images and their tables
+    config.data.dir = ""  # folder that holds the images and their tables; for 'csv' the table itself
+    config.data.skip_damaged = False  # or True: leaves out images that cannot be read, and logs them
     config.data.image_size = 224  # height and width in pixels, at least 32
-    # Assignment of the images to training and validation. 'lesion': all images of a lesion are in the same subset,
-    # and each class has the same fraction of its lesions in validation. 'fold:K/N': the same rule for fold K of an
-    # N-fold cross-validation. 'last:0.3', 'first:0.3', 'per_class:0.3': the splits of the article, which separate
-    # images of one lesion. 'official', 'official:test': the archive's own validation or test set. 'FILE.csv': the
-    # splits.csv of an earlier run.
+    # Assignment of the images to training and validation. 'lesion': the subsets that the data give, such as train/
+    # and val/; if they give none, all images of a lesion are in the same subset, and each class has the same fraction
+    # of its lesions in validation. 'given': the subsets that the data give, or an error. 'fold:K/N': the same rule for
+    # fold K of an N-fold cross-validation. 'last:0.3', 'first:0.3', 'per_class:0.3': the splits of the article,
+    # which separate images of one lesion. 'official', 'official:test': the archive's own validation or test set.
+    # 'FILE.csv': the splits.csv of an earlier run.
     config.data.split = "lesion"
     config.data.val_fraction = 0.3  # fraction of the lesions in validation; applies to 'lesion' only
     config.data.sampling = "uniform"  # or 'balanced': training samples all classes equally often

@@ -2,10 +2,10 @@
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import PurePath
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePath
+from typing import Any, Literal
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from input_pipeline.errors import DataError
 
 Part = Literal["Training", "Validation", "Test"]  # the archive's sets
 Batch = dict[str, np.ndarray]  # columns of one length
+
+_COLUMNS = ("paths", "labels", "lesions", "rows", "relative_paths", "sides")
 
 
 class Faults(list[str]):
@@ -44,14 +46,17 @@ def collect_faults(faults: Faults | None) -> Iterator[Faults]:
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """A table of images: four columns of one length. It holds no pixels.
+    """A table of images: columns of one length. It holds no pixels.
 
     Attributes:
-        paths: `[n]` str, the JPEG files.
+        paths: `[n]` str, the image files.
         labels: `[n]` int32, indices into `class_names`.
-        lesions: `[n]` str, the lesion that the image shows; images of one lesion belong in one subset of a split.
+        lesions: `[n]` str, the lesion that the image shows; images of one lesion belong in one subset. An
+            image whose lesion is unknown has its own name here.
         rows: `[n]` str, the origin of the example as `file:line`, for error messages.
         class_names: the classes in the order of the labels.
+        relative_paths: `[n]` str, the names of the images if file names repeat, see `name_by_path`; otherwise None.
+        sides: `[n]` str, `"training"` or `"validation"`, if the source assigns its images; otherwise None.
     """
 
     paths: np.ndarray
@@ -59,15 +64,28 @@ class Examples:
     lesions: np.ndarray
     rows: np.ndarray
     class_names: tuple[str, ...]
+    relative_paths: np.ndarray | None = None
+    sides: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
 
+    @property
+    def names(self) -> np.ndarray:
+        """The names that identify the images in tables, `[n]` str: file names without suffix, or relative paths."""
+        if self.relative_paths is not None:
+            return self.relative_paths
+        return np.array([Path(path).stem for path in self.paths], np.str_)
+
+    @property
+    def lesions_known(self) -> bool:
+        """True if the data specify which images show the same lesion; otherwise each image has its name as lesion."""
+        return bool((self.lesions != self.names).any())
+
     def take(self, indices: np.ndarray) -> "Examples":
         """Returns the examples at `indices`, in that order."""
-        return Examples(
-            self.paths[indices], self.labels[indices], self.lesions[indices], self.rows[indices], self.class_names
-        )
+        columns: dict[str, Any] = {name: getattr(self, name) for name in _COLUMNS}
+        return replace(self, **{name: c[indices] for name, c in columns.items() if c is not None})
 
     def find_mixed_lesions(self) -> Faults:
         """Returns one fault for each example whose lesion has another label in an earlier row.
@@ -86,12 +104,11 @@ class Examples:
         return faults
 
     def format_class_table(self) -> str:
-        """Returns the numbers of images and lesions per class as an aligned text table."""
-        rows = [("class", "images", "lesions")]
-        for label, name in enumerate(self.class_names):
-            members = self.labels == label
-            rows.append((name, str(members.sum()), str(len(set(self.lesions[members])))))
-        rows.append(("all", str(len(self)), str(len(set(self.lesions)))))
+        """Returns the numbers of images and lesions per class as an aligned text table; `?` for unknown lesions."""
+        known, rows = self.lesions_known, [("class", "images", "lesions")]
+        for label, name in enumerate((*self.class_names, "all")):
+            members = self.labels == label if label < len(self.class_names) else np.ones(len(self), bool)
+            rows.append((name, str(members.sum()), str(len(set(self.lesions[members]))) if known else "?"))
         width = max(len(name) for name, _, _ in rows)
         return "\n".join(f"{name:<{width}}  {images:>6}  {lesions:>7}" for name, images, lesions in rows)
 
@@ -104,9 +121,26 @@ class Examples:
 
 
 def concatenate_examples(first: Examples, second: Examples) -> Examples:
-    """Concatenates two tables that have the same classes."""
-    paths, labels, lesions, rows = (
-        np.concatenate([getattr(examples, column) for examples in (first, second)])
-        for column in ("paths", "labels", "lesions", "rows")
-    )
-    return Examples(paths, labels, lesions, rows, first.class_names)
+    """Concatenates two tables that have the same classes. A column that one of them lacks is left out."""
+    columns: dict[str, Any] = {}
+    for name in _COLUMNS:
+        parts = [getattr(examples, name) for examples in (first, second)]
+        columns[name] = None if any(part is None for part in parts) else np.concatenate(parts)
+    return replace(first, **columns)
+
+
+def name_by_path(paths: Sequence[Path], root: Path) -> np.ndarray | None:
+    """Names images whose file names repeat by their paths.
+
+    Args:
+        paths: the image files.
+        root: the folder of the data.
+
+    Returns:
+        `[n]` str, the paths relative to `root`, with `/` and their suffix; or None if each file name without its
+        suffix occurs once and is therefore the name of the image.
+    """
+    if len({path.stem for path in paths}) == len(paths):
+        return None
+    relative = (path.relative_to(root) if path.is_relative_to(root) else path for path in paths)
+    return np.array([path.as_posix() for path in relative])

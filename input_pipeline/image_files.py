@@ -9,18 +9,26 @@ from pathlib import Path
 
 from input_pipeline.errors import DataError
 
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+_CLUTTER = ("thumbs.db", "desktop.ini", "__macosx")  # of Windows and macOS
 PREPARE_AGAIN = "create it again with `mobilenet-jax prepare RAW DST --to tfds`"
 _ADDRESS = re.compile(r"(.+\.array_record-\d+-of-\d+)#(\d+)[/\\][^/\\]+")
 
 
 def read_image_bytes(path: str) -> bytes:
-    """Reads a JPEG or PNG from a file or from a record of a TFDS data set.
+    """Reads the bytes of an image from a file or from a record of a TFDS data set.
 
     Raises:
         OSError: the file cannot be read.
         DataError: the record cannot be read.
     """
     return read_record(path) if is_address(path) else Path(path).read_bytes()
+
+
+def is_clutter(name: str) -> bool:
+    """Returns whether a file or folder name is hidden, or one that Windows or macOS adds: no part of the data."""
+    return name.startswith(".") or name.lower() in _CLUTTER
 
 
 def hash_files(paths: Sequence[str]) -> str:

@@ -14,9 +14,13 @@ from input_pipeline.errors import DataError
 
 InputScaling = tuple[float, float]  # the range that pixel values 0 and 255 are mapped to
 
+FAST_FORMATS = ("JPEG", "PNG")  # by Pillow's names; decoded by OpenCV here and by TensorFlow in its graph
+FORMATS = (*FAST_FORMATS, "WEBP", "BMP", "TIFF", "GIF")  # the others are decoded by `decode_with_pillow` everywhere
+
 cv2.setNumThreads(0)  # one thread per image, since many images are processed at once
 
 _REDUCED = ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4), (2, cv2.IMREAD_REDUCED_COLOR_2))
+_DEEP_MODES = ("I", "F")  # Pillow would clip these to 8 bits; 16-bit modes are named "I;16" and alike
 _BORDERS: dict[FillMode, int] = {
     "nearest": cv2.BORDER_REPLICATE,
     "constant": cv2.BORDER_CONSTANT,
@@ -26,7 +30,7 @@ _BORDERS: dict[FillMode, int] = {
 
 
 def decode_image(data: bytes, size: tuple[int, int]) -> np.ndarray:
-    """Decodes a JPEG or PNG and resizes it, to the same pixels as the TensorFlow graph of training.
+    """Decodes an image and resizes it, to the same pixels as the TensorFlow graph of training.
 
     CMYK JPEGs are the exception: their pixels can differ by two levels of 255.
 
@@ -38,21 +42,38 @@ def decode_image(data: bytes, size: tuple[int, int]) -> np.ndarray:
         uint8 `[height, width, 3]`.
 
     Raises:
-        DataError: the data are not a JPEG or PNG, or are damaged.
+        DataError: the data are not an image in one of `FORMATS`, or are damaged.
     """
     try:
-        with Image.open(BytesIO(data), formats=("JPEG", "PNG")) as image:  # reads the header only
+        with Image.open(BytesIO(data), formats=FORMATS) as image:  # reads the header only
             ratio = min(image.height // size[0], image.width // size[1])
-            is_jpeg = image.format in ("JPEG", "MPO")
+            is_jpeg, is_fast = image.format in ("JPEG", "MPO"), image.format in (*FAST_FORMATS, "MPO")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError("it is not a JPEG or PNG, or it is damaged") from error
+        raise DataError(f"it is not one of {', '.join(FORMATS)}, or it is damaged") from error
+    if not is_fast:
+        return resize(decode_with_pillow(data), size)
     flags = next((flag for reduction, flag in _REDUCED if is_jpeg and ratio >= reduction), cv2.IMREAD_COLOR_RGB)
     decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
     if decoded is None:
-        raise DataError("it is a truncated or damaged image, or not a JPEG or PNG")
+        raise DataError("it is a truncated or damaged image")
     if flags != cv2.IMREAD_COLOR_RGB:
         decoded = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
     return resize(decoded, size)
+
+
+def decode_with_pillow(data: bytes) -> np.ndarray:
+    """Decodes the first frame of an image in one of `FORMATS` to uint8 `[height, width, 3]`; transparency is dropped.
+
+    Raises:
+        DataError: the data are damaged, or have more than 8 bits per channel.
+    """
+    try:
+        with Image.open(BytesIO(data), formats=FORMATS) as image:
+            if image.mode in _DEEP_MODES or image.mode.startswith("I;"):
+                raise DataError(f"its mode is {image.mode}, more than 8 bits per channel")
+            return np.array(image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise DataError("it is a truncated or damaged image") from error
 
 
 def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -38,7 +38,7 @@ def read_images(paths: Sequence[str] | np.ndarray, size: tuple[int, int], batch_
     Memory use does not depend on the number of files.
 
     Args:
-        paths: JPEG or PNG files, or addresses of records of a TFDS data set.
+        paths: image files, or addresses of records of a TFDS data set.
         size: height and width that all images are resized to.
         batch_size: files per batch, including those that cannot be read.
     """

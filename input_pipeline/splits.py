@@ -16,7 +16,7 @@ SUBSETS = ("training", "validation")
 
 _SPLITS = (
     "lesion, fold:K/N (K from 1 to N), last:S, first:S, per_class:S (S a fraction such as 0.3), official, "
-    "official:test, or FILE.csv"
+    "official:test, given, or FILE.csv"
 )
 _FOLD = re.compile(r"fold:([1-9]\d*)/([1-9]\d*)")
 _FRACTION = re.compile(r"(first|last|per_class):(0\.\d+)")
@@ -28,7 +28,8 @@ def split_examples(examples: Examples, split: str, *, val_fraction: float, seed:
     Args:
         examples: all examples.
         split: one of
-            `"lesion"`: see `split_by_lesion`;
+            `"given"`: the sides that the source assigns;
+            `"lesion"`: the sides that the source assigns, if it does; otherwise see `split_by_lesion`;
             `"fold:K/N"`: fold K, counted from 1, of an N-fold cross-validation in which no lesion is in two folds;
             `"last:S"` and `"first:S"`: that fraction of the examples in the order of their table, regardless of their
             lesions, as the article did by hand;
@@ -41,9 +42,12 @@ def split_examples(examples: Examples, split: str, *, val_fraction: float, seed:
         DataError: the examples cannot be split this way.
     """
     check_split_name(split)
+    split = resolve_split(examples, split)
     if split == "lesion":
         return split_by_lesion(examples, val_fraction, seed)
-    if split.endswith(".csv"):
+    if split == "given":
+        held_out = _get_given_sides(examples) == "validation"
+    elif split.endswith(".csv"):
         held_out = _read_held_out(examples, Path(split))
     elif fold := _FOLD.fullmatch(split):
         held_out = _select_fold(examples, int(fold[1]), int(fold[2]), seed)
@@ -58,6 +62,11 @@ def split_examples(examples: Examples, split: str, *, val_fraction: float, seed:
     return training, validation
 
 
+def resolve_split(examples: Examples, split: str) -> str:
+    """Returns the split that is made: `"given"` instead of `"lesion"` if the source assigns its images to sides."""
+    return "given" if split == "lesion" and examples.sides is not None else split
+
+
 def check_split_name(split: str) -> None:
     """Validates the specification of a split before any example is read.
 
@@ -66,7 +75,7 @@ def check_split_name(split: str) -> None:
     """
     fold = _FOLD.fullmatch(split)
     is_fold = fold and int(fold[1]) <= int(fold[2]) > 1
-    if not (split == "lesion" or split.endswith(".csv") or is_fold or _FRACTION.fullmatch(split)):
+    if not (split in ("lesion", "given") or split.endswith(".csv") or is_fold or _FRACTION.fullmatch(split)):
         raise DataError(f"data.split is {split!r}, expected one of {_SPLITS}")
 
 
@@ -89,9 +98,10 @@ def split_by_lesion(examples: Examples, val_fraction: float, seed: int) -> tuple
     """
     lesion_of, lesion_labels = _number_lesions(examples)
     counts = np.bincount(lesion_labels, minlength=len(examples.class_names))
+    unit = _get_unit(examples)
     too_few = DataError(
-        f"cannot split by lesion with data.val_fraction={val_fraction} (lesions: {_format_counts(examples, counts)}): "
-        "each class needs lesions for both subsets; add images or change data.val_fraction"
+        f"cannot split by {unit} with data.val_fraction={val_fraction} ({_format_counts(examples, counts)}): each "
+        f"class needs {unit}s for both subsets; add images or change data.val_fraction"
     )
     try:
         _, validation = train_test_split(
@@ -111,11 +121,11 @@ def count_crossing_lesions(training: Examples, validation: Examples) -> int:
 
 
 def format_split(training: Examples, validation: Examples) -> str:
-    """Formats a split as CSV text: `image`, the file name without its suffix, `split`, `label` and `lesion`."""
+    """Formats a split as CSV text: `image`, one of `Examples.names`, `split`, `label` and `lesion`."""
     rows = [
-        (Path(path).stem, subset, part.class_names[label], lesion)
+        (str(name), subset, part.class_names[label], lesion)
         for subset, part in zip(SUBSETS, (training, validation), strict=True)
-        for path, label, lesion in zip(part.paths, part.labels, part.lesions, strict=True)
+        for name, label, lesion in zip(part.names, part.labels, part.lesions, strict=True)
     ]
     writer = csv.writer(text := io.StringIO(), lineterminator="\n")
     writer.writerows([("image", "split", "label", "lesion"), *sorted(rows)])
@@ -139,13 +149,22 @@ def _number_lesions(examples: Examples) -> tuple[np.ndarray, np.ndarray]:
     return lesion_of, examples.labels[first]
 
 
+def _get_given_sides(examples: Examples) -> np.ndarray:
+    if examples.sides is None:
+        raise DataError(
+            "data.split is 'given', but the data have no split: put the class folders into train/ and val/, add the "
+            "column split to the CSV table, or use data.split=lesion"
+        )
+    return examples.sides
+
+
 def _select_fold(examples: Examples, fold: int, folds: int, seed: int) -> np.ndarray:
     lesion_of, lesion_labels = _number_lesions(examples)
     counts = np.bincount(lesion_labels, minlength=len(examples.class_names))
     if min(count for count in counts if count) < folds:
         raise DataError(
-            f"cannot make {folds} folds by lesion (lesions: {_format_counts(examples, counts)}): each class needs "
-            f"{folds}; add images or change data.split"
+            f"cannot make {folds} folds by {_get_unit(examples)} ({_format_counts(examples, counts)}): each class "
+            f"needs {folds}; add images or change data.split"
         )
     splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
     _, validation = list(splitter.split(lesion_labels, lesion_labels))[fold - 1]
@@ -169,7 +188,7 @@ def _select_fraction(examples: Examples, selection: str, fraction: float) -> np.
 def _read_held_out(examples: Examples, path: Path) -> np.ndarray:
     """Returns whether each example is held out, from a table that names every image once."""
     subsets = _read_subsets(path)
-    names = [Path(p).stem for p in examples.paths]
+    names = examples.names.tolist()
     missing = [name for name in names if name not in subsets]
     if missing:
         raise DataError(f"{path} does not name {missing[0]}, and {len(missing) - 1} other images of the data")
@@ -199,5 +218,12 @@ def _read_subsets(path: Path) -> dict[str, str]:
     return subsets
 
 
+def _get_unit(examples: Examples) -> str:
+    """Returns the noun for the units that a split keeps whole: images, if lesions are unknown."""
+    return "lesion" if examples.lesions_known else "image"
+
+
 def _format_counts(examples: Examples, counts: np.ndarray) -> str:
-    return ", ".join(f"{n} {c}" for n, c in zip(examples.class_names, counts, strict=True))
+    """Formats the number of units in each class."""
+    classes = ", ".join(f"{n} {c}" for n, c in zip(examples.class_names, counts, strict=True))
+    return f"{_get_unit(examples)}s: {classes}" + ("" if examples.lesions_known else "; lesions unknown")

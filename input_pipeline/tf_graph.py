@@ -16,7 +16,7 @@ import tensorflow as tf
 from input_pipeline.errors import DataError, get_first_line
 from input_pipeline.examples import Batch
 from input_pipeline.image_files import is_address, read_record
-from input_pipeline.image_ops import resize
+from input_pipeline.image_ops import decode_with_pillow, resize
 
 with suppress(RuntimeError):  # TensorFlow is initialized already, by other code
     tf.config.set_visible_devices([], "GPU")  # otherwise TensorFlow allocates all the memory that JAX needs
@@ -24,6 +24,7 @@ with suppress(RuntimeError):  # TensorFlow is initialized already, by other code
 Augment = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 _Columns = dict[str, tf.Tensor]
 
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PARALLEL = os.cpu_count() or 1
 _PREFETCH = 2  # batches; a fixed number, so that memory use does not depend on tf.data's tuning
 
@@ -112,7 +113,8 @@ def _decode(data: tf.Tensor, image_size: int) -> tf.Tensor:
     """Decodes to uint8 `[height, width, 3]`, with no side below `image_size` unless the image's own is.
 
     A JPEG of at least twice that size is decoded at a half, quarter or eighth of its own, which its blocks of
-    frequencies give directly. That is less work than to decode all of it and to average pixels afterwards.
+    frequencies give directly. That is less work than to decode all of it and to average pixels afterwards. Pillow
+    decodes the formats other than JPEG and PNG, as for inference.
     """
 
     def make_decoder(ratio: int) -> Callable[[], tf.Tensor]:  # the same pixels as Pillow's and `decode_image`'s
@@ -123,7 +125,14 @@ def _decode(data: tf.Tensor, image_size: int) -> tf.Tensor:
         index = tf.reduce_sum(tf.cast(ratio >= [2, 4, 8], tf.int32))
         return tf.switch_case(index, [make_decoder(r) for r in (1, 2, 4, 8)])
 
-    return tf.cond(tf.io.is_jpeg(data), decode_jpeg, make_decoder(1))
+    def decode_other() -> tf.Tensor:
+        return tf.ensure_shape(tf.numpy_function(decode_with_pillow, [data], tf.uint8), [None, None, 3])
+
+    def decode_png_or_other() -> tf.Tensor:
+        is_png = tf.strings.substr(data, 0, len(_PNG_SIGNATURE)) == _PNG_SIGNATURE
+        return tf.cond(is_png, make_decoder(1), decode_other)
+
+    return tf.cond(tf.io.is_jpeg(data), decode_jpeg, decode_png_or_other)
 
 
 def _iterate(dataset: tf.data.Dataset) -> Iterator[Any]:

@@ -21,12 +21,13 @@ from input_pipeline.atomic_files import write_atomically
 from input_pipeline.errors import DataError
 from input_pipeline.examples import Examples, Faults, collect_faults
 from input_pipeline.image_files import hash_files, read_image_bytes
+from input_pipeline.image_ops import FAST_FORMATS, FORMATS, decode_with_pillow
 
 MIN_SIDE, MAX_SIDE = 8, 10_000  # pixels
 _FEW_EXAMPLES = 5  # of a class
 _MAX_LINES = 20  # per type of warning
 _ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
-_VERSION = 2  # raised when the same files give other results, so that all data sets are validated again
+_VERSION = 3  # raised when the same files give other results, so that all data sets are validated again
 
 _logger = logging.getLogger(__name__)
 
@@ -42,9 +43,9 @@ class _Inspection(NamedTuple):
 def validate_images(examples: Examples, faults: Faults | None = None) -> None:
     """Decodes every image once; if there are no faults, logs warnings about suspicious images.
 
-    JPEGs of any color space are accepted, and PNGs, regardless of their file names. Damage that the decoder accepts,
-    such as an image whose lower half is gray, is not detected. As long as neither files nor table change, the result
-    is remembered in the user's cache, and nothing is decoded again.
+    The formats of `image_ops.FORMATS` are accepted, regardless of file names, and JPEGs of any color space. Damage that
+    the decoder accepts, such as an image whose lower half is gray, is not detected. As long as neither files nor table
+    change, the result is remembered in the user's cache, and nothing is decoded again.
 
     Args:
         examples: the examples whose images are validated.
@@ -56,18 +57,43 @@ def validate_images(examples: Examples, faults: Faults | None = None) -> None:
         DataError: `faults` is None, and there are such images.
     """
     with collect_faults(faults) as collected:
-        cache = _ValidationCache(examples)
-        warnings = cache.load()
-        if warnings is None:
-            inspections = _inspect_images(examples)
-            warnings = _list_warnings(examples, inspections)
-            image_faults = _list_faults(examples, inspections)
-            if not image_faults:
-                cache.save(warnings)
-            collected += image_faults
+        image_faults, warnings = _validate(examples)
+        collected += image_faults.values()
         if not collected:  # if examples were left out, warnings about the rest, such as class sizes, can be wrong
             for line in warnings:
                 _logger.warning("%s", line)
+
+
+def drop_damaged_images(examples: Examples) -> Examples:
+    """Decodes every image once, and returns the examples whose images have no fault; logs the others, and warnings.
+
+    Args:
+        examples: the examples whose images are validated. The result is remembered only if there are no faults.
+
+    Raises:
+        DataError: all images have faults.
+    """
+    faults, warnings = _validate(examples)
+    if len(faults) == len(examples):
+        Faults(faults.values()).raise_if_any()
+    if faults:
+        _logger.warning("%d of %d images are left out, because they are damaged:", len(faults), len(examples))
+    for line in [*faults.values(), *warnings]:
+        _logger.warning("%s", line)
+    return examples.take(np.array([i for i in range(len(examples)) if i not in faults], np.int64))
+
+
+def _validate(examples: Examples) -> tuple[dict[int, str], list[str]]:
+    """Returns the faults of images by their position, and the warnings about the images without faults."""
+    cache = _ValidationCache(examples)
+    if (cached := cache.load()) is not None:
+        return {}, cached
+    inspections = _inspect_images(examples)
+    intact = [i for i, inspection in enumerate(inspections) if not inspection.fault]
+    warnings = _list_warnings(examples.take(np.array(intact, np.int64)), [inspections[i] for i in intact])
+    if len(intact) == len(examples):
+        cache.save(warnings)
+    return _list_faults(examples, inspections), warnings
 
 
 class _ValidationCache:
@@ -110,12 +136,12 @@ def _inspect_images(examples: Examples) -> list[_Inspection]:
         return list(bar)
 
 
-def _list_faults(examples: Examples, inspections: Sequence[_Inspection]) -> list[str]:
-    return [
-        f"{path} ({row}) {inspection.fault}: replace it, or remove it and its row"
-        for path, row, inspection in zip(examples.paths, examples.rows, inspections, strict=True)
+def _list_faults(examples: Examples, inspections: Sequence[_Inspection]) -> dict[int, str]:
+    return {
+        i: f"{path} ({row}) {inspection.fault}: replace it, or remove it and its row"
+        for i, (path, row, inspection) in enumerate(zip(examples.paths, examples.rows, inspections, strict=True))
         if inspection.fault
-    ]
+    }
 
 
 def _list_warnings(examples: Examples, inspections: Sequence[_Inspection]) -> list[str]:
@@ -142,15 +168,15 @@ def _list_identical(examples: Examples, inspections: Sequence[_Inspection]) -> l
     """Returns a warning for each content with several names; a split by lesion can separate them if lesions differ."""
     groups = defaultdict(list)
     for i, inspection in enumerate(inspections):
-        if not inspection.fault:
-            groups[inspection.digest].append(i)
-    lines = []
+        groups[inspection.digest].append(i)
+    names = examples.names if examples.relative_paths is not None else [Path(path).name for path in examples.paths]
+    lines, known = [], examples.lesions_known
     for group in groups.values():
         if len(group) > 1:
-            names = ", ".join(Path(examples.paths[i]).name for i in group)
-            lesions = len({examples.lesions[i] for i in group})
+            images = ", ".join(names[i] for i in group)
+            lesions = f"{len({examples.lesions[i] for i in group})} lesions" if known else "lesions unknown"
             labels = len({examples.labels[i] for i in group})
-            lines.append(f"identical images: {names} ({lesions} lesions, {labels} classes)")
+            lines.append(f"identical images: {images} ({lesions}, {labels} classes)")
     return lines
 
 
@@ -192,16 +218,22 @@ def _check_content(data: bytes, can_decode: Callable[[bytes], bool]) -> int:
             width, height = image.size
             # MPO is the format of phones: further images follow the first one.
             image_format = "JPEG" if image.format == "MPO" else image.format
-            orientation = image.getexif().get(_ORIENTATION, 1) if image_format == "JPEG" else 1
+            # Pillow rotates TIFF images when it decodes them. The other formats have no orientation.
+            orientation = image.getexif().get(_ORIENTATION, 1) if image_format in ("JPEG", "WEBP") else 1
     except Image.DecompressionBombError as error:
         raise DataError(f"is too large ({error})") from error
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
         is_jpeg = data.startswith(b"\xff\xd8\xff")
         raise DataError("is a truncated or damaged JPEG" if is_jpeg else "is not an image") from error
-    if image_format not in ("JPEG", "PNG"):
-        raise DataError(f"is a {image_format}, not a JPEG or PNG")
+    if image_format not in FORMATS:
+        raise DataError(f"has the format {image_format}, not one of {', '.join(FORMATS)}")
     if min(width, height) < MIN_SIDE or max(width, height) > MAX_SIDE:
         raise DataError(f"is {width} x {height} pixels, not {MIN_SIDE} to {MAX_SIDE} per side")
-    if not can_decode(data):
+    if image_format not in FAST_FORMATS:
+        try:
+            decode_with_pillow(data)
+        except DataError as error:
+            raise DataError(f"cannot be decoded ({error})") from error
+    elif not can_decode(data):
         raise DataError(f"is a truncated or damaged {image_format}")
     return orientation

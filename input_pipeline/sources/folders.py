@@ -1,29 +1,55 @@
 """Reads one folder per class, as the article arranged its images, and writes such folders from any other source.
 
     DIR/Train/MEL/ISIC_0024310.jpg ...     or DIR/MEL/ISIC_0024310.jpg ...
+    DIR/val/MEL/ISIC_0024311.jpg ...       optional, beside the training folder
     DIR/lesions.csv                        optional: image, lesion_id
 
-The classes are the names of the folders in alphabetical order. Without `lesions.csv` each image counts as a lesion of
-its own.
+`Train` may also be `training`, `val` may be `valid`, `validation` or `test`, in any case. The classes are the names of
+the training folders in alphabetical order. Without `lesions.csv`, lesions are unknown.
 """
 
 import csv
+import logging
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from input_pipeline.errors import DataError
-from input_pipeline.examples import Examples, Faults, collect_faults
-from input_pipeline.image_files import is_address, read_record
+from input_pipeline.examples import Examples, Faults, collect_faults, name_by_path
+from input_pipeline.image_files import IMAGE_SUFFIXES, is_address, is_clutter, read_record
 from input_pipeline.sources.tables import read_lesions
+from input_pipeline.splits import SUBSETS
 
-_SUFFIXES = (".jpg", ".jpeg")
+_OTHER_IMAGES = (".arw", ".avif", ".cr2", ".dcm", ".dng", ".heic", ".heif", ".jp2", ".jxl", ".nef", ".psd", ".svg")
 _LESIONS = "lesions.csv"
+
+# The folders that hold class folders, in any case. A test folder is the validation folder if there is no other.
+_TRAINING = ("train", "training")
+_VALIDATION = ("val", "valid", "validation")
+_TEST = ("test",)
+_WRITTEN_NAMES = {"training": "Train", "validation": "Validation"}
+
+_logger = logging.getLogger(__name__)
+
+
+class _Layout(NamedTuple):
+    """The folders that hold class folders; without a validation folder, the images are not split yet."""
+
+    training: Path
+    validation: Path | None
+
+
+class _Image(NamedTuple):
+    path: Path
+    label: int
+    side: str
 
 
 def read_folders(folder: str | Path, faults: Faults | None = None) -> Examples:
@@ -33,83 +59,162 @@ def read_folders(folder: str | Path, faults: Faults | None = None) -> Examples:
         folder: the folder above.
         faults: the list to add faulty files and rows to, which are then left out; None raises them.
 
+    Returns:
+        The examples by class and file name, those of a validation folder last; it may lack classes.
+
     Raises:
-        DataError: there are no class folders, one of them is empty, or one holds something other than JPEG files.
+        DataError: there are no class folders, one of them is empty, or one holds something other than images.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"no such data folder: {folder} (--config.data.dir names the one that holds class folders)")
-    top = folder / "Train" if (folder / "Train").is_dir() else folder
-    classes = sorted(entry.name for entry in os.scandir(top) if entry.is_dir() and not entry.name.startswith("."))
+    layout = _find_layout(folder)
+    classes = [path.name for path in _list_folders(layout.training)]
     if len(classes) < 2:
+        top = layout.training
         raise DataError(f"{top} holds {len(classes)} class folders, expected two or more, such as {top}/MEL")
     with collect_faults(faults) as collected:
-        images = [(path, label) for label, name in enumerate(classes) for path in _list_images(top / name, collected)]
-        collected += _find_repeated_names(top, [path for path, _ in images])
-        table = folder / _LESIONS
-        lesions = {path.stem: path.stem for path, _ in images}
-        if table.exists():
-            lesions = read_lesions(table, collected)
-            missing = [path for path, _ in images if path.stem not in lesions]
-            collected += [f"{path} has no row in {table}: add one, splits by lesion require it" for path in missing]
-            images = [(path, label) for path, label in images if lesions.get(path.stem)]
+        images = _list_images(layout, classes, collected)
+        paths = [image.path for image in images]
+        base = folder if layout.validation else layout.training
         examples = Examples(
-            paths=np.array([str(path) for path, _ in images]),
-            labels=np.array([label for _, label in images], np.int32),
-            lesions=np.array([lesions[path.stem] for path, _ in images]),
-            rows=np.array([f"{path.parent.name}/{path.name}" for path, _ in images]),
+            paths=np.array([str(path) for path in paths], np.str_),
+            labels=np.array([image.label for image in images], np.int32),
+            lesions=np.array([path.stem for path in paths], np.str_),
+            rows=np.array([path.relative_to(base).as_posix() for path in paths], np.str_),
             class_names=tuple(classes),
+            relative_paths=name_by_path(paths, folder),
+            sides=np.array([image.side for image in images], np.str_) if layout.validation else None,
         )
-        if table.exists():
+        if (folder / _LESIONS).exists():
+            examples = _assign_lesions(examples, folder / _LESIONS, base, collected)
             collected += examples.find_mixed_lesions()
+        else:
+            examples = replace(examples, lesions=examples.names)
     return examples
 
 
-def _list_images(folder: Path, faults: Faults) -> list[Path]:
-    """Returns the JPEG files of a class folder, sorted by name."""
-    paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+def _find_layout(folder: Path) -> _Layout:
+    """Finds the training and the validation folder, and logs the folders beside them, which are not read."""
+    folders = _list_folders(folder)
+    training = _find_named(folders, _TRAINING)
+    validation = _find_named(folders, _VALIDATION) or _find_named(folders, _TEST)
+    if not training:
+        if validation and not any(_is_class_folder(path) for path in folders):
+            raise DataError(
+                f"{folder} holds {validation.name} but no folder train: add it, or name {validation} if its images "
+                "are to be read"
+            )
+        return _Layout(folder, None)
+    for path in folders:
+        if path not in (training, validation):
+            _logger.info("%s is not read: it is beside %s", path, training.name)
+    return _Layout(training, validation)
+
+
+def _find_named(folders: Sequence[Path], names: Sequence[str]) -> Path | None:
+    """Returns the folder that has one of the names and holds class folders; None if there is none."""
+    matches = [
+        path
+        for path in folders
+        # The article's `Train` always holds class folders. Others can be classes: a train is also a vehicle.
+        if path.name.lower() in names and (path.name == "Train" or not _is_class_folder(path))
+    ]
+    if len(matches) > 1:
+        raise DataError(f"{matches[0]} and {matches[1]} have the same role: keep one of them, or merge them")
+    return matches[0] if matches else None
+
+
+def _is_class_folder(folder: Path) -> bool:
+    """Returns whether a folder holds no folders, or files beside them."""
+    entries = [entry for entry in os.scandir(folder) if not is_clutter(entry.name)]
+    return not entries or not all(entry.is_dir() for entry in entries)
+
+
+def _list_folders(folder: Path) -> list[Path]:
+    return sorted(Path(entry.path) for entry in os.scandir(folder) if entry.is_dir() and not is_clutter(entry.name))
+
+
+def _list_images(layout: _Layout, classes: Sequence[str], faults: Faults) -> list[_Image]:
+    """Returns the images of both sides; those of the validation folder must have classes of the training folder."""
+    images = []
+    for side, top in zip(SUBSETS, layout, strict=True):
+        for folder in _list_folders(top) if top else []:
+            if folder.name in classes:
+                label = classes.index(folder.name)
+                images += [_Image(path, label, side) for path in _list_class(folder, faults)]
+            else:
+                faults.append(
+                    f"{folder} is not a class of {layout.training}: the classes are {', '.join(classes)}; rename or "
+                    "remove it"
+                )
+    return images
+
+
+def _list_class(folder: Path, faults: Faults) -> list[Path]:
+    """Returns the images of a class folder, sorted by name."""
+    paths = sorted(path for path in folder.iterdir() if not is_clutter(path.name))
     if not paths:
         faults.append(f"{folder} is empty: add its images or remove it")
     images = []
     for path in paths:
         if path.is_dir():
             faults.append(f"{path} is a folder: remove it from the class folder")
-        elif path.suffix.lower() not in _SUFFIXES:
-            faults.append(f"{path} is not a .jpg or .jpeg file: remove it from the class folder")
-        else:
+        elif path.suffix.lower() in IMAGE_SUFFIXES:
             images.append(path)
+        elif path.suffix.lower() in _OTHER_IMAGES:
+            faults.append(f"{path} is in a format that cannot be read: convert it to JPEG or PNG")
+        else:
+            faults.append(f"{path} is not an image file ({', '.join(IMAGE_SUFFIXES)}): remove it from the class folder")
     return images
 
 
-def _find_repeated_names(top: Path, paths: list[Path]) -> list[str]:
-    """Returns one fault for each image name that occurs more than once."""
+def _assign_lesions(examples: Examples, table: Path, base: Path, faults: Faults) -> Examples:
+    """Returns the examples that have a lesion in a table, which names images by path or by file name without suffix."""
+    table_faults = Faults()
+    lesion_of = read_lesions(table, table_faults)
+    stems = [Path(path).stem for path in examples.paths]
+    keys = [name if name in lesion_of else stem for name, stem in zip(examples.names, stems, strict=True)]
     groups = defaultdict(list)
-    for path in paths:
-        groups[path.stem].append(f"{path.parent.name}/{path.name}")
-    return [
-        f"{top} holds {len(files)} images named {name} ({', '.join(files)}): give each a name of its own"
-        for name, files in groups.items()
-        if len(files) > 1
+    for i, key in enumerate(keys):
+        groups[key].append(i)
+    for key, group in groups.items():
+        if len(group) > 1 and key in lesion_of:
+            rows = ", ".join(examples.rows[group])
+            faults.append(
+                f"{base} holds {len(group)} images named {key} ({rows}): name them by path in {table.name}, such as "
+                f"{examples.names[group[0]]}"
+            )
+    faults += table_faults
+    faults += [
+        f"{path} has no row in {table}: add one, splits by lesion require it"
+        for path, key in zip(examples.paths, keys, strict=True)
+        if key not in lesion_of
     ]
+    lesions = np.array([lesion_of.get(key, "") for key in keys], np.str_)
+    return replace(examples, lesions=lesions).take(np.flatnonzero(lesions != ""))
 
 
 def write_folders(examples: Examples, folder: str | Path) -> None:
     """Copies images to `FOLDER/Train/CLASS/` and writes `lesions.csv`: the article's first step.
 
     The folder has a temporary name until it is complete. The name is fixed, unlike those of `atomic_files`, because an
-    interrupted copy of many gigabytes must find its files and resume. A class without images gets no folder.
+    interrupted copy of many gigabytes must find its files and resume. A class without images gets no folder. Images
+    that the source assigns to validation are in `FOLDER/Validation/CLASS/`.
 
     Raises:
-        DataError: `folder` exists.
+        DataError: `folder` exists, or two images would have the same name.
         OSError: the folder cannot be written.
     """
     folder = Path(folder)
     if folder.exists():
         raise DataError(f"{folder} exists: choose another name, or remove it")
     unfinished = folder.with_name(f".{folder.name}.unfinished")
+    names = _name_copies(examples)
+    sides = ["training"] * len(examples) if examples.sides is None else examples.sides
     targets = {
-        unfinished / "Train" / examples.class_names[label] / Path(path).name: path
-        for path, label in zip(examples.paths, examples.labels, strict=True)
+        unfinished / _WRITTEN_NAMES[side] / examples.class_names[label] / name: path
+        for side, label, name, path in zip(sides, examples.labels, names, examples.paths, strict=True)
     }
     _remove_other_files(unfinished, targets)
     for class_folder in {target.parent for target in targets}:
@@ -122,15 +227,26 @@ def write_folders(examples: Examples, folder: str | Path) -> None:
     with open(unfinished / _LESIONS, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("image", "lesion_id"))
-        writer.writerows(
-            (Path(path).stem, lesion) for path, lesion in zip(examples.paths, examples.lesions, strict=True)
-        )
+        stems = [Path(name).stem for name in names]
+        writer.writerows(zip(stems, examples.lesions if examples.lesions_known else stems, strict=True))
     os.replace(unfinished, folder)
+
+
+def _name_copies(examples: Examples) -> list[str]:
+    """Returns the file names of copies: those of the images, or their relative paths with `_` where those repeat."""
+    if examples.relative_paths is None:
+        return [Path(path).name for path in examples.paths]
+    names = [name.strip("/").replace("/", "_") for name in examples.relative_paths]
+    path_of: dict[str, str] = {}
+    for name, path in zip(names, examples.paths, strict=True):
+        if (other := path_of.setdefault(Path(name).stem, path)) != path:
+            raise DataError(f"{other} and {path} would both be named {Path(name).stem}: rename one of them")
+    return names
 
 
 def _remove_other_files(unfinished: Path, targets: Mapping[Path, str]) -> None:
     """Removes files and class folders that an interrupted copy of another data set left."""
-    for class_folder in set(unfinished.glob("Train/*")) - {target.parent for target in targets}:
+    for class_folder in set(unfinished.glob("*/*")) - {target.parent for target in targets}:
         shutil.rmtree(class_folder)
-    for path in set(unfinished.glob("Train/*/*")) - set(targets):
+    for path in set(unfinished.glob("*/*/*")) - set(targets):
         path.unlink()

@@ -12,6 +12,7 @@ import numpy as np
 
 from input_pipeline.errors import DataError
 from input_pipeline.examples import Examples, Faults, collect_faults
+from input_pipeline.image_files import is_clutter
 from input_pipeline.sources.isic import CLASS_NAMES
 from input_pipeline.sources.tables import read_rows
 
@@ -66,7 +67,7 @@ def _find_images(folder: Path) -> dict[str, Path]:
                 f"{_DOWNLOADS}"
             )
     paths = (path for part in _PARTS for path in sorted((folder / part).iterdir()))
-    return {path.stem: path for path in paths if path.suffix.lower() == ".jpg"}
+    return {path.stem: path for path in paths if path.suffix.lower() == ".jpg" and not is_clutter(path.name)}
 
 
 def _read_table(table: Path, files: dict[str, Path], faults: Faults) -> dict[str, _Row]:

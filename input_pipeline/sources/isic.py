@@ -17,6 +17,7 @@ import numpy as np
 
 from input_pipeline.errors import DataError
 from input_pipeline.examples import Examples, Faults, Part, collect_faults
+from input_pipeline.image_files import is_clutter
 from input_pipeline.sources.tables import read_lesions, read_rows
 
 CLASS_NAMES = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
@@ -38,7 +39,7 @@ def read_isic(folder: str | Path, part: Part = "Training", faults: Faults | None
     Args:
         folder: the folder that holds the folders and the CSV file above.
         part: the set to read. Lesions are known for the training set only, and only if the file of groupings is
-            there; otherwise each image counts as a lesion of its own.
+            there; otherwise they are unknown.
         faults: the list to add faulty rows and files to, which are then left out; None raises them.
 
     Returns:
@@ -51,7 +52,7 @@ def read_isic(folder: str | Path, part: Part = "Training", faults: Faults | None
     images, truth = _find_part(folder, part)
     with collect_faults(faults) as collected:
         lines, labels = _read_labels(truth, collected)
-        files = {f[:-4]: f for f in sorted(os.listdir(images)) if f.lower().endswith(".jpg")}
+        files = {f[:-4]: f for f in sorted(os.listdir(images)) if f.lower().endswith(".jpg") and not is_clutter(f)}
         lesions = _read_groupings(folder / GROUPINGS, collected) if part == "Training" else None
         if lesions is None:
             lesions = {name: name for name in lines}
@@ -96,7 +97,7 @@ def _read_groupings(path: Path, faults: Faults) -> dict[str, str] | None:
     if path.exists():
         return read_lesions(path, faults)
     _logger.warning(
-        "%s is missing, so each image counts as a lesion of its own, and near-duplicates can be in both subsets; "
+        "%s is missing, so lesions are unknown, and near-duplicates can be in both subsets of a split; "
         "download it from %s",
         path,
         _DOWNLOADS,

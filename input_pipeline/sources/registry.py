@@ -8,13 +8,14 @@ import numpy as np
 
 from input_pipeline.errors import DataError
 from input_pipeline.examples import Examples, Faults, Part, concatenate_examples
+from input_pipeline.sources.csv_table import read_csv_table
 from input_pipeline.sources.folders import read_folders
 from input_pipeline.sources.ham10000 import read_ham10000
 from input_pipeline.sources.isic import read_isic
 from input_pipeline.sources.sample import prepare_sample
 from input_pipeline.sources.tfds import read_tfds
 from input_pipeline.splits import check_split_name, split_examples
-from input_pipeline.validation import validate_images
+from input_pipeline.validation import drop_damaged_images, validate_images
 
 
 class Source(NamedTuple):
@@ -38,6 +39,7 @@ SOURCES: dict[str, Source] = {
     "ham10000": Source(lambda folder, part, faults: read_ham10000(folder, faults), False, True),
     "folders": Source(lambda folder, part, faults: read_folders(folder, faults), False, False),
     "tfds": Source(lambda folder, part, faults: read_tfds(folder, part), True, True),
+    "csv": Source(lambda folder, part, faults: read_csv_table(folder, faults), False, False),
 }
 
 OFFICIAL_SPLITS: dict[str, Part] = {"official": "Validation", "official:test": "Test"}
@@ -48,7 +50,7 @@ def read_examples(source: str, folder: str | Path, part: Part = "Training", faul
 
     Args:
         source: one of `SOURCES`.
-        folder: the folder of the data; `"sample"` ignores it.
+        folder: the folder of the data, for `"csv"` its table; `"sample"` ignores it.
         part: the archive's set; sources without official sets have the training set only.
         faults: the list to add faulty rows and files to, which are then left out; None raises them.
 
@@ -59,8 +61,32 @@ def read_examples(source: str, folder: str | Path, part: Part = "Training", faul
     return SOURCES[source].reader(folder, part, faults)
 
 
+def read_valid_examples(
+    source: str, folder: str | Path, part: Part = "Training", *, skip_damaged: bool = False
+) -> Examples:
+    """Reads the examples of a source and validates every image.
+
+    Args:
+        source: see `read_examples`.
+        folder: see `read_examples`.
+        part: see `read_examples`.
+        skip_damaged: whether to leave out images with faults and to log them. Faults in tables are raised anyway.
+
+    Raises:
+        DataError: there are faults in the tables or the images, all of them in `details`.
+    """
+    faults = Faults()
+    examples = read_examples(source, folder, part, faults)
+    if skip_damaged:
+        faults.raise_if_any()
+        return drop_damaged_images(examples)
+    validate_images(examples, faults)
+    faults.raise_if_any()
+    return examples
+
+
 def read_split(
-    source: str, folder: str | Path, split: str, *, val_fraction: float, seed: int
+    source: str, folder: str | Path, split: str, *, val_fraction: float, seed: int, skip_damaged: bool = False
 ) -> tuple[Examples, Examples]:
     """Reads the examples of a source, validates every image, and splits the examples.
 
@@ -71,6 +97,7 @@ def read_split(
             images; or a split of `split_examples`.
         val_fraction: see `split_examples`.
         seed: see `split_examples`.
+        skip_damaged: see `read_valid_examples`.
 
     Returns:
         The examples for training and for validation.
@@ -80,26 +107,25 @@ def read_split(
             split this way.
     """
     if split in OFFICIAL_SPLITS:
-        return _read_official_split(source, folder, OFFICIAL_SPLITS[split])
+        return _read_official_split(source, folder, OFFICIAL_SPLITS[split], skip_damaged)
     check_split_name(split)
-    faults = Faults()
-    examples = read_examples(source, folder, faults=faults)
-    validate_images(examples, faults)
-    faults.raise_if_any()
+    examples = read_valid_examples(source, folder, skip_damaged=skip_damaged)
     return split_examples(examples, split, val_fraction=val_fraction, seed=seed)
 
 
-def _read_official_split(source: str, folder: str | Path, part: Part) -> tuple[Examples, Examples]:
+def _read_official_split(source: str, folder: str | Path, part: Part, skip_damaged: bool) -> tuple[Examples, Examples]:
     """Reads the training set and one of the other sets, which must not have images in common."""
     _check_part(source, part)
     faults = Faults()
     training = read_examples(source, folder, faults=faults)
     held_out = read_examples(source, folder, part, faults)
     both = concatenate_examples(training, held_out)
-    names = [Path(path).stem for path in both.paths]
-    _, first = np.unique(names, return_index=True)
-    for i in sorted(set(range(len(names))) - set(first)):
+    _, first = np.unique(both.names, return_index=True)
+    for i in sorted(set(range(len(both))) - set(first)):
         faults.append(f"{both.paths[i]} ({both.rows[i]}) is in the training set too: remove it from one of the two")
+    if skip_damaged:
+        faults.raise_if_any()
+        return drop_damaged_images(training), drop_damaged_images(held_out)
     validate_images(both, faults)
     faults.raise_if_any()
     return training, held_out

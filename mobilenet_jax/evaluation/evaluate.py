@@ -137,8 +137,9 @@ def predict_examples(run: TrainedRun, examples: Examples, views: int = 1, batch_
         if batch.faults:
             raise DataError(batch.faults[0])
         probabilities.append(batch.probabilities)
-    images = np.array([Path(path).stem for path in examples.paths])
-    return Predictions(images, examples.lesions, examples.labels, np.concatenate(probabilities), run.class_names)
+    return Predictions(
+        examples.names, examples.lesions, examples.labels, np.concatenate(probabilities), run.class_names
+    )
 
 
 def _check_classes(runs: Sequence[TrainedRun], malignant: Sequence[str]) -> None:

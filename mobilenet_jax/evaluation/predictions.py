@@ -18,7 +18,7 @@ class Predictions:
     """A table with one row per image.
 
     Attributes:
-        images: `[n]` str, file names without their suffix.
+        images: `[n]` str, file names without their suffix, or relative paths where file names repeat.
         lesions: `[n]` str, the lesion that the image shows.
         labels: `[n]` int32, indices into `class_names`.
         probabilities: float64 `[n, classes]`, each row a distribution.

@@ -2,17 +2,16 @@
 
 import csv
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from input_pipeline.errors import DataError
-from input_pipeline.examples import Examples, Faults
-from input_pipeline.sources.registry import OFFICIAL_SPLITS, SOURCES, read_examples, read_split
+from input_pipeline.examples import Examples
+from input_pipeline.sources.registry import OFFICIAL_SPLITS, SOURCES, read_split, read_valid_examples
 from input_pipeline.splits import SUBSETS, format_split
-from input_pipeline.validation import validate_images
 from mobilenet_jax.errors import EvaluationError
 from mobilenet_jax.weights.load import read_weights
 from mobilenet_jax.weights.orbax import CheckpointName
@@ -57,7 +56,7 @@ class TrainedRun:
 
         Raises:
             DataError: images or tables are damaged, or are not those of the split.
-            EvaluationError: the classes of the data differ from the model's, or a folder is given for the sample.
+            EvaluationError: the model lacks a class of the data, or a folder is given for the sample.
         """
         source = source or self.config["data"]["source"]
         if source == "sample" and data:
@@ -65,31 +64,34 @@ class TrainedRun:
         data = data or self.config["data"]["dir"]
         if split in SUBSETS:
             return self._relabel(self._read_subsets(source, data)[SUBSETS.index(split)])
-        faults = Faults()
-        examples = read_examples(source, data, OFFICIAL_SPLITS.get(split, "Training"), faults)
-        validate_images(examples, faults)
-        faults.raise_if_any()
-        return self._relabel(examples)
+        part = OFFICIAL_SPLITS.get(split, "Training")
+        return self._relabel(read_valid_examples(source, data, part, skip_damaged=self._skips_damaged))
+
+    @property
+    def _skips_damaged(self) -> bool:
+        return self.config["data"].get("skip_damaged", False)  # runs of earlier versions do not have the key
 
     def _read_subsets(self, source: str, data: str) -> tuple[Examples, Examples]:
         """Reads the training and the validation examples of the run."""
         table, split = self.workdir / "splits.csv", self.config["data"]["split"]
         if split not in OFFICIAL_SPLITS:
-            return read_split(source, data, str(table), val_fraction=0, seed=0)
-        subsets = read_split(source, data, split, val_fraction=0, seed=0)
+            split = str(table)
+        subsets = read_split(source, data, split, val_fraction=0, seed=0, skip_damaged=self._skips_damaged)
+        if split == str(table):
+            return subsets
         if format_split(*subsets) != table.read_text(encoding="utf-8"):
             raise DataError(f"the images in {data} are not those of {table}")
         return subsets
 
     def _relabel(self, examples: Examples) -> Examples:
-        """Maps labels of the data to labels of the model, whose classes may be in another order."""
-        if set(examples.class_names) != set(self.class_names):
+        """Maps labels of the data to labels of the model. The data may lack some of its classes."""
+        if not set(examples.class_names) <= set(self.class_names):
             raise EvaluationError(
                 f"{self.workdir} was trained on the {len(self.class_names)} classes {', '.join(self.class_names)}, but "
                 f"the data have {len(examples.class_names)}: {', '.join(examples.class_names)}"
             )
         label_of = np.array([self.class_names.index(name) for name in examples.class_names], np.int32)
-        return Examples(examples.paths, label_of[examples.labels], examples.lesions, examples.rows, self.class_names)
+        return replace(examples, labels=label_of[examples.labels], class_names=self.class_names)
 
 
 def read_records(workdir: Path) -> list[dict[str, Any]]:

@@ -13,13 +13,13 @@ import numpy as np
 from tqdm import tqdm
 
 from input_pipeline.atomic_files import replace_atomically
+from input_pipeline.image_files import IMAGE_SUFFIXES
 from input_pipeline.image_reader import read_images
 from mobilenet_jax.errors import EvaluationError
 from mobilenet_jax.inference.classifier import Classifier
 from mobilenet_jax.inference.grad_cam import draw_overlay, make_grad_cam
 
 TableFormat = Literal["csv", "jsonl"]
-_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 class ClassifiedBatch(NamedTuple):
@@ -43,7 +43,7 @@ def find_images(arguments: Sequence[str]) -> list[str]:
 
     Args:
         arguments: files, which need not exist: the reader reports those that cannot be read; folders, which stand for
-            the JPEG and PNG files in them; and glob patterns.
+            the image files in them; and glob patterns.
 
     Returns:
         Paths without duplicates, in the order of the arguments; those of a folder or pattern are sorted.
@@ -57,14 +57,14 @@ def find_images(arguments: Sequence[str]) -> list[str]:
         matches = sorted(glob.glob(argument, recursive=True)) if is_pattern else [argument]
         files = [path for match in matches for path in (_list_images(match) if os.path.isdir(match) else [match])]
         if not files:
-            raise EvaluationError(f"{argument} holds no JPEG or PNG file")
+            raise EvaluationError(f"{argument} holds no image file")
         paths += files
     return list(dict.fromkeys(paths))
 
 
 def _list_images(folder: str) -> list[str]:
     """Lists the images in a folder and its subfolders, except hidden files such as `._NAME.jpg` of macOS."""
-    files = (p for p in sorted(Path(folder).rglob("*")) if p.suffix.lower() in _SUFFIXES and p.is_file())
+    files = (p for p in sorted(Path(folder).rglob("*")) if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
     return [str(p) for p in files if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
 
 

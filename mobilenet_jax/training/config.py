@@ -80,6 +80,7 @@ _RULES: dict[str, _Rule] = {
     "data.split": _TEXT,
     "data.val_fraction": _number(0, 1, exclude_low=True, exclude_high=True),
     "data.cache": _one_of(*get_args(CacheKind)),
+    "data.skip_damaged": _SWITCH,
     "data.sampling": _one_of(*get_args(Sampling)),
     "augment.rotation": _number(0, 180),
     "augment.width_shift": _number(0, 1),

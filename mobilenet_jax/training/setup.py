@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from input_pipeline.augment import Augmentation
 from input_pipeline.examples import Examples
 from input_pipeline.sources.registry import read_split
-from input_pipeline.splits import count_crossing_lesions, format_split, hash_split
+from input_pipeline.splits import count_crossing_lesions, format_split, hash_split, resolve_split
 from mobilenet_jax.errors import ConfigError
 from mobilenet_jax.model.mobilenet import MobileNet
 from mobilenet_jax.sharding import make_data_mesh, replicate
@@ -52,23 +52,39 @@ def load_examples(data: ConfigDict, num_classes: int, seed: int) -> tuple[Exampl
         DataError: see `input_pipeline.sources.registry.read_split`.
         ConfigError: the number of classes of the data differs.
     """
-    training, validation = read_split(data.source, data.dir, data.split, val_fraction=data.val_fraction, seed=seed)
+    training, validation = read_split(
+        data.source,
+        data.dir,
+        data.split,
+        val_fraction=data.val_fraction,
+        seed=seed,
+        skip_damaged=data.skip_damaged,
+    )
     if len(training.class_names) != num_classes:
         raise ConfigError(
             f"config.model.num_classes is {num_classes}, but the data have {len(training.class_names)} classes: "
             f"use --config.model.num_classes={len(training.class_names)}"
         )
+    _log_numbers(training, validation, resolve_split(training, data.split))
+    return training, validation
+
+
+def _log_numbers(training: Examples, validation: Examples, split: str) -> None:
+    """Logs the numbers of images and lesions in both subsets of a split, and warns of lesions that are in both."""
     for subset, examples in (("training", training), ("validation", validation)):
-        counts = np.bincount(examples.labels, minlength=num_classes)
+        counts = np.bincount(examples.labels, minlength=len(examples.class_names))
         table = " ".join(f"{name} {count}" for name, count in zip(examples.class_names, counts, strict=True))
-        _logger.info("%s: %d images of %d lesions (%s)", subset, len(examples), len(set(examples.lesions)), table)
+        lesions = f" of {len(set(examples.lesions))} lesions" if examples.lesions_known else ", lesions unknown"
+        _logger.info("%s: %d images%s (%s)", subset, len(examples), lesions, table)
     crossing, split_hash = count_crossing_lesions(training, validation), hash_split(format_split(training, validation))
-    _logger.info("split %s, hash %s; lesions in both subsets: %d", data.split, split_hash[:12], crossing)
+    known = training.lesions_known and validation.lesions_known
+    _logger.info(
+        "split %s, hash %s; lesions in both subsets: %s", split, split_hash[:12], crossing if known else "unknown"
+    )
     if crossing:
         _logger.warning(
             "%d lesions are in both subsets, so validation metrics are optimistic; use data.split=lesion", crossing
         )
-    return training, validation
 
 
 def count_steps_per_epoch(batch_size: int, training_images: int) -> int:

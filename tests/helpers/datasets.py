@@ -2,6 +2,7 @@
 
 import csv
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,24 @@ def write_ham10000(examples: Examples, folder: Path) -> Path:
         shutil.copy(path, parts[i % 2])
         rows.append([lesion, Path(path).stem, CLASS_NAMES[label].lower(), "histo", "80.0", "male", "scalp"])
     _write_table(folder / "HAM10000_metadata.csv", rows)
+    return folder
+
+
+def write_csv_table(examples: Examples, file: Path) -> Path:
+    """Writes a table of path, label and group that refers to the images where they are."""
+    labels = [examples.class_names[label] for label in examples.labels]
+    rows = [list(row) for row in zip(examples.paths, labels, examples.lesions, strict=True)]
+    _write_table(file, [["path", "label", "group"], *rows])
+    return file
+
+
+def write_photographs(folder: Path, names: Sequence[str], size: tuple[int, int] = (40, 30)) -> Path:
+    """Writes images of noise, with other pixels each, in the formats of their suffixes; returns `folder`."""
+    for i, name in enumerate(names):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(i).integers(0, 256, (*size[::-1], 3), np.uint8)
+        Image.fromarray(noise).save(path)
     return folder
 
 

@@ -39,6 +39,56 @@ def test_all_color_modes_are_decoded_as_in_training(tmp_path, mode, suffix):
         _assert_decoded_as_in_training(tmp_path / f"i.{suffix}", size)
 
 
+OTHER_FORMATS = [
+    ("RGB", "bmp"), ("L", "bmp"), ("P", "gif"), ("RGB", "tiff"), ("RGBA", "tiff"), ("CMYK", "tiff"), ("1", "tiff"),
+    ("RGB", "webp"), ("RGBA", "webp"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("mode", "suffix"), OTHER_FORMATS)
+def test_other_formats_are_decoded_as_in_training_and_as_by_pillow(tmp_path, mode, suffix):
+    noise = np.random.default_rng(0).integers(0, 256, (90, 130, 3), np.uint8)
+    path = tmp_path / f"i.{suffix}"
+    Image.fromarray(noise).convert(mode).save(path)
+    for size in (32, 64, 200):
+        _assert_decoded_as_in_training(path, size)
+    with Image.open(path) as image:
+        np.testing.assert_array_equal(decode_image(path.read_bytes(), (90, 130)), np.asarray(image.convert("RGB")))
+
+
+@pytest.mark.parametrize("suffix", ["gif", "tiff", "webp"])
+def test_the_first_of_several_frames_is_decoded(tmp_path, suffix):
+    frames = [Image.new("RGB", (40, 40), color) for color in ("red", "blue")]
+    frames[0].save(tmp_path / f"i.{suffix}", save_all=True, append_images=frames[1:])
+    pixels = decode_image((tmp_path / f"i.{suffix}").read_bytes(), (32, 32))
+    assert np.abs(pixels.astype(int) - (255, 0, 0)).max() <= 2
+    _assert_decoded_as_in_training(tmp_path / f"i.{suffix}", 32)
+
+
+def test_formats_may_alternate_between_files(tmp_path):
+    paths = [tmp_path / f"i.{suffix}" for suffix in ("webp", "jpg", "bmp", "png", "gif", "tiff")]
+    for path in paths:
+        Image.new("RGB", (40, 40), "brown").save(path)
+    decoded = list(decode_images(np.array([str(path) for path in paths]), 32))
+    for path, image in zip(paths, decoded, strict=True):
+        np.testing.assert_array_equal(decode_image(path.read_bytes(), (32, 32)), image)
+
+
+@pytest.mark.parametrize("suffix", ["bmp", "gif", "tiff", "webp"])
+def test_truncated_images_of_other_formats_are_refused(tmp_path, suffix):
+    noise = np.random.default_rng(0).integers(0, 256, (90, 130, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / f"i.{suffix}")
+    with pytest.raises(DataError, match="damaged"):
+        decode_image((tmp_path / f"i.{suffix}").read_bytes()[:2000], (32, 32))
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
+def test_images_of_more_than_eight_bits_are_refused(tmp_path, dtype):
+    Image.fromarray(np.full((40, 40), 300, dtype)).save(tmp_path / "i.tiff")
+    with pytest.raises(DataError, match="its mode is [IF].*, more than 8 bits per channel"):
+        decode_image((tmp_path / "i.tiff").read_bytes(), (32, 32))
+
+
 def test_cmyk_is_decoded_as_in_training_to_two_levels(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (90, 130, 4), np.uint8)
     Image.fromarray(noise, "CMYK").save(tmp_path / "i.jpg")

@@ -12,7 +12,7 @@ def test_files_are_read_in_order_and_unreadable_ones_are_reported(tmp_path, batc
         Image.new("RGB", (40, 40), (i, 2 * i, 3 * i)).save(path)
     paths[4].write_text("not an image")
     paths[7].unlink()
-    Image.new("RGB", (40, 40)).save(paths[18], "BMP")
+    Image.new("RGB", (40, 40)).save(paths[18], "PPM")
     batches = list(read_images([str(path) for path in paths], (32, 48), batch_size))
     assert len(batches) == -(-40 // batch_size)
     index = np.concatenate([batch.positions for batch in batches])
@@ -21,7 +21,7 @@ def test_files_are_read_in_order_and_unreadable_ones_are_reported(tmp_path, batc
     assert pixels.shape == (37, 32, 48, 3)
     np.testing.assert_array_equal(pixels[:, 0, 0], [(i, 2 * i, 3 * i) for i in index])
     assert [fault for batch in batches for fault in batch.faults] == [
-        f"{paths[4]} cannot be read (it is not a JPEG or PNG, or it is damaged)",
+        f"{paths[4]} cannot be read (it is not one of JPEG, PNG, WEBP, BMP, TIFF, GIF, or it is damaged)",
         f"{paths[7]} cannot be read (No such file or directory)",
-        f"{paths[18]} cannot be read (it is not a JPEG or PNG, or it is damaged)",
+        f"{paths[18]} cannot be read (it is not one of JPEG, PNG, WEBP, BMP, TIFF, GIF, or it is damaged)",
     ]

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -73,6 +75,35 @@ def test_too_few_validation_lesions_for_all_classes_are_refused(lesions):
     """Shares 6 validation lesions of 20 among 7 classes; or 34 of 112, 30 of them from the first class."""
     with pytest.raises(DataError, match="each class needs lesions for both subsets"):
         split_by_lesion(_make_examples(lesions), 0.3, seed=0)
+
+
+def test_unknown_lesions_are_counted_as_images_in_errors():
+    names = np.array([f"{i}.jpg" for i in range(5)])
+    stems = np.array([str(i) for i in range(5)])
+    examples = Examples(names, np.array([0, 0, 0, 0, 1], np.int32), stems, names, ("A", "B"))
+    with pytest.raises(
+        DataError, match=r"cannot split by image with .*\(images: A 4, B 1; lesions unknown\): each class"
+    ):
+        split_by_lesion(examples, 0.3, seed=0)
+    with pytest.raises(
+        DataError, match=r"cannot make 2 folds by image \(images: A 4, B 1; lesions unknown\): each class"
+    ):
+        _split(examples, "fold:1/2")
+
+
+def test_given_sides_are_used_unless_another_split_is_chosen():
+    examples = _make_examples([30, 20])
+    with pytest.raises(DataError, match="data.split is 'given', but the data have no split"):
+        _split(examples, "given")
+    sides = np.where(np.arange(len(examples)) % 3 == 0, "validation", "training")
+    examples = replace(examples, sides=sides)
+    for split in ("lesion", "given"):
+        training, validation = _split(examples, split)
+        assert training.paths.tolist() == examples.paths[sides == "training"].tolist()
+        assert validation.paths.tolist() == examples.paths[sides == "validation"].tolist()
+    assert len(_split(examples, "last:0.3")[1]) == int(0.3 * len(examples))
+    with pytest.raises(DataError, match="data.split=given leaves .* 0 for validation"):
+        _split(examples.take(np.flatnonzero(sides == "training")), "lesion")
 
 
 def _split(examples, split, seed=0):

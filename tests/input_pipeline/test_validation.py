@@ -13,8 +13,8 @@ from input_pipeline.batches import BatchOptions, make_eval_batches
 from input_pipeline.errors import DataError
 from input_pipeline.sources.isic import GROUPINGS, INPUT, read_isic
 from input_pipeline.sources.registry import read_split
-from input_pipeline.validation import validate_images
-from tests.helpers.datasets import TRUTH_FILE
+from input_pipeline.validation import drop_damaged_images, validate_images
+from tests.helpers.datasets import TRUTH_FILE, add_official_sets
 
 IMAGES, TRUTH = INPUT.format("Training"), TRUTH_FILE.format("Training")
 
@@ -100,6 +100,69 @@ def test_gray_cmyk_progressive_png_and_mpo_images_are_valid_and_decoded_correctl
     options = BatchOptions(image_size=40, input_scaling=(0.0, 255.0), batch_size=5, seed=0)
     decoded = next(make_eval_batches(examples, options))["image"]
     assert np.abs(decoded - np.stack(expected)).mean() < 2
+
+
+@pytest.mark.parametrize("image_format", ["WEBP", "BMP", "TIFF", "GIF"])
+def test_other_formats_are_valid_and_their_damage_is_reported(tiny_isic, caplog, image_format):
+    path = tiny_isic / IMAGES / "ISIC_0000005.jpg"
+    _replace(tiny_isic, 5, lambda image, path: image.save(path, image_format))
+    validate_images(read_isic(tiny_isic))
+    assert not caplog.records
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    message = (
+        r"ISIC_0000005.jpg \(ISIC2018.*csv:7\) cannot be decoded \(it is a truncated or damaged image\): replace it"
+    )
+    with pytest.raises(DataError, match=message):
+        validate_images(read_isic(tiny_isic))
+
+
+def test_unsupported_formats_and_deep_colors_are_refused_by_name(tiny_isic):
+    _replace(tiny_isic, 5, lambda image, path: image.save(path, "PPM"))
+    _replace(tiny_isic, 6, lambda image, path: image.convert("F").save(path, "TIFF"))
+    with pytest.raises(DataError) as error:
+        validate_images(read_isic(tiny_isic))
+    first, second = error.value.details
+    assert "csv:7) has the format PPM, not one of JPEG, PNG, WEBP, BMP, TIFF, GIF: replace it" in first
+    assert "csv:8) cannot be decoded (its mode is F, more than 8 bits per channel): replace it" in second
+
+
+def test_damaged_images_are_left_out_and_listed_on_request(tiny_isic, caplog):
+    for number in (3, 20):
+        (tiny_isic / IMAGES / f"ISIC_{number:07d}.jpg").write_bytes(b"")
+    examples = read_isic(tiny_isic)
+    rest = drop_damaged_images(examples)
+    assert rest.paths.tolist() == [path for path in examples.paths if "03.jpg" not in path and "20.jpg" not in path]
+    assert caplog.messages[0] == "2 of 42 images are left out, because they are damaged:"
+    assert [re.search(r"ISIC_(\d+).jpg .* is empty", line)[1] for line in caplog.messages[1:]] == ["0000003", "0000020"]
+    assert {record.levelname for record in caplog.records} == {"WARNING"}
+    caplog.clear()
+    assert len(drop_damaged_images(rest)) == 40
+    assert not caplog.records
+
+
+def test_a_data_set_of_damaged_images_only_is_refused(tiny_isic):
+    for path in (tiny_isic / IMAGES).iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match=r"42 faults in the data, the first: .* is empty"):
+        drop_damaged_images(read_isic(tiny_isic))
+
+
+@pytest.mark.parametrize("split", ["lesion", "official"])
+def test_faults_in_tables_are_reported_even_if_damaged_images_are_skipped(tiny_isic, split):
+    add_official_sets(tiny_isic)
+    (tiny_isic / IMAGES / "ISIC_0000003.jpg").write_bytes(b"")
+    sides = read_split("isic2018", tiny_isic, split, val_fraction=0.3, seed=0, skip_damaged=True)
+    assert sum(map(len, sides)) == {"lesion": 41, "official": 83}[split]
+    (tiny_isic / IMAGES / "ISIC_0000004.jpg").unlink()
+    with pytest.raises(DataError, match="csv:6: there is no .*ISIC_0000004.jpg"):
+        read_split("isic2018", tiny_isic, split, val_fraction=0.3, seed=0, skip_damaged=True)
+
+
+def test_identical_images_of_unknown_lesions_are_not_counted_as_lesions(tiny_isic, caplog):
+    (tiny_isic / GROUPINGS).unlink()
+    shutil.copy(tiny_isic / IMAGES / "ISIC_0000000.jpg", tiny_isic / IMAGES / "ISIC_0000041.jpg")
+    validate_images(read_isic(tiny_isic))
+    assert caplog.messages[-1] == ("identical images: ISIC_0000000.jpg, ISIC_0000041.jpg (lesions unknown, 2 classes)")
 
 
 def test_suspicious_images_are_logged_as_warnings(tiny_isic, tmp_path, caplog):

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from input_pipeline.errors import DataError
+from input_pipeline.image_files import IMAGE_SUFFIXES
 from input_pipeline.sources.folders import read_folders, write_folders
 from input_pipeline.sources.isic import CLASS_NAMES, read_isic
 from input_pipeline.validation import validate_images
@@ -69,7 +70,7 @@ def _keep_one_class(folder):
     ("damage", "message"),
     [
         (_empty_a_class, "MEL is empty"),
-        (_add_text_file, "DF/notes.txt is not a .jpg or .jpeg file"),
+        (_add_text_file, r"DF/notes.txt is not an image file \(.bmp, .gif, .*\): remove it"),
         (_add_folder_named_like_an_image, "DF/new.jpg is a folder: remove it"),
         (_repeat_a_name, r"holds 2 images named ISIC_0000000 \(DF/ISIC_0000000.jpeg, MEL/ISIC_0000000.jpg\)"),
         (_add_image_without_lesion, "DF/new.jpg has no row in .*lesions.csv"),
@@ -95,7 +96,7 @@ def test_all_faults_in_folders_are_in_one_report(folders):
         read_folders(folders)
     assert [fault.removeprefix(f"{folders}/").rpartition(": ")[0] for fault in error.value.details] == [
         "Train/DF/new.jpg is a folder",
-        "Train/DF/notes.txt is not a .jpg or .jpeg file",
+        f"Train/DF/notes.txt is not an image file ({', '.join(IMAGE_SUFFIXES)})",
         "Train holds 2 images named ISIC_0000000 (DF/ISIC_0000000.jpeg, MEL/ISIC_0000000.jpg)",
         "lesions.csv:12: no lesion_id for ISIC_0000010",
         "MEL/ISIC_0000000.jpg: lesion L00 is MEL here and DF at DF/ISIC_0000000.jpeg",

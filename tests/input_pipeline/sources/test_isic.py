@@ -147,13 +147,14 @@ def test_tables_written_by_spreadsheets_are_read(tiny_isic, change):
     assert read_isic(tiny_isic).compute_fingerprint() == expected.compute_fingerprint()
 
 
-def test_without_groupings_each_image_is_a_lesion_and_a_warning_is_logged(tiny_isic, caplog):
+def test_without_groupings_lesions_are_unknown_and_a_warning_is_logged(tiny_isic, caplog):
     (tiny_isic / GROUPINGS).unlink()
     examples = read_isic(tiny_isic)
     assert len(set(examples.lesions)) == 42
+    assert not examples.lesions_known
     [warning] = caplog.records
     assert warning.levelname == "WARNING"
     assert warning.message.startswith(
-        f"{tiny_isic / GROUPINGS} is missing, so each image counts as a lesion of its own"
+        f"{tiny_isic / GROUPINGS} is missing, so lesions are unknown, and near copies of an image can be on both sides"
     )
     assert "\n" not in warning.message

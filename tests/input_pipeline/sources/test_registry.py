@@ -7,7 +7,13 @@ from input_pipeline.sources.folders import write_folders
 from input_pipeline.sources.isic import GROUPINGS, INPUT, read_isic
 from input_pipeline.sources.registry import SOURCES, read_examples, read_split
 from input_pipeline.sources.tfds import prepare_tfds
-from tests.helpers.datasets import TRUTH_FILE, add_official_sets, index_by_name, write_ham10000
+from tests.helpers.datasets import (
+    TRUTH_FILE,
+    add_official_sets,
+    index_by_name,
+    write_csv_table,
+    write_ham10000,
+)
 
 
 def _split(folder, split="lesion", source="isic2018"):
@@ -24,6 +30,7 @@ def test_all_layouts_of_the_same_images_have_the_same_examples(tiny_isic, tmp_pa
     write_ham10000(examples, tmp_path / "ham10000")
     write_folders(examples, tmp_path / "folders")
     prepare_tfds(tiny_isic, tmp_path / "tfds")
+    write_csv_table(examples, tmp_path / "csv")
     for source in SOURCES.keys() - {"sample", "isic2018"}:
         assert index_by_name(read_examples(source, tmp_path / source)) == index_by_name(examples)
 
@@ -31,7 +38,8 @@ def test_all_layouts_of_the_same_images_have_the_same_examples(tiny_isic, tmp_pa
 def test_an_unknown_source_is_refused_with_the_known_ones(tiny_isic):
     for read in (read_examples, lambda *args: read_split(*args, "official", val_fraction=0.3, seed=0)):
         with pytest.raises(
-            DataError, match="unknown data source 'isic': the sources are sample, isic2018, ham10000, folders, tfds"
+            DataError,
+            match="unknown data source 'isic': the sources are sample, isic2018, ham10000, folders, tfds, csv",
         ):
             read("isic", tiny_isic)
 
@@ -103,7 +111,7 @@ def test_invalid_splits_are_refused_before_anything_is_read(tiny_isic, monkeypat
     monkeypatch.setattr("input_pipeline.sources.registry.prepare_sample", lambda: pytest.fail("read"))
     with pytest.raises(DataError, match="data.split is 'leson', expected one of lesion, "):
         _split("", "leson", "sample")
-    for source in ("sample", "folders", "ham10000"):
+    for source in ("sample", "folders", "ham10000", "csv"):
         with pytest.raises(DataError, match=f"data.source={source} has no official sets .isic2018 and tfds have them."):
             _split("", "official", source)
     with pytest.raises(DataError, match="Validation_Input is missing"):

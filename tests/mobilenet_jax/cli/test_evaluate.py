@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from mobilenet_jax.training.loop import train_and_evaluate
-from tests.helpers.datasets import add_official_sets
+from tests.helpers.datasets import add_official_sets, write_photographs
 from tests.helpers.runs import make_config, read_records, read_table
 
 
@@ -114,13 +114,35 @@ def test_in_a_cross_validation_each_image_is_evaluated_by_the_run_that_held_it_o
     assert run("evaluate", *folds, "--folds", "--split=all", f"--out={tmp_path / 'mean'}", "--resamples=0")[0] == 0
 
 
+def test_runs_on_given_sides_with_repeated_names_are_evaluated(run, tmp_path):
+    """A damaged image is skipped in training and in evaluation; the test folder lacks a class of the model."""
+    names = [f"{side}/{name}/{i}.png" for side in ("Train", "val") for name in ("cat", "dog", "hen") for i in range(4)]
+    data = write_photographs(tmp_path / "data", [*names, "test/hen/0.png", "test/cat/0.webp"])
+    (data / "Train" / "dog" / "0.png").write_bytes(b"")
+    changes = {"data__source": "folders", "model__num_classes": 3, "data__skip_damaged": True, "train__epochs": 1}
+    train_and_evaluate(make_config(data, **changes), tmp_path / "run")
+    assert len(read_table(tmp_path / "run" / "splits.csv")) == 23
+    assert run("evaluate", tmp_path / "run", "--resamples=0")[0] == 0
+    predictions = read_table(tmp_path / "run" / "evaluation" / "validation" / "predictions.csv")
+    assert [row["image"] for row in predictions] == names[12:]
+    results = read_metrics(tmp_path / "run", "validation")
+    assert (results["lesions"], results["lesions_trained_on"]) == (None, None)
+    options = ["--data", data / "test", "--split=all", "--resamples=5", f"--out={tmp_path / 'out'}"]
+    assert run("evaluate", tmp_path / "run", *options)[0] == 0
+    rows = read_table(tmp_path / "out" / "predictions.csv")
+    assert [(row["image"], row["label"]) for row in rows] == [("cat/0.webp", "cat"), ("hen/0.png", "hen")]
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())["metrics"]
+    assert metrics["dog.recall"] is None
+    assert metrics["dog.images"] == 0
+
+
 def remove_checkpoints(workdir, data):
     shutil.rmtree(workdir / "checkpoints")
     (workdir / "checkpoints").mkdir()
 
 
-def write_two_classes(workdir, data):
-    for name in ("MEL", "NV"):
+def write_an_unknown_class(workdir, data):
+    for name in ("MEL", "XYZ"):
         (workdir / "other" / name).mkdir(parents=True)
         for i in range(6):
             Image.new("RGB", (40, 40), (20 * i, 0, 0)).save(workdir / "other" / name / f"{name}{i}.jpg")
@@ -149,8 +171,8 @@ def write_half_the_labels(workdir, data):
     [
         (remove_checkpoints, "no complete checkpoint yet"),
         (
-            write_two_classes,
-            "was trained on the 7 classes MEL, NV, BCC, AKIEC, BKL, DF, VASC, but the data have 2: MEL, NV",
+            write_an_unknown_class,
+            "was trained on the 7 classes MEL, NV, BCC, AKIEC, BKL, DF, VASC, but the data have 2: MEL, XYZ",
         ),
         (write_empty_folder, "ISIC2018_Task3_Training_Input is missing"),
         (write_half_the_labels, "GroundTruth"),

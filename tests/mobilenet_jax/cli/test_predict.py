@@ -78,9 +78,9 @@ def test_predict_writes_json_lines_in_the_order_of_its_arguments(run, trained, d
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{tmp}/empty"], "{tmp}/empty holds no JPEG or PNG file"),
-        (["{tmp}/text"], "{tmp}/text holds no JPEG or PNG file"),
-        (["{tmp}/*.bmp"], "{tmp}/*.bmp holds no JPEG or PNG file"),
+        (["{tmp}/empty"], "{tmp}/empty holds no image file"),
+        (["{tmp}/text"], "{tmp}/text holds no image file"),
+        (["{tmp}/*.bmp"], "{tmp}/*.bmp holds no image file"),
         (["{images}", "--out={tmp}/none/p.csv"], "cannot write {tmp}/none/p.csv: the folder {tmp}/none does not exist"),
         (["{images}", "--out={tmp}/text"], "cannot write {tmp}/text: it exists and is not a regular file"),
         (["{images}", "--out=."], ": it exists and is not a regular file"),

@@ -36,11 +36,14 @@ def test_other_layouts_are_copied_to_class_folders(run, tiny_isic, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--source=isic"], "unknown data source 'isic': the sources are sample, isic2018, ham10000, folders, tfds"),
+        (
+            ["--source=isic"],
+            "unknown data source 'isic': the sources are sample, isic2018, ham10000, folders, tfds, csv",
+        ),
         (
             ["--source=sample"],
             "--source sample is drawn by this project and has no RAW folder: choose one of isic2018, ham10000, "
-            "folders, tfds",
+            "folders, tfds, csv",
         ),
         (["--source=ham10000", "--to=tfds"], "--to tfds requires --source isic2018, not ham10000"),
     ],

@@ -1,13 +1,17 @@
 import hashlib
+import re
 
 import jax
 import numpy as np
 import pytest
 
+from input_pipeline.errors import DataError
+from input_pipeline.sources.isic import INPUT
 from mobilenet_jax.training.config import parse_config
 from mobilenet_jax.training.loop import train_and_evaluate
 from mobilenet_jax.training.setup import has_initial_weights, init_model, load_examples
 from mobilenet_jax.weights.load import load_pretrained
+from tests.helpers.datasets import write_photographs
 from tests.helpers.runs import make_config
 
 
@@ -40,6 +44,26 @@ def test_a_split_with_lesions_in_both_subsets_warns(data, caplog):
 def test_no_weights_are_spelled_in_any_case(text, expected):
     config, _ = parse_config("isic2018", [f"--config.init.weights={text}"])
     assert has_initial_weights(config.init) == expected
+
+
+def test_given_sides_and_unknown_lesions_are_logged(tmp_path, caplog):
+    caplog.set_level("INFO")
+    names = [f"{side}/{name}/{i}.png" for side in ("train", "val") for name in ("cat", "dog") for i in range(2)]
+    write_photographs(tmp_path, names[:7])
+    _load(make_config(tmp_path, data__source="folders", model__num_classes=2))
+    training, validation, split = caplog.messages[-3:]
+    assert training == "training: 4 images, lesions unknown (cat 2 dog 2)"
+    assert validation == "validation: 3 images, lesions unknown (cat 2 dog 1)"
+    assert re.fullmatch(r"split given, hash \w{12}; lesions in both subsets: unknown", split)
+
+
+def test_damaged_images_are_skipped_on_request(tiny_isic, caplog):
+    (tiny_isic / INPUT.format("Training") / "ISIC_0000003.jpg").write_bytes(b"")
+    with pytest.raises(DataError, match="ISIC_0000003.jpg .* is empty"):
+        _load(make_config(tiny_isic))
+    training, validation = _load(make_config(tiny_isic, data__skip_damaged=True))
+    assert len(training) + len(validation) == 41
+    assert "1 of 42 images are left out, because they are damaged:" in caplog.messages
 
 
 def test_pretrained_weights_replace_the_backbone_only(data, weights):

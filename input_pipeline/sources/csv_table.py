@@ -1,0 +1,129 @@
+"""Reads a CSV table of images, which can be anywhere.
+
+    path,label,group,split
+    photos/1.jpg,cat,tom,training
+    photos/2.jpg,cat,tom,training
+    more/1.png,dog,rex,validation
+
+Paths are relative to the folder of the table. The column `group` is optional: images with the same text, such as the
+images of one lesion, are on the same side of a split, and an empty cell is a group of its own. The column `split` is
+optional: `training` (or `train`) and `validation` (or `valid`, `val`), in any case. Other columns are ignored.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from input_pipeline.errors import DataError
+from input_pipeline.examples import Examples, Faults, collect_faults, name_by_path
+from input_pipeline.sources.tables import read_rows
+
+_REQUIRED, _OPTIONAL = ("path", "label"), ("group", "split")
+_SIDE_OF = {
+    "train": "training",
+    "training": "training",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+}
+
+
+class _Row(NamedTuple):
+    line: int
+    path: Path
+    label: str
+    group: str
+    side: str
+
+
+def read_csv_table(file: str | Path, faults: Faults | None = None) -> Examples:
+    """Reads the table and checks that its images exist.
+
+    Args:
+        file: the table above.
+        faults: the list to add faulty rows to, which are then left out; None raises them.
+
+    Returns:
+        The examples in the order of the table. The classes are its labels in alphabetical order, or by number if all
+        of them are integers.
+
+    Raises:
+        DataError: the table or an image is missing, or a row is not as above; the message names the file and the line.
+    """
+    file = Path(file)
+    if not file.is_file():
+        raise DataError(f"no such table: {file} (--config.data.dir names the CSV file for data.source=csv)")
+    with collect_faults(faults) as collected:
+        rows, has_sides = _read_table(file, collected)
+        classes = _sort_classes({row.label for row in rows})
+        if len(classes) < 2 and not collected:
+            raise DataError(f"{file} has {len(classes)} classes in the column label, expected two or more")
+        paths = [row.path for row in rows]
+        examples = Examples(
+            paths=np.array([str(path) for path in paths], np.str_),
+            labels=np.array([classes.index(row.label) for row in rows], np.int32),
+            lesions=np.array([row.group for row in rows], np.str_),
+            rows=np.array([f"{file.name}:{row.line}" for row in rows], np.str_),
+            class_names=tuple(classes),
+            relative_paths=name_by_path(paths, file.parent),
+            sides=np.array([row.side for row in rows], np.str_) if has_sides else None,
+        )
+        lesions = np.where(examples.lesions == "", examples.names, examples.lesions)
+        examples = replace(examples, lesions=lesions)
+        collected += examples.find_mixed_lesions()
+    return examples
+
+
+def _read_table(file: Path, faults: Faults) -> tuple[list[_Row], bool]:
+    """Returns the rows without a fault, and whether the table has the column `split`."""
+    lines = read_rows(file)
+    _, header = next(lines, (1, []))
+    for column in (*_REQUIRED, *_OPTIONAL):
+        if header.count(column) > 1 or (column in _REQUIRED and column not in header):
+            raise DataError(
+                f"{file}:1: the columns are {header}, but path and label are required, and group and split optional, "
+                "each of them once, separated by commas"
+            )
+    line_of: dict[Path, int] = {}
+    rows = []
+    for line, cells in lines:
+        if len(cells) != len(header):
+            faults.append(f"{file}:{line}: the row has {len(cells)} cells, the header has {len(header)}")
+            continue
+        values = dict(zip(header, (cell.strip() for cell in cells), strict=True))
+        path = file.parent / values["path"]
+        row_faults = _find_faults(values, path, line_of)
+        line_of.setdefault(path, line)
+        faults += [f"{file}:{line}: {fault}" for fault in row_faults]
+        if not row_faults:
+            side = _SIDE_OF[values["split"].lower()] if "split" in values else ""
+            rows.append(_Row(line, path, values["label"], values.get("group", ""), side))
+    if not rows and not faults:
+        raise DataError(f"{file} lists no images")
+    return rows, "split" in header
+
+
+def _find_faults(values: dict[str, str], path: Path, line_of: dict[Path, int]) -> list[str]:
+    """Returns all faults of a row."""
+    if not values["path"]:
+        return ["the path is empty: fill it in, or remove the row"]
+    faults = []
+    if path in line_of:
+        faults.append(f"{values['path']} is in line {line_of[path]} already: remove one of the two")
+    elif not path.exists():
+        faults.append(f"there is no {path}: add the image or remove the row")
+    if not values["label"]:
+        faults.append(f"no label for {values['path']}: fill it in, or remove the row")
+    if "split" in values and values["split"].lower() not in _SIDE_OF:
+        faults.append(f"split is {values['split']!r}, not one of {', '.join(_SIDE_OF)}")
+    return faults
+
+
+def _sort_classes(labels: set[str]) -> Sequence[str]:
+    """Sorts labels: integers by number, others alphabetically."""
+    if all(label.lstrip("-").isdecimal() for label in labels):
+        return sorted(labels, key=lambda label: (int(label), label))
+    return sorted(labels)
