@@ -223,8 +223,7 @@ def _check_content(data: bytes, can_decode: Callable[[bytes], bool]) -> int:
     except Image.DecompressionBombError as error:
         raise DataError(f"is too large ({error})") from error
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        is_jpeg = data.startswith(b"\xff\xd8\xff")
-        raise DataError("is a truncated or damaged JPEG" if is_jpeg else "is not an image") from error
+        raise DataError(_describe_unreadable(data)) from error
     if image_format not in FORMATS:
         raise DataError(f"has the format {image_format}, not one of {', '.join(FORMATS)}")
     if min(width, height) < MIN_SIDE or max(width, height) > MAX_SIDE:
@@ -237,3 +236,14 @@ def _check_content(data: bytes, can_decode: Callable[[bytes], bool]) -> int:
     elif not can_decode(data):
         raise DataError(f"is a truncated or damaged {image_format}")
     return orientation
+
+
+def _describe_unreadable(data: bytes) -> str:
+    """Describes a file whose header cannot be read, by its signature."""
+    if data.startswith(b"\xff\xd8\xff"):
+        return "is a truncated or damaged JPEG"
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return "is a truncated or damaged WEBP"
+    if data[4:8] == b"ftyp":
+        return "is a HEIC image or a video, which cannot be read (convert it to JPEG or PNG)"
+    return "is not an image"

@@ -70,6 +70,7 @@ def compute_metrics(predictions: Predictions, malignant: Sequence[str] = ()) -> 
     classes = range(len(names))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "y_pred contains classes not in y_true")
+        warnings.filterwarnings("ignore", "A single label was found")  # images and predictions of one class
         metrics = {
             "accuracy": sk.accuracy_score(y, predicted),
             "balanced_accuracy": sk.balanced_accuracy_score(y, predicted),

@@ -33,6 +33,7 @@ def _make_png(width, height):
         (lambda data: data[:-2], "is a truncated or damaged JPEG"),
         (lambda data: b"\x89PNG\r\n\x1a\n" + data, "is not an image"),
         (lambda data: b"<html>" + data, "is not an image"),
+        (lambda data: b"\x00\x00\x00\x18ftypheic" + data, "is a HEIC image or a video, which cannot be read .convert"),
         (lambda data: _make_png(20_000, 20_000), "is too large"),
         (lambda data: _make_png(12_000, 1_000), "is 12000 x 1000 pixels, not 8 to 10000 per side"),
         (lambda data: _make_png(1, 1), "is 1 x 1 pixels"),
@@ -109,10 +110,10 @@ def test_other_formats_are_valid_and_their_damage_is_reported(tiny_isic, caplog,
     validate_images(read_isic(tiny_isic))
     assert not caplog.records
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
-    message = (
-        r"ISIC_0000005.jpg \(ISIC2018.*csv:7\) cannot be decoded \(it is a truncated or damaged image\): replace it"
+    fault = {"WEBP": "is a truncated or damaged WEBP"}.get(
+        image_format, r"cannot be decoded \(it is a truncated or damaged image\)"
     )
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(DataError, match=rf"ISIC_0000005.jpg \(ISIC2018.*csv:7\) {fault}: replace it"):
         validate_images(read_isic(tiny_isic))
 
 

@@ -117,7 +117,8 @@ def test_in_a_cross_validation_each_image_is_evaluated_by_the_run_that_held_it_o
 def test_runs_on_given_sides_with_repeated_names_are_evaluated(run, tmp_path):
     """A damaged image is skipped in training and in evaluation; the test folder lacks a class of the model."""
     names = [f"{side}/{name}/{i}.png" for side in ("Train", "val") for name in ("cat", "dog", "hen") for i in range(4)]
-    data = write_photographs(tmp_path / "data", [*names, "test/hen/0.png", "test/cat/0.webp"])
+    test = [f"test/{name}/{i}.{suffix}" for name, suffix in (("cat", "webp"), ("hen", "png")) for i in range(6)]
+    data = write_photographs(tmp_path / "data", [*names, *test])
     (data / "Train" / "dog" / "0.png").write_bytes(b"")
     changes = {"data__source": "folders", "model__num_classes": 3, "data__skip_damaged": True, "train__epochs": 1}
     train_and_evaluate(make_config(data, **changes), tmp_path / "run")
@@ -130,7 +131,8 @@ def test_runs_on_given_sides_with_repeated_names_are_evaluated(run, tmp_path):
     options = ["--data", data / "test", "--split=all", "--resamples=5", f"--out={tmp_path / 'out'}"]
     assert run("evaluate", tmp_path / "run", *options)[0] == 0
     rows = read_table(tmp_path / "out" / "predictions.csv")
-    assert [(row["image"], row["label"]) for row in rows] == [("cat/0.webp", "cat"), ("hen/0.png", "hen")]
+    assert [row["image"] for row in rows] == [name.removeprefix("test/") for name in test]
+    assert [row["label"] for row in rows] == ["cat"] * 6 + ["hen"] * 6
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())["metrics"]
     assert metrics["dog.recall"] is None
     assert metrics["dog.images"] == 0
