@@ -52,12 +52,13 @@ class _Image(NamedTuple):
     side: str
 
 
-def read_folders(folder: str | Path, faults: Faults | None = None) -> Examples:
+def read_folders(folder: str | Path, faults: Faults | None = None, *, min_classes: int = 2) -> Examples:
     """Reads the names of class folders and of the images in them.
 
     Args:
         folder: the folder above.
         faults: the list to add faulty files and rows to, which are then left out; None raises them.
+        min_classes: the least number of class folders; images to evaluate may have a single class.
 
     Returns:
         The examples by class and file name, those of a validation folder last; it may lack classes.
@@ -70,9 +71,9 @@ def read_folders(folder: str | Path, faults: Faults | None = None) -> Examples:
         raise DataError(f"no such data folder: {folder} (--config.data.dir names the one that holds class folders)")
     layout = _find_layout(folder)
     classes = [path.name for path in _list_folders(layout.training)]
-    if len(classes) < 2:
+    if len(classes) < min_classes:
         top = layout.training
-        raise DataError(f"{top} holds {len(classes)} class folders, expected two or more, such as {top}/MEL")
+        raise DataError(f"{top} holds {len(classes)} class folders, expected {min_classes} or more, such as {top}/MEL")
     with collect_faults(faults) as collected:
         images = _list_images(layout, classes, collected)
         paths = [image.path for image in images]

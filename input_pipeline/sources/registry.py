@@ -37,9 +37,9 @@ SOURCES: dict[str, Source] = {
     "sample": Source(lambda folder, part, faults: read_isic(prepare_sample(), part, faults), False, False),
     "isic2018": Source(read_isic, True, True),
     "ham10000": Source(lambda folder, part, faults: read_ham10000(folder, faults), False, True),
-    "folders": Source(lambda folder, part, faults: read_folders(folder, faults), False, False),
+    "folders": Source(lambda folder, part, faults: read_folders(folder, faults, min_classes=1), False, False),
     "tfds": Source(lambda folder, part, faults: read_tfds(folder, part), True, True),
-    "csv": Source(lambda folder, part, faults: read_csv_table(folder, faults), False, False),
+    "csv": Source(lambda folder, part, faults: read_csv_table(folder, faults, min_classes=1), False, False),
 }
 
 OFFICIAL_SPLITS: dict[str, Part] = {"official": "Validation", "official:test": "Test"}
@@ -110,6 +110,8 @@ def read_split(
         return _read_official_split(source, folder, OFFICIAL_SPLITS[split], skip_damaged)
     check_split_name(split)
     examples = read_valid_examples(source, folder, skip_damaged=skip_damaged)
+    if len(examples.class_names) < 2:
+        raise DataError(f"{folder} has the class {examples.class_names[0]} only: add the images of another class")
     return split_examples(examples, split, val_fraction=val_fraction, seed=seed)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from input_pipeline.errors import DataError
 from input_pipeline.sources.folders import read_folders, write_folders
-from input_pipeline.sources.registry import read_split
+from input_pipeline.sources.registry import read_examples, read_split
 from input_pipeline.splits import format_split
 from tests.helpers.datasets import write_photographs
 
@@ -124,6 +124,13 @@ def test_a_split_of_repeated_names_is_reproduced_from_its_table(tmp_path):
     assert "\ncat/2.jpg,training,cat,cat/2.jpg\n" in format_split(*sides)
     again = _split(tmp_path / "data", str(tmp_path / "splits.csv"))
     assert [side.paths.tolist() for side in again] == [side.paths.tolist() for side in sides]
+
+
+def test_a_single_class_can_be_read_but_not_split(tmp_path):
+    write_photographs(tmp_path, ["cat/1.jpg", "cat/2.jpg"])
+    assert read_examples("folders", tmp_path).class_names == ("cat",)
+    with pytest.raises(DataError, match="has the class cat only: add the images of another class"):
+        _split(tmp_path)
 
 
 def test_unique_file_names_without_suffix_stay_the_names(tmp_path):

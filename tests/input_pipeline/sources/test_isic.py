@@ -147,6 +147,11 @@ def test_tables_written_by_spreadsheets_are_read(tiny_isic, change):
     assert read_isic(tiny_isic).compute_fingerprint() == expected.compute_fingerprint()
 
 
+def test_hidden_files_of_macos_are_ignored(tiny_isic):
+    (tiny_isic / INPUT.format("Training") / "._ISIC_0000000.jpg").write_bytes(b"")
+    assert len(read_isic(tiny_isic)) == 42
+
+
 def test_without_groupings_lesions_are_unknown_and_a_warning_is_logged(tiny_isic, caplog):
     (tiny_isic / GROUPINGS).unlink()
     examples = read_isic(tiny_isic)

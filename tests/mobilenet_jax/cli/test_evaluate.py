@@ -115,7 +115,7 @@ def test_in_a_cross_validation_each_image_is_evaluated_by_the_run_that_held_it_o
 
 
 def test_runs_on_given_sides_with_repeated_names_are_evaluated(run, tmp_path):
-    """A damaged image is skipped in training and in evaluation; the test folder lacks a class of the model."""
+    """Skips a damaged image in training and in evaluation. The test folder lacks a class of the model."""
     names = [f"{side}/{name}/{i}.png" for side in ("Train", "val") for name in ("cat", "dog", "hen") for i in range(4)]
     test = [f"test/{name}/{i}.{suffix}" for name, suffix in (("cat", "webp"), ("hen", "png")) for i in range(6)]
     data = write_photographs(tmp_path / "data", [*names, *test])

@@ -14,14 +14,14 @@ IMAGES = INPUT.format("Training")
 
 
 def test_folders_and_patterns_stand_for_their_visible_images(tmp_path):
-    for name in ("a/1.jpg", "a/b/2.JPG", "a/._1.jpg", "a/.hidden/3.jpg", "4 ü.png", "a/text.txt"):
+    for name in ("a/1.jpg", "a/b/2.JPG", "a/._1.jpg", "a/.hidden/3.jpg", "4 ü.png", "5.webp", "a/text.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "folder.jpg").mkdir()
-    expected = [str(tmp_path / name) for name in ("4 ü.png", "a/1.jpg", "a/b/2.JPG")]
+    expected = [str(tmp_path / name) for name in ("4 ü.png", "5.webp", "a/1.jpg", "a/b/2.JPG")]
     assert find_images([str(tmp_path)]) == expected
     assert find_images([str(tmp_path / "*")]) == expected
-    assert find_images([str(tmp_path / "**" / "*.jpg")]) == [expected[1]]
+    assert find_images([str(tmp_path / "**" / "*.jpg")]) == [expected[2]]
 
 
 def test_images_keep_the_order_of_the_arguments_without_duplicates(tmp_path):
