@@ -15,10 +15,13 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
         "evaluate",
         help="evaluate a trained model and write a report",
-        description="Classifies labeled images with the model of a run, and writes metrics.json, predictions.csv, "
-        "plots and report.html.",
+        description="Classifies labeled images with the model of a run, or with weights that have a classifier, and "
+        "writes metrics.json, predictions.csv, plots and report.html.",
     )
-    parser.add_argument("workdirs", metavar="WORKDIR", type=Path, nargs="+", help="a run, or several with --folds")
+    parser.add_argument(
+        "models", metavar="MODEL", type=Path, nargs="+",
+        help="a workdir, several with --folds, or weights with a classifier, which require --data",
+    )  # fmt: skip
     parser.add_argument(
         "--folds", action="store_true",
         help="the workdirs are the folds of a cross-validation: each validation image is classified by the model that "
@@ -26,16 +29,22 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--data", metavar="DIR", help="folder of the images (default: that of the run)")
     parser.add_argument(
-        "--source", metavar="NAME", help="layout of that folder, as config.data.source (default: that of the run)"
-    )
+        "--source", metavar="NAME",
+        help="layout of that folder, as config.data.source (default: that of the run; for weights, folders)",
+    )  # fmt: skip
     parser.add_argument(
-        "--split", choices=("validation", "training", "all", "official", "official:test"), default="validation",
+        "--classes", metavar="A,B,...",
+        help="class names in the order of the outputs, for weights that do not record them",
+    )  # fmt: skip
+    parser.add_argument(
+        "--split", choices=("validation", "training", "all", "official", "official:test"),
         help="validation, training: those of the run; all: every image of the folder; official, official:test: the "
-        "validation or test set of the ISIC archive (default: validation)",
+        "validation or test set of the ISIC archive (default: validation; for weights, all)",
     )  # fmt: skip
     parser.add_argument(
         "--out", type=Path, metavar="DIR",
-        help="output folder (default: WORKDIR/evaluation/SPLIT, plus any non-default options)",
+        help="output folder (default: WORKDIR/evaluation/SPLIT, or NAME-evaluation/SPLIT next to weights of that name, "
+        "plus any non-default options)",
     )  # fmt: skip
     parser.add_argument(
         "--malignant",
@@ -55,16 +64,19 @@ def run(args: argparse.Namespace) -> None:
     from input_pipeline.sources.isic import MALIGNANT
     from mobilenet_jax.errors import EvaluationError
     from mobilenet_jax.evaluation.evaluate import evaluate
-    from mobilenet_jax.evaluation.metrics import OVERALL
-    from mobilenet_jax.evaluation.trained_run import read_trained_run
+    from mobilenet_jax.evaluation.metrics import list_overall
+    from mobilenet_jax.evaluation.trained_run import read_evaluated_model
     from mobilenet_jax.reporting.limits import list_warnings
     from mobilenet_jax.reporting.report import write_report
 
-    runs = [read_trained_run(workdir, args.checkpoint) for workdir in args.workdirs]
+    class_names = args.classes.split(",") if args.classes else None
+    runs = [read_evaluated_model(path, args.checkpoint, class_names) for path in args.models]
     default_malignant = MALIGNANT if set(MALIGNANT) <= set(runs[0].class_names) else ()
+    runs[0].locate_images(args.data, args.source)  # fails before a folder is created
     if len(runs) > 1 and not (args.folds and args.out):
         raise EvaluationError("several workdirs require --folds, and --out for the folder of the joint evaluation")
-    out = args.out or _choose_folder(args)
+    split = args.split or runs[0].default_split
+    out = args.out or _choose_folder(args, split)
     out.mkdir(parents=True, exist_ok=True)
     if not os.access(out, os.W_OK):
         raise EvaluationError(f"cannot write to {out}: choose another --out")
@@ -72,7 +84,7 @@ def run(args: argparse.Namespace) -> None:
         runs,
         data=args.data,
         source=args.source,
-        split=args.split,
+        split=split,
         views=args.tta,
         correction=args.correct,
         malignant=default_malignant if args.malignant is None else [m for m in args.malignant.split(",") if m],
@@ -82,20 +94,24 @@ def run(args: argparse.Namespace) -> None:
     write_report(evaluation, out)
     for warning in list_warnings(evaluation):
         _logger.warning(warning)
-    for name, (label, _) in OVERALL.items():
+    for name, (label, _) in list_overall(len(runs[0].class_names)).items():
         interval = "  [{:.4f}, {:.4f}]".format(*evaluation.intervals[name]) if evaluation.intervals else ""
         print(f"{label:<24}{evaluation.metrics[name]:.4f}{interval}")
     print(f"{out / 'report.html'}, {out / 'metrics.json'}, {out / 'predictions.csv'}")
 
 
-def _choose_folder(args: argparse.Namespace) -> Path:
+def _choose_folder(args: argparse.Namespace, split: str) -> Path:
     """Returns the default output folder, whose name contains every option that differs from its default."""
-    own = args.split in ("validation", "training")  # the same images wherever the data set is stored
+    from mobilenet_jax.weights.load import is_workdir
+
+    model = args.models[0]
+    parent = model / "evaluation" if is_workdir(model) else model.with_name(f"{model.stem}-evaluation")
+    own = split in ("validation", "training")  # the same images wherever the data set is stored
     names = (
-        args.split.replace(":", "-"),
+        split.replace(":", "-"),
         Path(args.data).name if args.data and not own else "",
         "latest" if args.checkpoint == "latest" else "",
         f"tta{args.tta}" if args.tta > 1 else "",
         args.correct,
     )
-    return args.workdirs[0] / "evaluation" / "-".join(filter(None, names))
+    return parent / "-".join(filter(None, names))

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from mobilenet_jax.inference.classifier import Classifier
+    from mobilenet_jax.inference.predict_files import Consumer
     from mobilenet_jax.weights.weights import Weights
 
 _TOP = 5  # classes that are printed per image
@@ -29,8 +30,12 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
     parser.add_argument("model", metavar="MODEL", type=Path, help="a workdir, or weights with a classifier")
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="files, folders or glob patterns")
     parser.add_argument("--out", type=Path, metavar="PREDS.csv", help="write a table instead of printing")
-    parser.add_argument("--format", choices=("csv", "jsonl"), default="csv", help="format of the table (default: csv)")
-    parser.add_argument("--explain", type=Path, metavar="DIR", help="write Grad-CAM pictures to DIR; requires --out")
+    parser.add_argument(
+        "--format", choices=("csv", "isic", "jsonl"), default="csv",
+        help="format of the table; isic: that of the ISIC challenge, without folders and predicted classes "
+        "(default: csv)",
+    )  # fmt: skip
+    parser.add_argument("--explain", type=Path, metavar="DIR", help="write Grad-CAM pictures to DIR")
     parser.add_argument("--explain-class", metavar="NAME", help="explain this class instead of the predicted one")
     add_inference_options(parser)
     return parser
@@ -40,28 +45,24 @@ def run(args: argparse.Namespace) -> None:
     """Classifies the images, and reports those that cannot be read."""
     from mobilenet_jax.errors import EvaluationError
     from mobilenet_jax.inference.classifier import Classifier
-    from mobilenet_jax.inference.predict_files import find_images, write_predictions
+    from mobilenet_jax.inference.predict_files import find_images, find_root, make_explainer, write_predictions
     from mobilenet_jax.weights.load import read_weights
 
-    if args.explain and not args.out:
-        raise EvaluationError("--explain requires --out")
-    paths = find_images(args.images)
+    paths, root = find_images(args.images), find_root(args.images)
     weights = read_weights(args.model, checkpoint=args.checkpoint)
     classifier = Classifier(weights, args.tta, _read_correction(args, weights))
+    explain = None
+    if args.explain:
+        explain = make_explainer(classifier, paths, args.explain, root=root, class_name=args.explain_class)
     if args.out:
         faults = write_predictions(
-            classifier,
-            paths,
-            args.out,
-            table_format=args.format,
-            batch_size=args.batch_size,
-            explain=args.explain,
-            explain_class=args.explain_class,
-        )
+            classifier, paths, args.out,
+            table_format=args.format, root=root, batch_size=args.batch_size, explain=explain,
+        )  # fmt: skip
         if len(faults) < len(paths):
             print(f"{args.out}: {len(paths) - len(faults)} images")
     else:
-        faults = _print_top_classes(classifier, paths)
+        faults = _print_top_classes(classifier, paths, explain)
     if faults:
         for fault in faults[:-1]:
             print(fault, file=sys.stderr)
@@ -78,8 +79,11 @@ def _read_correction(args: argparse.Namespace, weights: "Weights") -> "Callable[
     return functools.partial(calibration.correct, correction=args.correct)
 
 
-def _print_top_classes(classifier: "Classifier", paths: Sequence[str]) -> list[str]:
-    """Prints the most probable classes of each file as soon as it is classified, and returns the faults."""
+def _print_top_classes(classifier: "Classifier", paths: Sequence[str], explain: "Consumer | None") -> list[str]:
+    """Prints the most probable classes of each file as soon as it is classified, and returns the faults.
+
+    Draws each explanation as well, if there is a function that does.
+    """
     import numpy as np
 
     from mobilenet_jax.inference.predict_files import classify_files
@@ -87,6 +91,8 @@ def _print_top_classes(classifier: "Classifier", paths: Sequence[str]) -> list[s
     faults = []
     for batch in classify_files(classifier, paths, batch_size=1, progress=False):
         faults += batch.faults
+        if explain:
+            explain(batch)
         for path, probabilities in zip(batch.paths, batch.probabilities, strict=True):
             print(path)
             for c in np.argsort(-probabilities, kind="stable")[:_TOP]:

@@ -9,10 +9,10 @@ import numpy as np
 from input_pipeline.atomic_files import write_atomically
 from mobilenet_jax.errors import EvaluationError
 from mobilenet_jax.evaluation.bootstrap import Intervals, compute_intervals
-from mobilenet_jax.evaluation.metrics import OVERALL, Metrics, compute_metrics
+from mobilenet_jax.evaluation.metrics import Metrics, compute_metrics, list_overall
 from mobilenet_jax.evaluation.plots import draw_comparison, encode_png
 from mobilenet_jax.evaluation.predictions import Predictions, read_predictions
-from mobilenet_jax.evaluation.trained_run import read_records
+from mobilenet_jax.evaluation.trained_run import find_best_epoch, read_records
 
 
 @dataclass(frozen=True)
@@ -22,19 +22,21 @@ class Comparison:
     Attributes:
         names: the names of the runs.
         images: number of images in common.
+        num_classes: number of classes.
         metrics: the metrics of each run.
         differences: for each run but the first, the 95% intervals of its differences from the first, by metric.
     """
 
     names: list[str]
     images: int
+    num_classes: int
     metrics: list[Metrics]
     differences: list[Intervals]
 
     def format_table(self) -> str:
         """Formats a Markdown table. Significant differences, whose interval excludes 0, are marked with a star."""
         rows = [["", *self.names], ["---"] * (len(self.names) + 1)]
-        for metric, (label, _) in OVERALL.items():
+        for metric, (label, _) in list_overall(self.num_classes).items():
             baseline = self.metrics[0][metric]
             cells = [f"{baseline:.4f}"]
             for values, intervals in zip(self.metrics[1:], self.differences, strict=True):
@@ -61,17 +63,18 @@ def compare(workdirs: Sequence[Path], evaluation: str, resamples: int = 1000) ->
             differ.
     """
     tables = _read_common_images(workdirs, evaluation)
-    baseline = tables[0]
+    baseline, names = tables[0], list_overall(len(tables[0].class_names))
 
     def subtract_baseline(rows: np.ndarray, other: Predictions) -> Metrics:
         first, second = (compute_metrics(table.take(rows)) for table in (baseline, other))
-        return {name: second[name] - first[name] for name in OVERALL}
+        return {name: second[name] - first[name] for name in names}
 
     differences = [
         compute_intervals(baseline.lesions, lambda rows, other=other: subtract_baseline(rows, other), resamples)  # type: ignore[misc]
         for other in tables[1:]
     ]
-    return Comparison(_name_runs(workdirs), len(baseline), [compute_metrics(table) for table in tables], differences)
+    metrics = [compute_metrics(table) for table in tables]
+    return Comparison(_name_runs(workdirs), len(baseline), len(baseline.class_names), metrics, differences)
 
 
 def write_comparison(workdirs: Sequence[Path], out: Path) -> None:
@@ -82,7 +85,8 @@ def write_comparison(workdirs: Sequence[Path], out: Path) -> None:
         OSError: the file cannot be written.
     """
     records = {name: read_records(workdir) for name, workdir in zip(_name_runs(workdirs), workdirs, strict=True)}
-    write_atomically(out, encode_png(draw_comparison(records)))
+    best_epochs = [find_best_epoch(workdir, r) for workdir, r in zip(workdirs, records.values(), strict=True)]
+    write_atomically(out, encode_png(draw_comparison(records, best_epochs)))
 
 
 def _read_common_images(workdirs: Sequence[Path], evaluation: str) -> list[Predictions]:

@@ -1,4 +1,4 @@
-"""Evaluates the model of a run, or the models of a cross-validation, on labeled images.
+"""Evaluates a model, or the models of a cross-validation, on labeled images.
 
 In a cross-validation, each image of the validation split is classified by the model that was not trained on its lesion.
 Images of other splits are classified by all models, whose probabilities are averaged.
@@ -38,7 +38,7 @@ from mobilenet_jax.evaluation.calibration import (
 )
 from mobilenet_jax.evaluation.metrics import Metrics, compute_metrics
 from mobilenet_jax.evaluation.predictions import Predictions, concatenate_predictions
-from mobilenet_jax.evaluation.trained_run import TrainedRun
+from mobilenet_jax.evaluation.trained_run import EvaluatedModel
 from mobilenet_jax.inference.classifier import Classifier
 from mobilenet_jax.inference.predict_files import classify_files
 
@@ -54,10 +54,11 @@ class Evaluation:
         metrics: see `compute_metrics`.
         intervals: 95%, by the name of the metric; empty without bootstrap.
         facts: models, images, options and environment, as in `metrics.json`. `lesions` and `lesions_trained_on` are
-            None if the data do not specify which images show the same lesion.
+            None if the data do not specify which images show the same lesion; `lesions_trained_on` also if the training
+            images are not known.
     """
 
-    runs: Sequence[TrainedRun]
+    runs: Sequence[EvaluatedModel]
     predictions: Predictions
     paths: np.ndarray
     metrics: Metrics
@@ -66,11 +67,11 @@ class Evaluation:
 
 
 def evaluate(
-    runs: Sequence[TrainedRun],
+    runs: Sequence[EvaluatedModel],
     *,
     data: str | None = None,
     source: str | None = None,
-    split: str = "validation",
+    split: str | None = None,
     views: int = 1,
     correction: Correction | None = None,
     malignant: Sequence[str] = (),
@@ -80,10 +81,10 @@ def evaluate(
     """Predicts a split, and computes its metrics and their intervals.
 
     Args:
-        runs: the run, or the folds of a cross-validation.
-        data: see `TrainedRun.read_examples`.
-        source: see `TrainedRun.read_examples`.
-        split: see `TrainedRun.read_examples`.
+        runs: the run, the bare weights, or the folds of a cross-validation.
+        data: see `EvaluatedModel.read_examples`.
+        source: see `EvaluatedModel.read_examples`.
+        split: see `EvaluatedModel.read_examples`; None is `"validation"` for runs and `"all"` for bare weights.
         views: number of views per image, see `Classifier`.
         correction: the correction of the probabilities; None applies none.
         malignant: see `compute_metrics`.
@@ -93,8 +94,9 @@ def evaluate(
     Raises:
         EvaluationError, WeightsError, DataError: the arguments contradict each other, or a file cannot be read.
     """
-    start = time.perf_counter()
+    start, split = time.perf_counter(), split or runs[0].default_split
     _check_classes(runs, malignant)
+    folder, layout = runs[0].locate_images(data, source)
     stored = _read_stored_calibration(runs, split, views, correction)
     parts = [run.read_examples(data, source, split) for run in runs]
     examples = _concatenate_folds(runs, parts) if split == "validation" else parts[0]
@@ -110,10 +112,10 @@ def evaluate(
             predictions.lesions, lambda rows: compute_metrics(predictions.take(rows), malignant), resamples
         )
     facts = {
-        "workdirs": [str(run.workdir) for run in runs],
+        "workdirs": [str(run.path) for run in runs],
         "weights": [run.weights.identity for run in runs],
-        "source": source or runs[0].config["data"]["source"],
-        "data": Path(data or runs[0].config["data"]["dir"] or "").name or None,
+        "source": layout,
+        "data": Path(folder).name or None,
         "split": split,
         **_describe_images(runs, parts, examples, predictions),
         "views": views,
@@ -126,7 +128,7 @@ def evaluate(
     return Evaluation(runs, predictions, examples.paths, metrics, intervals, facts)
 
 
-def predict_examples(run: TrainedRun, examples: Examples, views: int = 1, batch_size: int = 64) -> Predictions:
+def predict_examples(run: EvaluatedModel, examples: Examples, views: int = 1, batch_size: int = 64) -> Predictions:
     """Classifies labeled images with the model of a run.
 
     Raises:
@@ -142,27 +144,32 @@ def predict_examples(run: TrainedRun, examples: Examples, views: int = 1, batch_
     )
 
 
-def _check_classes(runs: Sequence[TrainedRun], malignant: Sequence[str]) -> None:
+def _check_classes(runs: Sequence[EvaluatedModel], malignant: Sequence[str]) -> None:
     names = runs[0].class_names
     for run in runs:
         if run.class_names != names:
-            raise EvaluationError(f"{run.workdir} has the classes {run.class_names}, {runs[0].workdir} has {names}")
+            raise EvaluationError(f"{run.path} has the classes {run.class_names}, {runs[0].path} has {names}")
     if unknown := set(malignant) - set(names):
         raise EvaluationError(f"--malignant names {', '.join(unknown)}; the classes are {', '.join(names)}")
 
 
 def _read_stored_calibration(
-    runs: Sequence[TrainedRun], split: str, views: int, correction: Correction | None
+    runs: Sequence[EvaluatedModel], split: str, views: int, correction: Correction | None
 ) -> Calibration | None:
     """Reads the calibration that `correction` requires. Raises before any work is done if the split does not allow it.
 
     Returns None if nothing is to be corrected, or if the calibration is fitted to the split itself.
     """
-    workdir, is_single = runs[0].workdir, len(runs) == 1
+    workdir, is_single = runs[0].path, len(runs) == 1
+    if correction and any(run.prior is None for run in runs):
+        raise EvaluationError(
+            f"--correct requires the workdir of a run: {workdir} has no validation split that a correction could be "
+            "fitted to"
+        )
     if split == "training" and not is_single:
         raise EvaluationError("the folds of a cross-validation were trained on different images: evaluate one run")
     if split == "validation":
-        if is_single and not os.access(workdir, os.W_OK):
+        if is_single and runs[0].prior is not None and not os.access(workdir, os.W_OK):
             raise EvaluationError(f"cannot write the corrections that are fitted on validation to {workdir}")
         return None
     if not correction:
@@ -175,13 +182,13 @@ def _read_stored_calibration(
 
 
 def _calibrate(
-    runs: Sequence[TrainedRun], predictions: Predictions, views: int, correction: Correction | None
+    runs: Sequence[EvaluatedModel], predictions: Predictions, views: int, correction: Correction | None
 ) -> Predictions:
     """Fits both corrections to the validation split, stores those of a single run, and applies the requested one."""
-    prior = np.mean([run.prior for run in runs], axis=0)
+    prior = np.mean([run.prior for run in runs if run.prior is not None], axis=0)
     if len(runs) == 1:
         fitted_to = describe_probabilities(runs[0].weights, views)
-        fit_calibration(predictions, prior).write(runs[0].workdir / CALIBRATION_FILE, fitted_to)
+        fit_calibration(predictions, prior).write(runs[0].path / CALIBRATION_FILE, fitted_to)
     return cross_fit(predictions, prior, correction) if correction else predictions
 
 
@@ -190,29 +197,30 @@ def _average_predictions(outputs: Sequence[Predictions]) -> Predictions:
     return replace(outputs[0], probabilities=np.mean([output.probabilities for output in outputs], axis=0))
 
 
-def _concatenate_folds(runs: Sequence[TrainedRun], parts: Sequence[Examples]) -> Examples:
+def _concatenate_folds(runs: Sequence[EvaluatedModel], parts: Sequence[Examples]) -> Examples:
     """Concatenates the validation splits of the runs, which must not have images in common."""
     examples = parts[0]
     for run, part in zip(runs[1:], parts[1:], strict=True):
         if shared := set(examples.paths) & set(part.paths):
             raise EvaluationError(
-                f"{run.workdir} is not a separate fold: {min(shared)} is in the validation split of another run too"
+                f"{run.path} is not a separate fold: {min(shared)} is in the validation split of another run too"
             )
         examples = concatenate_examples(examples, part)
     return examples
 
 
 def _describe_images(
-    runs: Sequence[TrainedRun], parts: Sequence[Examples], examples: Examples, predictions: Predictions
+    runs: Sequence[EvaluatedModel], parts: Sequence[Examples], examples: Examples, predictions: Predictions
 ) -> dict[str, Any]:
     """Returns the facts about the images: all `examples`, and the `parts` that the models classified."""
-    trained_on = set().union(*(set(part.lesions) & run.lesions for run, part in zip(runs, parts, strict=True)))
+    pairs = zip(runs, parts, strict=True)
+    trained_on = set().union(*(set(part.lesions) & (run.lesions or set()) for run, part in pairs))
     known = predictions.lesions_known
     return {
         "split_hash": hash_split(format_split(examples.take(np.zeros(0, int)), examples)),
         "images": len(examples),
         "lesions": len(set(examples.lesions)) if known else None,
-        "lesions_trained_on": len(trained_on) if known else None,
+        "lesions_trained_on": len(trained_on) if known and all(run.lesions is not None for run in runs) else None,
     }
 
 

@@ -14,6 +14,7 @@ Metrics = dict[str, float]
 
 CALIBRATION_BINS = 15  # of equal width, as in Guo et al. (2017)
 _SENSITIVITIES = (0.90, 0.95)  # the specificity is computed at these
+_TOP_K = {"top_2_accuracy": 2, "top_3_accuracy": 3}  # each is 1 for every model with k classes or fewer
 
 
 class Description(NamedTuple):
@@ -23,7 +24,7 @@ class Description(NamedTuple):
     definition: str
 
 
-# The metrics over all classes, in the order in which reports list them.
+# The metrics over all classes, in the order in which reports list them; see `list_overall`.
 OVERALL = {
     "balanced_accuracy": Description("balanced accuracy", "mean recall over the classes"),
     "accuracy": Description("accuracy", "fraction of the images whose most probable class is the true class"),
@@ -48,6 +49,11 @@ OVERALL = {
 }
 
 
+def list_overall(num_classes: int) -> dict[str, Description]:
+    """Returns the metrics of `OVERALL` that depend on the model: no top-k accuracy for k classes or fewer."""
+    return {name: entry for name, entry in OVERALL.items() if _TOP_K.get(name, 0) < num_classes}
+
+
 def compute_metrics(predictions: Predictions, malignant: Sequence[str] = ()) -> Metrics:
     """Computes all metrics of a table of predictions.
 
@@ -60,10 +66,11 @@ def compute_metrics(predictions: Predictions, malignant: Sequence[str] = ()) -> 
             that task out.
 
     Returns:
-        Values by name: `accuracy`, `balanced_accuracy`, `top_2_accuracy`, `top_3_accuracy`, `macro_auc`,
-        `macro_average_precision`, `nll` (nats), `brier` (0 to 2, summed over the classes) and `ece`; and for each class
-        against the rest, and for `malignant`: `NAME.recall`, `.precision`, `.specificity`, `.auc`,
-        `.average_precision`, `.specificity_at_90`, `.specificity_at_95` (at that sensitivity in percent) and `.images`.
+        Values by name: `accuracy`, `balanced_accuracy`, `top_2_accuracy` and `top_3_accuracy` (if there are more
+        classes than that), `macro_auc`, `macro_average_precision`, `nll` (nats), `brier` (0 to 2, summed over the
+        classes) and `ece`; and for each class against the rest, and for `malignant`: `NAME.recall`, `.precision`,
+        `.specificity`, `.auc`, `.average_precision`, `.specificity_at_90`, `.specificity_at_95` (at that sensitivity in
+        percent) and `.images`.
     """
     y, p, names = predictions.labels, predictions.probabilities, predictions.class_names
     predicted = predictions.predicted
@@ -75,9 +82,9 @@ def compute_metrics(predictions: Predictions, malignant: Sequence[str] = ()) -> 
             "accuracy": sk.accuracy_score(y, predicted),
             "balanced_accuracy": sk.balanced_accuracy_score(y, predicted),
         }
-    for k in (2, 3):
-        includes_all = k >= len(names)
-        metrics[f"top_{k}_accuracy"] = 1.0 if includes_all else sk.top_k_accuracy_score(y, p, k=k, labels=classes)
+    for name, k in _TOP_K.items():
+        if k < len(names):
+            metrics[name] = sk.top_k_accuracy_score(y, p, k=k, labels=classes)
     binary = {name: _compute_binary_metrics(y == c, predicted == c, p[:, c]) for c, name in enumerate(names)}
     for metric in ("auc", "average_precision"):
         metrics[f"macro_{metric}"] = _average_defined([values[metric] for values in binary.values()])

@@ -1,5 +1,6 @@
 """Plots of metrics and learning curves, in a color cycle that color-blind readers can tell apart.
 
+A plot has no title: the report and the model card have it in the text around the plot.
 scikit-learn computes the confusion matrix and the ROC and precision-recall curves, matplotlib draws them.
 """
 
@@ -13,7 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from sklearn.metrics import ConfusionMatrixDisplay, PrecisionRecallDisplay, RocCurveDisplay
+from sklearn.metrics import ConfusionMatrixDisplay, PrecisionRecallDisplay, RocCurveDisplay, confusion_matrix
 
 from mobilenet_jax.evaluation.metrics import CALIBRATION_BINS, assign_bins
 from mobilenet_jax.evaluation.predictions import Predictions
@@ -39,11 +40,12 @@ def draw_figures(predictions: Predictions) -> dict[str, Figure]:
         return {name: draw(predictions) for name, draw in drawings.items()}
 
 
-def draw_curves(records: Sequence[Mapping[str, Any]]) -> Figure:
+def draw_curves(records: Sequence[Mapping[str, Any]], best_epoch: int | None) -> Figure:
     """Draws loss and accuracy of training and validation by epoch, as in the article, and balanced accuracy.
 
     Args:
         records: the records of the epochs, as in `metrics.jsonl`.
+        best_epoch: the epoch to mark; None marks none.
     """
     epochs = [r["epoch"] for r in records]
     figure = Figure(figsize=(12, 3.6))  # matplotlib's automatic layouts take three times as long, after every epoch
@@ -53,30 +55,35 @@ def draw_curves(records: Sequence[Mapping[str, Any]]) -> Figure:
     for axes, (metric, title) in zip(panels, _CURVES.items(), strict=True):
         for prefix, label, style in (("train", "training", "o-"), ("val", "validation", "s-")):
             axes.plot(epochs, [r[f"{prefix}_{metric}"] for r in records], style, markersize=3, label=label)
+        if best_epoch is not None:
+            axes.axvline(best_epoch, color="gray", linestyle="--", linewidth=1, label=f"best epoch, {best_epoch}")
         _label_epochs(axes, title)
         axes.set_ylim(*((0, None) if metric == "loss" else (0, 1)))
     panels[0].legend()
     return figure
 
 
-def draw_comparison(records: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+def draw_comparison(records: Mapping[str, Sequence[Mapping[str, Any]]], best_epochs: Sequence[int | None]) -> Figure:
     """Draws the learning curves of several runs on shared axes: validation as solid, training as dotted lines.
 
     Args:
         records: the records of the epochs, as in `metrics.jsonl`, by the name of the run.
+        best_epochs: the epoch to mark with a star for each run; None marks none.
     """
     with matplotlib.style.context(_STYLE):
         figure = Figure(figsize=(12, 3.6), layout="constrained")
         panels = figure.subplots(1, 3)
         for axes, (metric, title) in zip(panels, _CURVES.items(), strict=True):
-            for name, run in records.items():
+            for (name, run), best_epoch in zip(records.items(), best_epochs, strict=True):
                 epochs = [r["epoch"] for r in run]
                 [line] = axes.plot(epochs, [r[f"val_{metric}"] for r in run], "o-", markersize=3, label=name)
                 axes.plot(epochs, [r[f"train_{metric}"] for r in run], ":", color=line.get_color())
+                best = [r[f"val_{metric}"] for r in run if r["epoch"] == best_epoch]
+                axes.plot([best_epoch] * len(best), best, "*", markersize=12, color=line.get_color())
             _label_epochs(axes, title)
         figure.legend(
             *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(len(records), 4),
-            title="solid: validation, dotted: training",
+            title="solid: validation, dotted: training, star: best epoch",
         )  # fmt: skip
     return figure
 
@@ -94,16 +101,19 @@ def _label_epochs(axes: Axes, title: str) -> None:
 
 
 def _draw_confusion_matrix(predictions: Predictions) -> Figure:
-    figure = Figure(figsize=(6, 5.4), layout="constrained")
-    axes = figure.subplots()
     names = predictions.class_names
-    ConfusionMatrixDisplay.from_predictions(
-        predictions.labels, predictions.predicted, labels=range(len(names)), display_labels=names, normalize="true",
-        values_format=".2f", cmap="cividis", ax=axes, im_kw={"vmin": 0, "vmax": 1}, xticks_rotation=45,
-    )  # fmt: skip
-    counts = np.bincount(predictions.labels, minlength=len(names))
-    axes.set_yticklabels([f"{name}\n{n} images" for name, n in zip(names, counts, strict=True)])
-    axes.set(title="Confusion matrix (row-normalized)", xlabel="Predicted class", ylabel="True class")
+    side = max(5.4, 0.75 * len(names))  # inches; a cell holds two lines of text
+    figure = Figure(figsize=(1.1 * side, side), layout="constrained")
+    axes = figure.subplots()
+    counts = confusion_matrix(predictions.labels, predictions.predicted, labels=range(len(names)))
+    totals = counts.sum(1)
+    shares = counts / np.maximum(totals, 1)[:, None]
+    display = ConfusionMatrixDisplay(shares, display_labels=names)
+    display.plot(cmap="cividis", ax=axes, im_kw={"vmin": 0, "vmax": 1}, xticks_rotation=45)
+    for text, share, count in zip(display.text_.flat, shares.flat, counts.flat, strict=True):
+        text.set(text=f"{share:.2f}\n{count}", fontsize=9)
+    axes.set_yticklabels([f"{name}\n{n} images" for name, n in zip(names, totals, strict=True)])
+    axes.set(xlabel="Predicted class", ylabel="True class")
     return figure
 
 
@@ -111,17 +121,13 @@ def _draw_roc_curves(predictions: Predictions) -> Figure:
     figure, axes = _draw_one_vs_rest(predictions, RocCurveDisplay.from_predictions)
     axes.plot([0, 1], [0, 1], ":", color="gray", label="chance")
     axes.legend(loc="lower right")
-    axes.set(
-        title="One-vs-rest ROC curves",
-        xlabel="False positive rate (1 - specificity)",
-        ylabel="True positive rate (sensitivity, recall)",
-    )
+    axes.set(xlabel="False positive rate (1 - specificity)", ylabel="True positive rate (sensitivity, recall)")
     return figure
 
 
 def _draw_precision_recall_curves(predictions: Predictions) -> Figure:
     figure, axes = _draw_one_vs_rest(predictions, PrecisionRecallDisplay.from_predictions)
-    axes.set(title="One-vs-rest precision-recall curves", xlabel="Recall (sensitivity)", ylabel="Precision")
+    axes.set(xlabel="Recall (sensitivity)", ylabel="Precision")
     return figure
 
 
@@ -148,7 +154,7 @@ def _draw_reliability_diagram(predictions: Predictions) -> Figure:
     curve, histogram = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     curve.plot([0, 1], [0, 1], ":", color="gray", label="perfect calibration")
     curve.plot(mean_confidence, accuracy, "o-", label="model")
-    curve.set(title="Reliability diagram", ylabel="Accuracy", ylim=(0, 1))
+    curve.set(ylabel="Accuracy", ylim=(0, 1))
     curve.legend()
     histogram.bar((np.arange(CALIBRATION_BINS) + 0.5) / CALIBRATION_BINS, counts, 0.9 / CALIBRATION_BINS)
     histogram.set(xlabel="Confidence (probability of the predicted class)", ylabel="Images", xlim=(0, 1))

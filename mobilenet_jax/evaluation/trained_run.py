@@ -1,8 +1,9 @@
-"""A trained run, read from its workdir for evaluation."""
+"""A model to evaluate: a trained run, read from its workdir, or bare weights, read from a file."""
 
 import csv
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,62 +11,138 @@ import numpy as np
 
 from input_pipeline.errors import DataError
 from input_pipeline.examples import Examples
+from input_pipeline.sources.isic import CLASS_NAMES
 from input_pipeline.sources.registry import OFFICIAL_SPLITS, SOURCES, read_split, read_valid_examples
 from input_pipeline.splits import SUBSETS, format_split
-from mobilenet_jax.errors import EvaluationError
-from mobilenet_jax.weights.load import read_weights
-from mobilenet_jax.weights.orbax import CheckpointName
+from mobilenet_jax.errors import EvaluationError, WeightsError
+from mobilenet_jax.weights.load import is_workdir, read_weights
+from mobilenet_jax.weights.orbax import CheckpointName, find_checkpoint
 from mobilenet_jax.weights.weights import Weights
 
 
-@dataclass(frozen=True)
-class TrainedRun:
-    """A training run with the weights of one of its checkpoints.
+@dataclass(frozen=True, kw_only=True)
+class EvaluatedModel:
+    """Weights with the facts that an evaluation needs. Bare weights, without a workdir, have the first three only.
 
     Attributes:
-        workdir: its folder.
-        config: its configuration as nested dicts.
-        weights: the weights of the checkpoint.
-        class_names: the class names in the order of the labels.
-        prior: float `[classes]`, the class frequencies in training; a class without images counts as one image.
-        lesions: the lesions in its training set.
-        records: the metrics of its epochs, as in `metrics.jsonl`.
+        path: the workdir of a run, or the file or folder of the weights.
+        weights: with a classifier.
+        class_names: in the order of the labels.
+        prior: float `[classes]`, the class frequencies in training; None if unknown.
+        lesions: the lesions in the training set; None if unknown.
+        records: the metrics of the epochs, as in `metrics.jsonl`.
+        best_epoch: the epoch of the best checkpoint; None if unknown.
+        config: the training configuration as nested dicts; None if unknown.
     """
 
-    workdir: Path
-    config: dict[str, Any]
+    path: Path
     weights: Weights
     class_names: tuple[str, ...]
-    prior: np.ndarray
-    lesions: frozenset[str]
-    records: list[dict[str, Any]]
+    prior: np.ndarray | None = None
+    lesions: frozenset[str] | None = None
+    records: list[dict[str, Any]] = field(default_factory=list)
+    best_epoch: int | None = None
+    config: dict[str, Any] | None = None
 
     @property
     def is_isic(self) -> bool:
-        """True if the training images come from the ISIC archive."""
-        return SOURCES[self.config["data"]["source"]].is_isic
+        """True if the training images are known to come from the ISIC archive."""
+        return False
+
+    @property
+    def shows_lesions(self) -> bool:
+        """True if the images show skin lesions: all classes are those of the ISIC archive."""
+        return set(self.class_names) <= set(CLASS_NAMES)
+
+    @property
+    def default_split(self) -> str:
+        """The split that is evaluated unless another one is requested."""
+        return "all"
+
+    def locate_images(self, data: str | None, source: str | None) -> tuple[str, str]:
+        """Returns the folder of the images to evaluate and its layout, with defaults for None.
+
+        Raises:
+            EvaluationError: there is no default for the folder, or the sample, which has no folder, is given one.
+        """
+        if source == "sample" and data:
+            raise EvaluationError(f"the embedded sample has no folder: specify the layout of {data} with --source")
+        if not data and source != "sample":
+            raise EvaluationError(f"{self.path} does not record the folder of its images: specify it with --data=DIR")
+        return data or "", source or "folders"
 
     def read_examples(self, data: str | None, source: str | None, split: str) -> Examples:
         """Reads and validates the images of a split, with labels in the order of the model's classes.
 
         Args:
             data: folder of the images; None for that of the run.
-            source: layout of the folder, see `config.data.source`; None for that of the run.
+            source: layout of the folder, see `config.data.source`; None for that of the run, or for class folders.
             split: `"validation"` or `"training"` of the run's `splits.csv`; `"all"` images of the folder; or
                 `"official"` or `"official:test"`, the validation or test set of the ISIC archive.
 
         Raises:
             DataError: images or tables are damaged, or are not those of the split.
-            EvaluationError: the model lacks a class of the data, or a folder is given for the sample.
+            EvaluationError: the model lacks a class of the data, or there is no such folder or split.
         """
-        source = source or self.config["data"]["source"]
-        if source == "sample" and data:
-            raise EvaluationError(f"the sample has no folder: specify the layout of {data} with --source")
-        data = data or self.config["data"]["dir"]
+        data, source = self.locate_images(data, source)
         if split in SUBSETS:
             return self._relabel(self._read_subsets(source, data)[SUBSETS.index(split)])
         part = OFFICIAL_SPLITS.get(split, "Training")
         return self._relabel(read_valid_examples(source, data, part, skip_damaged=self._skips_damaged))
+
+    @property
+    def _skips_damaged(self) -> bool:
+        return False
+
+    def _read_subsets(self, source: str, data: str) -> tuple[Examples, Examples]:
+        """Reads the training and the validation examples."""
+        raise EvaluationError(
+            f"{self.path} is not the workdir of a run, so it has no training and validation split: use --split=all"
+        )
+
+    def _relabel(self, examples: Examples) -> Examples:
+        """Maps labels of the data to labels of the model. The data may lack some of its classes."""
+        if not set(examples.class_names) <= set(self.class_names):
+            raise EvaluationError(
+                f"{self.path} was trained on the {len(self.class_names)} classes {', '.join(self.class_names)}, but "
+                f"the data have {len(examples.class_names)}: {', '.join(examples.class_names)}"
+            )
+        label_of = np.array([self.class_names.index(name) for name in examples.class_names], np.int32)
+        return replace(examples, labels=label_of[examples.labels], class_names=self.class_names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedRun(EvaluatedModel):
+    """A training run with the weights of one of its checkpoints. In `prior`, a class without images counts as one."""
+
+    prior: np.ndarray
+    lesions: frozenset[str]
+    config: dict[str, Any]
+
+    @property
+    def workdir(self) -> Path:
+        """The folder of the run."""
+        return self.path
+
+    @property
+    def is_isic(self) -> bool:
+        """True if the training images come from the ISIC archive."""
+        return SOURCES[self.config["data"]["source"]].is_isic
+
+    @property
+    def default_split(self) -> str:
+        """The split that is evaluated unless another one is requested."""
+        return "validation"
+
+    def locate_images(self, data: str | None, source: str | None) -> tuple[str, str]:
+        """Returns the folder of the images to evaluate and its layout, by default those of the run.
+
+        Raises:
+            EvaluationError: the sample, which has no folder, is given one.
+        """
+        source = source or self.config["data"]["source"]
+        own_folder = "" if source == "sample" else self.config["data"]["dir"]
+        return super().locate_images(data or own_folder, source)
 
     @property
     def _skips_damaged(self) -> bool:
@@ -83,16 +160,6 @@ class TrainedRun:
             raise DataError(f"the images in {data} are not those of {table}")
         return subsets
 
-    def _relabel(self, examples: Examples) -> Examples:
-        """Maps labels of the data to labels of the model. The data may lack some of its classes."""
-        if not set(examples.class_names) <= set(self.class_names):
-            raise EvaluationError(
-                f"{self.workdir} was trained on the {len(self.class_names)} classes {', '.join(self.class_names)}, but "
-                f"the data have {len(examples.class_names)}: {', '.join(examples.class_names)}"
-            )
-        label_of = np.array([self.class_names.index(name) for name in examples.class_names], np.int32)
-        return replace(examples, labels=label_of[examples.labels], class_names=self.class_names)
-
 
 def read_records(workdir: Path) -> list[dict[str, Any]]:
     """Reads the metrics of the epochs from `metrics.jsonl`; empty if no epoch is finished.
@@ -105,6 +172,16 @@ def read_records(workdir: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     except ValueError as error:
         raise EvaluationError(f"cannot read {path} ({error})") from error
+
+
+def find_best_epoch(workdir: Path, records: Sequence[dict[str, Any]]) -> int | None:
+    """Returns the epoch that the best checkpoint of a run was saved after; None if there is no such checkpoint.
+
+    Training selects the best epoch. It is read from the checkpoint, so that the rule has one owner.
+    """
+    folder = workdir / "checkpoints"
+    checkpoint = find_checkpoint(folder, "best") if folder.is_dir() else None
+    return next((r["epoch"] for r in records if checkpoint and str(r["step"]) == checkpoint.name), None)
 
 
 def read_trained_run(workdir: Path, checkpoint: CheckpointName = "best") -> TrainedRun:
@@ -129,4 +206,49 @@ def read_trained_run(workdir: Path, checkpoint: CheckpointName = "best") -> Trai
         ) from error
     except (OSError, KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError, csv.Error) as error:
         raise EvaluationError(f"cannot read {workdir} ({error})") from error
-    return TrainedRun(workdir, config, weights, names, counts / counts.sum(), lesions, records)
+    return TrainedRun(
+        path=workdir,
+        weights=weights,
+        class_names=names,
+        prior=counts / counts.sum(),
+        lesions=lesions,
+        records=records,
+        best_epoch=find_best_epoch(workdir, records),
+        config=config,
+    )
+
+
+def read_evaluated_model(
+    path: Path, checkpoint: CheckpointName = "best", class_names: Sequence[str] | None = None
+) -> EvaluatedModel:
+    """Reads a run from its workdir, or bare weights in any format that `read_weights` reads.
+
+    Args:
+        path: the workdir, or the file or folder of the weights.
+        checkpoint: the checkpoint of a workdir.
+        class_names: the classes in the order of the logits, for weights that do not record them.
+
+    Raises:
+        EvaluationError: the class names are recorded and given too, are not recorded and not given, or do not fit the
+            classifier; or see `read_trained_run`.
+        WeightsError: the weights cannot be read, or have no classifier.
+    """
+    if is_workdir(path):
+        if class_names:
+            raise EvaluationError(f"{path} records its class names: leave out --classes")
+        return read_trained_run(path, checkpoint)
+    weights = read_weights(path)
+    if weights.architecture.head is None:
+        raise WeightsError(f"{path} holds no classifier, only features")
+    recorded, outputs = weights.metadata.classes, weights.architecture.num_classes
+    if recorded and class_names:
+        raise EvaluationError(f"{path} records its class names, {', '.join(recorded)}: leave out --classes")
+    names = tuple(recorded or class_names or ())
+    if not names:
+        raise EvaluationError(
+            f"{path} does not record the names of its {outputs} classes: specify them in the order of its outputs with "
+            "--classes=A,B,..."
+        )
+    if len(names) != outputs or len(set(names)) != outputs:
+        raise EvaluationError(f"--classes has {len(set(names))} different names, but {path} has {outputs} classes")
+    return EvaluatedModel(path=path, weights=weights, class_names=names)

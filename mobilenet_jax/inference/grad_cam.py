@@ -7,12 +7,15 @@ import jax
 import jax.numpy as jnp
 import matplotlib
 import numpy as np
-from PIL import Image
+from matplotlib import font_manager
+from PIL import Image, ImageDraw, ImageFont
 
 from mobilenet_jax.inference.classifier import Classifier
 
 _MIN_WIDTH = 448  # pixels; smaller images are enlarged by a whole number up to it
 _OPACITY = 0.6  # opacity of the colors where the map is highest
+_FONT_SIZE, _TITLE_HEIGHT, _SCALE_WIDTH, _BAR_WIDTH = 16, 32, 110, 18  # pixels
+_BAR_GRAY = 160  # the color scale is blended with this gray, as the map is with the image
 
 
 def make_grad_cam(classifier: Classifier) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
@@ -58,7 +61,42 @@ def draw_overlay(pixels: np.ndarray, cam: np.ndarray) -> Image.Image:
     pixels = cv2.resize(pixels, None, fx=times, fy=times, interpolation=cv2.INTER_LINEAR)
     height, width = pixels.shape[:2]
     heat = cv2.resize(cam / max(float(cam.max()), 1e-12), (width, height), interpolation=cv2.INTER_CUBIC).clip(0, 1)
+    return Image.fromarray(np.concatenate([pixels, _blend(pixels, heat)], axis=1))
+
+
+def draw_explanation(pixels: np.ndarray, cam: np.ndarray, title: str) -> Image.Image:
+    """Draws the overlay of `draw_overlay` below a title, and next to the scale of its colors.
+
+    Args:
+        pixels: uint8 `[height, width, 3]`.
+        cam: float `[rows, columns]`, see `draw_overlay`.
+        title: one line, such as `format_explanation` returns; cut off at the edge of the picture.
+    """
+    overlay = draw_overlay(pixels, cam)
+    picture = Image.new("RGB", (overlay.width + _SCALE_WIDTH, overlay.height + _TITLE_HEIGHT), "white")
+    picture.paste(overlay, (0, _TITLE_HEIGHT))
+    pen, font = ImageDraw.Draw(picture), ImageFont.truetype(font_manager.findfont("DejaVu Sans"), _FONT_SIZE)
+    pen.text((8, _TITLE_HEIGHT // 2), title, "black", font, anchor="lm")
+
+    left, top, bottom = overlay.width + 12, _TITLE_HEIGHT + 2 * _FONT_SIZE, picture.height - 2 * _FONT_SIZE
+    heat = np.tile(np.linspace(1, 0, bottom - top)[:, None], (1, _BAR_WIDTH))
+    bar = Image.fromarray(_blend(np.full((*heat.shape, 3), _BAR_GRAY, np.uint8), heat))
+    picture.paste(bar, (left, top))
+    ticks = {top: "highest", (top + bottom) // 2: "half", bottom: "none"} if cam.any() else {bottom: "none"}
+    for y, label in ticks.items():
+        pen.line([(left + _BAR_WIDTH, y), (left + _BAR_WIDTH + 5, y)], "black")
+        pen.text((left + _BAR_WIDTH + 9, y), label, "black", font, anchor="lm")
+    return picture
+
+
+def format_explanation(class_name: str, probability: float, predicted: str, predicted_probability: float) -> str:
+    """Returns the title of an explanation: the explained class, and the predicted one if it is another."""
+    title = f"Evidence for {class_name} (probability {probability:.3f})"
+    return title if class_name == predicted else f"{title}, predicted: {predicted} ({predicted_probability:.3f})"
+
+
+def _blend(pixels: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """Blends pixels `[height, width, 3]` with the colors of a map `[height, width]` from 0 to 1."""
     colors = matplotlib.colormaps["inferno"](heat)[..., :3] * 255
     opacity = _OPACITY * heat[..., None]
-    blended = (1 - opacity) * pixels + opacity * colors
-    return Image.fromarray(np.concatenate([pixels, blended.astype(np.uint8)], axis=1))
+    return ((1 - opacity) * pixels + opacity * colors).astype(np.uint8)

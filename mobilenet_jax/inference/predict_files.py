@@ -17,9 +17,10 @@ from input_pipeline.image_files import IMAGE_SUFFIXES
 from input_pipeline.image_reader import read_images
 from mobilenet_jax.errors import EvaluationError
 from mobilenet_jax.inference.classifier import Classifier
-from mobilenet_jax.inference.grad_cam import draw_overlay, make_grad_cam
+from mobilenet_jax.inference.grad_cam import draw_explanation, format_explanation, make_grad_cam
 
-TableFormat = Literal["csv", "jsonl"]
+TableFormat = Literal["csv", "isic", "jsonl"]
+Consumer = Callable[["ClassifiedBatch"], None]
 
 
 class ClassifiedBatch(NamedTuple):
@@ -62,6 +63,32 @@ def find_images(arguments: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(paths))
 
 
+def find_root(arguments: Sequence[str]) -> str:
+    """Returns the deepest folder that holds all arguments of `find_images`: the names of images are relative to it.
+
+    A folder holds itself. The root depends on the arguments only, not on the images in a folder.
+
+    Raises:
+        EvaluationError: there is no such folder, because the arguments are on different drives of Windows.
+    """
+    folders = []
+    for argument in arguments:
+        is_pattern = glob.has_magic(argument) and not os.path.exists(argument)
+        path = Path(os.path.abspath(argument))
+        while is_pattern and glob.has_magic(str(path)):
+            path = path.parent
+        folders.append(str(path if is_pattern or path.is_dir() else path.parent))
+    try:
+        return os.path.commonpath(folders)
+    except ValueError as error:
+        raise EvaluationError("the images are on different drives: predict those of each drive separately") from error
+
+
+def name_image(path: str, root: str) -> str:
+    """Returns the path of an image relative to a folder, with `/` on every system."""
+    return Path(os.path.relpath(path, root)).as_posix()
+
+
 def _list_images(folder: str) -> list[str]:
     """Lists the images in a folder and its subfolders, except hidden files such as `._NAME.jpg` of macOS."""
     files = (p for p in sorted(Path(folder).rglob("*")) if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
@@ -96,9 +123,9 @@ def write_predictions(
     out: Path,
     *,
     table_format: TableFormat = "csv",
+    root: str | None = None,
     batch_size: int = 64,
-    explain: Path | None = None,
-    explain_class: str | None = None,
+    explain: Consumer | None = None,
 ) -> list[str]:
     """Classifies files and writes a table of their probabilities.
 
@@ -106,33 +133,33 @@ def write_predictions(
         classifier: the model.
         paths: the files.
         out: the table. It is not written if no file can be read.
-        table_format: `"csv"`, the format of the ISIC challenge: `image`, the file name without its suffix, and one
-            column of probabilities per class; or `"jsonl"`, one JSON object per line.
+        table_format: `"csv"`: `image`, the path relative to `root`, `predicted`, and one column of probabilities per
+            class. `"isic"`, the format of the ISIC challenge: `image`, the file name without its suffix, and one column
+            of probabilities per class. `"jsonl"`: one JSON object per line.
+        root: the folder that images are named relative to; None for the deepest one that holds all files.
         batch_size: files per batch.
-        explain: folder for one Grad-CAM picture per image; None writes none.
-        explain_class: the class to explain; None explains the predicted one.
+        explain: see `make_explainer`; None draws no pictures.
 
     Returns:
         One line per file that could not be read.
 
     Raises:
-        EvaluationError: `out` cannot be a file, `explain_class` is not a class, or two files share a name that
-            identifies them in the table or among the pictures.
+        EvaluationError: `out` cannot be a file, or two files share the name that identifies them in an ISIC table.
         OSError: the table or a picture cannot be written.
     """
     _check_destination(out)
-    if table_format == "csv" or explain:
-        _check_unique_names(paths)
-    draw = _make_explainer(classifier, explain, explain_class) if explain else None
+    root = find_root(paths) if root is None else root
+    if table_format == "isic":
+        check_unique_names(paths, [Path(path).stem for path in paths])
     faults: list[str] = []
     with contextlib.suppress(_NoReadableFile), replace_atomically(out) as unfinished:
         with open(unfinished, "w", newline="", encoding="utf-8") as file:
-            write = _make_writer(file, table_format, classifier.class_names)
+            write = _make_writer(file, table_format, classifier.class_names, root)
             for batch in classify_files(classifier, paths, batch_size):
                 faults += batch.faults
                 write(batch)
-                if draw and batch.paths:
-                    draw(batch)
+                if explain:
+                    explain(batch)
         if len(faults) == len(paths):
             raise _NoReadableFile
     return faults
@@ -150,50 +177,84 @@ def _check_destination(out: Path) -> None:
         raise EvaluationError(f"cannot write {out}: it exists and is not a regular file")
 
 
-def _check_unique_names(paths: Sequence[str]) -> None:
+def check_unique_names(paths: Sequence[str], names: Sequence[str]) -> None:
+    """Checks that no two files have the same name.
+
+    Raises:
+        EvaluationError: two files do.
+    """
     path_of: dict[str, str] = {}
-    for path in paths:
-        other = path_of.setdefault(Path(path).stem, path)
+    for path, name in zip(paths, names, strict=True):
+        other = path_of.setdefault(name, path)
         if other != path:
             raise EvaluationError(
                 f"{other} and {path} share a name, which identifies an image: rename one, or predict them separately"
             )
 
 
-def _make_writer(
-    file: IO[str], table_format: TableFormat, class_names: Sequence[str]
-) -> Callable[[ClassifiedBatch], None]:
+def _make_writer(file: IO[str], table_format: TableFormat, class_names: Sequence[str], root: str) -> Consumer:
     """Writes the header of the table. Returns a function that appends the rows of a batch."""
     table = csv.writer(file, lineterminator="\n")
     if table_format == "csv":
+        table.writerow(["image", "predicted", *class_names])
+    elif table_format == "isic":
         table.writerow(["image", *class_names])
 
     def write(batch: ClassifiedBatch) -> None:
         for path, row in zip(batch.paths, batch.probabilities, strict=True):
+            predicted, probabilities = class_names[int(row.argmax())], [f"{p:.6g}" for p in row]
             if table_format == "csv":
-                table.writerow([Path(path).stem, *(f"{p:.6g}" for p in row)])
+                table.writerow([name_image(path, root), predicted, *probabilities])
+            elif table_format == "isic":
+                table.writerow([Path(path).stem, *probabilities])
             else:
-                probabilities = {name: float(f"{p:.6g}") for name, p in zip(class_names, row, strict=True)}
-                line = {"image": path, "predicted": class_names[int(row.argmax())], "probabilities": probabilities}
+                by_class = dict(zip(class_names, map(float, probabilities), strict=True))
+                line = {"image": path, "predicted": predicted, "probabilities": by_class}
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     return write
 
 
-def _make_explainer(classifier: Classifier, folder: Path, class_name: str | None) -> Callable[[ClassifiedBatch], None]:
-    """Creates the folder. Returns a function that writes one picture per image of a batch to it."""
+def make_explainer(
+    classifier: Classifier,
+    paths: Sequence[str],
+    folder: Path,
+    *,
+    root: str | None = None,
+    class_name: str | None = None,
+) -> Consumer:
+    """Returns a function that writes one Grad-CAM picture per image of a batch.
+
+    Args:
+        classifier: the model.
+        paths: all files that will be explained.
+        folder: the folder of the pictures, which have the same subfolders in it as the images have in `root`.
+        root: see `write_predictions`.
+        class_name: the class to explain; None explains the predicted one.
+
+    Raises:
+        EvaluationError: `class_name` is not a class, or two images in one folder differ only in their suffix.
+    """
     names = classifier.class_names
     if class_name is not None and class_name not in names:
         raise EvaluationError(f"--explain-class is {class_name}, which is not one of the classes {', '.join(names)}")
-    folder.mkdir(parents=True, exist_ok=True)
+    root = find_root(paths) if root is None else root
+    stem_of = {path: folder / Path(name_image(path, root)).with_suffix("") for path in paths}
+    check_unique_names(paths, list(map(str, stem_of.values())))
     compute_maps = make_grad_cam(classifier)
 
-    def draw(batch: ClassifiedBatch) -> None:
+    def explain(batch: ClassifiedBatch) -> None:
+        if not batch.paths:
+            return
         predicted = batch.probabilities.argmax(1)
         classes = predicted if class_name is None else np.full_like(predicted, names.index(class_name))
         maps = compute_maps(batch.pixels, classes)
-        for path, image, cam, label in zip(batch.paths, batch.pixels, maps, classes, strict=True):
-            with replace_atomically(folder / f"{Path(path).stem}_{names[label]}.png") as unfinished:
-                draw_overlay(image, cam).save(unfinished)
+        for i, path in enumerate(batch.paths):
+            row, label, best = batch.probabilities[i], classes[i], predicted[i]
+            title = format_explanation(names[label], row[label], names[best], row[best])
+            picture = stem_of[path].with_name(f"{stem_of[path].name}_{names[label]}.png")
+            picture.parent.mkdir(parents=True, exist_ok=True)
+            with replace_atomically(picture) as unfinished:
+                draw_explanation(batch.pixels[i], maps[i], title).save(unfinished)
 
-    return draw
+    return explain

@@ -14,8 +14,8 @@ from PIL import Image
 
 from input_pipeline.image_files import read_image_bytes
 from mobilenet_jax.evaluation.evaluate import Evaluation
-from mobilenet_jax.evaluation.metrics import OVERALL, Description
-from mobilenet_jax.reporting.limits import list_limits, list_warnings
+from mobilenet_jax.evaluation.metrics import OVERALL, Description, list_overall
+from mobilenet_jax.reporting.limits import list_limits, list_warnings, name_object
 
 _MAX_THUMBNAILS = 24  # per gallery
 _THUMBNAIL_WIDTH = 160  # pixels
@@ -32,9 +32,9 @@ _CLASS_METRICS = {
     "specificity_at_95": "spec. at 95% sens.",
 }
 _CAPTIONS = {  # captions and alternative texts of the plots
-    "curves": "Learning curves: loss, accuracy and balanced accuracy by epoch.",
-    "confusion": "Confusion matrix, row-normalized: the fraction of the images of each class (row) that is assigned to "
-    "each class (column).",
+    "curves": "Learning curves: loss, accuracy and balanced accuracy by epoch. Dashed line: the best epoch.",
+    "confusion": "Confusion matrix: the images of each class (row) that are assigned to each class (column), as a "
+    "fraction of the row and as a number.",
     "roc": "One-vs-rest ROC curves: sensitivity against 1 - specificity over all thresholds. Dotted: chance.",
     "precision_recall": "One-vs-rest precision-recall curves over all thresholds.",
     "reliability": "Reliability diagram: accuracy (top) and number of images (bottom) by confidence.",
@@ -52,17 +52,19 @@ def render_html(evaluation: Evaluation, plots: Mapping[str, bytes]) -> str:
         evaluation: the evaluation.
         plots: PNG files by name, in the order in which they are shown.
     """
-    facts, names = evaluation.facts, evaluation.predictions.class_names
+    facts, names, model = evaluation.facts, evaluation.predictions.class_names, evaluation.runs[0]
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     source = files(__package__) / "templates" / "report.html.j2"
     rows = [*names, *(["malignant"] if facts["malignant"] else [])]
     return environment.from_string(source.read_text(encoding="utf-8")).render(
-        title="Evaluation of a MobileNet on skin lesions" if "MEL" in names else "Evaluation of a MobileNet",
+        title="Evaluation of a MobileNet on skin lesions" if model.shows_lesions else "Evaluation of a MobileNet",
+        noun=name_object(model),
+        shows_lesions=model.shows_lesions,
         facts=facts,
         warnings=list_warnings(evaluation),
         headline=[_format_metric(evaluation, name) for name in _HEADLINE_METRICS if name in evaluation.metrics],
         chance=f"{1 / len(names):.2f}",
-        overall=[_format_metric(evaluation, name) for name in OVERALL],
+        overall=[_format_metric(evaluation, name) for name in list_overall(len(names))],
         columns=list(_CLASS_METRICS.values()),
         classes=[
             {"name": row, "cells": [_format_metric(evaluation, f"{row}.{c}") for c in _CLASS_METRICS]} for row in rows
@@ -73,9 +75,9 @@ def render_html(evaluation: Evaluation, plots: Mapping[str, bytes]) -> str:
         ],
         galleries=_build_galleries(evaluation),
         data=_count_classes(evaluation),
-        limits=list_limits(evaluation.runs[0]),
+        limits=list_limits(model),
         reproducibility=[(name, _format_fact(facts[name])) for name in _REPRODUCIBILITY_FACTS],
-        config=json.dumps(evaluation.runs[0].config, indent=2),
+        config=json.dumps(model.config, indent=2) if model.config else None,
     )
 
 
@@ -92,13 +94,14 @@ def _format_metric(evaluation: Evaluation, name: str) -> dict[str, str]:
 
 
 def _count_classes(evaluation: Evaluation) -> list[dict[str, Any]]:
-    """Returns the images, lesions and training frequency of each class."""
+    """Returns the images, lesions and training frequency of each class; the last one is None if it is not known."""
     predictions, prior = evaluation.predictions, evaluation.runs[0].prior
     rows = []
     for c, name in enumerate(predictions.class_names):
         members = predictions.labels == c
         lesions = len(set(predictions.lesions[members])) if predictions.lesions_known else _UNDEFINED
-        rows.append({"name": name, "images": int(members.sum()), "lesions": lesions, "frequency": f"{prior[c]:.1%}"})
+        frequency = None if prior is None else f"{prior[c]:.1%}"
+        rows.append({"name": name, "images": int(members.sum()), "lesions": lesions, "frequency": frequency})
     return rows
 
 

@@ -1,18 +1,22 @@
 """The limitations of a model, and warnings about an evaluation, as sentences for reports and model cards."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from mobilenet_jax.evaluation.evaluate import Evaluation
-from mobilenet_jax.evaluation.trained_run import TrainedRun
+from mobilenet_jax.evaluation.trained_run import EvaluatedModel
 
 _MIN_IMAGES = 10  # per class; metrics of classes with fewer are reported as unreliable
 
-_LIMITS = (
-    "The model knows only the classes above and assigns one of them to every image, including healthy skin or a "
-    "photograph of a hand.",
+_ANY_IMAGE = "The model knows only the classes above and assigns one of them to every image, "
+_LESIONS_ONLY = f"{_ANY_IMAGE}including healthy skin or a photograph of a hand."
+_CLASSES_ONLY = f"{_ANY_IMAGE}including images that show none of them."
+_SELECTION = (
     "The best checkpoint of a run is selected on its validation split, so metrics on that split are slightly "
-    "optimistic. Metrics on a test set are not.",
+    "optimistic. Metrics on a test set are not."
 )
+_UNKNOWN_TRAINING = "The images that these weights were trained on are not known."
 _ISIC_LIMITS = (
     "Trained and evaluated on images of one archive, from few clinics and mostly of light skin. Performance on other "
     "cameras, clinics or skin tones is likely to be lower, by an amount that has not been measured.",
@@ -21,32 +25,69 @@ _ISIC_LIMITS = (
 )
 
 
-def list_limits(run: TrainedRun) -> tuple[str, ...]:
+def name_object(model: EvaluatedModel) -> str:
+    """Returns the noun for the thing that several images can show: `lesion`, or `object` in other data."""
+    return "lesion" if model.shows_lesions else "object"
+
+
+def list_limits(model: EvaluatedModel) -> tuple[str, ...]:
     """Lists the limitations of a model."""
-    return (*_LIMITS, *_ISIC_LIMITS) if run.is_isic else _LIMITS
+    classes = _LESIONS_ONLY if model.shows_lesions else _CLASSES_ONLY
+    training = _UNKNOWN_TRAINING if model.lesions is None else _SELECTION
+    return (classes, training, *(_ISIC_LIMITS if model.is_isic else ()))
 
 
 def list_warnings(evaluation: Evaluation) -> list[str]:
-    """Lists the reasons why the metrics of an evaluation may be misleading."""
-    facts, predictions, warnings = evaluation.facts, evaluation.predictions, []
+    """Lists the reasons why a model or its metrics may be misleading, the most serious ones first."""
+    return [
+        *_list_missed_classes(evaluation),
+        *_list_data_warnings(evaluation),
+        *_list_rare_classes(evaluation),
+    ]
+
+
+def _list_missed_classes(evaluation: Evaluation) -> list[str]:
+    predictions = evaluation.predictions
+    recognized = set(predictions.labels[predictions.predicted == predictions.labels].tolist())
+    names, counts = _count_images(evaluation)
+    missed = [f"{names[c]} ({n} images)" for c, n in enumerate(counts) if n and c not in recognized]
+    return [f"The recall is 0 for {', '.join(missed)}: none of these images is recognized."] if missed else []
+
+
+def _list_data_warnings(evaluation: Evaluation) -> list[str]:
+    facts, model, warnings = evaluation.facts, evaluation.runs[0], []
+    noun = name_object(model)
     if facts["source"] == "sample":
         warnings.append("These images are synthetic. They are not medical data.")
-    if facts["split"] == "training":
+    if model.lesions is None:
+        warnings.append(
+            "The images that these weights were trained on are not known. If some of these images are among them, the "
+            "metrics are optimistic."
+        )
+    elif facts["split"] == "training":
         warnings.append("The model was trained on these images: the metrics measure memorization, not generalization.")
     elif facts["lesions_trained_on"]:
         warnings.append(
-            f"{facts['lesions_trained_on']} of the {facts['lesions']} lesions are in the training set, with these or "
+            f"{facts['lesions_trained_on']} of the {facts['lesions']} {noun}s are in the training set, with these or "
             "other images, so the metrics are optimistic."
         )
     if facts["lesions"] is None:
         warnings.append(
-            "It is not known which of these images show the same lesion: the bootstrap resamples images, so the "
-            "intervals may be too narrow, and whether these lesions are in the training set is not known either."
-        )
-    counts = np.bincount(predictions.labels, minlength=len(predictions.class_names))
-    rare = [f"{name} {n}" for name, n in zip(predictions.class_names, counts, strict=True) if n < _MIN_IMAGES]
-    if rare:
-        warnings.append(
-            f"Classes with fewer than {_MIN_IMAGES} images: {', '.join(rare)}. Their metrics are unreliable."
+            f"It is not known which of these images show the same {noun}: the bootstrap resamples images, so the "
+            f"intervals may be too narrow, and whether these {noun}s are in the training set is not known either."
         )
     return warnings
+
+
+def _list_rare_classes(evaluation: Evaluation) -> list[str]:
+    rare = [f"{name} {n}" for name, n in zip(*_count_images(evaluation), strict=True) if n < _MIN_IMAGES]
+    if not rare:
+        return []
+    return [f"Classes with fewer than {_MIN_IMAGES} images: {', '.join(rare)}. Their metrics are unreliable."]
+
+
+def _count_images(evaluation: Evaluation) -> tuple[Sequence[str], np.ndarray]:
+    """Returns the names of the classes and their numbers of images."""
+    predictions = evaluation.predictions
+    names = predictions.class_names
+    return names, np.bincount(predictions.labels, minlength=len(names))

@@ -11,9 +11,9 @@ import jinja2
 from input_pipeline.atomic_files import write_atomically
 from input_pipeline.sources.registry import SOURCES
 from mobilenet_jax.errors import EvaluationError
-from mobilenet_jax.evaluation.metrics import OVERALL
+from mobilenet_jax.evaluation.metrics import list_overall
 from mobilenet_jax.evaluation.trained_run import TrainedRun
-from mobilenet_jax.reporting.limits import list_limits
+from mobilenet_jax.reporting.limits import list_limits, name_object
 from mobilenet_jax.weights.save import write_weights
 
 _CLASS_METRICS = ("recall", "precision", "auc")
@@ -65,11 +65,17 @@ def _read_metrics_json(run: TrainedRun, folder: Path) -> dict[str, Any]:
 def _render_card(run: TrainedRun, results: dict[str, Any]) -> str:
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     source = files(__package__) / "templates" / "model_card.md.j2"
-    training_data, data_license = _describe_training_data(run)
+    (training_data, data_license), metadata = _describe_training_data(run), run.weights.metadata
     return environment.from_string(source.read_text(encoding="utf-8")).render(
         run=run,
+        image_size=metadata.image_size,
+        low=metadata.input_scaling[0],
+        high=metadata.input_scaling[1],
         results=results,
-        overall=[(label, _format_metric(results, name)) for name, (label, _) in OVERALL.items()],
+        noun=name_object(run),
+        overall=[
+            (label, _format_metric(results, name)) for name, (label, _) in list_overall(len(run.class_names)).items()
+        ],
         classes=[
             (name, *(_format_metric(results, f"{name}.{metric}") for metric in _CLASS_METRICS))
             for name in run.class_names

@@ -25,7 +25,7 @@ def write_report(evaluation: Evaluation, folder: Path) -> None:
     predictions, run = evaluation.predictions, evaluation.runs[0]
     figures = draw_figures(predictions)
     if run.records and len(evaluation.runs) == 1:
-        figures = {"curves": draw_curves(run.records), **figures}
+        figures = {"curves": draw_curves(run.records, run.best_epoch), **figures}
     plots = {name: encode_png(figure) for name, figure in figures.items()}
     for name, png in plots.items():
         write_atomically(folder / f"{name}.png", png)

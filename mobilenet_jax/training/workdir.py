@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any
 
 import filelock
+from ml_collections import ConfigDict
 from tensorboardX import SummaryWriter
 
 from input_pipeline.atomic_files import get_free_bytes, is_unfinished, write_atomically
@@ -16,7 +17,7 @@ from mobilenet_jax.errors import WorkdirError
 from mobilenet_jax.evaluation.plots import draw_curves, encode_png
 from mobilenet_jax.sharding import is_first_process, synchronize_processes
 from mobilenet_jax.training.config import find_differences
-from mobilenet_jax.training.history import Record
+from mobilenet_jax.training.history import Record, find_best
 
 _LOCK = ".lock"  # a file in the folder; it stays when the lock is released
 
@@ -98,7 +99,8 @@ class Workdir:
         """Writes `metrics.jsonl`, with one line per epoch, `curves.png`, and `tensorboard/`."""
         if self._writes:
             self._write("metrics.jsonl", "".join(json.dumps(record) + "\n" for record in records))
-            self._write("curves.png", encode_png(draw_curves(records), dpi=100))
+            best = find_best(records, ConfigDict(self._config["early_stopping"]))
+            self._write("curves.png", encode_png(draw_curves(records, best["epoch"]), dpi=100))
             with _report_errors(self._path / "tensorboard"):
                 self._write_events(records)
 

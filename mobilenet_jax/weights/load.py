@@ -174,9 +174,14 @@ def _open(path: Path, head: bool, checkpoint: CheckpointName) -> AbstractContext
             return orbax.open_folder(path)
 
 
+def is_workdir(path: Path) -> bool:
+    """Returns whether a path is the workdir of a training run."""
+    return (path / "config.json").is_file() and (path / "checkpoints").is_dir()
+
+
 def _detect_format(path: Path) -> _Format:
     if path.is_dir():
-        if (path / "config.json").is_file() and (path / "checkpoints").is_dir():
+        if is_workdir(path):
             return "workdir"
         if (path / "variables").is_dir() and (path / "metadata").is_dir():
             return "orbax"
