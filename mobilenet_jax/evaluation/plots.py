@@ -34,24 +34,26 @@ def draw_figures(predictions: Predictions) -> dict[str, Figure]:
         "roc": _draw_roc_curves,
         "precision_recall": _draw_precision_recall_curves,
         "reliability": _draw_reliability_diagram,
-        "scores": _draw_score_histograms,
+        "scores": draw_score_histograms,
     }
     with matplotlib.style.context(_STYLE):
         return {name: draw(predictions) for name, draw in drawings.items()}
 
 
-def draw_curves(records: Sequence[Mapping[str, Any]], best_epoch: int | None) -> Figure:
+def draw_curves(records: Sequence[Mapping[str, Any]], best_epoch: int | None, *, narrow: bool = False) -> Figure:
     """Draws loss and accuracy of training and validation by epoch, as in the article, and balanced accuracy.
 
     Args:
         records: the records of the epochs, as in `metrics.jsonl`.
         best_epoch: the epoch to mark; None marks none.
+        narrow: whether the three panels are below each other, for phones.
     """
     epochs = [r["epoch"] for r in records]
-    figure = Figure(figsize=(12, 3.6))  # matplotlib's automatic layouts take three times as long, after every epoch
-    panels = figure.subplots(
-        1, 3, gridspec_kw={"left": 0.04, "right": 0.99, "bottom": 0.14, "top": 0.9, "wspace": 0.13}
-    )
+    # matplotlib's automatic layouts take three times as long, after every epoch
+    margins = {"left": 0.04, "right": 0.99, "bottom": 0.14, "top": 0.9, "wspace": 0.13}
+    narrow_margins = {"left": 0.1, "right": 0.98, "bottom": 0.05, "top": 0.97, "hspace": 0.35}
+    figure = Figure(figsize=(5, 10) if narrow else (12, 3.6))
+    panels = figure.subplots(*((3, 1) if narrow else (1, 3)), gridspec_kw=narrow_margins if narrow else margins)
     for axes, (metric, title) in zip(panels, _CURVES.items(), strict=True):
         for prefix, label, style in (("train", "training", "o-"), ("val", "validation", "s-")):
             axes.plot(epochs, [r[f"{prefix}_{metric}"] for r in records], style, markersize=3, label=label)
@@ -109,9 +111,9 @@ def _draw_confusion_matrix(predictions: Predictions) -> Figure:
     totals = counts.sum(1)
     shares = counts / np.maximum(totals, 1)[:, None]
     display = ConfusionMatrixDisplay(shares, display_labels=names)
-    display.plot(cmap="cividis", ax=axes, im_kw={"vmin": 0, "vmax": 1}, xticks_rotation=45)
+    display.plot(cmap="cividis", ax=axes, im_kw={"vmin": 0, "vmax": 1}, xticks_rotation=45, colorbar=False)
     for text, share, count in zip(display.text_.flat, shares.flat, counts.flat, strict=True):
-        text.set(text=f"{share:.2f}\n{count}", fontsize=9)
+        text.set(text=f"{share:.2f}\n{count}", fontsize=10)
     axes.set_yticklabels([f"{name}\n{n} images" for name, n in zip(names, totals, strict=True)])
     axes.set(xlabel="Predicted class", ylabel="True class")
     return figure
@@ -163,9 +165,20 @@ def _draw_reliability_diagram(predictions: Predictions) -> Figure:
     return figure
 
 
-def _draw_score_histograms(predictions: Predictions) -> Figure:
+def draw_score_histograms(predictions: Predictions, *, narrow: bool = False) -> Figure:
+    """Draws the distribution of the predicted probability of each class, for images of the class and others.
+
+    Args:
+        predictions: the predictions.
+        narrow: whether at most two panels are beside each other, for phones, instead of four.
+    """
+    with matplotlib.style.context(_STYLE):
+        return _draw_score_panels(predictions, columns=2 if narrow else 4)
+
+
+def _draw_score_panels(predictions: Predictions, columns: int) -> Figure:
     names = predictions.class_names
-    columns = min(4, len(names))
+    columns = min(columns, len(names))
     rows = -(-len(names) // columns)
     figure = Figure(figsize=(2.6 * columns, 2.1 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, sharex=True, squeeze=False).flat
@@ -184,7 +197,7 @@ def _draw_score_histograms(predictions: Predictions) -> Figure:
         axes.set_ylim(0, 1)
         axes.grid(alpha=0.3)
     patches = [Patch(color=color, alpha=0.6, label=label) for label, color in groups]
-    figure.legend(handles=patches, loc="outside upper center", ncols=2)
+    figure.legend(handles=patches, loc="outside upper center", ncols=1 if columns < 3 else 2)
     figure.supxlabel("Predicted probability of the class")
     figure.supylabel("Fraction of images")
     return figure

@@ -40,17 +40,17 @@ _CAPTIONS = {  # captions and alternative texts of the plots
     "reliability": "Reliability diagram: accuracy (top) and number of images (bottom) by confidence.",
     "scores": "Distribution of the predicted probability of each class, for images of the class and others.",
 }
-_WIDE_PLOTS = ("curves", "scores")
 _REPRODUCIBILITY_FACTS = ("versions", "commit", "hardware", "seconds", "time")
 _UNDEFINED = "–"
 
 
-def render_html(evaluation: Evaluation, plots: Mapping[str, bytes]) -> str:
+def render_html(evaluation: Evaluation, plots: Mapping[str, bytes], narrow_plots: Mapping[str, bytes]) -> str:
     """Renders the report.
 
     Args:
         evaluation: the evaluation.
         plots: PNG files by name, in the order in which they are shown.
+        narrow_plots: PNG files that phones show instead of wide ones, by name.
     """
     facts, names, model = evaluation.facts, evaluation.predictions.class_names, evaluation.runs[0]
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
@@ -70,7 +70,11 @@ def render_html(evaluation: Evaluation, plots: Mapping[str, bytes]) -> str:
             {"name": row, "cells": [_format_metric(evaluation, f"{row}.{c}") for c in _CLASS_METRICS]} for row in rows
         ],
         plots=[
-            {"data": _encode_data_url("png", png), "caption": _CAPTIONS[name], "wide": name in _WIDE_PLOTS}
+            {
+                "data": _encode_data_url("png", png),
+                "caption": _CAPTIONS[name],
+                "narrow": _encode_data_url("png", narrow_plots[name]) if name in narrow_plots else None,
+            }
             for name, png in plots.items()
         ],
         galleries=_build_galleries(evaluation),

@@ -7,7 +7,7 @@ from typing import Any
 
 from input_pipeline.atomic_files import write_atomically
 from mobilenet_jax.evaluation.evaluate import Evaluation
-from mobilenet_jax.evaluation.plots import draw_curves, draw_figures, encode_png
+from mobilenet_jax.evaluation.plots import draw_curves, draw_figures, draw_score_histograms, encode_png
 from mobilenet_jax.reporting.html_report import render_html
 
 
@@ -23,15 +23,16 @@ def write_report(evaluation: Evaluation, folder: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     predictions, run = evaluation.predictions, evaluation.runs[0]
-    figures = draw_figures(predictions)
+    figures, narrow = draw_figures(predictions), {"scores": draw_score_histograms(predictions, narrow=True)}
     if run.records and len(evaluation.runs) == 1:
         figures = {"curves": draw_curves(run.records, run.best_epoch), **figures}
-    plots = {name: encode_png(figure) for name, figure in figures.items()}
+        narrow["curves"] = draw_curves(run.records, run.best_epoch, narrow=True)
+    plots, narrow_plots = ({name: encode_png(f) for name, f in group.items()} for group in (figures, narrow))
     for name, png in plots.items():
         write_atomically(folder / f"{name}.png", png)
     write_atomically(folder / "predictions.csv", predictions.to_csv())
     write_atomically(folder / "metrics.json", json.dumps(build_metrics_json(evaluation), indent=2) + "\n")
-    write_atomically(folder / "report.html", render_html(evaluation, plots))
+    write_atomically(folder / "report.html", render_html(evaluation, plots, narrow_plots))
 
 
 def build_metrics_json(evaluation: Evaluation) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import numpy as np
 
 from configs.mobilenet import get_config
 from mobilenet_jax.inference.classifier import Classifier
-from mobilenet_jax.inference.grad_cam import draw_overlay, make_grad_cam
+from mobilenet_jax.inference.grad_cam import draw_explanation, draw_overlay, format_explanation, make_grad_cam
 from mobilenet_jax.model.mobilenet import MobileNet
 from mobilenet_jax.training.optimizer import make_optimizer, make_schedule
 from mobilenet_jax.training.step import create_train_state, make_train_step
@@ -128,3 +128,24 @@ def test_an_overlay_changes_only_pixels_where_the_map_is_positive():
     red, green, blue = right[112, 336].astype(int) - 0.4 * pixels[112, 336]
     assert red > blue + 30, "yellow"
     assert green > blue + 30
+
+
+def test_an_explanation_has_a_title_and_a_scale_from_the_unchanged_color_to_the_highest():
+    pixels = np.full((448, 448, 3), 160, np.uint8)
+    cam = np.zeros((14, 14), np.float32)
+    cam[3, 10] = 7
+    picture = np.asarray(draw_explanation(pixels, cam, "Evidence for MEL (probability 0.812)"))
+    overlay = np.asarray(draw_overlay(pixels, cam))
+    title_height = picture.shape[0] - 448
+    np.testing.assert_array_equal(picture[title_height:, :896], overlay)
+    assert (picture[:title_height] < 100).any(), "the text of the title"
+    scale = picture[:, 896 + 12]
+    in_bar = np.flatnonzero((scale != 255).any(1))
+    colors = overlay[:, 448:].reshape(-1, 3)
+    np.testing.assert_allclose(scale[in_bar[0]].astype(int), colors[colors[:, 1].argmax()], atol=12)
+    np.testing.assert_array_equal(scale[in_bar[-1]], pixels[0, 0])
+
+
+def test_an_explanation_names_the_predicted_class_if_it_is_another():
+    assert format_explanation("MEL", 0.8124, "MEL", 0.8124) == "Evidence for MEL (probability 0.812)"
+    assert format_explanation("DF", 0.1, "NV", 0.9) == "Evidence for DF (probability 0.100), predicted: NV (0.900)"

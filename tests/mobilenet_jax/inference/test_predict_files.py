@@ -7,7 +7,14 @@ import pytest
 from input_pipeline.sources.isic import INPUT
 from mobilenet_jax.errors import EvaluationError
 from mobilenet_jax.inference.classifier import Classifier
-from mobilenet_jax.inference.predict_files import classify_files, find_images, write_predictions
+from mobilenet_jax.inference.predict_files import (
+    classify_files,
+    find_images,
+    find_root,
+    make_explainer,
+    name_image,
+    write_predictions,
+)
 from mobilenet_jax.weights.load import read_weights
 
 IMAGES = INPUT.format("Training")
@@ -57,10 +64,34 @@ def test_an_earlier_table_is_kept_if_no_file_can_be_read(trained, tmp_path):
     assert os.listdir(tmp_path) == ["p.csv"]
 
 
-def test_two_images_with_the_same_name_are_refused(trained, data, tmp_path):
+def test_two_images_with_the_same_name_are_refused_in_the_isic_format_only(trained, data, tmp_path):
     path = min((data / IMAGES).iterdir())
     twin = shutil.copy(path, tmp_path)
-    classifier = Classifier(read_weights(trained))
+    classifier, paths = Classifier(read_weights(trained)), [str(path), str(twin)]
     with pytest.raises(EvaluationError, match="share a name"):
-        write_predictions(classifier, [str(path), str(twin)], tmp_path / "p.csv")
-    assert not write_predictions(classifier, [str(path), str(twin)], tmp_path / "p.jsonl", table_format="jsonl")
+        write_predictions(classifier, paths, tmp_path / "p.csv", table_format="isic")
+    for table_format in ("csv", "jsonl"):
+        assert not write_predictions(classifier, paths, tmp_path / "p", table_format=table_format)
+
+
+def test_images_are_named_relative_to_the_folder_that_holds_the_arguments(tmp_path, monkeypatch):
+    for name in ("a/b/1.jpg", "a/c/1.jpg", "d/2.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+
+    def name_images(*arguments):
+        return [name_image(path, find_root(arguments)) for path in find_images(arguments)]
+
+    assert name_images("a") == name_images("a/*") == name_images("a/**/*.jpg") == ["b/1.jpg", "c/1.jpg"]
+    assert name_images(str(tmp_path / "a")) == ["b/1.jpg", "c/1.jpg"]
+    assert name_images("a/b") == name_images("a/b/1.jpg") == ["1.jpg"]
+    assert name_images("a/b/1.jpg", "d") == ["a/b/1.jpg", "d/2.jpg"]
+    assert name_images("d/2.jpg", "a/c/1.jpg") == ["d/2.jpg", "a/c/1.jpg"]
+
+
+def test_pictures_that_would_have_the_same_name_are_refused(trained, tmp_path):
+    paths = [str(tmp_path / name) for name in ("a/1.jpg", "a/1.png")]
+    with pytest.raises(EvaluationError, match="share a name"):
+        make_explainer(Classifier(read_weights(trained)), paths, tmp_path / "x")
+    assert not (tmp_path / "x").exists()

@@ -7,10 +7,17 @@ from input_pipeline.sources.isic import CLASS_NAMES as NAMES
 from mobilenet_jax.reporting.limits import list_limits, list_warnings
 
 
-def make_evaluation(images_per_class=10, **facts):
+def make_model(*, shows_lesions=True, is_isic=True, lesions=frozenset()):
+    return SimpleNamespace(shows_lesions=shows_lesions, is_isic=is_isic, lesions=lesions)
+
+
+def make_evaluation(images_per_class=10, *, predicted=None, trained_on=frozenset(), **facts):
     facts = {"source": "isic2018", "split": "all", "lesions": 70, "lesions_trained_on": 0} | facts
     labels = np.repeat(np.arange(7), images_per_class)
-    return SimpleNamespace(facts=facts, predictions=SimpleNamespace(labels=labels, class_names=NAMES))
+    predictions = SimpleNamespace(
+        labels=labels, predicted=labels if predicted is None else predicted, class_names=NAMES
+    )
+    return SimpleNamespace(facts=facts, predictions=predictions, runs=[make_model(lesions=trained_on)])
 
 
 def test_a_sound_evaluation_has_no_warnings():
@@ -28,6 +35,14 @@ def test_synthetic_images_are_the_only_warning_about_the_sample():
         ({"lesions_trained_on": 3}, "3 of the 70 lesions are in the training set"),
         ({"lesions": None, "lesions_trained_on": None}, "It is not known which of these images show the same lesion"),
         (
+            {"trained_on": None, "lesions_trained_on": None},
+            "The images that these weights were trained on are not known",
+        ),
+        (
+            {"predicted": np.repeat([0, 1, 2, 3, 4, 5, 0], 10)},
+            "The recall is 0 for VASC (10 images): none of these images is recognized.",
+        ),
+        (
             {"images_per_class": 9},
             "Classes with fewer than 10 images: MEL 9, NV 9, BCC 9, AKIEC 9, BKL 9, DF 9, VASC 9",
         ),
@@ -38,7 +53,20 @@ def test_misleading_metrics_have_exactly_one_warning(changes, message):
     assert warning.startswith(message)
 
 
+def test_a_recall_of_zero_is_the_first_warning():
+    warnings = list_warnings(make_evaluation(9, predicted=np.zeros(63, int), source="sample"))
+    assert len(warnings) == 3
+    assert warnings[0].startswith("The recall is 0 for NV (9 images), BCC (9 images), ")
+
+
 def test_limits_of_the_archive_apply_to_its_images_only():
-    own, isic = (list_limits(SimpleNamespace(is_isic=is_isic)) for is_isic in (False, True))
+    own, isic = (list_limits(make_model(is_isic=is_isic)) for is_isic in (False, True))
     assert set(own) < set(isic)
     assert any("skin tones" in limit for limit in set(isic) - set(own))
+
+
+def test_limits_mention_skin_and_checkpoints_only_where_there_are_any():
+    other = " ".join(list_limits(make_model(shows_lesions=False, is_isic=False)))
+    assert "skin" not in other
+    assert "best checkpoint" in other
+    assert "best checkpoint" not in " ".join(list_limits(make_model(lesions=None)))

@@ -7,6 +7,7 @@ import pytest
 
 from input_pipeline.errors import DataError
 from input_pipeline.sources.isic import INPUT
+from mobilenet_jax.errors import ConfigError
 from mobilenet_jax.training.config import parse_config
 from mobilenet_jax.training.loop import train_and_evaluate
 from mobilenet_jax.training.setup import has_initial_weights, init_model, load_examples
@@ -83,3 +84,8 @@ def test_the_input_scaling_follows_the_configuration(data, weights, name):
     config = make_config(data, init__weights=str(weights[0.25]), init__input_scaling=name)
     _, _, input_scaling = init_model(config, jax.random.key(0, impl="rbg"))
     assert input_scaling == {"weights": (-1, 1), "1/255": (0, 1)}[name]
+
+
+def test_another_number_of_classes_names_the_option(data):
+    with pytest.raises(ConfigError, match="the data have 7 classes: use --config.model.num_classes=7"):
+        _load(make_config(data, model__num_classes=3))
