@@ -1,12 +1,17 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
 import yaml
 
 from input_pipeline.sources.isic import CLASS_NAMES as NAMES
+from input_pipeline.sources.isic import INPUT
 from input_pipeline.sources.registry import SOURCES
+from mobilenet_jax.training.loop import train_and_evaluate
 from mobilenet_jax.weights.load import read_weights
+from tests.helpers.documents import run_python_blocks, write_photos
+from tests.helpers.runs import make_config
 
 
 def test_card_writes_the_files_of_a_hub_with_the_metrics_of_the_evaluation(run, workdir):
@@ -75,3 +80,47 @@ def test_evaluations_that_are_not_of_the_published_weights_are_refused(run, work
     run("evaluate", workdir, "--resamples=0", "--tta=2")
     assert "not part of the published weights" in run("card", workdir, "--evaluation=validation-tta2")[2]
     assert not (workdir / "card").exists()
+
+
+def test_the_python_of_a_card_runs_and_gives_the_probabilities_of_predict(run, workdir, data, monkeypatch):
+    run("evaluate", workdir, "--resamples=0")
+    run("card", workdir)
+    monkeypatch.chdir(workdir / "card")
+    shutil.copy(min((data / INPUT.format("Training")).iterdir()), "photo.jpg")
+    names = {}
+    assert run_python_blocks((workdir / "card" / "README.md").read_text(), names) == 3
+    assert names["images"].shape == (1, 32, 32, 3)
+    assert (names["low"], names["high"]) == (0, 1)
+    run("predict", workdir, "photo.jpg", "--out=p.jsonl", "--format=jsonl")
+    expected = json.loads((workdir / "card" / "p.jsonl").read_text())["probabilities"]
+    np.testing.assert_allclose(names["probabilities"][0], list(expected.values()), atol=2e-2)
+
+
+def test_a_card_speaks_of_lesions_only_for_lesions(run, workdir, tmp_path):
+    write_photos(tmp_path / "photos")
+    own = tmp_path / "own"
+    changes = {"data__source": "folders", "model__num_classes": 3, "train__batch_size": 4, "train__epochs": 1}
+    train_and_evaluate(make_config(tmp_path / "photos", **changes), own)
+    for path in (workdir, own):
+        run("evaluate", path, "--resamples=0")
+        assert run("card", path)[0] == 0
+    isic, photos = ((path / "card" / "README.md").read_text() for path in (workdir, own))
+    for word in ("lesion", "medical", "diagnosis", "skin"):
+        assert word in isic
+        assert word not in photos
+    assert "top-2 accuracy" in photos
+    assert "top-3 accuracy" not in photos
+    report = (own / "evaluation" / "validation" / "report.html").read_text().partition("<details>")[0]
+    for word in ("lesion", "medical", "top-3 accuracy", "ISIC"):
+        assert word not in report
+
+
+def test_evaluations_of_earlier_versions_become_cards(run, workdir):
+    """Their metrics may lack one that is listed now."""
+    run("evaluate", workdir, "--resamples=0")
+    path = workdir / "evaluation" / "validation" / "metrics.json"
+    results = json.loads(path.read_text())
+    del results["metrics"]["top_3_accuracy"]
+    path.write_text(json.dumps(results))
+    assert run("card", workdir)[0] == 0
+    assert "| top-3 accuracy | undefined |" in (workdir / "card" / "README.md").read_text()

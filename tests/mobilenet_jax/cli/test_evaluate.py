@@ -6,8 +6,11 @@ import pytest
 from PIL import Image
 
 from mobilenet_jax.training.loop import train_and_evaluate
+from mobilenet_jax.weights.layout import Architecture
 from tests.helpers.datasets import add_official_sets, write_photographs
+from tests.helpers.documents import PREPARATIONS, write_photos
 from tests.helpers.runs import make_config, read_records, read_table
+from tests.helpers.weights_files import write_keras_2
 
 
 def read_metrics(workdir, evaluation):
@@ -136,6 +139,75 @@ def test_runs_on_given_sides_with_repeated_names_are_evaluated(run, tmp_path):
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())["metrics"]
     assert metrics["dog.recall"] is None
     assert metrics["dog.images"] == 0
+
+
+def test_bare_weights_are_evaluated_on_a_folder_as_the_run_that_they_come_from(run, workdir, data, tmp_path):
+    """Their report knows neither the training images nor the configuration."""
+    photos = tmp_path / "photos"
+    assert run("prepare", data, photos, "--source=isic2018", "--to=folders")[0] == 0
+    weights = tmp_path / "mine.safetensors"
+    run("convert", workdir, weights)
+    status, _, err = run("evaluate", weights, f"--data={photos}", "--resamples=2")
+    assert status == 0
+    assert "The images that these weights were trained on are not known" in err
+    folder = tmp_path / "mine-evaluation" / "all-photos"
+    assert not (folder / "curves.png").exists()
+    report = (folder / "report.html").read_text()
+    assert "Training configuration" not in report
+    assert "frequency in training" not in report
+    assert "also in the training set: <b>not known" in report
+    results = json.loads((folder / "metrics.json").read_text())
+    assert (results["images"], results["lesions"], results["lesions_trained_on"]) == (42, 21, None)
+    assert (results["source"], results["data"], results["split"]) == ("folders", "photos", "all")
+    run("evaluate", workdir, "--split=all", "--resamples=0")
+    expected = read_metrics(workdir, "all")["metrics"]
+    for name in ("accuracy", "nll", "macro_auc"):
+        assert results["metrics"][name] == pytest.approx(expected[name], rel=1e-4)
+
+
+def test_class_names_are_given_for_weights_that_do_not_record_them(run, tmp_path):
+    write_photos(tmp_path / "photos")
+    weights = write_keras_2(tmp_path / "w.h5", Architecture(0.25, "small", 3, 1))
+    options = [f"--data={tmp_path / 'photos'}", "--resamples=0"]
+    assert "does not record the names of its 3 classes" in run("evaluate", weights, *options)[2]
+    assert "--classes has 2 different names" in run("evaluate", weights, *options, "--classes=cat,dog")[2]
+    assert run("evaluate", weights, *options, "--classes=horse,cat,dog")[0] == 0
+    [row, *_] = read_table(tmp_path / "w-evaluation" / "all-photos" / "predictions.csv")
+    assert list(row)[-3:] == ["horse", "cat", "dog"]
+    assert row["label"] == "cat"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "does not record the folder of its images: specify it with --data=DIR"),
+        (["--data={photos}", "--split=validation"], "has no training and validation split: use --split=all"),
+        (["--data={photos}", "--correct=prior"], "--correct requires the workdir of a run"),
+        (["--data={photos}", "--classes=A,B,C"], "records its class names, cat, dog, horse: leave out --classes"),
+    ],
+)
+def test_impossible_evaluations_of_bare_weights_are_refused_in_one_line(run, tmp_path, arguments, message):
+    PREPARATIONS["docs/python.md"](tmp_path)
+    places = {"photos": tmp_path / "photos"}
+    status, _, err = run("evaluate", tmp_path / "model.safetensors", *(a.format(**places) for a in arguments))
+    assert status == 1
+    assert err.count("\n") == 1
+    assert message in err
+    assert "only features" in run("evaluate", tmp_path / "backbone.safetensors", f"--data={tmp_path / 'photos'}")[2]
+
+
+def test_a_recall_of_zero_is_a_warning_at_the_top_of_the_report(run, workdir):
+    assert "warning: The recall is 0 for" in run("evaluate", workdir, "--resamples=0")[2]
+    report = (workdir / "evaluation" / "validation" / "report.html").read_text()
+    assert report.index("The recall is 0 for") < report.index("Not a medical device") < report.index("Summary")
+
+
+def test_each_cell_of_a_table_has_the_name_of_its_column_for_phones(run, workdir):
+    run("evaluate", workdir, "--resamples=0")
+    report = (workdir / "evaluation" / "validation" / "report.html").read_text()
+    for column in ("recall", "precision", "spec. at 95% sens.", "95% interval", "frequency in training"):
+        assert f'<td data-column="{column}">' in report
+    assert report.count("<source media=") == 2, "learning curves and scores"
 
 
 def remove_checkpoints(workdir, data):

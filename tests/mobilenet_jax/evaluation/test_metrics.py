@@ -9,7 +9,14 @@ from scipy.special import softmax
 from sklearn import metrics as sk
 from sklearn.calibration import calibration_curve
 
-from mobilenet_jax.evaluation.metrics import CALIBRATION_BINS, assign_bins, compute_calibration_error, compute_metrics
+from mobilenet_jax.evaluation.metrics import (
+    CALIBRATION_BINS,
+    assign_bins,
+    compute_calibration_error,
+    compute_metrics,
+    list_overall,
+)
+from mobilenet_jax.evaluation.predictions import Predictions
 from tests.helpers.predictions import NAMES, make_predictions, sample_outputs
 
 RNG = np.random.default_rng(1)
@@ -88,3 +95,13 @@ def test_metrics_do_not_depend_on_the_order_of_the_images():
     order = np.random.default_rng(0).permutation(len(y))
     metrics, expected = compute_metrics(make_predictions(y[order], p[order])), compute_metrics(make_predictions(y, p))
     assert metrics == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(("classes", "missing"), [(2, {2, 3}), (3, {3}), (4, set())])
+def test_top_k_accuracy_is_left_out_for_k_classes_or_fewer(classes, missing):
+    predictions = Predictions(
+        np.array(["a"]), np.array(["a"]), np.array([0]), np.full((1, classes), 1 / classes), NAMES[:classes]
+    )
+    expected = {f"top_{k}_accuracy" for k in {2, 3} - missing}
+    assert {name for name in compute_metrics(predictions) if name.startswith("top_")} == expected
+    assert {name for name in list_overall(classes) if name.startswith("top_")} == expected

@@ -1,0 +1,42 @@
+import numpy as np
+
+from mobilenet_jax.evaluation.plots import draw_comparison, draw_curves, draw_figures
+from tests.helpers.predictions import NAMES, make_predictions, sample_outputs
+
+
+def make_records(epochs):
+    metrics = ("loss", "accuracy", "balanced_accuracy")
+    values = {f"{side}_{name}": 0.5 for side in ("train", "val") for name in metrics}
+    return [{"epoch": epoch, **values} for epoch in range(1, epochs + 1)]
+
+
+def test_the_best_epoch_is_marked_in_every_panel():
+    for narrow in (False, True):
+        figure = draw_curves(make_records(5), 3, narrow=narrow)
+        for axes in figure.axes:
+            assert [list(line.get_xdata()) for line in axes.lines if line.get_linestyle() == "--"] == [[3, 3]]
+        assert "best epoch, 3" in [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert all(len(axes.lines) == 2 for axes in draw_curves(make_records(5), None).axes)
+
+
+def test_a_comparison_marks_the_best_epoch_of_each_run_that_has_one():
+    records = {"a": make_records(5), "b": make_records(4), "c": []}
+    for axes in draw_comparison(records, [3, None, None]).axes:
+        assert [list(line.get_xdata()) for line in axes.lines if line.get_marker() == "*"] == [[3], [], []]
+
+
+def test_the_confusion_matrix_shows_shares_and_numbers():
+    predictions = make_predictions([0, 0, 0, 1], np.eye(4)[[0, 0, 1, 1]])
+    [axes] = draw_figures(predictions)["confusion"].axes
+    cells = [text.get_text() for text in axes.texts]
+    assert cells[:4] == ["0.67\n2", "0.33\n1", "0.00\n0", "0.00\n0"]
+    assert cells[4:6] == ["0.00\n0", "1.00\n1"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        f"{name}\n{n} images" for name, n in zip(NAMES, (3, 1, 0, 0), strict=True)
+    ]
+
+
+def test_plots_do_not_repeat_the_titles_of_the_report():
+    figures = draw_figures(make_predictions(*sample_outputs()))
+    for name in ("confusion", "roc", "precision_recall", "reliability"):
+        assert {axes.get_title() for axes in figures[name].axes} == {""}, name
