@@ -96,7 +96,7 @@ def test_the_python_of_a_card_runs_and_gives_the_probabilities_of_predict(run, w
     np.testing.assert_allclose(names["probabilities"][0], list(expected.values()), atol=2e-2)
 
 
-def test_a_card_speaks_of_lesions_only_for_lesions(run, workdir, tmp_path):
+def test_cards_and_reports_of_other_images_do_not_mention_skin(run, workdir, tmp_path):
     write_photos(tmp_path / "photos")
     own = tmp_path / "own"
     changes = {"data__source": "folders", "model__num_classes": 3, "train__batch_size": 4, "train__epochs": 1}
@@ -111,7 +111,7 @@ def test_a_card_speaks_of_lesions_only_for_lesions(run, workdir, tmp_path):
     assert "top-2 accuracy" in photos
     assert "top-3 accuracy" not in photos
     report = (own / "evaluation" / "validation" / "report.html").read_text().partition("<details>")[0]
-    for word in ("lesion", "medical", "top-3 accuracy", "ISIC"):
+    for word in ("lesion", "medical", "top-3 accuracy", "the ISIC challenge"):
         assert word not in report
 
 

@@ -99,9 +99,9 @@ def test_metrics_do_not_depend_on_the_order_of_the_images():
 
 @pytest.mark.parametrize(("classes", "missing"), [(2, {2, 3}), (3, {3}), (4, set())])
 def test_top_k_accuracy_is_left_out_for_k_classes_or_fewer(classes, missing):
-    predictions = Predictions(
-        np.array(["a"]), np.array(["a"]), np.array([0]), np.full((1, classes), 1 / classes), NAMES[:classes]
-    )
+    images = np.array([f"I{i}" for i in range(2 * classes)])
+    labels, probabilities = np.arange(2 * classes) % classes, np.full((2 * classes, classes), 1 / classes)
+    predictions = Predictions(images, images, labels, probabilities, NAMES[:classes])
     expected = {f"top_{k}_accuracy" for k in {2, 3} - missing}
     assert {name for name in compute_metrics(predictions) if name.startswith("top_")} == expected
     assert {name for name in list_overall(classes) if name.startswith("top_")} == expected
