@@ -84,8 +84,9 @@ def write_comparison(workdirs: Sequence[Path], out: Path) -> None:
         EvaluationError: the metrics of a run's epochs are damaged.
         OSError: the file cannot be written.
     """
-    records = {name: read_records(workdir) for name, workdir in zip(_name_runs(workdirs), workdirs, strict=True)}
-    best_epochs = [find_best_epoch(workdir, r) for workdir, r in zip(workdirs, records.values(), strict=True)]
+    workdir_of = dict(zip(_name_runs(workdirs), workdirs, strict=True))
+    records = {name: read_records(workdir) for name, workdir in workdir_of.items()}
+    best_epochs = {name: find_best_epoch(workdir, records[name]) for name, workdir in workdir_of.items()}
     write_atomically(out, encode_png(draw_comparison(records, best_epochs)))
 
 

@@ -65,23 +65,31 @@ def draw_curves(records: Sequence[Mapping[str, Any]], best_epoch: int | None, *,
     return figure
 
 
-def draw_comparison(records: Mapping[str, Sequence[Mapping[str, Any]]], best_epochs: Sequence[int | None]) -> Figure:
+def draw_comparison(
+    records: Mapping[str, Sequence[Mapping[str, Any]]], best_epochs: Mapping[str, int | None]
+) -> Figure:
     """Draws the learning curves of several runs on shared axes: validation as solid, training as dotted lines.
 
     Args:
         records: the records of the epochs, as in `metrics.jsonl`, by the name of the run.
-        best_epochs: the epoch to mark with a star for each run; None marks none.
+        best_epochs: the epoch to mark with a star, by the name of the run; None marks none.
     """
     with matplotlib.style.context(_STYLE):
         figure = Figure(figsize=(12, 3.6), layout="constrained")
         panels = figure.subplots(1, 3)
         for axes, (metric, title) in zip(panels, _CURVES.items(), strict=True):
-            for (name, run), best_epoch in zip(records.items(), best_epochs, strict=True):
+            for name, run in records.items():
                 epochs = [r["epoch"] for r in run]
                 [line] = axes.plot(epochs, [r[f"val_{metric}"] for r in run], "o-", markersize=3, label=name)
                 axes.plot(epochs, [r[f"train_{metric}"] for r in run], ":", color=line.get_color())
-                best = [r[f"val_{metric}"] for r in run if r["epoch"] == best_epoch]
-                axes.plot([best_epoch] * len(best), best, "*", markersize=12, color=line.get_color())
+                best = [r for r in run if r["epoch"] == best_epochs[name]]
+                axes.plot(
+                    [r["epoch"] for r in best],
+                    [r[f"val_{metric}"] for r in best],
+                    "*",
+                    markersize=12,
+                    color=line.get_color(),
+                )
             _label_epochs(axes, title)
         figure.legend(
             *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(len(records), 4),

@@ -21,7 +21,7 @@ def test_the_best_epoch_is_marked_in_every_panel():
 
 def test_a_comparison_marks_the_best_epoch_of_each_run_that_has_one():
     records = {"a": make_records(5), "b": make_records(4), "c": []}
-    for axes in draw_comparison(records, [3, None, None]).axes:
+    for axes in draw_comparison(records, {"a": 3, "b": None, "c": None}).axes:
         assert [list(line.get_xdata()) for line in axes.lines if line.get_marker() == "*"] == [[3], [], []]
 
 
