@@ -72,9 +72,10 @@ def get_config(recipe: str = "sample") -> ConfigDict:
     # average pooling and one dense layer, for mobile devices.
     config.model.head = "article"
     config.model.dropout = 0.5  # dropout rate of the head
-    config.model.num_classes = 7  # number of classes of the data
+    config.model.num_classes = 7  # number of classes of the data; 0 takes it from the data
     config.model.frozen_blocks = 0  # freezes the stem and the first N of the 13 blocks; 13 trains only the head
-    config.model.batch_norm = "frozen"  # frozen blocks keep their running statistics; or 'train': they use the batch's
+    config.model.batch_norm = "frozen"  # frozen blocks keep their moving statistics; or 'train': they use the batch's
+    config.model.batch_norm_momentum = 0.99  # share of the moving statistics that a step keeps; 0.9 follows faster
 
     config.regularizer = ConfigDict()  # factors as in Keras's l1 and l2, applied to the head's dense layers of 1024
     config.regularizer.kernel_l1 = 0.0
@@ -94,7 +95,7 @@ def get_config(recipe: str = "sample") -> ConfigDict:
     config.init.input_scaling = "1/255"  # scales pixels to [0, 1], as the article did; 'weights': to the weights' range
 
     config.optimizer = ConfigDict()
-    config.optimizer.name = "sgd"  # or 'adadelta' (decay rate 0.95), which ignores the momentum
+    config.optimizer.name = "sgd"  # or 'adadelta' (decay rate 0.95), 'adam', 'adamw'
     config.optimizer.learning_rate = 0.001
     config.optimizer.momentum = 0.9  # applies to 'sgd' only
     config.optimizer.schedule = "constant"  # 'cosine': decays to 0; 'plateau': drops when val_loss stops falling
@@ -102,13 +103,20 @@ def get_config(recipe: str = "sample") -> ConfigDict:
     config.optimizer.plateau_factor = 0.1  # multiplies the learning rate at each plateau
     config.optimizer.plateau_patience = 10  # epochs without a lower val_loss that count as a plateau
     config.optimizer.clip_norm = 0.0  # upper bound of the global norm of the gradients; 0 disables clipping
-    config.optimizer.weight_decay = 0.0  # applied to kernels only
+    config.optimizer.weight_decay = 0.0  # applied to kernels only; decoupled from the gradients with 'adamw'
+    config.optimizer.backbone_rate_ratio = 1.0  # learning rate of the backbone divided by that of the head
 
     config.train = ConfigDict()
     config.train.batch_size = 32  # images per step over all devices together
     config.train.epochs = 100
     config.train.precision = "float32"  # or 'bfloat16' for the computation of the layers; parameters stay float32
-    config.train.ema_decay = 0.0  # such as 0.999: evaluates and saves a moving average of the parameters; 0 disables it
+    # Such as 0.999: evaluates and saves a moving average of the parameters; 0 disables it. The decay rises to this
+    # value as (1 + step) / (10 + step).
+    config.train.ema_decay = 0.0
+    # Number of training images, rounded down to whole batches, on which the statistics of batch normalization are
+    # re-estimated before each evaluation. 0 evaluates with the moving statistics, as Keras does. An epoch then costs
+    # that many forward passes more: a third of its training time if all images are used.
+    config.train.reestimate_batch_norm = 0
 
     # The settings of Keras's callback. If it is enabled, its monitor chooses the best checkpoint too.
     config.early_stopping = ConfigDict()

@@ -16,7 +16,7 @@ _glorot = nn.initializers.glorot_uniform()
 
 Conv = functools.partial(nn.Conv, kernel_init=_glorot)
 Dense = functools.partial(nn.Dense, kernel_init=_glorot)
-BatchNorm = functools.partial(nn.BatchNorm, momentum=0.99, epsilon=1e-3)
+BatchNorm = functools.partial(nn.BatchNorm, epsilon=1e-3)
 
 
 class ZeroPadding(nn.Module):

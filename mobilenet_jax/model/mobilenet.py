@@ -63,14 +63,14 @@ class DepthwiseSeparableBlock(nn.Module):
 class ArticleHead(nn.Module):
     """The head of the 2018 article: flatten, twice (dense 1024, ReLU, dropout), dense.
 
-    With `batch_norm`, batch normalization precedes each ReLU. The outputs of the dense 1024 layers, to which activity
+    With `norm`, batch normalization precedes each ReLU. The outputs of the dense 1024 layers, to which activity
     regularizers apply, are sown into the collection `activities` as `dense_1_output` and `dense_2_output`.
     """
 
     num_classes: int
     dropout: float
     dtype: DTypeLike
-    batch_norm: bool = False
+    norm: Callable[..., nn.BatchNorm] | None = None
 
     @nn.compact
     def __call__(self, features: jax.Array, *, train: bool) -> jax.Array:
@@ -78,9 +78,9 @@ class ArticleHead(nn.Module):
         x = features.reshape(features.shape[0], -1)
         for i in (1, 2):
             x = Dense(1024, dtype=self.dtype, name=f"dense_{i}")(x)
-            if self.batch_norm:
+            if self.norm:
                 self._sow_output(f"dense_{i}", x)
-                x = nn.relu(BatchNorm(not train, dtype=self.dtype, name=f"dense_{i}_bn")(x))
+                x = nn.relu(self.norm(name=f"dense_{i}_bn")(x))
             else:  # this ReLU is part of Keras's dense layer, so its output is the output of the layer
                 x = nn.relu(x)
                 self._sow_output(f"dense_{i}", x)
@@ -125,7 +125,7 @@ class ImageNetHead(nn.Module):
 
 _HEADS: dict[Head, Callable[..., nn.Module]] = {
     "article": ArticleHead,
-    "article_bn": functools.partial(ArticleHead, batch_norm=True),
+    "article_bn": ArticleHead,  # with batch normalization, which `MobileNet` passes to it
     "small": SmallHead,
     "imagenet": ImageNetHead,
 }
@@ -146,6 +146,8 @@ class MobileNet(nn.Module):
         batch_norm: the batch normalization of frozen blocks. `"frozen"` uses the running statistics and keeps them, as
             Keras does since TensorFlow 2; `"train"` normalizes by the batch and continues to update the statistics, as
             Keras did in 2018.
+        batch_norm_momentum: the share of the moving statistics that each training step keeps. Keras's 0.99 averages
+            over the last 100 steps or so.
         dtype: the type of the computation: float32; bfloat16, with parameters, statistics and logits still float32; or
             float64, to separate rounding from errors.
     """
@@ -157,15 +159,18 @@ class MobileNet(nn.Module):
     depthwise: Method = "auto"
     frozen_blocks: int = 0
     batch_norm: FrozenBatchNorm = "frozen"
+    batch_norm_momentum: float = 0.99
     dtype: DTypeLike = jnp.float32
 
     @property
     def frozen_layers(self) -> set[str]:
         """The names of the layers that have parameters and are not trained."""
-        if not self.frozen_blocks:
-            return set()
-        convs = {"conv1", *(f"conv_{conv}_{i + 1}" for i in range(self.frozen_blocks) for conv in ("dw", "pw"))}
-        return convs | {f"{conv}_bn" for conv in convs}
+        return _list_layers(self.frozen_blocks) if self.frozen_blocks else set()
+
+    @property
+    def backbone_layers(self) -> set[str]:
+        """The names of the layers that have parameters and do not belong to the head."""
+        return _list_layers(len(BLOCKS))
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
@@ -185,15 +190,18 @@ class MobileNet(nn.Module):
             ValueError: alpha, the head or the shape of the images is not one of those above.
         """
         self._validate(images)
-        x = self._extract_features(images.astype(self.dtype), train)
+        norm = functools.partial(
+            BatchNorm, use_running_average=not train, momentum=self.batch_norm_momentum, dtype=self.dtype
+        )
+        x = self._extract_features(images.astype(self.dtype), norm)
         if self.head is not None:
-            head = _HEADS[self.head](self.num_classes, self.dropout, self.dtype)
+            options = {"norm": norm} if self.head == "article_bn" else {}
+            head = _HEADS[self.head](self.num_classes, self.dropout, self.dtype, **options)
             nn.share_scope(self, head)
             x = head(x, train=train)
         return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
-    def _extract_features(self, x: jax.Array, train: bool) -> jax.Array:
-        norm = functools.partial(BatchNorm, use_running_average=not train, dtype=self.dtype)
+    def _extract_features(self, x: jax.Array, norm: Callable[..., nn.BatchNorm]) -> jax.Array:
         frozen_norm = functools.partial(norm, use_running_average=True) if self.batch_norm == "frozen" else norm
 
         x = ZeroPadding(_compute_same_padding(x.shape[1:3]), name="conv1_pad")(x)
@@ -218,6 +226,12 @@ class MobileNet(nn.Module):
             raise ValueError(f"head is {self.head!r}: expected None or one of {tuple(_HEADS)}")
         if images.ndim != 4 or images.shape[3] != 3 or min(images.shape[1:3]) < MIN_IMAGE_SIZE:
             raise ValueError(f"images are {images.shape}: expected (batch, height >= 32, width >= 32, 3)")
+
+
+def _list_layers(blocks: int) -> set[str]:
+    """Returns the names of the layers of the stem and of the first blocks that have parameters."""
+    convs = {"conv1", *(f"conv_{conv}_{i + 1}" for i in range(blocks) for conv in ("dw", "pw"))}
+    return convs | {f"{conv}_bn" for conv in convs}
 
 
 def _compute_same_padding(size: tuple[int, ...]) -> Padding:

@@ -17,7 +17,7 @@ from orbax.checkpoint import checkpoint_managers
 from input_pipeline.errors import get_first_line
 from mobilenet_jax.errors import WorkdirError
 from mobilenet_jax.training.step import TrainState
-from mobilenet_jax.weights.orbax import BEST_MODE, check_arrays, get_score
+from mobilenet_jax.weights.orbax import BEST_MODE, REESTIMATED, check_arrays, get_score
 
 MAX_CHECKPOINTS = 4  # the latest two, the best, and one that is being written
 _NO_SCORE = -1e30  # of a state within an epoch, which has not been evaluated
@@ -28,8 +28,10 @@ _logger = logging.getLogger(__name__)
 class Checkpoints:
     """The folder `checkpoints/` of a workdir, with one folder per kept step.
 
-    A checkpoint holds the state and the history of the run. It is saved in the background, and appears under its name
-    only when it is complete. Use as a context manager: leaving it waits for the last save.
+    A checkpoint holds the state and the history of the run. If the state was evaluated with re-estimated statistics of
+    batch normalization, it holds these too, for `weights.orbax`; a resumed run does not need them. A checkpoint is
+    saved in the background, and appears under its name only when it is complete. Use as a context manager: leaving it
+    waits for the last save.
     """
 
     def __init__(self, folder: Path):
@@ -58,18 +60,24 @@ class Checkpoints:
         """Returns whether there is no checkpoint."""
         return self._manager.latest_step() is None
 
-    def save(self, state: TrainState, history: dict[str, Any], score: float | None) -> None:
+    def save(
+        self, state: TrainState, history: dict[str, Any], score: float | None, statistics: Any | None = None
+    ) -> None:
         """Saves asynchronously.
 
         Args:
             state: the state of the run.
             history: the history as JSON values.
             score: the checkpoint with the highest one is kept as the best; None for a state within an epoch.
+            statistics: the re-estimated statistics of batch normalization; None without re-estimation.
 
         Raises:
             WorkdirError: the checkpoint, or the one before, cannot be written.
         """
-        args = ocp.args.Composite(state=ocp.args.StandardSave(state), history=ocp.args.JsonSave(history))
+        items: dict[str, Any] = {"state": ocp.args.StandardSave(state), "history": ocp.args.JsonSave(history)}
+        if statistics is not None:
+            items[REESTIMATED] = ocp.args.StandardSave({"batch_stats": statistics})
+        args = ocp.args.Composite(**items)
         with self._report_errors("write"):
             self._manager.save(int(state.step), args=args, metrics={"score": _NO_SCORE if score is None else score})
 

@@ -33,6 +33,15 @@ from mobilenet_jax.training.losses import ClassWeighting
 from mobilenet_jax.training.optimizer import OptimizerName, ScheduleName
 from mobilenet_jax.training.setup import InputScalingName, Precision, has_initial_weights
 
+# Keys that were added after the first version, with the values that reproduce the runs before. Every later key needs a
+# line here, so that these runs can be resumed.
+ADDED_KEYS: dict[str, Any] = {
+    "data.skip_damaged": False,
+    "model.batch_norm_momentum": 0.99,
+    "optimizer.backbone_rate_ratio": 1.0,
+    "train.reestimate_batch_norm": 0,
+}
+
 
 class _Rule(NamedTuple):
     """The values that a key accepts."""
@@ -71,6 +80,7 @@ _OPTIONAL_TEXT = _Rule((str, type(None)), lambda _: True, "a string or None")
 _OPTIONAL_NUMBER = _Rule((int, float, type(None)), lambda _: True, "a number or None")
 _SWITCH = _Rule((bool,), lambda _: True, "True or False")
 _FRACTION = _number(0, 1, exclude_high=True)  # [0, 1)
+_NUM_CLASSES = _Rule((int,), lambda x: x == 0 or x >= 2, "an integer of at least 2, or 0")
 
 _RULES: dict[str, _Rule] = {
     "seed": _integer(0, 2**32 - 1),
@@ -100,9 +110,10 @@ _RULES: dict[str, _Rule] = {
     "model.alpha": _one_of(*ALPHAS),
     "model.head": _one_of(*TRAINABLE_HEADS),
     "model.dropout": _FRACTION,
-    "model.num_classes": _integer(2),
+    "model.num_classes": _NUM_CLASSES,
     "model.frozen_blocks": _integer(0, len(BLOCKS)),
     "model.batch_norm": _one_of(*get_args(FrozenBatchNorm)),
+    "model.batch_norm_momentum": _FRACTION,
     "regularizer.kernel_l1": _number(0),
     "regularizer.kernel_l2": _number(0),
     "regularizer.activity_l1": _number(0),
@@ -120,10 +131,12 @@ _RULES: dict[str, _Rule] = {
     "optimizer.plateau_patience": _integer(1),
     "optimizer.clip_norm": _number(0),
     "optimizer.weight_decay": _number(0),
+    "optimizer.backbone_rate_ratio": _number(0, exclude_low=True),
     "train.batch_size": _integer(1),
     "train.epochs": _integer(1),
     "train.precision": _one_of(*get_args(Precision)),
     "train.ema_decay": _FRACTION,
+    "train.reestimate_batch_norm": _integer(0),
     "early_stopping.enabled": _SWITCH,
     "early_stopping.monitor": _one_of(*MONITORS),
     "early_stopping.mode": _one_of(*get_args(Mode)),
@@ -203,8 +216,11 @@ def check_keys(keys: Iterable[str]) -> None:
 
 
 def find_differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Returns the old and the new value of each key, such as `train.epochs`, whose values differ; None if missing."""
-    before, after = _flatten(old), _flatten(new)
+    """Returns the old and the new value of each key, such as `train.epochs`, whose values differ; None if missing.
+
+    `old` may be a configuration of an earlier version, without the keys in `ADDED_KEYS`.
+    """
+    before, after = ADDED_KEYS | _flatten(old), _flatten(new)
     keys = sorted(before.keys() | after.keys())
     return {key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)}
 

@@ -7,7 +7,7 @@ import jax
 from ml_collections import ConfigDict
 
 from input_pipeline.augment import Augmentation
-from input_pipeline.batches import BatchOptions, make_eval_batches, make_train_batches
+from input_pipeline.batches import BatchOptions, make_eval_batches, make_train_batches, sample_indices
 from input_pipeline.examples import Examples
 from mobilenet_jax.sharding import make_data_mesh, shard_batch
 from mobilenet_jax.training.device_augment import make_device_augment
@@ -68,6 +68,20 @@ class BatchFeed:
             batch = shard_batch(self._mesh, next(batches))
             self.seconds_waited += time.perf_counter() - start
             yield self._device_augment(batch) if self._device_augment else batch
+
+    def iterate_statistics(self, images: int) -> Iterator[DeviceBatch]:
+        """Yields whole batches of training images without augmentation, the same ones at every call.
+
+        They are the first images of a permutation keyed by the seed.
+
+        Args:
+            images: an upper bound of their number, but at least one batch is yielded.
+        """
+        size = self._options.batch_size
+        batches = max(1, min(images, len(self._training)) // size)
+        order = sample_indices(self._training.labels, self._options.seed, epoch=0)
+        for batch in make_eval_batches(self._training.take(order[: batches * size]), self._options):
+            yield shard_batch(self._mesh, batch)
 
     def iterate_validation(self, epoch: int) -> Iterator[DeviceBatch]:
         """Yields every validation example once; `epoch` selects the augmentation, if validation is augmented."""

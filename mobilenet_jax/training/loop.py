@@ -28,11 +28,13 @@ from mobilenet_jax.training.optimizer import compute_plateau_scale
 from mobilenet_jax.training.preemption import StopRequest
 from mobilenet_jax.training.profiling import Profiler, measure_memory, release_free_memory
 from mobilenet_jax.training.setup import (
+    Program,
     build_program,
     count_steps_per_epoch,
     format_parameters,
     load_examples,
     make_augmentation,
+    resolve_num_classes,
 )
 from mobilenet_jax.training.step import BatchResult, TrainState
 from mobilenet_jax.training.trainer import RunLength, Trainer
@@ -66,14 +68,16 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, profile: bool
     workdir, epochs = Path(workdir), config.train.epochs
 
     # Data, model and state of a new run.
+    given = config.to_dict()
     training, validation = load_examples(config.data, config.model.num_classes, config.seed)
+    config = resolve_num_classes(config, training)
     steps_per_epoch = count_steps_per_epoch(config.train.batch_size, len(training))
     program, state, input_scaling = build_program(config, training.labels, steps_per_epoch)
     history = History.create(training, validation, input_scaling)
 
     checkpoint_bytes = sum(x.nbytes for x in jax.tree.leaves(state))
     with (
-        Workdir(workdir, config.to_dict(), MAX_CHECKPOINTS * checkpoint_bytes) as files,
+        Workdir(workdir, given, MAX_CHECKPOINTS * checkpoint_bytes) as files,
         Checkpoints(workdir / "checkpoints") as checkpoints,
         StopRequest() as stop_request,
     ):
@@ -93,15 +97,18 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, profile: bool
             scale = compute_plateau_scale(config.optimizer, [record["val_loss"] for record in history.records])
             state, speed = trainer.train_epoch(state, history, scale)
             step = int(state.step)
+            statistics = reestimate_statistics(program, state, feed, config.train.reestimate_batch_norm)
             if history.steps_done < steps_per_epoch:
-                checkpoints.save(state, history.to_json(), score=None)
+                checkpoints.save(state, history.to_json(), score=None, statistics=statistics)
                 raise Interrupted(_INTERRUPTED.format(step))
-            val_metrics = evaluate(program.eval_step, state, feed.iterate_validation(history.epoch))
+            evaluated = state.replace(batch_stats=statistics) if statistics else state
+            val_metrics = evaluate(program.eval_step, evaluated, feed.iterate_validation(history.epoch))
             trainer.check_finite("validation loss", val_metrics["loss"], step, history, scale)
             learning_rate = float(program.schedule(step - 1)) * scale
             record = make_record(history, step, val_metrics, learning_rate, time.perf_counter() - start, speed)
             history.finish_epoch(record)
-            checkpoints.save(state, history.to_json(), compute_score(record, config.early_stopping))
+            score = compute_score(record, config.early_stopping)
+            checkpoints.save(state, history.to_json(), score, statistics)
             files.write_metrics(history.records)
             _logger.info(format_record(record, epochs))
             if stop_request.is_set(step) and not is_finished(history, config):
@@ -171,6 +178,21 @@ def is_finished(history: History, config: ConfigDict) -> bool:
     """Returns whether all epochs are done, or early stopping ends the run."""
     early_stop = find_early_stop(history.records, config.early_stopping)
     return history.epoch >= config.train.epochs or early_stop is not None
+
+
+def reestimate_statistics(program: Program, state: TrainState, feed: BatchFeed, images: int) -> Any | None:
+    """Returns the statistics of batch normalization that a state is evaluated and exported with.
+
+    Args:
+        program: holds the estimator.
+        state: the current state.
+        feed: delivers the training images.
+        images: `train.reestimate_batch_norm`.
+
+    Returns:
+        As in the collection `batch_stats`; None for the moving statistics of the state, if `images` is 0.
+    """
+    return program.estimate_statistics(state, feed.iterate_statistics(images)) if images else None
 
 
 def evaluate(

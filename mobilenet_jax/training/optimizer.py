@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +11,10 @@ from ml_collections import ConfigDict
 
 from mobilenet_jax.model.mobilenet import MobileNet
 
-OptimizerName = Literal["sgd", "adadelta"]
+OptimizerName = Literal["sgd", "adadelta", "adam", "adamw"]
 ScheduleName = Literal["constant", "cosine", "plateau"]
+
+_KERAS_EPSILON = 1e-7  # of Keras's Adadelta, Adam and AdamW
 
 
 def make_schedule(settings: ConfigDict, *, epochs: int, steps_per_epoch: int) -> optax.Schedule:
@@ -46,15 +48,19 @@ def make_schedule(settings: ConfigDict, *, epochs: int, steps_per_epoch: int) ->
 def make_optimizer(settings: ConfigDict, schedule: optax.Schedule, model: MobileNet) -> optax.GradientTransformation:
     """Builds the optimizer.
 
-    `"sgd"` with momentum matches Keras's, and so does `"adadelta"` with Keras's epsilon of 1e-7, as long as the
-    learning rate is constant. Gradients are first clipped by their global norm. Weight decay is then added to the
-    gradients of kernels only, not of biases or batch normalization. Frozen layers are not updated, and the optimizer
-    holds no state for them.
+    All optimizers have Keras's defaults. `"sgd"` with momentum and `"adadelta"` equal Keras's as long as the learning
+    rate is constant; `"adam"` and `"adamw"` (Loshchilov and Hutter 2019, arXiv:1711.05101) differ from Keras's only in
+    the place of the epsilon.
+
+    Gradients are first clipped by their global norm. Weight decay applies to kernels only, not to biases or batch
+    normalization: it is added to the gradients, but `"adamw"` subtracts it from the parameters, times the learning
+    rate. Finally, all updates of the backbone are multiplied by `backbone_rate_ratio`, which equals a learning rate of
+    that ratio. Frozen layers are not updated, and the optimizer holds no state for them.
 
     Args:
         settings: the section `config.optimizer`.
         schedule: the learning rate, see `make_schedule`.
-        model: its `frozen_layers` are excluded from training.
+        model: its `frozen_layers` are excluded from training, its `backbone_layers` have their own learning rate.
 
     Raises:
         ValueError: the optimizer is unknown.
@@ -62,14 +68,11 @@ def make_optimizer(settings: ConfigDict, schedule: optax.Schedule, model: Mobile
     transformations = []
     if settings.clip_norm:
         transformations.append(optax.clip_by_global_norm(settings.clip_norm))
-    if settings.weight_decay:
+    if settings.weight_decay and settings.name != "adamw":
         transformations.append(optax.add_decayed_weights(settings.weight_decay, mask=_mask_kernels))
-    if settings.name == "sgd":
-        transformations.append(optax.sgd(schedule, settings.momentum))
-    elif settings.name == "adadelta":
-        transformations.append(optax.adadelta(schedule, rho=0.95, eps=1e-7))
-    else:
-        raise ValueError(f"unknown optimizer {settings.name!r}")
+    transformations.append(_make_rule(settings, schedule))
+    if settings.backbone_rate_ratio != 1:
+        transformations.append(_scale_backbone(settings.backbone_rate_ratio, model))
     optimizer = optax.chain(*transformations)
     if not model.frozen_layers:
         return optimizer
@@ -78,6 +81,30 @@ def make_optimizer(settings: ConfigDict, schedule: optax.Schedule, model: Mobile
         return {layer: "frozen" if layer in model.frozen_layers else "trained" for layer in params}
 
     return optax.partition({"trained": optimizer, "frozen": optax.set_to_zero()}, label_layers)
+
+
+def _make_rule(settings: ConfigDict, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """Returns the update rule that `settings.name` specifies."""
+    match settings.name:
+        case "sgd":
+            return optax.sgd(schedule, settings.momentum)
+        case "adadelta":
+            return optax.adadelta(schedule, rho=0.95, eps=_KERAS_EPSILON)
+        case "adam":
+            return optax.adam(schedule, eps=_KERAS_EPSILON)
+        case "adamw":
+            return optax.adamw(schedule, eps=_KERAS_EPSILON, weight_decay=settings.weight_decay, mask=_mask_kernels)
+        case name:
+            raise ValueError(f"optimizer.name is {name!r}: expected one of {get_args(OptimizerName)}")
+
+
+def _scale_backbone(ratio: float, model: MobileNet) -> optax.GradientTransformation:
+    """Returns the multiplication of the updates of the backbone; those of the head are unchanged."""
+
+    def mask_backbone(params: Any) -> dict[str, bool]:
+        return {layer: layer in model.backbone_layers for layer in params}
+
+    return optax.masked(optax.scale(ratio), mask_backbone)
 
 
 def _mask_kernels(params: Any) -> Any:

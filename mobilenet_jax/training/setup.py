@@ -17,6 +17,7 @@ from input_pipeline.splits import count_crossing_lesions, format_split, hash_spl
 from mobilenet_jax.errors import ConfigError
 from mobilenet_jax.model.mobilenet import MobileNet
 from mobilenet_jax.sharding import make_data_mesh, replicate
+from mobilenet_jax.training.batch_statistics import StatisticsEstimator, make_statistics_estimator
 from mobilenet_jax.training.losses import Regularizer, compute_balanced_class_weights
 from mobilenet_jax.training.optimizer import make_optimizer, make_schedule
 from mobilenet_jax.training.step import (
@@ -42,7 +43,7 @@ def load_examples(data: ConfigDict, num_classes: int, seed: int) -> tuple[Exampl
 
     Args:
         data: the configuration section `data`.
-        num_classes: the number of classes of the model.
+        num_classes: the number of classes of the model; 0 for that of the data.
         seed: seed of the split.
 
     Returns:
@@ -60,10 +61,10 @@ def load_examples(data: ConfigDict, num_classes: int, seed: int) -> tuple[Exampl
         seed=seed,
         skip_damaged=data.skip_damaged,
     )
-    if len(training.class_names) != num_classes:
+    if num_classes not in (0, len(training.class_names)):
         raise ConfigError(
             f"config.model.num_classes is {num_classes}, but the data have {len(training.class_names)} classes: "
-            f"use --config.model.num_classes={len(training.class_names)}"
+            f"use --config.model.num_classes={len(training.class_names)}, or 0 for the number of classes of the data"
         )
     _log_numbers(training, validation, resolve_split(training, data.split))
     return training, validation
@@ -85,6 +86,16 @@ def _log_numbers(training: Examples, validation: Examples, split: str) -> None:
         _logger.warning(
             "%d lesions are in both subsets, so validation metrics are optimistic; use data.split=lesion", crossing
         )
+
+
+def resolve_num_classes(config: ConfigDict, examples: Examples) -> ConfigDict:
+    """Returns the configuration with the number of classes of the data in place of `model.num_classes=0`.
+
+    The given configuration is unchanged, and is the one that `config.json` records.
+    """
+    resolved = config.copy_and_resolve_references()
+    resolved.model.num_classes = config.model.num_classes or len(examples.class_names)
+    return resolved
 
 
 def count_steps_per_epoch(batch_size: int, training_images: int) -> int:
@@ -131,12 +142,14 @@ class Program(NamedTuple):
         schedule: the learning rate of each step.
         train_step: see `step.make_train_step`.
         eval_step: see `step.make_eval_step`.
+        estimate_statistics: see `batch_statistics.make_statistics_estimator`.
     """
 
     model: MobileNet
     schedule: optax.Schedule
     train_step: Any
     eval_step: Callable[[TrainState, Mapping[str, jax.Array]], BatchResult]
+    estimate_statistics: StatisticsEstimator
 
 
 def build_program(
@@ -163,7 +176,7 @@ def build_program(
     train_step = make_train_step(model, optimizer, dropout_key, make_objective(config, labels))
     state = create_train_state(variables["params"], variables["batch_stats"], optimizer, ema=config.train.ema_decay > 0)
     log_model_size(model, state.params)
-    program = Program(model, schedule, train_step, make_eval_step(model))
+    program = Program(model, schedule, train_step, make_eval_step(model), make_statistics_estimator(model))
     return program, replicate(make_data_mesh(), state), input_scaling
 
 
@@ -200,7 +213,7 @@ def log_model_size(model: MobileNet, params: dict[str, Any]) -> None:
     """Logs the number of parameters, in total and by part of the model."""
     sizes = {layer: sum(x.size for x in jax.tree.leaves(tensors)) for layer, tensors in params.items()}
     total, frozen = sum(sizes.values()), sum(sizes[layer] for layer in model.frozen_layers)
-    head = sum(n for layer, n in sizes.items() if layer.startswith(("dense_", "predictions", "conv_preds")))
+    head = sum(n for layer, n in sizes.items() if layer not in model.backbone_layers)
     _logger.info(
         "model: %s trainable parameters of %s (%s backbone, %s head), on %d %s device(s)",
         *(f"{n:,}" for n in (total - frozen, total, total - head, head)),

@@ -27,6 +27,7 @@ from mobilenet_jax.weights.weights_file import FileTensor, WeightsFile
 
 CheckpointName = Literal["best", "latest"]
 BEST_MODE = "max"  # the best checkpoint is the one with the highest score
+REESTIMATED = "reestimated"  # item of a checkpoint: the statistics that its state was evaluated with
 
 _MAX_FILES = 10_000  # in a folder; Orbax writes about twenty
 _MAX_JSON = 64 << 20  # bytes; the history of a run has 400 per epoch
@@ -96,7 +97,8 @@ def open_folder(path: Path) -> Iterator[WeightsFile]:
 def open_workdir(path: Path, name: CheckpointName) -> Iterator[WeightsFile]:
     """Opens a checkpoint of a training run: the variables that were evaluated, without those of the optimizer.
 
-    If the run kept a moving average of the parameters, the average is read instead of the parameters.
+    If the run kept a moving average of the parameters, the average is read instead of the parameters. If the run
+    re-estimated the statistics of batch normalization, these are read instead of the moving statistics.
 
     Args:
         path: the workdir.
@@ -111,9 +113,12 @@ def open_workdir(path: Path, name: CheckpointName) -> Iterator[WeightsFile]:
         if folder is None:
             raise WeightsError("no complete checkpoint yet")
         history = _read_json(folder / "history" / "metadata")
-        size = _read_json(path / "config.json")["data"]["image_size"]
+        config = _read_json(path / "config.json")
+        size = config["data"]["image_size"]
         metadata = Metadata((size, size), tuple(history["input_scaling"]), tuple(history["classes"]))
         tensors = _select_variables(_list_tensors(folder / "state"))
+        if config["train"].get("reestimate_batch_norm"):  # a key that runs of earlier versions do not have
+            tensors |= _list_tensors(folder / REESTIMATED)
     checkpoint = f"{name} checkpoint, step {folder.name}"
     yield WeightsFile(checkpoint, folder, tensors, keras_layout=False, metadata=metadata, checkpoint=checkpoint)
 

@@ -22,9 +22,9 @@ def test_the_recipes_are_valid_and_isic2018_requires_a_folder():
 def test_the_isic2018_recipe_is_that_of_the_article():
     config = get_config("isic2018").to_dict()
     model = {"alpha": 1.0, "head": "article", "dropout": 0.5, "num_classes": 7}
-    assert config["model"] == {**model, "frozen_blocks": 0, "batch_norm": "frozen"}
+    assert config["model"] == {**model, "frozen_blocks": 0, "batch_norm": "frozen", "batch_norm_momentum": 0.99}
     optimizer = {"name": "sgd", "learning_rate": 0.001, "momentum": 0.9, "schedule": "constant"}
-    added = {"plateau_factor": 0.1, "plateau_patience": 10}  # used by another schedule
+    added = {"plateau_factor": 0.1, "plateau_patience": 10, "backbone_rate_ratio": 1.0}  # used by other recipes
     assert {name: value for name, value in config["optimizer"].items() if value} == {**optimizer, **added}
     assert {name: value for name, value in config["train"].items() if value} == {
         "batch_size": 32,
@@ -63,7 +63,10 @@ def test_the_isic2018_recipe_is_that_of_the_article():
         ("optimizer.learning_rate", 0.0, "a number in (0, inf)"),
         ("optimizer.learning_rate", float("nan"), "config.optimizer.learning_rate is nan"),
         ("optimizer.learning_rate", float("inf"), "config.optimizer.learning_rate is inf"),
-        ("optimizer.name", "adam", "one of 'sgd', 'adadelta'"),
+        ("model.batch_norm_momentum", 1.0, "config.model.batch_norm_momentum is 1.0, but must be a number in [0, 1)"),
+        ("optimizer.name", "adagrad", "one of 'sgd', 'adadelta', 'adam', 'adamw'"),
+        ("optimizer.backbone_rate_ratio", 0.0, "a number in (0, inf)"),
+        ("train.reestimate_batch_norm", -1, "an integer of at least 0"),
         ("train.batch_size", 0, "an integer of at least 1"),
         ("train.epochs", True, "config.train.epochs is True"),
         ("augment.zoom", 1.0, "a number in [0, 1)"),
