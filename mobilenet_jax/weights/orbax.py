@@ -118,7 +118,10 @@ def open_workdir(path: Path, name: CheckpointName) -> Iterator[WeightsFile]:
         metadata = Metadata((size, size), tuple(history["input_scaling"]), tuple(history["classes"]))
         tensors = _select_variables(_list_tensors(folder / "state"))
         if config["train"].get("reestimate_batch_norm"):  # a key that runs of earlier versions do not have
-            tensors |= _list_tensors(folder / REESTIMATED)
+            statistics = _list_tensors(folder / REESTIMATED)
+            if not statistics:
+                raise WeightsError(f"damaged ({folder.name}/{REESTIMATED} holds no arrays)")
+            tensors |= statistics
     checkpoint = f"{name} checkpoint, step {folder.name}"
     yield WeightsFile(checkpoint, folder, tensors, keras_layout=False, metadata=metadata, checkpoint=checkpoint)
 

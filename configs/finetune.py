@@ -1,0 +1,50 @@
+"""Fine-tunes MobileNet v1 on your own images: the recipe to start from.
+
+    python train.py --config=configs/finetune.py --config.data.dir=DIR
+
+DIR holds one folder of images per class; `--config.data.source=SOURCE` reads another layout. The ImageNet weights are
+downloaded once. For a GPU or more accuracy: `--config.model.alpha=1.0 --config.data.image_size=224`. With some thousand
+images, 10 to 15 epochs suffice: `--config.train.epochs=15`.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.mobilenet import get_config as get_base
+
+
+def get_config() -> ConfigDict:
+    """Returns the configuration."""
+    config = get_base("isic2018").unlock()
+    config.data.source = "folders"
+    config.data.image_size = 128
+    config.data.cache = "memory"  # decoding images again in every epoch takes longer than training on them
+
+    config.model.num_classes = 0  # taken from the data
+    config.model.alpha = 0.25
+    # Global average pooling and one dense layer: with few images the article's head of millions overfits.
+    config.model.head = "small"
+    config.model.dropout = 0.2
+    config.init.input_scaling = "weights"  # features of pixels in another range than the pretrained one are worse
+
+    # AdamW needs no tuning of its rate to the size of the data. The warm-up keeps the first gradients of the random
+    # head from destroying the features, and the cosine ends with weights that no longer jump between epochs.
+    config.optimizer.name = "adamw"
+    config.optimizer.learning_rate = 0.001
+    config.optimizer.weight_decay = 0.01
+    config.optimizer.warmup_epochs = 2
+    config.optimizer.schedule = "cosine"
+    config.optimizer.clip_norm = 1.0
+
+    # A photograph from above has no up or down. Turns and small shifts and zooms keep the object in the image, and the
+    # shape of the object, which a zoom of each axis by 0.7 to 1.3 does not.
+    config.augment.rotation = 180.0
+    config.augment.vertical_flip = True
+    config.augment.width_shift = 0.1
+    config.augment.height_shift = 0.1
+    config.augment.zoom = 0.1
+    config.augment.fill_mode = "reflect"
+
+    config.train.epochs = 30
+    # The moving statistics lag behind the weights on small data. 1,000 images estimate them well enough for any size.
+    config.train.reestimate_batch_norm = 1000
+    return config.lock()
