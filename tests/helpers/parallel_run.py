@@ -46,7 +46,8 @@ def main(data: str, weights: str, epochs: str, out: str, coordinator: str | None
             state, speed = trainer.train_epoch(state, history, 1.0)
             metrics = evaluate(program.eval_step, state, feed.iterate_validation(history.epoch))
             history.finish_epoch(make_record(history, int(state.step), metrics, 0.0, 0.0, speed))
-    tensors = jax.tree.leaves((state.params, state.batch_stats))
+    statistics = program.estimate_statistics(state, feed.iterate_statistics(len(training)))
+    tensors = jax.tree.leaves((state.params, state.batch_stats, statistics))
     metrics = [[r[f"val_{name}"] for name in ("accuracy", "balanced_accuracy", "loss")] for r in history.records]
     if is_first_process():
         np.savez(out, *tensors, devices=jax.device_count(), step=state.step, metrics=metrics)

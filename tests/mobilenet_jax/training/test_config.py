@@ -1,5 +1,7 @@
 import importlib
+import json
 import re
+from pathlib import Path
 
 import pytest
 from ml_collections import ConfigDict
@@ -56,7 +58,7 @@ def test_the_isic2018_recipe_is_that_of_the_article():
         ("model.frozen_blocks", 14, "an integer from 0 to 13"),
         ("init.input_scaling", "[-1, 1]", "one of '1/255', 'weights'"),
         ("init.input_scaling", "weights", "but config.init.weights is not set"),
-        ("model.num_classes", 1, "an integer of at least 2"),
+        ("model.num_classes", 1, "an integer of at least 2, or 0"),
         ("data.image_size", 31, "config.data.image_size is 31, but must be an integer from 32 to 2048"),
         ("data.val_fraction", 0.0, "a number in (0, 1)"),
         ("data.source", "isic", "did you mean 'isic2018'?"),
@@ -91,6 +93,24 @@ def test_unknown_and_missing_keys_are_named():
     del config.model.alpha
     with pytest.raises(ConfigError, match=r"config\.model\.alpha is missing"):
         check_config(config)
+
+
+def test_keys_that_an_earlier_configuration_lacks_count_as_their_default():
+    """Compares the recipe with its `config.json` of the first version, whose keys no later version may remove."""
+    first = json.loads(Path(__file__).with_name("first_config.json").read_text())
+    assert list_differences(first, get_config("isic2018").to_dict()) == []
+    changed = get_config("isic2018").to_dict()
+    changed["train"]["reestimate_batch_norm"] = 100
+    assert list_differences(first, changed) == ["train.reestimate_batch_norm: 0 -> 100"]
+
+
+def test_the_recipe_for_your_own_images_is_valid():
+    config = importlib.import_module("configs.finetune").get_config()
+    with pytest.raises(ConfigError, match=r"--config\.data\.dir=DIR"):
+        check_config(config)
+    config.data.dir = "somewhere"
+    check_config(config)
+    assert config.model.num_classes == 0
 
 
 def test_differences_name_what_changed():

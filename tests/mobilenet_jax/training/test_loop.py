@@ -227,6 +227,13 @@ def test_invalid_inputs_are_reported_before_anything_is_written(data, tmp_path, 
     assert not (tmp_path / "run").exists()
 
 
+def test_the_number_of_classes_is_taken_from_the_data(data, finished, tmp_path):
+    train_and_evaluate(make_config(data, model__num_classes=0), tmp_path / "run")
+    assert read_records(tmp_path / "run") == read_records(finished)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["model"]["num_classes"] == 0
+    assert read_weights(tmp_path / "run").architecture.num_classes == 7
+
+
 def test_weights_of_another_alpha_are_refused(data, tmp_path, weights):
     with pytest.raises(WeightsError, match=r"alpha 0\.25.*alpha 0\.5"):
         train_and_evaluate(make_config(data, model__alpha=0.5, init__weights=str(weights[0.25])), tmp_path / "run")
