@@ -6,7 +6,7 @@ then be at chance level. The remedy is "PreciseBN" of Wu and Johnson 2021 (arXiv
 over training images with the weights fixed, whose statistics are averaged.
 
 The estimate is a function of the parameters and the images, and training continues with its own moving statistics. So
-there is no state to save, and training is the same with and without it.
+there is no state to save, and training does not depend on it.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -68,16 +68,14 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, profile: bool
     workdir, epochs = Path(workdir), config.train.epochs
 
     # Data, model and state of a new run.
-    given = config.to_dict()
     training, validation = load_examples(config.data, config.model.num_classes, config.seed)
-    config = resolve_num_classes(config, training)
     steps_per_epoch = count_steps_per_epoch(config.train.batch_size, len(training))
-    program, state, input_scaling = build_program(config, training.labels, steps_per_epoch)
-    history = History.create(training, validation, input_scaling)
+    program, state, scaling = build_program(resolve_num_classes(config, training), training.labels, steps_per_epoch)
+    history = History.create(training, validation, scaling)
 
     checkpoint_bytes = sum(x.nbytes for x in jax.tree.leaves(state))
     with (
-        Workdir(workdir, given, MAX_CHECKPOINTS * checkpoint_bytes) as files,
+        Workdir(workdir, config.to_dict(), MAX_CHECKPOINTS * checkpoint_bytes) as files,
         Checkpoints(workdir / "checkpoints") as checkpoints,
         StopRequest() as stop_request,
     ):
@@ -101,14 +99,13 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, profile: bool
             if history.steps_done < steps_per_epoch:
                 checkpoints.save(state, history.to_json(), score=None, statistics=statistics)
                 raise Interrupted(_INTERRUPTED.format(step))
-            evaluated = state.replace(batch_stats=statistics) if statistics else state
+            evaluated = state.replace(batch_stats=statistics or state.batch_stats)
             val_metrics = evaluate(program.eval_step, evaluated, feed.iterate_validation(history.epoch))
             trainer.check_finite("validation loss", val_metrics["loss"], step, history, scale)
             learning_rate = float(program.schedule(step - 1)) * scale
             record = make_record(history, step, val_metrics, learning_rate, time.perf_counter() - start, speed)
             history.finish_epoch(record)
-            score = compute_score(record, config.early_stopping)
-            checkpoints.save(state, history.to_json(), score, statistics)
+            checkpoints.save(state, history.to_json(), compute_score(record, config.early_stopping), statistics)
             files.write_metrics(history.records)
             _logger.info(format_record(record, epochs))
             if stop_request.is_set(step) and not is_finished(history, config):
