@@ -99,8 +99,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, profile: bool
             if history.steps_done < steps_per_epoch:
                 checkpoints.save(state, history.to_json(), score=None, statistics=statistics)
                 raise Interrupted(_INTERRUPTED.format(step))
-            evaluated = state.replace(batch_stats=statistics or state.batch_stats)
-            val_metrics = evaluate(program.eval_step, evaluated, feed.iterate_validation(history.epoch))
+            val_metrics = evaluate(program.eval_step, state, feed.iterate_validation(history.epoch), statistics)
             trainer.check_finite("validation loss", val_metrics["loss"], step, history, scale)
             learning_rate = float(program.schedule(step - 1)) * scale
             record = make_record(history, step, val_metrics, learning_rate, time.perf_counter() - start, speed)
@@ -193,9 +192,20 @@ def reestimate_statistics(program: Program, state: TrainState, feed: BatchFeed, 
 
 
 def evaluate(
-    eval_step: Callable[[TrainState, DeviceBatch], BatchResult], state: TrainState, batches: Iterable[DeviceBatch]
+    eval_step: Callable[[TrainState, DeviceBatch], BatchResult],
+    state: TrainState,
+    batches: Iterable[DeviceBatch],
+    statistics: Any | None = None,
 ) -> dict[str, float]:
-    """Returns the metrics of a state over all examples of `batches`."""
+    """Returns the metrics of a state over all examples of `batches`.
+
+    Args:
+        eval_step: see `step.make_eval_step`.
+        state: the state.
+        batches: the batches to evaluate on.
+        statistics: replace those of batch normalization in the state, if given.
+    """
+    state = state.replace(batch_stats=statistics or state.batch_stats)
     results: list[BatchResult] = []
     for batch in batches:
         results.append(eval_step(state, batch))

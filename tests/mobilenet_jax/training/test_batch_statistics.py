@@ -138,8 +138,7 @@ def test_weights_of_a_workdir_are_the_evaluated_ones(data, reestimated):
     feed = make_feed(config, *load_examples(config.data, 7, config.seed), scaling)
     statistics = program.estimate_statistics(state, feed.iterate_statistics(28))
     jax.tree.map(np.testing.assert_array_equal, weights.variables, {"params": state.params, "batch_stats": statistics})
-    evaluated = state.replace(batch_stats=jax.tree.map(jnp.asarray, weights.variables["batch_stats"]))
-    metrics = evaluate(program.eval_step, evaluated, feed.iterate_validation(2))
+    metrics = evaluate(program.eval_step, state, feed.iterate_validation(2), weights.variables["batch_stats"])
     assert metrics["loss"] == read_records(reestimated)[-1]["val_loss"]
 
 
