@@ -6,6 +6,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -205,7 +206,8 @@ def evaluate(
         batches: the batches to evaluate on.
         statistics: replace those of batch normalization in the state, if given.
     """
-    state = state.replace(batch_stats=statistics or state.batch_stats)
+    if statistics is not None:
+        state = replace(state, batch_stats=statistics)
     results: list[BatchResult] = []
     for batch in batches:
         results.append(eval_step(state, batch))

@@ -98,10 +98,10 @@ def test_unknown_and_missing_keys_are_named():
 def test_keys_that_an_earlier_configuration_lacks_count_as_their_default():
     """Compares the recipe with its `config.json` of the first version, whose keys no later version may remove."""
     first = json.loads(Path(__file__).with_name("first_config.json").read_text())
-    assert list_differences(first, get_config("isic2018").to_dict()) == []
+    assert find_differences(first, get_config("isic2018").to_dict()) == {}
     changed = get_config("isic2018").to_dict()
     changed["train"]["reestimate_batch_norm"] = 100
-    assert list_differences(first, changed) == ["train.reestimate_batch_norm: 0 -> 100"]
+    assert find_differences(first, changed) == {"train.reestimate_batch_norm": (0, 100)}
 
 
 def test_the_recipe_for_your_own_images_is_valid():
