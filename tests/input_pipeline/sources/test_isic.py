@@ -160,6 +160,6 @@ def test_without_groupings_lesions_are_unknown_and_a_warning_is_logged(tiny_isic
     [warning] = caplog.records
     assert warning.levelname == "WARNING"
     assert warning.message.startswith(
-        f"{tiny_isic / GROUPINGS} is missing, so lesions are unknown, and near copies of an image can be on both sides"
+        f"{tiny_isic / GROUPINGS} is missing, so lesions are unknown, and near-duplicates can be in both subsets of a split"
     )
     assert "\n" not in warning.message
