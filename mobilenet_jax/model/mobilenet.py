@@ -143,7 +143,7 @@ class MobileNet(nn.Module):
         depthwise: the implementation of the depthwise convolution, see `depthwise_conv`.
         frozen_blocks: the number of first blocks that are not trained, nor is `conv1` then: no gradient reaches them.
             0 trains all layers, 13 only the head.
-        batch_norm: the batch normalization of frozen blocks. `"frozen"` uses the running statistics and keeps them, as
+        batch_norm: the batch normalization of frozen blocks. `"frozen"` uses the moving statistics and keeps them, as
             Keras does since TensorFlow 2; `"train"` normalizes by the batch and continues to update the statistics, as
             Keras did in 2018.
         batch_norm_momentum: the share of the moving statistics that each training step keeps. Keras's 0.99 averages

@@ -21,7 +21,7 @@ class TrainState:
     Attributes:
         step: int32 scalar, the number of updates so far.
         params: the parameters.
-        batch_stats: the running means and variances of batch normalization.
+        batch_stats: the moving means and variances of batch normalization.
         opt_state: the state of the optimizer.
         ema: the exponential moving average of the parameters, which is evaluated and exported instead of them; None
             without averaging.
