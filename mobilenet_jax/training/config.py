@@ -218,9 +218,9 @@ def check_keys(keys: Iterable[str]) -> None:
 def find_differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Returns the old and the new value of each key, such as `train.epochs`, whose values differ; None if missing.
 
-    `old` may be a configuration of an earlier version, without the keys in `ADDED_KEYS`.
+    Both may be configurations of an earlier version, without the keys in `ADDED_KEYS`.
     """
-    before, after = ADDED_KEYS | _flatten(old), _flatten(new)
+    before, after = ADDED_KEYS | _flatten(old), ADDED_KEYS | _flatten(new)
     keys = sorted(before.keys() | after.keys())
     return {key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)}
 

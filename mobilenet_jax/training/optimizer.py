@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -95,7 +95,7 @@ def _make_rule(settings: ConfigDict, schedule: optax.Schedule) -> optax.Gradient
         case "adamw":
             return optax.adamw(schedule, eps=_KERAS_EPSILON, weight_decay=settings.weight_decay, mask=_mask_kernels)
         case name:
-            raise ValueError(f"optimizer.name is {name!r}: expected one of {get_args(OptimizerName)}")
+            raise ValueError(f"unknown optimizer {name!r}")
 
 
 def _scale_backbone(ratio: float, model: MobileNet) -> optax.GradientTransformation:

@@ -123,4 +123,4 @@ def test_evaluations_of_earlier_versions_become_cards(run, workdir):
     del results["metrics"]["top_3_accuracy"]
     path.write_text(json.dumps(results))
     assert run("card", workdir)[0] == 0
-    assert "| top-3 accuracy | undefined |" in (workdir / "card" / "README.md").read_text()
+    assert "| top-3 accuracy | not available |" in (workdir / "card" / "README.md").read_text()
