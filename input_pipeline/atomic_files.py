@@ -26,9 +26,11 @@ def replace_atomically(path: Path) -> Iterator[Path]:
         path: the destination; an existing file or folder is replaced. A symbolic link is followed.
 
     Raises:
-        OSError: the folder of `path` does not exist or cannot be written.
+        OSError: the folder of `path` does not exist or cannot be written, or `path` is a device or a pipe.
     """
     path = Path(os.path.realpath(path))
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OSError(errno.EINVAL, "it exists and is not a regular file", str(path))  # renaming would replace a device
     if not path.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path.parent))
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=_SUFFIX, dir=path.parent) as folder:

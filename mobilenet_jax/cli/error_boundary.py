@@ -51,7 +51,8 @@ def end_at_closed_pipe() -> Iterator[None]:
         try:
             yield
         finally:
-            sys.stdout.flush()
+            if sys.stdout is not None:  # it is closed, as in `mobilenet-jax ... >&-`
+                sys.stdout.flush()
     except BrokenPipeError:
         os._exit(_EXIT_CLOSED_PIPE)  # an orderly exit would flush stdout again, and fail again
 

@@ -32,7 +32,7 @@ def configure_logging(level: int) -> None:
     Orbax logs stack traces of errors that it also raises; they are hidden, since the error boundary reports the errors.
     """
     absl.logging.set_verbosity(absl.logging.FATAL)
-    stdout, stderr = _Handler(sys.stdout), _Handler(sys.stderr)
+    stdout, stderr = (_Handler(s) if s else logging.NullHandler() for s in (sys.stdout, sys.stderr))  # None if closed
     stdout.addFilter(lambda record: record.levelno < logging.WARNING)
     stderr.setLevel(logging.WARNING)
     for handler in (stdout, stderr):

@@ -21,7 +21,7 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add_config_option(parser)
-    parser.add_argument("--workdir", type=Path, help="output folder (default: runs/NAME-OF-CONFIG)")
+    parser.add_argument("--workdir", help="output folder (default: runs/NAME-OF-CONFIG)")
     parser.add_argument("--profile", action="store_true", help="write a trace of ten steps to WORKDIR/profile")
     cluster = parser.add_argument_group("clusters", "not needed where Slurm, Open MPI or a TPU pod provides them")
     cluster.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")

@@ -77,7 +77,10 @@ def load_config(specification: str) -> ConfigDict:
     """
     file, recipe = _find_config(specification)
     loader = importlib.machinery.SourceFileLoader("_loaded_config", str(file))
-    module = importlib.util.module_from_spec(importlib.machinery.ModuleSpec(loader.name, loader, origin=str(file)))
+    spec = importlib.util.spec_from_file_location(loader.name, file, loader=loader)
+    assert spec is not None, "there is a loader"
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look up the module that defines them
     try:
         with _extend_path():
             loader.exec_module(module)

@@ -15,7 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from input_pipeline.batches import BatchOptions, ShardOptions
-from input_pipeline.cache import open_cache
+from input_pipeline.cache import Cache, open_cache
 from input_pipeline.examples import Examples
 from input_pipeline.splits import format_split
 from mobilenet_jax.errors import Interrupted, WorkdirError
@@ -73,6 +73,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, profile: bool
     steps_per_epoch = count_steps_per_epoch(config.train.batch_size, len(training))
     program, state, scaling = build_program(resolve_num_classes(config, training), training.labels, steps_per_epoch)
     history = History.create(training, validation, scaling)
+    cache = open_cache(config.data.cache, np.concatenate([training.paths, validation.paths]), config.data.image_size)
 
     checkpoint_bytes = sum(x.nbytes for x in jax.tree.leaves(state))
     with (
@@ -84,7 +85,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, profile: bool
         if not checkpoints.is_empty():
             state, history = resume(checkpoints, state, history, workdir, epochs)
         files.write_inputs(format_split(training, validation), format_parameters(program.model, state.params))
-        feed = make_feed(config, training, validation, history.input_scaling)
+        feed = make_feed(config, training, validation, history.input_scaling, cache)
         profiler = Profiler(workdir / "profile" if profile else None)
         length = RunLength(epochs, steps_per_epoch, config.train.batch_size)
         trainer = Trainer(program.train_step, program.schedule, feed, length, stop_request, profiler)
@@ -153,16 +154,19 @@ def resume(
 
 
 def make_feed(
-    config: ConfigDict, training: Examples, validation: Examples, input_scaling: tuple[float, float]
+    config: ConfigDict,
+    training: Examples,
+    validation: Examples,
+    input_scaling: tuple[float, float],
+    cache: Cache | None = None,
 ) -> BatchFeed:
-    """Returns the feed of a run, with its cache opened."""
-    paths = np.concatenate([training.paths, validation.paths])
+    """Returns the feed of a run, which reads decoded images from `cache` if there is one."""
     options = BatchOptions(
         image_size=config.data.image_size,
         input_scaling=input_scaling,
         batch_size=config.train.batch_size,
         seed=config.seed,
-        cache=open_cache(config.data.cache, paths, config.data.image_size),
+        cache=cache,
         shard=ShardOptions(jax.process_index(), jax.process_count()),
     )
     release_free_memory()  # the initialization of the model was compiled before

@@ -34,6 +34,14 @@ def test_a_closed_pipe_ends_a_command_without_a_message(arguments, unbuffered):
     assert process.wait() == 141  # 128 + SIGPIPE
 
 
+@pytest.mark.skipif(os.name == "nt", reason="uses a POSIX shell")
+@pytest.mark.parametrize("command", ["summary", "configs"])
+def test_a_command_succeeds_without_a_standard_output(command):
+    code = f"from mobilenet_jax.cli.main import main; main(['{command}'])"
+    result = subprocess.run(["sh", "-c", '"$0" -c "$1" >&-', sys.executable, code], stderr=subprocess.PIPE, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
+
+
 def test_a_log_record_to_a_closed_pipe_ends_the_command(monkeypatch, command_logging):
     class ClosedPipe(io.StringIO):
         def write(self, text):

@@ -62,6 +62,23 @@ def test_a_user_file_builds_on_a_shipped_one_and_precedes_it(tmp_path, monkeypat
     assert sys.path == path
 
 
+def test_a_user_file_knows_its_own_path_and_can_define_dataclasses(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from __future__ import annotations\n"
+        "import dataclasses, pathlib\n"
+        "from configs.mobilenet import get_config as base\n"
+        "@dataclasses.dataclass\n"
+        "class Options:\n"
+        "    folder: str = pathlib.Path(__file__).parent.name\n"
+        "def get_config():\n"
+        "    config = base()\n"
+        "    config.data.dir = Options().folder\n"
+        "    return config\n"
+    )
+    assert load_config(str(file)).data.dir == tmp_path.name
+
+
 def test_the_drive_of_a_windows_path_is_not_a_recipe(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / r"C:\mine.py").write_text("from configs.mobilenet import get_config\n")  # one name on POSIX

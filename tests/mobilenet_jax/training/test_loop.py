@@ -1,5 +1,6 @@
 import json
 import shutil
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -224,6 +225,13 @@ def test_a_loss_that_is_not_finite_stops_the_run(data, tmp_path):
 def test_invalid_inputs_are_reported_before_anything_is_written(data, tmp_path, changes, error, message):
     with pytest.raises(error, match=message):
         train_and_evaluate(make_config(data, **changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_cache_that_does_not_fit_is_reported_before_anything_is_written(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("input_pipeline.cache.psutil.virtual_memory", lambda: SimpleNamespace(available=0))
+    with pytest.raises(DataError, match="memory"):
+        train_and_evaluate(make_config(data, data__cache="memory"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
