@@ -73,7 +73,6 @@ def test_corrections_are_fitted_on_validation_and_applied_on_request(run, workdi
     assert re.search(r"was fitted to best checkpoint, step \d+, 1 view, not to best .*, 2 views: run", err)
 
 
-@pytest.mark.slow
 def test_a_run_validated_on_the_official_set_is_evaluated_on_it(run, tiny_isic, tmp_path):
     """Uses the archive's validation set, whose lesions are not published."""
     workdir = tmp_path / "run"

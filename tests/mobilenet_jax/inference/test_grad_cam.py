@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from configs.mobilenet import get_config
 from mobilenet_jax.inference.classifier import Classifier
@@ -79,7 +78,6 @@ def test_grad_cam_differs_between_classes():
     assert len({cam.tobytes() for cam in maps}) > 2, "several can be 0 everywhere"
 
 
-@pytest.mark.slow
 def test_grad_cam_finds_the_patch_that_decides_the_class(weights):
     """Trains a head on ImageNet's features of noise with a square of one of seven colors in a corner."""
     rng, side, corners = np.random.default_rng(0), 224, slice(None, None, 4)  # a corner is 3 x 3 of the 7 x 7 positions

@@ -121,7 +121,6 @@ def _restore(data, workdir):
         return program, *checkpoints.restore(state), scaling
 
 
-@pytest.mark.slow
 def test_training_is_the_same_with_and_without_reestimation(data, reestimated, tmp_path):
     without = {**REESTIMATE, "train__reestimate_batch_norm": 0}
     train_and_evaluate(make_config(data, train__epochs=3, **without), tmp_path / "run")

@@ -271,7 +271,7 @@ def test_augmentation_on_the_device_gives_the_loss_of_augmentation_on_the_host(d
     assert losses["device"] != losses["host"], "float32 rounds differently on the two"
 
 
-@pytest.mark.parametrize("place", [pytest.param("host", marks=pytest.mark.slow), "device"])
+@pytest.mark.parametrize("place", ["host", "device"])
 def test_a_resumed_run_keeps_its_input_scaling(data, finished, tmp_path, place):
     weights = read_weights(finished)
     changes = {"init__weights": str(tmp_path / "w.safetensors"), "init__input_scaling": "weights"}

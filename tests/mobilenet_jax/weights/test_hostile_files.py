@@ -77,7 +77,6 @@ for path in sys.argv[3:]:
 """
 
 
-@pytest.mark.slow
 def test_the_process_that_reads_hdf5_takes_little_memory(refusals):
     """It is measured from a small process: the peak of a process includes the memory its parent had."""
     paths = [path for name, (path, *_) in refusals.items() if name.endswith(".h5") and path.is_file()]
