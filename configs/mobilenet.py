@@ -115,7 +115,7 @@ def get_config(recipe: str = "sample") -> ConfigDict:
     config.train.ema_decay = 0.0
     # Number of training images, rounded down to whole batches, on which the statistics of batch normalization are
     # re-estimated before each evaluation. 0 evaluates with the moving statistics, as Keras does. An epoch then costs
-    # that many forward passes more: a third of its training time if all images are used.
+    # that many forward passes more.
     config.train.reestimate_batch_norm = 0
 
     # The settings of Keras's callback. If it is enabled, its monitor chooses the best checkpoint too.
@@ -137,8 +137,8 @@ def get_config(recipe: str = "sample") -> ConfigDict:
         config.init.weights = None
         config.optimizer.learning_rate = 0.01
         config.train.epochs = 60
-        # Without these two, validation jumps between 0.36 and 0.96: the moving statistics lag behind the weights.
-        # Balanced accuracy of the last epoch: 0.93 with re-estimation alone, 0.99 with both.
+        # Without these two, the moving statistics lag behind the weights, and balanced accuracy jumps between 0.22 and
+        # 0.97 from epoch 20 on. In the last epoch it is 0.93 with re-estimation alone and 0.99 with both.
         config.train.reestimate_batch_norm = 1000  # all training images
         config.train.ema_decay = 0.999
     return config.lock()

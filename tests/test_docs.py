@@ -77,6 +77,7 @@ def test_every_setting_named_in_a_document_exists(document):
     text = document.read_text()
     check_keys(re.findall(r"--config\.(seed|[a-z0-9_]+\.[a-z0-9_]+)", text))
     named = len(re.findall(r"--config\.[a-z]", text))
+    assert named or document.name not in ("README.md", "clusters.md", "getting-started.md", "data.md")
     assert named == len(re.findall(r"--config\.(?:seed|[a-z0-9_]+\.[a-z0-9_]+)", text))
 
 

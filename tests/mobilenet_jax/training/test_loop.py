@@ -49,6 +49,7 @@ def test_a_run_writes_all_documented_files(finished, data):
     assert summary["last"] == records[-1]
     assert summary["best"] == max(records, key=lambda r: (r["val_balanced_accuracy"], r["epoch"]))
     assert (summary["training_images"], summary["validation_images"]) == (28, 14)
+    assert summary["stopped_early"] is False
     with Image.open(finished / "curves.png") as curves:
         assert curves.size == (1200, 360)
     kept = {int(p.name) for p in (finished / "checkpoints").iterdir()}
@@ -218,8 +219,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(data, tmp_path):
     [
         ({"train__batch_size": 29}, ConfigError, "but there are only 28 training images"),
         ({"model__num_classes": 5}, ConfigError, "num_classes is 5, but the data have 7 classes"),
-        ({"init__weights": "nowhere.h5"}, WeightsError, "nowhere.h5"),
-        ({"data__dir": "nowhere"}, DataError, "nowhere"),
+        ({"init__weights": "nowhere.h5"}, WeightsError, "nowhere.h5: no such file or folder"),
+        ({"data__dir": "nowhere"}, DataError, "no such data folder: nowhere"),
     ],
 )
 def test_invalid_inputs_are_reported_before_anything_is_written(data, tmp_path, changes, error, message):
