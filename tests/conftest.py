@@ -1,5 +1,7 @@
 """Strict settings for all tests, and the fixtures that several test files share."""
 
+import contextlib
+import io
 import logging
 import os
 import shutil
@@ -26,10 +28,12 @@ def cache(tmp_path_factory) -> Path:
     """Redirects the cache to a folder of the tests, so that they neither depend on the user's cache nor change it."""
     folder = tmp_path_factory.mktemp("cache")
     os.environ["XDG_CACHE_HOME"] = str(folder)
-    # Processes that are started again compile the same steps; without a shared cache that is half of the suite's time.
+    # Runs and processes compile the same steps; without a shared cache that is half of the suite's time.
     shared = tmp_path_factory.getbasetemp().parent if "PYTEST_XDIST_WORKER" in os.environ else folder
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(shared / "compiled")
-    jax.config.update("jax_compilation_cache_dir", str(shared / "compiled"))
+    settings = {"jax_compilation_cache_dir": str(shared / "compiled"), "jax_persistent_cache_min_compile_time_secs": 0}
+    for name, value in settings.items():
+        os.environ[name.upper()] = str(value)  # for processes that tests start
+        jax.config.update(name, value)
     return folder
 
 
@@ -98,6 +102,24 @@ def workdir(trained, tmp_path) -> Path:
     return shutil.copytree(trained, tmp_path / "run")
 
 
+@pytest.fixture(scope="session")
+def evaluated_once(trained, tmp_path_factory) -> Path:
+    """Returns a copy of `trained` whose validation images were evaluated; it must not be changed."""
+    from mobilenet_jax.cli.main import main
+
+    workdir = shutil.copytree(trained, tmp_path_factory.mktemp("evaluated") / "run")
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        main(["evaluate", str(workdir), "--resamples=5"])
+    _restore_logging()
+    return workdir
+
+
+@pytest.fixture
+def evaluated(evaluated_once, tmp_path) -> Path:
+    """Returns a copy of `evaluated_once`; it may be changed."""
+    return shutil.copytree(evaluated_once, tmp_path / "run")
+
+
 @pytest.fixture
 def run(capsys, command_logging):
     """Returns a function that runs the `mobilenet-jax` command and returns its exit status, stdout and stderr."""
@@ -118,6 +140,10 @@ def run(capsys, command_logging):
 def command_logging():
     """Restores the loggers that a command configures for the terminal, so that `caplog` works in later tests."""
     yield
+    _restore_logging()
+
+
+def _restore_logging() -> None:
     from mobilenet_jax.cli.logs import PACKAGES
 
     for name in PACKAGES:

@@ -1,5 +1,6 @@
 """A trained model compiled for inference: images to probabilities, on all devices. Imports no TensorFlow."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -54,7 +55,6 @@ class Classifier:
         self._correct = correct or (lambda probabilities: probabilities)
         self._mesh = sharding.make_data_mesh()
         self.variables = sharding.replicate(self._mesh, weights.variables)
-        self._compiled = jax.jit(self._average_views)
 
     def compute_probabilities(self, pixels: np.ndarray, batch_size: int) -> np.ndarray:
         """Returns the probabilities of the classes, float64 `[n, classes]`.
@@ -66,8 +66,8 @@ class Classifier:
         n, padded_size = len(pixels), self.round_up_batch_size(batch_size)
         padded = np.pad(pixels, [(0, padded_size - n), (0, 0), (0, 0), (0, 0)]) if n < padded_size else pixels
         batch = sharding.shard_batch(self._mesh, {"pixels": padded})
-        outputs = sharding.gather_to_host(self._compiled(self.variables, batch["pixels"]))
-        probabilities = np.asarray(outputs, np.float64)[:n]
+        outputs = _average_views(self.model, self._input_scaling, self._views, self.variables, batch["pixels"])
+        probabilities = np.asarray(sharding.gather_to_host(outputs), np.float64)[:n]
         return self._correct(probabilities / probabilities.sum(1, keepdims=True))
 
     def round_up_batch_size(self, batch_size: int) -> int:
@@ -78,11 +78,14 @@ class Classifier:
         """Maps pixel values from 0 to 255 to the input range of the model, float32."""
         return scale_pixels(pixels, self._input_scaling)
 
-    def _average_views(self, variables: Any, pixels: jax.Array) -> jax.Array:
-        images = self.scale_pixels(pixels)
-        views = (apply_view(images, i) for i in range(self._views))
-        first, *others = [jax.nn.softmax(self.model.apply(variables, view, train=False)) for view in views]
-        return sum(others, first) / self._views
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))  # compiled once for all classifiers of a process with this model
+def _average_views(
+    model: Any, input_scaling: tuple[float, float], views: int, variables: Any, pixels: jax.Array
+) -> jax.Array:
+    images = scale_pixels(pixels, input_scaling)
+    first, *others = [jax.nn.softmax(model.apply(variables, apply_view(images, i), train=False)) for i in range(views)]
+    return sum(others, first) / views
 
 
 def _get_image_size(weights: Weights) -> tuple[int, int]:

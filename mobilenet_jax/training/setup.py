@@ -1,5 +1,6 @@
 """Builds the parts of a run from its configuration: examples, augmentation, model, objective."""
 
+import functools
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
@@ -192,7 +193,7 @@ def init_model(config: ConfigDict, key: jax.Array) -> tuple[MobileNet, dict[str,
     """
     model = MobileNet(**config.model, dtype=jnp.dtype(config.train.precision))
     size, input_scaling = config.data.image_size, _ARTICLE_SCALING
-    variables = jax.jit(lambda key: model.init(key, jnp.zeros((1, size, size, 3)), train=False))(key)
+    variables = _init_variables(model, size, key)
     if has_initial_weights(config.init):
         path = find_imagenet_weights(model.alpha, size) if config.init.weights == "imagenet" else config.init.weights
         weights = read_weights(path, model.alpha, head=False)
@@ -202,6 +203,11 @@ def init_model(config: ConfigDict, key: jax.Array) -> tuple[MobileNet, dict[str,
             input_scaling = weights.metadata.input_scaling
         _logger.info("backbone from %s; input scaling [%g, %g]", path, *input_scaling)
     return model, variables, input_scaling
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _init_variables(model: MobileNet, size: int, key: jax.Array) -> Any:
+    return model.init(key, jnp.zeros((1, size, size, 3)), train=False)
 
 
 def has_initial_weights(init: ConfigDict) -> bool:

@@ -1,5 +1,6 @@
 """The jitted steps: one update of the model, and the evaluation of one batch. This module needs no TensorFlow."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -160,11 +161,13 @@ def make_eval_step(model: MobileNet) -> Callable[[TrainState, Arrays], BatchResu
         `mask` `[batch]`. The moving average of the parameters is evaluated if the state has one.
     """
 
-    def eval_step(state: TrainState, batch: Arrays) -> BatchResult:
-        variables = {"params": state.evaluated_params, "batch_stats": state.batch_stats}
-        return _make_result(model.apply(variables, batch["image"], train=False), batch["label"], batch["mask"])
+    return functools.partial(_eval_step, model)
 
-    return jax.jit(eval_step)
+
+@functools.partial(jax.jit, static_argnums=0)  # compiled once for all runs of a process with this model
+def _eval_step(model: MobileNet, state: TrainState, batch: Arrays) -> BatchResult:
+    variables = {"params": state.evaluated_params, "batch_stats": state.batch_stats}
+    return _make_result(model.apply(variables, batch["image"], train=False), batch["label"], batch["mask"])
 
 
 def _make_result(logits: Any, label: jax.Array, mask: jax.Array) -> BatchResult:

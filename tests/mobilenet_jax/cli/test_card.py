@@ -13,26 +13,27 @@ from mobilenet_jax.weights.load import read_weights
 from tests.helpers.documents import run_python_blocks, write_photos
 from tests.helpers.runs import make_config
 
+METRICS = "evaluation/validation/metrics.json"
 
-def test_card_writes_the_files_of_a_hub_with_the_metrics_of_the_evaluation(run, workdir):
-    run("evaluate", workdir, "--resamples=5")
-    assert run("card", workdir)[:2] == (0, f"{workdir / 'card'}\n")
-    _, header, text = (workdir / "card" / "README.md").read_text().split("---\n", 2)
+
+def test_card_writes_the_files_of_a_hub_with_the_metrics_of_the_evaluation(run, evaluated):
+    assert run("card", evaluated)[:2] == (0, f"{evaluated / 'card'}\n")
+    _, header, text = (evaluated / "card" / "README.md").read_text().split("---\n", 2)
     card = yaml.safe_load(header)
     assert card["license"] == "cc-by-nc-4.0"
     [result] = card["model-index"][0]["results"]
-    metrics = json.loads((workdir / "evaluation" / "validation" / "metrics.json").read_text())["metrics"]
+    metrics = json.loads((evaluated / METRICS).read_text())["metrics"]
     assert result["metrics"][0]["value"] == pytest.approx(metrics["balanced_accuracy"], abs=1e-4)
     for words in ("Not a medical device", "Intended use", "Limitations", "Data and license", "CC BY-NC 4.0"):
         assert words in text
-    config = json.loads((workdir / "card" / "config.json").read_text())
+    config = json.loads((evaluated / "card" / "config.json").read_text())
     assert tuple(config["id2label"].values()) == NAMES
     assert config["training"]["data"]["dir"] == "isic", "not the folder on the training machine"
-    expected = read_weights(workdir)
-    published = read_weights(workdir / "card" / "model.safetensors")
+    expected = read_weights(evaluated)
+    published = read_weights(evaluated / "card" / "model.safetensors")
     assert published.metadata.classes == NAMES
     assert all(np.array_equal(published.tensors[name], value) for name, value in expected.tensors.items())
-    assert {p.name for p in (workdir / "card").iterdir()} == {
+    assert {p.name for p in (evaluated / "card").iterdir()} == {
         "README.md", "config.json", "model.safetensors", "confusion.png", "reliability.png",
     }  # fmt: skip
 
@@ -46,13 +47,14 @@ def test_card_writes_the_files_of_a_hub_with_the_metrics_of_the_evaluation(run, 
         ("new", "the user's own images", "not known"),
     ],
 )
-def test_only_isic_sources_have_the_name_and_the_license_of_isic(run, workdir, monkeypatch, source, name, license_):
+def test_only_isic_sources_have_the_name_and_the_license_of_isic(run, evaluated, monkeypatch, source, name, license_):
     monkeypatch.setitem(SOURCES, "new", SOURCES["folders"])
-    run("evaluate", workdir, "--resamples=0")
-    _change_json(workdir / "config.json", lambda config: config["data"].update(source=source))
-    _change_json(workdir / "evaluation" / "validation" / "metrics.json", lambda results: results.update(source=source))
-    assert run("card", workdir)[0] == 0
-    _, header, text = (workdir / "card" / "README.md").read_text().split("---\n", 2)
+    _change_json(evaluated / "config.json", lambda config: config["data"].update(source=source))
+    _change_json(
+        evaluated / "evaluation" / "validation" / "metrics.json", lambda results: results.update(source=source)
+    )
+    assert run("card", evaluated)[0] == 0
+    _, header, text = (evaluated / "card" / "README.md").read_text().split("---\n", 2)
     card = yaml.safe_load(header)
     assert card["license"] == ("cc-by-nc-4.0" if source == "ham10000" else "unknown")
     assert card["model-index"][0]["results"][0]["dataset"]["name"].startswith(name)
@@ -60,11 +62,12 @@ def test_only_isic_sources_have_the_name_and_the_license_of_isic(run, workdir, m
     assert f"License: {license_}." in text
 
 
-def test_metrics_that_an_evaluation_lacks_are_not_available(run, workdir):
-    run("evaluate", workdir, "--resamples=0")
-    _change_json(workdir / "evaluation" / "validation" / "metrics.json", lambda results: results["metrics"].pop("ece"))
-    assert run("card", workdir)[0] == 0
-    assert "| calibration error | not available |" in (workdir / "card" / "README.md").read_text()
+def test_metrics_that_an_evaluation_lacks_are_not_available(run, evaluated):
+    _change_json(
+        evaluated / "evaluation" / "validation" / "metrics.json", lambda results: results["metrics"].pop("ece")
+    )
+    assert run("card", evaluated)[0] == 0
+    assert "| calibration error | not available |" in (evaluated / "card" / "README.md").read_text()
 
 
 def _change_json(path, change):
@@ -82,17 +85,16 @@ def test_evaluations_that_are_not_of_the_published_weights_are_refused(run, work
     assert not (workdir / "card").exists()
 
 
-def test_the_python_of_a_card_runs_and_gives_the_probabilities_of_predict(run, workdir, data, monkeypatch):
-    run("evaluate", workdir, "--resamples=0")
-    run("card", workdir)
-    monkeypatch.chdir(workdir / "card")
+def test_the_python_of_a_card_runs_and_gives_the_probabilities_of_predict(run, evaluated, data, monkeypatch):
+    run("card", evaluated)
+    monkeypatch.chdir(evaluated / "card")
     shutil.copy(min((data / INPUT.format("Training")).iterdir()), "photo.jpg")
     names = {}
-    assert run_python_blocks((workdir / "card" / "README.md").read_text(), names) == 3
+    assert run_python_blocks((evaluated / "card" / "README.md").read_text(), names) == 3
     assert names["images"].shape == (1, 32, 32, 3)
     assert (names["low"], names["high"]) == (0, 1)
-    run("predict", workdir, "photo.jpg", "--out=p.jsonl", "--format=jsonl")
-    expected = json.loads((workdir / "card" / "p.jsonl").read_text())["probabilities"]
+    run("predict", evaluated, "photo.jpg", "--out=p.jsonl", "--format=jsonl")
+    expected = json.loads((evaluated / "card" / "p.jsonl").read_text())["probabilities"]
     np.testing.assert_allclose(names["probabilities"][0], list(expected.values()), atol=2e-2)
 
 
@@ -115,12 +117,8 @@ def test_cards_and_reports_of_other_images_do_not_mention_skin(run, workdir, tmp
         assert word not in report
 
 
-def test_evaluations_of_earlier_versions_become_cards(run, workdir):
+def test_evaluations_of_earlier_versions_become_cards(run, evaluated):
     """Their metrics may lack one that is listed now."""
-    run("evaluate", workdir, "--resamples=0")
-    path = workdir / "evaluation" / "validation" / "metrics.json"
-    results = json.loads(path.read_text())
-    del results["metrics"]["top_3_accuracy"]
-    path.write_text(json.dumps(results))
-    assert run("card", workdir)[0] == 0
-    assert "| top-3 accuracy | not available |" in (workdir / "card" / "README.md").read_text()
+    _change_json(evaluated / METRICS, lambda results: results["metrics"].pop("top_3_accuracy"))
+    assert run("card", evaluated)[0] == 0
+    assert "| top-3 accuracy | not available |" in (evaluated / "card" / "README.md").read_text()

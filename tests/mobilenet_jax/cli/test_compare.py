@@ -8,9 +8,8 @@ from input_pipeline.sources.isic import CLASS_NAMES as NAMES
 from tests.helpers.runs import read_table
 
 
-def test_compare_prints_the_difference_of_two_runs_and_draws_their_curves(run, workdir, tmp_path):
-    run("evaluate", workdir, "--resamples=0")
-    perfect = shutil.copytree(workdir, tmp_path / "perfect")
+def test_compare_prints_the_difference_of_two_runs_and_draws_their_curves(run, evaluated, tmp_path):
+    perfect = shutil.copytree(evaluated, tmp_path / "perfect")
     path = perfect / "evaluation" / "validation" / "predictions.csv"
     rows = read_table(path)
     for row in rows:
@@ -19,11 +18,11 @@ def test_compare_prints_the_difference_of_two_runs_and_draws_their_curves(run, w
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
-    status, out, _ = run("compare", workdir, perfect, "--resamples=50")
+    status, out, _ = run("compare", evaluated, perfect, "--resamples=50")
     assert status == 0
     assert out.startswith("14 images in common\n\n|  | run | perfect |")
     [line] = [line for line in out.splitlines() if line.startswith("| accuracy")]
-    accuracy = json.loads((workdir / "evaluation" / "validation" / "metrics.json").read_text())["metrics"]["accuracy"]
+    accuracy = json.loads((evaluated / "evaluation" / "validation" / "metrics.json").read_text())["metrics"]["accuracy"]
     assert line.startswith(f"| accuracy | {accuracy:.4f} | 1.0000 ({1 - accuracy:+.4f} [")
     assert line.endswith(" *) |")
     assert out.endswith(f"\n{tmp_path / 'compare.png'}\n")
