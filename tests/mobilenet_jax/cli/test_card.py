@@ -76,13 +76,12 @@ def _change_json(path, change):
     path.write_text(json.dumps(values))
 
 
-def test_evaluations_that_are_not_of_the_published_weights_are_refused(run, workdir):
-    assert "run mobilenet-jax evaluate first" in run("card", workdir)[2]
-    run("evaluate", workdir, "--resamples=0")
-    assert "is of the best checkpoint, step " in run("card", workdir, "--checkpoint=latest")[2]
-    run("evaluate", workdir, "--resamples=0", "--tta=2")
-    assert "not part of the published weights" in run("card", workdir, "--evaluation=validation-tta2")[2]
-    assert not (workdir / "card").exists()
+def test_evaluations_that_are_not_of_the_published_weights_are_refused(run, trained, evaluated):
+    assert "run mobilenet-jax evaluate first" in run("card", trained)[2]
+    assert "is of the best checkpoint, step " in run("card", evaluated, "--checkpoint=latest")[2]
+    run("evaluate", evaluated, "--resamples=0", "--tta=2")
+    assert "not part of the published weights" in run("card", evaluated, "--evaluation=validation-tta2")[2]
+    assert not (evaluated / "card").exists()
 
 
 def test_the_python_of_a_card_runs_and_gives_the_probabilities_of_predict(run, evaluated, data, monkeypatch):
@@ -98,15 +97,15 @@ def test_the_python_of_a_card_runs_and_gives_the_probabilities_of_predict(run, e
     np.testing.assert_allclose(names["probabilities"][0], list(expected.values()), atol=2e-2)
 
 
-def test_cards_and_reports_of_other_images_do_not_mention_skin(run, workdir, tmp_path):
+def test_cards_and_reports_of_other_images_do_not_mention_skin(run, evaluated, tmp_path):
     write_photos(tmp_path / "photos")
     own = tmp_path / "own"
     changes = {"data__source": "folders", "model__num_classes": 3, "train__batch_size": 4, "train__epochs": 1}
     train_and_evaluate(make_config(tmp_path / "photos", **changes), own)
-    for path in (workdir, own):
-        run("evaluate", path, "--resamples=0")
+    run("evaluate", own, "--resamples=0")
+    for path in (evaluated, own):
         assert run("card", path)[0] == 0
-    isic, photos = ((path / "card" / "README.md").read_text() for path in (workdir, own))
+    isic, photos = ((path / "card" / "README.md").read_text() for path in (evaluated, own))
     for word in ("lesion", "medical", "diagnosis", "skin"):
         assert word in isic
         assert word not in photos

@@ -58,17 +58,17 @@ def test_evaluating_training_images_raises_a_warning(run, workdir):
     assert "warning: 14 of the 21 lesions" in run("evaluate", workdir, "--split=all", "--resamples=0")[2]
 
 
-def test_corrections_are_fitted_on_validation_and_applied_on_request(run, workdir):
-    status, _, err = run("evaluate", workdir, "--split=all", "--correct=prior", "--resamples=0")
+def test_corrections_are_fitted_on_validation_and_applied_on_request(run, trained, evaluated):
+    status, _, err = run("evaluate", trained, "--split=all", "--correct=prior", "--resamples=0")
     assert status == 1
     assert "calibration.json is missing: run mobilenet-jax evaluate on the validation split first" in err
-    for arguments in ([], ["--correct=temperature"], ["--split=all", "--correct=prior"]):
-        assert run("evaluate", workdir, "--resamples=0", *arguments)[0] == 0
-    plain, corrected = (read_metrics(workdir, name)["metrics"] for name in ("validation", "validation-temperature"))
+    for arguments in (["--correct=temperature"], ["--split=all", "--correct=prior"]):
+        assert run("evaluate", evaluated, "--resamples=0", *arguments)[0] == 0
+    plain, corrected = (read_metrics(evaluated, name)["metrics"] for name in ("validation", "validation-temperature"))
     assert plain["accuracy"] == corrected["accuracy"]
     assert plain["nll"] != corrected["nll"]
-    assert (workdir / "evaluation" / "all-prior" / "report.html").exists()
-    status, _, err = run("evaluate", workdir, "--split=all", "--correct=prior", "--resamples=0", "--tta=2")
+    assert (evaluated / "evaluation" / "all-prior" / "report.html").exists()
+    status, _, err = run("evaluate", evaluated, "--split=all", "--correct=prior", "--resamples=0", "--tta=2")
     assert status == 1
     assert re.search(r"was fitted to best checkpoint, step \d+, 1 view, not to best .*, 2 views: run", err)
 
