@@ -33,8 +33,11 @@ def replace_atomically(path: Path) -> Iterator[Path]:
         raise OSError(errno.EINVAL, "it exists and is not a regular file", str(path))  # renaming would replace a device
     if not path.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path.parent))
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", suffix=_SUFFIX, dir=path.parent) as folder:
-        unfinished, previous = Path(folder) / path.name, Path(folder) / "previous"
+    with tempfile.TemporaryDirectory(prefix=".", suffix=_SUFFIX, dir=path.parent) as folder:
+        new, old = Path(folder) / "new", Path(folder) / "old"
+        new.mkdir()
+        old.mkdir()
+        unfinished, previous = new / path.name, old / path.name
         yield unfinished
         if path.is_dir():  # a folder cannot be replaced in a single step
             os.replace(path, previous)

@@ -133,7 +133,7 @@ _RULES: dict[str, _Rule] = {
     "optimizer.weight_decay": _number(0),
     "optimizer.backbone_rate_ratio": _number(0, exclude_low=True),
     "train.batch_size": _integer(1),
-    "train.epochs": _integer(1),
+    "train.epochs": _integer(0),
     "train.precision": _one_of(*get_args(Precision)),
     "train.ema_decay": _FRACTION,
     "train.reestimate_batch_norm": _integer(0),
@@ -199,7 +199,10 @@ def check_config(config: ConfigDict) -> None:
     if values["data.source"] != "sample" and not values["data.dir"]:
         raise ConfigError(f"config.data.dir is empty: use --config.data.dir=DIR for the {values['data.source']} data")
     if values["init.input_scaling"] == "weights" and not has_initial_weights(config.init):
-        raise ConfigError("config.init.input_scaling is 'weights', but config.init.weights is not set: use '1/255'")
+        raise ConfigError(
+            "config.init.input_scaling is 'weights', but config.init.weights is not set: add "
+            "--config.init.input_scaling=1/255 to train from random weights"
+        )
 
 
 def check_keys(keys: Iterable[str]) -> None:

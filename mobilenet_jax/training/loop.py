@@ -35,7 +35,7 @@ from mobilenet_jax.training.setup import (
     format_parameters,
     load_examples,
     make_augmentation,
-    resolve_num_classes,
+    resolve_config,
 )
 from mobilenet_jax.training.step import BatchResult, TrainState
 from mobilenet_jax.training.trainer import RunLength, Trainer
@@ -66,28 +66,29 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, profile: bool
         Interrupted: the run was asked to stop and has saved its state.
     """
     check_config(config)
-    workdir, epochs = Path(workdir), config.train.epochs
+    workdir, stored_config = Path(workdir), config.to_dict()
 
     # Data, model and state of a new run.
     training, validation = load_examples(config.data, config.model.num_classes, config.seed)
     steps_per_epoch = count_steps_per_epoch(config.train.batch_size, len(training))
-    program, state, scaling = build_program(resolve_num_classes(config, training), training.labels, steps_per_epoch)
+    config = resolve_config(config, training, steps_per_epoch)
+    program, state, scaling = build_program(config, training.labels, steps_per_epoch)
     history = History.create(training, validation, scaling)
     cache = open_cache(config.data.cache, np.concatenate([training.paths, validation.paths]), config.data.image_size)
 
     checkpoint_bytes = sum(x.nbytes for x in jax.tree.leaves(state))
     with (
-        Workdir(workdir, config.to_dict(), MAX_CHECKPOINTS * checkpoint_bytes) as files,
+        Workdir(workdir, stored_config, MAX_CHECKPOINTS * checkpoint_bytes) as files,
         Checkpoints(workdir / "checkpoints") as checkpoints,
         StopRequest() as stop_request,
     ):
         # Resume, if there is a checkpoint; its input scaling is that of all batches.
         if not checkpoints.is_empty():
-            state, history = resume(checkpoints, state, history, workdir, epochs)
+            state, history = resume(checkpoints, state, history, workdir, config)
         files.write_inputs(format_split(training, validation), format_parameters(program.model, state.params))
         feed = make_feed(config, training, validation, history.input_scaling, cache)
         profiler = Profiler(workdir / "profile" if profile else None)
-        length = RunLength(epochs, steps_per_epoch, config.train.batch_size)
+        length = RunLength(config.train.epochs, steps_per_epoch, config.train.batch_size)
         trainer = Trainer(program.train_step, program.schedule, feed, length, stop_request, profiler)
 
         # Epochs: train, evaluate, record, save, stop.
@@ -108,7 +109,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, profile: bool
             history.finish_epoch(record)
             checkpoints.save(state, history.to_json(), compute_score(record, config.early_stopping), statistics)
             files.write_metrics(history.records)
-            _logger.info(format_record(record, epochs))
+            _logger.info(format_record(record, config.train.epochs))
             if stop_request.is_set(step) and not is_finished(history, config):
                 raise Interrupted(_INTERRUPTED.format(step))
 
@@ -120,7 +121,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, profile: bool
 
 
 def resume(
-    checkpoints: Checkpoints, state: TrainState, history: History, workdir: Path, epochs: int
+    checkpoints: Checkpoints, state: TrainState, history: History, workdir: Path, config: ConfigDict
 ) -> tuple[TrainState, History]:
     """Restores the state and the history of the latest checkpoint.
 
@@ -129,10 +130,10 @@ def resume(
         state: the initial state, whose shapes and devices the restored state has.
         history: the history of a new run on the same data, for comparison.
         workdir: the folder that the errors name.
-        epochs: the number of epochs of the whole run.
+        config: the whole configuration; its number of epochs may have been raised.
 
     Raises:
-        WorkdirError: no checkpoint is readable, the data differ, or more epochs are finished than `epochs`.
+        WorkdirError: no checkpoint is readable, the data differ, or more epochs are finished than configured.
     """
     state, stored = checkpoints.restore(state)
     try:
@@ -145,11 +146,17 @@ def resume(
         raise WorkdirError(
             f"the images or their labels are not those that {workdir} was trained on: choose another --workdir"
         )
+    epochs = config.train.epochs
     if restored.epoch > epochs:
         raise WorkdirError(
             f"{workdir} holds {restored.epoch} epochs, more than config.train.epochs={epochs}: choose another --workdir"
         )
-    _logger.info("resuming after epoch %d, step %d", restored.epoch, int(state.step))
+    if is_finished(restored, config):
+        _logger.info(
+            "the run in %s is finished: raise config.train.epochs to train longer, or choose another --workdir", workdir
+        )
+    else:
+        _logger.info("resuming after epoch %d, step %d", restored.epoch, int(state.step))
     return state, restored
 
 

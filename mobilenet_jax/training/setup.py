@@ -17,7 +17,7 @@ from input_pipeline.sources.registry import read_split
 from input_pipeline.splits import count_crossing_lesions, format_split, hash_split, resolve_split
 from mobilenet_jax.errors import ConfigError
 from mobilenet_jax.model.mobilenet import MobileNet
-from mobilenet_jax.sharding import make_data_mesh, replicate
+from mobilenet_jax.sharding import is_first_process, make_data_mesh, replicate
 from mobilenet_jax.training.batch_statistics import StatisticsEstimator, make_statistics_estimator
 from mobilenet_jax.training.losses import Regularizer, compute_balanced_class_weights
 from mobilenet_jax.training.optimizer import make_optimizer, make_schedule
@@ -34,6 +34,7 @@ from mobilenet_jax.weights.load import read_weights
 
 Precision = Literal["float32", "bfloat16"]
 InputScalingName = Literal["1/255", "weights"]
+_STEPS, _MIN_EPOCHS, _MAX_EPOCHS = 1500, 20, 100  # of a run with `train.epochs=0`
 
 _ARTICLE_SCALING = (0.0, 1.0)  # the article divides pixel values by 255
 _logger = logging.getLogger(__name__)
@@ -83,20 +84,30 @@ def _log_numbers(training: Examples, validation: Examples, split: str) -> None:
     _logger.info(
         "split %s, hash %s; lesions in both subsets: %s", split, split_hash[:12], crossing if known else "unknown"
     )
-    if crossing:
+    if crossing and is_first_process():
         _logger.warning(
             "%d lesions are in both subsets, so validation metrics are optimistic; use data.split=lesion", crossing
         )
 
 
-def resolve_num_classes(config: ConfigDict, examples: Examples) -> ConfigDict:
-    """Returns the configuration with the number of classes of the data in place of `model.num_classes=0`.
+def resolve_config(config: ConfigDict, examples: Examples, steps_per_epoch: int) -> ConfigDict:
+    """Returns the configuration with values for the data in place of 0.
 
-    The given configuration is unchanged, and is the one that `config.json` records.
+    `model.num_classes=0` becomes the number of classes, and `train.epochs=0` the number of epochs that `choose_epochs`
+    returns. The given configuration is unchanged, and is the one that `config.json` records.
     """
     resolved = config.copy_and_resolve_references()
     resolved.model.num_classes = config.model.num_classes or len(examples.class_names)
+    resolved.train.epochs = config.train.epochs or choose_epochs(steps_per_epoch)
     return resolved
+
+
+def choose_epochs(steps_per_epoch: int) -> int:
+    """Returns the number of epochs for `train.epochs=0`: about 1,500 steps, but from 20 to 100 epochs.
+
+    Fine-tuning needs a number of steps rather than epochs, see `benchmarks/results/finetune.md`.
+    """
+    return min(max(-(-_STEPS // steps_per_epoch), _MIN_EPOCHS), _MAX_EPOCHS)
 
 
 def count_steps_per_epoch(batch_size: int, training_images: int) -> int:

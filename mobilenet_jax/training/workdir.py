@@ -59,6 +59,8 @@ class Workdir:
         except OSError as error:
             raise WorkdirError(f"cannot create {path} ({error.strerror}): choose another --workdir") from error
         self._lock = _acquire_lock(path)
+        for leftover in filter(is_unfinished, path.iterdir()):  # of a process that was killed
+            shutil.rmtree(leftover, ignore_errors=True)
         if not file.exists():
             self.check_space(bytes_needed)
             self._write("config.json", _format_json(config))
@@ -154,7 +156,7 @@ def _is_ignored(path: Path) -> bool:
 
 def _acquire_lock(path: Path) -> filelock.BaseFileLock:
     """Locks a folder until the lock is released or the process ends."""
-    lock = filelock.FileLock(path / _LOCK)
+    lock = filelock.FileLock(path / _LOCK, mode=0o666)  # less the umask, so that a group can share a folder
     with _report_errors(path / _LOCK):
         try:
             lock.acquire(blocking=False)

@@ -3,7 +3,18 @@ import stat
 
 import pytest
 
-from input_pipeline.atomic_files import write_atomically
+from input_pipeline.atomic_files import replace_atomically, write_atomically
+
+
+@pytest.mark.parametrize("name", ["a.txt", "previous", "new", "old", "n" * 255])
+def test_files_and_folders_of_any_name_are_replaced(tmp_path, name):
+    for content in ("before", "after"):
+        write_atomically(tmp_path / name, content)
+        with replace_atomically(tmp_path / f"f{name[1:]}") as folder:
+            folder.mkdir()
+            (folder / "a").write_text(content)
+    assert (tmp_path / name).read_text() == "after"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted((name, f"f{name[1:]}"))
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")

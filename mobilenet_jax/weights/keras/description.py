@@ -87,7 +87,7 @@ def _check_backbone_activations(layers: list[_Layer]) -> None:
             activation = _get_activation(class_name, config)
             if activation not in ("relu", "relu6", "softmax", "linear"):
                 raise WeightsError(f"its layer {config.get('name')} has the activation {activation}, not ReLU6")
-        elif class_name in ("Conv2D", "DepthwiseConv2D") and config.get("activation", "linear") != "linear":
+        elif class_name in ("Conv2D", "DepthwiseConv2D") and _get_activation(class_name, config) != "linear":
             raise WeightsError(f"its layer {config.get('name')} has the activation {config['activation']}, not none")
 
 
@@ -124,4 +124,7 @@ def _check_relu_limit(config: dict[str, Any], expected: int | None) -> None:
 
 
 def _get_activation(class_name: str, config: dict[str, Any]) -> str:
-    return str(config.get("activation", "linear")) if class_name in ("Activation", "Dense") else class_name.lower()
+    """Returns the name of the function that a layer applies; `"activation": null` is Keras's "linear"."""
+    if class_name in ("Activation", "Dense", "Conv2D", "DepthwiseConv2D"):
+        return str(config.get("activation") or "linear")
+    return class_name.lower()

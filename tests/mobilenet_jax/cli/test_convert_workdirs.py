@@ -84,5 +84,6 @@ def test_averaged_parameters_are_read_if_a_run_kept_them(run, tmp_path, monkeypa
     keras_model = make_random_mobilenet(0.25, "article_bn", (32, 32), seed=1)
     keras_model.load_weights(tmp_path / "w.weights.h5")
     images = np.random.default_rng(0).uniform(0, 1, (2, 32, 32, 3)).astype(np.float32)
-    outputs = weights.architecture.build_model().apply(weights.variables, images, train=False)
+    apply = jax.jit(weights.architecture.build_model().apply, static_argnames="train")
+    outputs = apply(weights.variables, images, train=False)
     assert compute_relative_error(outputs, keras_model.predict(images, verbose=0)) < 1e-4

@@ -4,13 +4,20 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from input_pipeline.sources.isic import MALIGNANT
 from mobilenet_jax.cli.error_boundary import run_command
 from mobilenet_jax.cli.logs import configure_logging
 from mobilenet_jax.cli.main import main
 from mobilenet_jax.errors import UserError
+from mobilenet_jax.evaluation.calibration import Correction
+from mobilenet_jax.inference.predict_files import TableFormat
+from mobilenet_jax.inference.views import count_views
+from mobilenet_jax.model.mobilenet import ALPHAS
+from mobilenet_jax.weights.orbax import CheckpointName
 
 
 def test_the_installed_command_works():
@@ -76,6 +83,24 @@ def test_help_imports_neither_jax_nor_tensorflow():
         "card",
     ):
         assert f"\n    {command} " in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("evaluate", f"{{{','.join(get_args(Correction))}}}"),
+        ("evaluate", f"{{{','.join(get_args(CheckpointName))}}}"),
+        ("evaluate", f"default: {','.join(MALIGNANT)} if the model has them"),
+        ("evaluate", f"at most {count_views((224, 224))} "),
+        ("predict", f"{{{','.join(get_args(TableFormat))}}}"),
+        ("summary", f"{{{','.join(map(str, sorted(ALPHAS)))}}}"),
+    ],
+)
+def test_help_names_the_choices_of_the_package(run, command, words):
+    """Options do not import the package, so that help is fast."""
+    status, out, _ = run(command, "--help")
+    assert status == 0
+    assert words in " ".join(out.split())
 
 
 @pytest.mark.parametrize("arguments", [["summary", "--alhpa=1"], ["evaluate", "run", "--config.train.epochs=3"]])

@@ -167,17 +167,16 @@ def test_missing_reestimated_statistics_are_an_error(reestimated, tmp_path):
         read_weights(workdir)
 
 
-def test_a_run_of_an_earlier_version_resumes_and_its_weights_are_read(data, tmp_path):
+def test_a_run_of_an_earlier_version_resumes_and_its_weights_are_read(data, workdir, tmp_path):
     """Removes the keys that were added later from the `config.json` of a run."""
-    train_and_evaluate(make_config(data, train__epochs=1), tmp_path / "run")
     train_and_evaluate(make_config(data, train__epochs=2), tmp_path / "whole")
-    file = tmp_path / "run" / "config.json"
+    file = workdir / "config.json"
     config = json.loads(file.read_text())
     del config["train"]["reestimate_batch_norm"]
     file.write_text(json.dumps(config))
-    assert not list((tmp_path / "run").glob("checkpoints/*/reestimated"))
-    _, state, _, _ = _restore(data, tmp_path / "run")
-    weights = read_weights(tmp_path / "run").variables
+    assert not list(workdir.glob("checkpoints/*/reestimated"))
+    _, state, _, _ = _restore(data, workdir)
+    weights = read_weights(workdir).variables
     jax.tree.map(np.testing.assert_array_equal, weights, {"params": state.params, "batch_stats": state.batch_stats})
-    train_and_evaluate(make_config(data, train__epochs=2), tmp_path / "run")
-    assert read_records(tmp_path / "run") == read_records(tmp_path / "whole")
+    train_and_evaluate(make_config(data, train__epochs=2), workdir)
+    assert read_records(workdir) == read_records(tmp_path / "whole")

@@ -73,7 +73,10 @@ def test_a_finished_run_is_not_trained_again(data, workdir, caplog):
     before = read_records(workdir, timed=True)
     train_and_evaluate(make_config(data), workdir)
     assert read_records(workdir, timed=True) == before
-    best, metrics, checkpoints = caplog.messages[-3:]
+    hint, best, metrics, checkpoints = caplog.messages[-4:]
+    assert hint == (
+        f"the run in {workdir} is finished: raise config.train.epochs to train longer, or choose another --workdir"
+    )
     assert best.startswith("best: epoch ")
     assert str(workdir / "curves.png") in metrics
     assert str(workdir / "checkpoints") in checkpoints

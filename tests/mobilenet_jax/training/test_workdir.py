@@ -41,6 +41,13 @@ def test_a_killed_process_releases_its_workdir_which_still_counts_as_empty(tmp_p
         assert (tmp_path / "config.json").exists()
 
 
+def test_unfinished_files_of_a_killed_process_are_removed_under_the_lock(tmp_path):
+    (tmp_path / ".abc.unfinished" / "new").mkdir(parents=True)
+    (tmp_path / ".abc.unfinished" / "new" / "curves.png").write_bytes(b"half")
+    with Workdir(tmp_path, {}, 0):
+        assert {path.name for path in tmp_path.iterdir()} == {".lock", "config.json"}
+
+
 def test_a_workdir_that_cannot_be_locked_is_reported(tmp_path):
     (tmp_path / ".lock").mkdir()
     with pytest.raises(WorkdirError, match=r"cannot write .*/\.lock \(Is a directory\)"):
