@@ -34,7 +34,7 @@ from mobilenet_jax.weights.load import read_weights
 
 Precision = Literal["float32", "bfloat16"]
 InputScalingName = Literal["1/255", "weights"]
-_STEPS, _MIN_EPOCHS, _MAX_EPOCHS = 1500, 20, 100  # of a run with `train.epochs=0`
+_STEPS, _MIN_EPOCHS, _MAX_EPOCHS = 1500, 15, 60  # of a run with `train.epochs=0`
 
 _ARTICLE_SCALING = (0.0, 1.0)  # the article divides pixel values by 255
 _logger = logging.getLogger(__name__)
@@ -103,10 +103,7 @@ def resolve_config(config: ConfigDict, examples: Examples, steps_per_epoch: int)
 
 
 def choose_epochs(steps_per_epoch: int) -> int:
-    """Returns the number of epochs for `train.epochs=0`: about 1,500 steps, but from 20 to 100 epochs.
-
-    Fine-tuning needs a number of steps rather than epochs, see `benchmarks/results/finetune.md`.
-    """
+    """Returns the number of epochs for `train.epochs=0`: about 1,500 steps, but from 15 to 60 epochs."""
     return min(max(-(-_STEPS // steps_per_epoch), _MIN_EPOCHS), _MAX_EPOCHS)
 
 

@@ -239,10 +239,12 @@ def test_a_cache_that_does_not_fit_is_reported_before_anything_is_written(data, 
     assert not (tmp_path / "run").exists()
 
 
-def test_the_number_of_classes_is_taken_from_the_data(data, finished, tmp_path):
-    train_and_evaluate(make_config(data, model__num_classes=0), tmp_path / "run")
+def test_the_numbers_of_classes_and_epochs_are_taken_from_the_data(data, finished, tmp_path, monkeypatch):
+    monkeypatch.setattr("mobilenet_jax.training.setup.choose_epochs", lambda steps_per_epoch: steps_per_epoch - 1)
+    train_and_evaluate(make_config(data, model__num_classes=0, train__epochs=0), tmp_path / "run")
     assert read_records(tmp_path / "run") == read_records(finished)
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["model"]["num_classes"] == 0
+    stored = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (stored["model"]["num_classes"], stored["train"]["epochs"]) == (0, 0)
     assert read_weights(tmp_path / "run").architecture.num_classes == 7
 
 

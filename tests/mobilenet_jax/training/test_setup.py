@@ -10,7 +10,7 @@ from input_pipeline.sources.isic import INPUT
 from mobilenet_jax.errors import ConfigError
 from mobilenet_jax.training.config import parse_config
 from mobilenet_jax.training.loop import train_and_evaluate
-from mobilenet_jax.training.setup import has_initial_weights, init_model, load_examples
+from mobilenet_jax.training.setup import choose_epochs, has_initial_weights, init_model, load_examples
 from mobilenet_jax.weights.load import load_pretrained
 from tests.helpers.datasets import write_photographs
 from tests.helpers.runs import make_config
@@ -89,3 +89,8 @@ def test_the_input_scaling_follows_the_configuration(data, weights, name):
 def test_another_number_of_classes_names_the_option(data):
     with pytest.raises(ConfigError, match="the data have 7 classes: use --config.model.num_classes=7"):
         _load(make_config(data, model__num_classes=3))
+
+
+@pytest.mark.parametrize(("steps_per_epoch", "epochs"), [(1, 60), (25, 60), (26, 58), (100, 15), (500, 15)])
+def test_small_data_are_trained_for_more_epochs(steps_per_epoch, epochs):
+    assert choose_epochs(steps_per_epoch) == epochs
