@@ -3,11 +3,12 @@
     python -m benchmarks.finetune --data DIR --weights FILE --runs RUNS > benchmarks/results/finetune.md
 
 DIR is in the ISIC archive's layout. A fifth of its lesions is held out, and one image of each is evaluated; the subsets
-are sampled from the images of the others, another one for each seed. Both sides get the same images, the same size of
-images and the same initial weights. Runs in RUNS that are finished are not repeated.
+are sampled from the remaining images, a different one for each seed. Both methods get the same images, the same size of
+images and the same initial weights. Finished runs in RUNS are not repeated: use an empty folder after a change.
 """
 
 import argparse
+import csv
 import json
 import subprocess
 import sys
@@ -99,27 +100,27 @@ def _sample(examples: Examples, shares: np.ndarray, rng: np.random.Generator) ->
 
 
 def write_table(path: Path, training: Examples, validation: Examples) -> None:
-    """Writes a table of images that both sides read."""
-    lines = ["path,label,group,split"]
-    for split, examples in (("train", training), ("val", validation)):
-        for file, label, lesion in zip(examples.paths, examples.labels, examples.lesions, strict=True):
-            lines.append(f"{Path(file).absolute()},{examples.class_names[label]},{lesion},{split}")
-    path.write_text("\n".join(lines) + "\n")
+    """Writes the table of images that both methods read."""
+    with open(path, "w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("path", "label", "group", "split"))
+        for split, examples in (("train", training), ("val", validation)):
+            for image, label, lesion in zip(examples.paths, examples.labels, examples.lesions, strict=True):
+                writer.writerow((Path(image).absolute(), examples.class_names[label], lesion, split))
 
 
 def train_keras(folder: Path, case: Case, seed: int, weights: str) -> dict[str, Any]:
-    """Trains as the guide and returns its metrics, those after the second phase, and the seconds of the process."""
+    """Trains as in the guide and returns the metrics after its second phase."""
     command = [
         sys.executable, "-m", "benchmarks.keras_finetune", f"--data={folder / 'images.csv'}", f"--weights={weights}",
         f"--image-size={case.image_size}", f"--seed={seed}",
     ]  # fmt: skip
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    head, last = json.loads(output.splitlines()[-1])
-    return {**last, "head": head["balanced_accuracy"]}
+    return dict(json.loads(output.splitlines()[-1]))
 
 
 def train_recipe(folder: Path, case: Case, seed: int, weights: str) -> dict[str, Any]:
-    """Trains with the recipe and returns the metrics of the last epoch, the best epoch, and the seconds of the run."""
+    """Trains with the recipe and returns the metrics of the last epoch, and the balanced accuracy of the best one."""
     command = [
         sys.executable, "train.py", "--config=configs/finetune.py", "--config.data.source=csv",
         f"--config.data.dir={folder / 'images.csv'}", "--config.data.split=given", f"--workdir={folder / 'run'}",
@@ -132,33 +133,27 @@ def train_recipe(folder: Path, case: Case, seed: int, weights: str) -> dict[str,
         "balanced_accuracy": last["val_balanced_accuracy"],
         "accuracy": last["val_accuracy"],
         "best": best["val_balanced_accuracy"],
-        "seconds": summary["seconds"],
     }
 
 
 def print_results(results: dict[str, dict[str, list[Any]]], images: int) -> None:
     """Prints the table."""
     print(
-        "`python -m benchmarks.finetune --data DIR --weights FILE --runs RUNS`, jax "
-        f"{version('jax')}, keras {version('keras')}, tensorflow-cpu {version('tensorflow-cpu')}, 2 CPU cores.\n\n"
-        f"Balanced accuracy on {images:,} held-out images (108 for three classes), mean of {len(SEEDS)} subsets, and "
-        "each of them.\n\n"
-        "| training images | Keras's guide | `configs/finetune.py` | difference | accuracy | best epoch | seconds |\n"
+        f"`python -m benchmarks.finetune --data DIR --weights FILE --runs RUNS`, jax {version('jax')}, keras "
+        f"{version('keras')}, tensorflow-cpu {version('tensorflow-cpu')}, 2 CPU cores.\n\n"
+        f"Balanced accuracy after the last epoch on {images:,} held-out images, one per lesion (108 for three "
+        f"classes): mean of {len(SEEDS)} subsets, and each of them. Accuracies are means.\n\n"
+        "| training images | guide | recipe | difference | accuracy: guide | recipe | best epoch of the recipe |\n"
         "|---|---|---|---|---|---|---|"
     )
     differences = []
-    for name, sides in results.items():
-        values = {s: np.array([r["balanced_accuracy"] for r in runs]) for s, runs in sides.items()}
-        accuracy, seconds = (
-            {s: np.mean([r[key] for r in runs]) for s, runs in sides.items()} for key in ("accuracy", "seconds")
-        )
+    for name, methods in results.items():
+        values = {m: np.array([run["balanced_accuracy"] for run in runs]) for m, runs in methods.items()}
         differences.append(difference := values["recipe"].mean() - values["keras"].mean())
-        cells = (f"{values[s].mean():.3f} ({', '.join(f'{v:.3f}' for v in values[s])})" for s in ("keras", "recipe"))
-        best = np.mean([run["best"] for run in sides["recipe"]])
-        print(
-            f"| {name} | {' | '.join(cells)} | {difference:+.3f} | {accuracy['keras']:.3f}, {accuracy['recipe']:.3f} | "
-            f"{best:.3f} | {seconds['keras']:.0f}, {seconds['recipe']:.0f} |"
-        )
+        cells = [f"{values[m].mean():.3f} ({', '.join(f'{v:.3f}' for v in values[m])})" for m in ("keras", "recipe")]
+        accuracies = [f"{np.mean([run['accuracy'] for run in methods[m]]):.3f}" for m in ("keras", "recipe")]
+        best = np.mean([run["best"] for run in methods["recipe"]])
+        print(f"| {name} | {' | '.join(cells)} | {difference:+.3f} | {' | '.join(accuracies)} | {best:.3f} |")
     print(f"\nMean difference: {np.mean(differences):+.3f}.")
 
 

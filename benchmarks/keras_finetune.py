@@ -1,16 +1,14 @@
 """Fine-tunes with Keras's transfer-learning guide: the peer of `finetune.py`.
 
-The guide (https://keras.io/guides/transfer_learning) trains a new head on a frozen backbone, then the whole model at a
-low rate. BatchNorm is in inference mode throughout. Prints one line of JSON: the metrics after each phase.
+The guide (`guides/transfer_learning.py` of keras-team/keras-io) trains a new head on a frozen backbone for 20 epochs,
+then the whole model at a low rate for 10. BatchNorm is in inference mode throughout. Only the backbone differs from the
+guide's: MobileNet instead of Xception. Prints the metrics as one line of JSON.
 """
 
 import argparse
 import json
-import time
-from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
@@ -42,7 +40,7 @@ def build_model(classes: int, size: int, alpha: float, weights: str) -> tuple[ke
 
 
 def main() -> None:
-    """Trains both phases and prints their metrics."""
+    """Trains both phases and prints the metrics."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", required=True, help="a table of images, see docs/data.md")
     parser.add_argument("--weights", required=True)
@@ -50,7 +48,6 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=128)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    start = time.perf_counter()
     keras.utils.set_random_seed(args.seed)
 
     training, validation = read_split("csv", args.data, "given", val_fraction=0.0, seed=0)
@@ -59,23 +56,13 @@ def main() -> None:
     batches = tf.data.Dataset.from_tensor_slices((images, training.labels))
     batches = batches.shuffle(len(training), seed=args.seed).batch(BATCH_SIZE).prefetch(2)
     model, backbone = build_model(len(training.class_names), args.image_size, args.alpha, args.weights)
-    records: list[dict[str, Any]] = []
     for trainable, (rate, epochs) in zip((False, True), PHASES, strict=True):
         backbone.trainable = trainable
         model.compile(keras.optimizers.Adam(rate), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
         model.fit(batches, epochs=epochs, verbose=0)
-        predicted = model.predict(val_images, verbose=0).argmax(-1)
-        records.append(
-            {
-                "balanced_accuracy": float(balanced_accuracy_score(validation.labels, predicted)),
-                "accuracy": float(accuracy_score(validation.labels, predicted)),
-                "recalls": [
-                    float(np.mean(predicted[validation.labels == c] == c)) for c in np.unique(validation.labels)
-                ],
-                "seconds": time.perf_counter() - start,
-            }
-        )
-    print(json.dumps(records))
+    predicted = model.predict(val_images, verbose=0).argmax(-1)
+    metrics = {"balanced_accuracy": balanced_accuracy_score, "accuracy": accuracy_score}
+    print(json.dumps({name: float(compute(validation.labels, predicted)) for name, compute in metrics.items()}))
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ def get_config(recipe: str = "sample") -> ConfigDict:
 
     config.train = ConfigDict()
     config.train.batch_size = 32  # images per step over all devices together
-    config.train.epochs = 100  # 0 chooses a number for the size of the data
+    config.train.epochs = 100  # 0 chooses it from the number of training images
     config.train.precision = "float32"  # or 'bfloat16' for the computation of the layers; parameters stay float32
     # Such as 0.999: evaluates and saves a moving average of the parameters; 0 disables it. The decay rises to this
     # value as (1 + step) / (10 + step).

@@ -10,10 +10,12 @@ import errno
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 _SUFFIX = ".unfinished"
+_SECONDS_PER_DAY = 86_400
 
 
 @contextlib.contextmanager
@@ -62,6 +64,17 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 def get_free_bytes(path: Path) -> int:
     """Returns the free bytes on the disk that holds `path`, which must exist."""
     return shutil.disk_usage(path).free
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes the temporary names in a folder that processes which were killed left more than a day ago.
+
+    A younger one may belong to a running process. One that holds the replaced file or folder is kept: it may be the
+    only copy.
+    """
+    for path in filter(is_unfinished, folder.iterdir()):
+        if time.time() - path.stat().st_mtime > _SECONDS_PER_DAY and not any(path.glob("old/*")):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def is_unfinished(path: Path) -> bool:

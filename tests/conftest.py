@@ -108,9 +108,14 @@ def evaluated_once(trained, tmp_path_factory) -> Path:
     from mobilenet_jax.cli.main import main
 
     workdir = shutil.copytree(trained, tmp_path_factory.mktemp("evaluated") / "run")
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        main(["evaluate", str(workdir), "--resamples=5"])
-    _restore_logging()
+    output = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+            main(["evaluate", str(workdir), "--resamples=5"])
+    except SystemExit:
+        pytest.fail(output.getvalue())
+    finally:
+        _restore_logging()
     return workdir
 
 

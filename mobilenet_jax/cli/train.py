@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
     config, name = parse_config(args.config, args.overrides)
     connect_processes(args.coordinator, args.num_processes, args.process_id)
     if jax.process_index() > 0:
-        configure_logging(logging.WARNING)
+        configure_logging(logging.ERROR)  # the first process logs the same warnings
     train_and_evaluate(config, args.workdir or Path("runs") / name, profile=args.profile)
 
 

@@ -51,7 +51,8 @@ class Classifier:
             )
         self.class_names = metadata.classes or tuple(map(str, range(architecture.num_classes)))
         self.model: Any = architecture.build_model()
-        self._input_scaling, self._views = metadata.input_scaling, views
+        low, high = metadata.input_scaling
+        self._input_scaling, self._views = (low, high), views
         self._correct = correct or (lambda probabilities: probabilities)
         self._mesh = sharding.make_data_mesh()
         self.variables = sharding.replicate(self._mesh, weights.variables)
@@ -79,7 +80,7 @@ class Classifier:
         return scale_pixels(pixels, self._input_scaling)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))  # compiled once for all classifiers of a process with this model
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))  # compiled once per process for models that are equal
 def _average_views(
     model: Any, input_scaling: tuple[float, float], views: int, variables: Any, pixels: jax.Array
 ) -> jax.Array:

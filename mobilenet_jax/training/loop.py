@@ -66,7 +66,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, profile: bool
         Interrupted: the run was asked to stop and has saved its state.
     """
     check_config(config)
-    workdir, stored_config = Path(workdir), config.to_dict()
+    workdir = Path(workdir)
 
     # Data, model and state of a new run.
     training, validation = load_examples(config.data, config.model.num_classes, config.seed)
@@ -78,7 +78,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, profile: bool
 
     checkpoint_bytes = sum(x.nbytes for x in jax.tree.leaves(state))
     with (
-        Workdir(workdir, stored_config, MAX_CHECKPOINTS * checkpoint_bytes) as files,
+        Workdir(workdir, config.to_dict(), MAX_CHECKPOINTS * checkpoint_bytes) as files,
         Checkpoints(workdir / "checkpoints") as checkpoints,
         StopRequest() as stop_request,
     ):
@@ -152,9 +152,10 @@ def resume(
             f"{workdir} holds {restored.epoch} epochs, more than config.train.epochs={epochs}: choose another --workdir"
         )
     if is_finished(restored, config):
-        _logger.info(
-            "the run in %s is finished: raise config.train.epochs to train longer, or choose another --workdir", workdir
-        )
+        stopped_early = find_early_stop(restored.records, config.early_stopping) is not None
+        is_fixed = stopped_early or config.optimizer.schedule == "cosine"
+        hint = "" if is_fixed else "raise config.train.epochs to train longer, or "
+        _logger.info("the run in %s is finished: %schoose another --workdir for a new one", workdir, hint)
     else:
         _logger.info("resuming after epoch %d, step %d", restored.epoch, int(state.step))
     return state, restored

@@ -17,7 +17,7 @@ from input_pipeline.sources.registry import read_split
 from input_pipeline.splits import count_crossing_lesions, format_split, hash_split, resolve_split
 from mobilenet_jax.errors import ConfigError
 from mobilenet_jax.model.mobilenet import MobileNet
-from mobilenet_jax.sharding import is_first_process, make_data_mesh, replicate
+from mobilenet_jax.sharding import make_data_mesh, replicate
 from mobilenet_jax.training.batch_statistics import StatisticsEstimator, make_statistics_estimator
 from mobilenet_jax.training.losses import Regularizer, compute_balanced_class_weights
 from mobilenet_jax.training.optimizer import make_optimizer, make_schedule
@@ -84,17 +84,17 @@ def _log_numbers(training: Examples, validation: Examples, split: str) -> None:
     _logger.info(
         "split %s, hash %s; lesions in both subsets: %s", split, split_hash[:12], crossing if known else "unknown"
     )
-    if crossing and is_first_process():
+    if crossing:
         _logger.warning(
             "%d lesions are in both subsets, so validation metrics are optimistic; use data.split=lesion", crossing
         )
 
 
 def resolve_config(config: ConfigDict, examples: Examples, steps_per_epoch: int) -> ConfigDict:
-    """Returns the configuration with values for the data in place of 0.
+    """Returns the configuration with each 0 that stands for a value of the data replaced by that value.
 
-    `model.num_classes=0` becomes the number of classes, and `train.epochs=0` the number of epochs that `choose_epochs`
-    returns. The given configuration is unchanged, and is the one that `config.json` records.
+    `model.num_classes=0` becomes the number of classes, and `train.epochs=0` the number that `choose_epochs` returns.
+    `config.json` records the result.
     """
     resolved = config.copy_and_resolve_references()
     resolved.model.num_classes = config.model.num_classes or len(examples.class_names)
@@ -103,7 +103,7 @@ def resolve_config(config: ConfigDict, examples: Examples, steps_per_epoch: int)
 
 
 def choose_epochs(steps_per_epoch: int) -> int:
-    """Returns the number of epochs for `train.epochs=0`: about 1,500 steps, but from 15 to 60 epochs."""
+    """Returns the number of epochs for `train.epochs=0`: that of about 1,500 steps, limited to 15 to 60 epochs."""
     return min(max(-(-_STEPS // steps_per_epoch), _MIN_EPOCHS), _MAX_EPOCHS)
 
 

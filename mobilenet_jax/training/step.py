@@ -164,7 +164,7 @@ def make_eval_step(model: MobileNet) -> Callable[[TrainState, Arrays], BatchResu
     return functools.partial(_eval_step, model)
 
 
-@functools.partial(jax.jit, static_argnums=0)  # compiled once for all runs of a process with this model
+@functools.partial(jax.jit, static_argnums=0)  # compiled once per process for models that are equal
 def _eval_step(model: MobileNet, state: TrainState, batch: Arrays) -> BatchResult:
     variables = {"params": state.evaluated_params, "batch_stats": state.batch_stats}
     return _make_result(model.apply(variables, batch["image"], train=False), batch["label"], batch["mask"])

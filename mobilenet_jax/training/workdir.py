@@ -12,7 +12,7 @@ import filelock
 from ml_collections import ConfigDict
 from tensorboardX import SummaryWriter
 
-from input_pipeline.atomic_files import get_free_bytes, is_unfinished, write_atomically
+from input_pipeline.atomic_files import get_free_bytes, is_unfinished, remove_leftovers, write_atomically
 from mobilenet_jax.errors import WorkdirError
 from mobilenet_jax.evaluation.plots import draw_curves, encode_png
 from mobilenet_jax.sharding import is_first_process, synchronize_processes
@@ -59,8 +59,7 @@ class Workdir:
         except OSError as error:
             raise WorkdirError(f"cannot create {path} ({error.strerror}): choose another --workdir") from error
         self._lock = _acquire_lock(path)
-        for leftover in filter(is_unfinished, path.iterdir()):  # of a process that was killed
-            shutil.rmtree(leftover, ignore_errors=True)
+        remove_leftovers(path)
         if not file.exists():
             self.check_space(bytes_needed)
             self._write("config.json", _format_json(config))
@@ -156,7 +155,7 @@ def _is_ignored(path: Path) -> bool:
 
 def _acquire_lock(path: Path) -> filelock.BaseFileLock:
     """Locks a folder until the lock is released or the process ends."""
-    lock = filelock.FileLock(path / _LOCK, mode=0o666)  # less the umask, so that a group can share a folder
+    lock = filelock.FileLock(path / _LOCK)
     with _report_errors(path / _LOCK):
         try:
             lock.acquire(blocking=False)

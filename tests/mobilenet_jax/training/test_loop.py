@@ -73,13 +73,22 @@ def test_a_finished_run_is_not_trained_again(data, workdir, caplog):
     before = read_records(workdir, timed=True)
     train_and_evaluate(make_config(data), workdir)
     assert read_records(workdir, timed=True) == before
-    hint, best, metrics, checkpoints = caplog.messages[-4:]
-    assert hint == (
-        f"the run in {workdir} is finished: raise config.train.epochs to train longer, or choose another --workdir"
-    )
+    hint = "raise config.train.epochs to train longer, or choose another --workdir for a new one"
+    assert f"the run in {workdir} is finished: {hint}" in caplog.messages
+    best, metrics, checkpoints = caplog.messages[-3:]
     assert best.startswith("best: epoch ")
     assert str(workdir / "curves.png") in metrics
     assert str(workdir / "checkpoints") in checkpoints
+
+
+def test_a_finished_run_that_cannot_be_extended_does_not_offer_it(data, tmp_path, caplog):
+    """With the cosine schedule the number of epochs cannot be raised, and a run that stopped early stays stopped."""
+    caplog.set_level("INFO")
+    early_stop = {"early_stopping__enabled": True, "early_stopping__patience": 1, "early_stopping__min_delta": 9.0}
+    for name, changes in (("cosine", {"optimizer__schedule": "cosine", "train__epochs": 1}), ("early", early_stop)):
+        for _ in range(2):
+            train_and_evaluate(make_config(data, **changes), tmp_path / name)
+        assert f"the run in {tmp_path / name} is finished: choose another --workdir for a new one" in caplog.messages
 
 
 def test_metrics_that_were_lost_after_the_checkpoint_are_restored(data, workdir):
@@ -244,7 +253,9 @@ def test_the_numbers_of_classes_and_epochs_are_taken_from_the_data(data, finishe
     train_and_evaluate(make_config(data, model__num_classes=0, train__epochs=0), tmp_path / "run")
     assert read_records(tmp_path / "run") == read_records(finished)
     stored = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert (stored["model"]["num_classes"], stored["train"]["epochs"]) == (0, 0)
+    assert (stored["model"]["num_classes"], stored["train"]["epochs"]) == (7, 2)
+    resumed = train_and_evaluate(make_config(data, model__num_classes=0, train__epochs=0), tmp_path / "run")
+    assert resumed["last"]["epoch"] == 2
     assert read_weights(tmp_path / "run").architecture.num_classes == 7
 
 

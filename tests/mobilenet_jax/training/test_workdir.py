@@ -1,5 +1,7 @@
+import os
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -41,11 +43,16 @@ def test_a_killed_process_releases_its_workdir_which_still_counts_as_empty(tmp_p
         assert (tmp_path / "config.json").exists()
 
 
-def test_unfinished_files_of_a_killed_process_are_removed_under_the_lock(tmp_path):
-    (tmp_path / ".abc.unfinished" / "new").mkdir(parents=True)
-    (tmp_path / ".abc.unfinished" / "new" / "curves.png").write_bytes(b"half")
+def test_leftovers_of_killed_processes_are_removed_after_a_day(tmp_path):
+    """Those that may belong to a running process, or hold the only copy of a folder, are kept."""
+    for name, part, age in (("a", "new", 100_000), ("b", "new", 10), ("c", "old", 100_000)):
+        folder = tmp_path / f".{name}.unfinished"
+        (folder / part).mkdir(parents=True)
+        (folder / part / "curves.png").write_bytes(b"half")
+        os.utime(folder, (time.time() - age,) * 2)
     with Workdir(tmp_path, {}, 0):
-        assert {path.name for path in tmp_path.iterdir()} == {".lock", "config.json"}
+        names = {path.name for path in tmp_path.iterdir()}
+        assert names == {".lock", "config.json", ".b.unfinished", ".c.unfinished"}
 
 
 def test_a_workdir_that_cannot_be_locked_is_reported(tmp_path):
