@@ -69,11 +69,11 @@ def main() -> None:
             folder = args.runs / f"{case.name.replace(', ', '-').replace(' ', '-')}-{seed}"
             folder.mkdir(parents=True, exist_ok=True)
             write_table(folder / "images.csv", *sample_case(case, training, validation, seed))
-            for side, train in (("keras", train_keras), ("recipe", train_recipe)):
-                file = folder / f"{side}.json"
+            for method, train in METHODS.items():
+                file = folder / f"{method}.json"
                 if not file.exists():
                     file.write_text(json.dumps(train(folder, case, seed, args.weights)))
-                results.setdefault(case.name, {}).setdefault(side, []).append(json.loads(file.read_text()))
+                results.setdefault(case.name, {}).setdefault(method, []).append(json.loads(file.read_text()))
     print_results(results, len(validation))
 
 
@@ -109,14 +109,19 @@ def write_table(path: Path, training: Examples, validation: Examples) -> None:
                 writer.writerow((Path(image).absolute(), examples.class_names[label], lesion, split))
 
 
-def train_keras(folder: Path, case: Case, seed: int, weights: str) -> dict[str, Any]:
+def train_keras(folder: Path, case: Case, seed: int, weights: str, *options: str) -> dict[str, Any]:
     """Trains as in the guide and returns the metrics after its second phase."""
     command = [
         sys.executable, "-m", "benchmarks.keras_finetune", f"--data={folder / 'images.csv'}", f"--weights={weights}",
-        f"--image-size={case.image_size}", f"--seed={seed}",
+        f"--image-size={case.image_size}", f"--seed={seed}", *options,
     ]  # fmt: skip
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     return dict(json.loads(output.splitlines()[-1]))
+
+
+def train_weighted_keras(folder: Path, case: Case, seed: int, weights: str) -> dict[str, Any]:
+    """Trains as in the guide with balanced class weights and returns the metrics after its second phase."""
+    return train_keras(folder, case, seed, weights, "--class-weights")
 
 
 def train_recipe(folder: Path, case: Case, seed: int, weights: str) -> dict[str, Any]:
@@ -136,25 +141,33 @@ def train_recipe(folder: Path, case: Case, seed: int, weights: str) -> dict[str,
     }
 
 
+METHODS = {"keras": train_keras, "weighted": train_weighted_keras, "recipe": train_recipe}
+
+
 def print_results(results: dict[str, dict[str, list[Any]]], images: int) -> None:
-    """Prints the table."""
+    """Prints the tables."""
     print(
         f"`python -m benchmarks.finetune --data DIR --weights FILE --runs RUNS`, jax {version('jax')}, keras "
         f"{version('keras')}, tensorflow-cpu {version('tensorflow-cpu')}, 2 CPU cores.\n\n"
-        f"Balanced accuracy after the last epoch on {images:,} held-out images, one per lesion (108 for three "
-        f"classes): mean of {len(SEEDS)} subsets, and each of them. Accuracies are means.\n\n"
-        "| training images | guide | recipe | difference | accuracy: guide | recipe | best epoch of the recipe |\n"
-        "|---|---|---|---|---|---|---|"
+        f"Metrics after the last epoch on {images:,} held-out images, one per lesion (108 for three classes): mean of "
+        f"{len(SEEDS)} subsets, and each of them."
     )
-    differences = []
-    for name, methods in results.items():
-        values = {m: np.array([run["balanced_accuracy"] for run in runs]) for m, runs in methods.items()}
-        differences.append(difference := values["recipe"].mean() - values["keras"].mean())
-        cells = [f"{values[m].mean():.3f} ({', '.join(f'{v:.3f}' for v in values[m])})" for m in ("keras", "recipe")]
-        accuracies = [f"{np.mean([run['accuracy'] for run in methods[m]]):.3f}" for m in ("keras", "recipe")]
-        best = np.mean([run["best"] for run in methods["recipe"]])
-        print(f"| {name} | {' | '.join(cells)} | {difference:+.3f} | {' | '.join(accuracies)} | {best:.3f} |")
-    print(f"\nMean difference: {np.mean(differences):+.3f}.")
+    for metric in ("balanced_accuracy", "accuracy"):
+        print(
+            f"\n{metric.replace('_', ' ').capitalize()}:\n\n"
+            "| training images | guide | guide, class weights | recipe | difference | difference to class weights |\n"
+            "|---|---|---|---|---|---|"
+        )
+        differences = []
+        for name, methods in results.items():
+            values = [np.array([run[metric] for run in methods[method]]) for method in METHODS]
+            differences.append([values[-1].mean() - other.mean() for other in values[:-1]])
+            cells = [f"{v.mean():.3f} ({', '.join(f'{run:.3f}' for run in v)})" for v in values]
+            cells += [f"{difference:+.3f}" for difference in differences[-1]]
+            print(f"| {name} | {' | '.join(cells)} |")
+        print(f"| mean | | | | {' | '.join(f'{d:+.3f}' for d in np.mean(differences, axis=0))} |")
+    best = [f"{np.mean([run['best'] for run in methods['recipe']]):.3f}" for methods in results.values()]
+    print(f"\nBalanced accuracy of the recipe in its best epoch, in the order of the rows: {', '.join(best)}.")
 
 
 if __name__ == "__main__":

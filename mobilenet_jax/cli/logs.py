@@ -1,6 +1,7 @@
 """Sends the log of both packages to the terminal: progress to stdout, warnings to stderr."""
 
 import logging
+import os
 import sys
 from typing import TextIO
 
@@ -18,12 +19,16 @@ class _LevelPrefix(logging.Formatter):
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """Writes records to a stream; a closed pipe ends the command instead of being reported for every record."""
+    """Writes records to a stream; if it is a closed pipe, as in `... | head -1`, drops this record and all later ones.
+
+    The log is not what a command is run for: a training run goes on without it.
+    """
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (the name of logging's method)
         if isinstance(sys.exception(), BrokenPipeError):
-            raise
-        super().handleError(record)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())  # so that the flush at exit succeeds too
+        else:
+            super().handleError(record)
 
 
 def configure_logging(level: int) -> None:

@@ -11,10 +11,12 @@ from types import TracebackType
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from input_pipeline.errors import get_first_line
+from mobilenet_jax.cluster import broadcast, broadcast_text, is_first_process, synchronize_processes
 from mobilenet_jax.errors import WorkdirError
 from mobilenet_jax.training.step import TrainState
 from mobilenet_jax.weights.orbax import BEST_MODE, REESTIMATED, check_arrays, get_score
@@ -23,6 +25,11 @@ MAX_CHECKPOINTS = 4  # the latest two, the best, and one that is being written
 _NO_SCORE = -1e30  # of a state within an epoch, which has not been evaluated
 
 _logger = logging.getLogger(__name__)
+
+
+def has_checkpoints(folder: Path) -> bool:
+    """Returns whether there is a complete checkpoint, readable or not; Orbax names their folders by their steps."""
+    return any(path.name.isdigit() for path in folder.glob("*"))
 
 
 class Checkpoints:
@@ -38,27 +45,26 @@ class Checkpoints:
         self._folder = folder
 
     def __enter__(self) -> "Checkpoints":
+        if is_first_process():
+            _remove_unreadable_scores(self._folder)
+        synchronize_processes("the scores of all checkpoints are readable")
         policies = [checkpoint_managers.LatestN(2), checkpoint_managers.BestN(get_metric_fn=get_score, n=1)]
         options = ocp.CheckpointManagerOptions(
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
             best_fn=get_score,
             best_mode=BEST_MODE,
+            cleanup_tmp_directories=True,  # those of processes that were killed; the workdir is locked
         )
         with contextlib.ExitStack() as stack:
             stack.enter_context(_drain_event_loops())
             with self._report_errors("read"):
-                _remove_unreadable_scores(self._folder)
-                self._manager = ocp.CheckpointManager(self._folder.absolute(), options=options)
+                self._manager = _CheckpointManager(self._folder.absolute(), options=options)
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         with self._stack, self._report_errors("write"):
             self._manager.close()
-
-    def is_empty(self) -> bool:
-        """Returns whether there is no checkpoint."""
-        return self._manager.latest_step() is None
 
     def save(
         self, state: TrainState, history: dict[str, Any], score: float | None, statistics: Any | None = None
@@ -81,31 +87,56 @@ class Checkpoints:
         with self._report_errors("write"):
             self._manager.save(int(state.step), args=args, metrics={"score": _NO_SCORE if score is None else score})
 
-    def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+    def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """Returns the latest readable state and its history; newer, damaged checkpoints are removed with a warning.
+
+        The first process reads, chooses and removes; the others receive its state and history.
 
         Args:
             like: a state with the shapes, types and devices of the result. The devices may differ from those that
                 the state was saved from.
 
+        Returns:
+            None if there is no checkpoint.
+
         Raises:
-            WorkdirError: no checkpoint is readable.
+            WorkdirError: no checkpoint is readable; raised in the first process.
         """
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), history=ocp.args.JsonRestore())
-        damaged = []
-        for step in sorted(self._manager.all_steps(), reverse=True):
-            try:
-                check_arrays(self._folder / str(step) / "state")
-                restored = self._manager.restore(step, args=args)
-            except Exception as error:  # Orbax and its storage raise almost anything for a damaged file
-                _warn_damaged(step, error)
-                damaged.append(step)
-                continue
-            for newer in damaged:
-                self._manager.delete(newer)
-            return restored.state, restored.history
-        raise WorkdirError(f"no checkpoint in {self._folder} is readable: remove the folder to start over")
+        arrays = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
+        found = False
+        history: dict[str, Any] = {}
+        if is_first_process() and (restored := self._read_latest(arrays)):
+            found, (arrays, history) = True, restored
+        if not broadcast(np.bool_(found)):
+            return None
+        self._manager.reload()  # the first process may have removed checkpoints
+        state = jax.tree.map(lambda x, value: jax.device_put(value, x.sharding), like, broadcast(arrays))
+        return state, json.loads(broadcast_text(json.dumps(history)))
+
+    def _read_latest(self, like: Any) -> tuple[Any, dict[str, Any]] | None:
+        """Reads the latest readable checkpoint in this process alone; `like` holds NumPy arrays, as the result does."""
+        this_process = ocp.options.MultiprocessingOptions(
+            primary_host=jax.process_index(), active_processes={jax.process_index()}, barrier_sync_key_prefix="restore"
+        )
+        handler = ocp.CompositeCheckpointHandler(
+            composite_options=ocp.CompositeOptions(multiprocessing_options=this_process)
+        )
+        args = ocp.args.Composite(state=ocp.args.StandardRestore(like), history=ocp.args.JsonRestore())
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        with ocp.Checkpointer(handler, multiprocessing_options=this_process) as checkpointer:
+            for i, step in enumerate(steps):
+                try:
+                    check_arrays(self._folder / str(step) / "state")
+                    restored = checkpointer.restore(self._folder.absolute() / str(step), args=args)
+                except Exception as error:  # Orbax and its storage raise almost anything for a damaged file
+                    _warn_damaged(step, error)
+                    continue
+                for newer in steps[:i]:
+                    shutil.rmtree(self._folder / str(newer))
+                return restored.state, restored.history
+        if steps:
+            raise WorkdirError(f"no checkpoint in {self._folder} is readable: remove the folder to start over")
+        return None
 
     @contextlib.contextmanager
     def _report_errors(self, verb: str) -> Iterator[None]:
@@ -117,6 +148,16 @@ class Checkpoints:
                 f"cannot {verb} a checkpoint in {self._folder} ({get_first_line(error)}): fix the disk and start "
                 "again; the run continues after its last complete checkpoint"
             ) from error
+
+
+class _CheckpointManager(ocp.CheckpointManager):
+    def reached_preemption(self, step: int) -> bool:
+        """Leaves JAX's synchronization point to `preemption.StopRequest`.
+
+        Orbax reports steps to it from its saves, even from a background thread that lags behind the training, with
+        which the processes would not agree on a count to stop at.
+        """
+        return False
 
 
 class _DrainingEventLoop(asyncio.SelectorEventLoop):

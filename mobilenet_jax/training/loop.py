@@ -20,7 +20,7 @@ from input_pipeline.examples import Examples
 from input_pipeline.splits import format_split
 from mobilenet_jax.errors import Interrupted, WorkdirError
 from mobilenet_jax.sharding import gather_to_host
-from mobilenet_jax.training.checkpoints import MAX_CHECKPOINTS, Checkpoints
+from mobilenet_jax.training.checkpoints import MAX_CHECKPOINTS, Checkpoints, has_checkpoints
 from mobilenet_jax.training.config import check_config
 from mobilenet_jax.training.epoch_metrics import compute_epoch_metrics
 from mobilenet_jax.training.feed import BatchFeed, DeviceBatch
@@ -72,19 +72,20 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, profile: bool
     training, validation = load_examples(config.data, config.model.num_classes, config.seed)
     steps_per_epoch = count_steps_per_epoch(config.train.batch_size, len(training))
     config = resolve_config(config, training, steps_per_epoch)
-    program, state, scaling = build_program(config, training.labels, steps_per_epoch)
+    is_new = not has_checkpoints(workdir / "checkpoints")
+    program, state, scaling = build_program(config, training.labels, steps_per_epoch, pretrained=is_new)
     history = History.create(training, validation, scaling)
     cache = open_cache(config.data.cache, np.concatenate([training.paths, validation.paths]), config.data.image_size)
 
     checkpoint_bytes = sum(x.nbytes for x in jax.tree.leaves(state))
     with (
+        StopRequest() as stop_request,  # until the last save is complete
         Workdir(workdir, config.to_dict(), MAX_CHECKPOINTS * checkpoint_bytes) as files,
         Checkpoints(workdir / "checkpoints") as checkpoints,
-        StopRequest() as stop_request,
     ):
         # Resume, if there is a checkpoint; its input scaling is that of all batches.
-        if not checkpoints.is_empty():
-            state, history = resume(checkpoints, state, history, workdir, config)
+        if restored := checkpoints.restore(state):
+            state, history = resume(*restored, history, workdir, config)
         files.write_inputs(format_split(training, validation), format_parameters(program.model, state.params))
         feed = make_feed(config, training, validation, history.input_scaling, cache)
         profiler = Profiler(workdir / "profile" if profile else None)
@@ -110,7 +111,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, profile: bool
             checkpoints.save(state, history.to_json(), compute_score(record, config.early_stopping), statistics)
             files.write_metrics(history.records)
             _logger.info(format_record(record, config.train.epochs))
-            if stop_request.is_set(step) and not is_finished(history, config):
+            if stop_request.is_set and not is_finished(history, config):
                 raise Interrupted(_INTERRUPTED.format(step))
 
         summary = summarize(history, config, training, validation, state)
@@ -121,44 +122,43 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, profile: bool
 
 
 def resume(
-    checkpoints: Checkpoints, state: TrainState, history: History, workdir: Path, config: ConfigDict
+    state: TrainState, stored: dict[str, Any], new: History, workdir: Path, config: ConfigDict
 ) -> tuple[TrainState, History]:
-    """Restores the state and the history of the latest checkpoint.
+    """Returns the state and the history of a checkpoint, if the run can continue from it.
 
     Args:
-        checkpoints: the checkpoints of the run, at least one.
-        state: the initial state, whose shapes and devices the restored state has.
-        history: the history of a new run on the same data, for comparison.
+        state: the restored state.
+        stored: the restored history as JSON values.
+        new: the history of a new run on the same data, for comparison.
         workdir: the folder that the errors name.
         config: the whole configuration; its number of epochs may have been raised.
 
     Raises:
-        WorkdirError: no checkpoint is readable, the data differ, or more epochs are finished than configured.
+        WorkdirError: the history is damaged, the data differ, or more epochs are finished than configured.
     """
-    state, stored = checkpoints.restore(state)
     try:
-        restored = History.from_json(stored)
+        history = History.from_json(stored)
     except (KeyError, TypeError, ValueError) as error:
         raise WorkdirError(
             f"the history in {workdir / 'checkpoints'} is damaged ({error!r}): use another --workdir"
         ) from error
-    if restored.data != history.data:
+    if history.data != new.data:
         raise WorkdirError(
             f"the images or their labels are not those that {workdir} was trained on: choose another --workdir"
         )
     epochs = config.train.epochs
-    if restored.epoch > epochs:
+    if history.epoch > epochs:
         raise WorkdirError(
-            f"{workdir} holds {restored.epoch} epochs, more than config.train.epochs={epochs}: choose another --workdir"
+            f"{workdir} holds {history.epoch} epochs, more than config.train.epochs={epochs}: choose another --workdir"
         )
-    if is_finished(restored, config):
-        stopped_early = find_early_stop(restored.records, config.early_stopping) is not None
+    if is_finished(history, config):
+        stopped_early = find_early_stop(history.records, config.early_stopping) is not None
         is_fixed = stopped_early or config.optimizer.schedule == "cosine"
         hint = "" if is_fixed else "raise config.train.epochs to train longer, or "
         _logger.info("the run in %s is finished: %schoose another --workdir for a new one", workdir, hint)
     else:
-        _logger.info("resuming after epoch %d, step %d", restored.epoch, int(state.step))
-    return state, restored
+        _logger.info("resuming after epoch %d, step %d", history.epoch, int(state.step))
+    return state, history
 
 
 def make_feed(

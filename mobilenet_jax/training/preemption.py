@@ -15,6 +15,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self._requested = False
+        self._steps = 0  # for which `is_set` was called
         self._signals = (signal.SIGTERM, signal.SIGINT) if jax.process_count() == 1 else ()
 
     def __enter__(self) -> "StopRequest":
@@ -25,16 +26,22 @@ class StopRequest:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def is_set(self, step: int) -> bool:
-        """Returns whether to stop after a step, the same in all processes; once true, it stays true.
-
-        Args:
-            step: the number of steps since the beginning of the run. JAX agrees on one step for all processes, and
-                Orbax calls the same synchronization point, so every caller must count from the same origin.
-        """
-        if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step):
-            self._requested = True
+    @property
+    def is_set(self) -> bool:
+        """Whether the run is to stop; the same in all processes, and once true, it stays true."""
         return self._requested
+
+    def end_step(self) -> None:
+        """Lets the processes agree after a training step. All of them call it after every step.
+
+        JAX lets the processes stop at the same count: one more than the highest that any of them had reached when the
+        signal was noticed, which is 0 before the first step. The count must therefore begin with 1 in every process,
+        whatever step a run continues from, and only grow. Nothing else may report counts to JAX's synchronization
+        point, see `checkpoints.py`.
+        """
+        self._steps += 1
+        if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(self._steps):
+            self._requested = True
 
     def _record(self, number: int, frame: FrameType | None) -> None:
         if self._requested and number == signal.SIGINT:

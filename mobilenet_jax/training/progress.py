@@ -4,7 +4,7 @@ from types import TracebackType
 
 from tqdm import tqdm
 
-from mobilenet_jax.sharding import is_first_process
+from mobilenet_jax.cluster import is_first_process
 from mobilenet_jax.training.epoch_metrics import compute_epoch_metrics
 from mobilenet_jax.training.step import BatchResult
 

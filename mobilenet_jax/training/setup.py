@@ -162,7 +162,7 @@ class Program(NamedTuple):
 
 
 def build_program(
-    config: ConfigDict, labels: np.ndarray, steps_per_epoch: int
+    config: ConfigDict, labels: np.ndarray, steps_per_epoch: int, *, pretrained: bool = True
 ) -> tuple[Program, TrainState, tuple[float, float]]:
     """Builds model, optimizer and jitted steps, and the initial state on all devices; logs the size of the model.
 
@@ -170,6 +170,7 @@ def build_program(
         config: the whole configuration.
         labels: int32 `[n]`, the labels of the training examples.
         steps_per_epoch: the number of batches per epoch.
+        pretrained: whether to read `init.weights`; a run that is resumed does not need them.
 
     Returns:
         The program, the state, and the `(low, high)` input range that pixel values 0 and 255 are mapped to.
@@ -179,7 +180,7 @@ def build_program(
     """
     # The generator "rbg" compiles in half the time and memory of JAX's default one.
     init_key, dropout_key = jax.random.split(jax.random.key(config.seed, impl="rbg"))
-    model, variables, input_scaling = init_model(config, init_key)
+    model, variables, input_scaling = init_model(config, init_key, pretrained=pretrained)
     schedule = make_schedule(config.optimizer, epochs=config.train.epochs, steps_per_epoch=steps_per_epoch)
     optimizer = make_optimizer(config.optimizer, schedule, model)
     train_step = make_train_step(model, optimizer, dropout_key, make_objective(config, labels))
@@ -189,8 +190,15 @@ def build_program(
     return program, replicate(make_data_mesh(), state), input_scaling
 
 
-def init_model(config: ConfigDict, key: jax.Array) -> tuple[MobileNet, dict[str, Any], tuple[float, float]]:
+def init_model(
+    config: ConfigDict, key: jax.Array, *, pretrained: bool = True
+) -> tuple[MobileNet, dict[str, Any], tuple[float, float]]:
     """Builds the model and its initial variables: random, with the backbone of `init.weights` if given.
+
+    Args:
+        config: the whole configuration.
+        key: the random key of the initial values.
+        pretrained: whether to read `init.weights`.
 
     Returns:
         The model, its variables `{"params", "batch_stats"}`, and the `(low, high)` input range that pixel values 0 and
@@ -202,7 +210,7 @@ def init_model(config: ConfigDict, key: jax.Array) -> tuple[MobileNet, dict[str,
     model = MobileNet(**config.model, dtype=jnp.dtype(config.train.precision))
     size, input_scaling = config.data.image_size, _ARTICLE_SCALING
     variables = _init_variables(model, size, key)
-    if has_initial_weights(config.init):
+    if pretrained and has_initial_weights(config.init):
         path = find_imagenet_weights(model.alpha, size) if config.init.weights == "imagenet" else config.init.weights
         weights = read_weights(path, model.alpha, head=False)
         backbone = weights.variables

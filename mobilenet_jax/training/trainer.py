@@ -99,7 +99,8 @@ class Trainer:
                 in_flight.append((result, objective))
                 if len(in_flight) > 1:
                     self._collect_step(*in_flight.popleft(), history, scale, bar)
-                if self._stop_request.is_set(step + 1):
+                self._stop_request.end_step()
+                if self._stop_request.is_set:
                     break
             self._collect_step(*in_flight.popleft(), history, scale, bar)
         self._profiler.end_epoch(state)

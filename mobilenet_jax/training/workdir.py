@@ -13,9 +13,9 @@ from ml_collections import ConfigDict
 from tensorboardX import SummaryWriter
 
 from input_pipeline.atomic_files import get_free_bytes, is_unfinished, remove_leftovers, write_atomically
+from mobilenet_jax.cluster import is_first_process, synchronize_processes
 from mobilenet_jax.errors import WorkdirError
 from mobilenet_jax.evaluation.plots import draw_curves, encode_png
-from mobilenet_jax.sharding import is_first_process, synchronize_processes
 from mobilenet_jax.training.config import find_differences
 from mobilenet_jax.training.history import Record, find_best
 

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from configs.mobilenet import get_config
-from mobilenet_jax.sharding import connect_processes, is_first_process
+from mobilenet_jax.cluster import connect_processes, is_first_process
 from mobilenet_jax.training.history import History
 from mobilenet_jax.training.loop import evaluate, make_feed, make_record
 from mobilenet_jax.training.preemption import StopRequest

@@ -1,12 +1,15 @@
 """Training runs on small data: their configurations and commands, and the files they write."""
 
 import csv
+import itertools
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 
 from configs.mobilenet import get_config
+from mobilenet_jax.training.preemption import StopRequest
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared"
@@ -41,6 +44,18 @@ def make_command(data, workdir, *more):
     overrides = [f"--config.{key}={value}" for key, value in values.items()]
     base = [sys.executable, "train.py", "--config=configs/mobilenet.py:isic2018", f"--workdir={workdir}"]
     return [*base, *overrides, "--config.init.weights=", *more]
+
+
+def request_stop(monkeypatch, steps):
+    """Sends SIGTERM to this process after a number of training steps; restore `monkeypatch` before training again."""
+    end_step, done = StopRequest.end_step, itertools.count(1)
+
+    def end_step_with_signal(self):
+        end_step(self)
+        if next(done) == steps:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(StopRequest, "end_step", end_step_with_signal)
 
 
 def with_devices(number: int) -> dict[str, str]:

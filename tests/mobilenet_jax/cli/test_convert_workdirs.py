@@ -11,11 +11,11 @@ from input_pipeline.image_reader import read_images
 from mobilenet_jax.errors import Interrupted
 from mobilenet_jax.inference.classifier import Classifier
 from mobilenet_jax.training.loop import train_and_evaluate
-from mobilenet_jax.training.preemption import StopRequest
 from mobilenet_jax.weights.layout import Architecture
 from mobilenet_jax.weights.load import read_weights
 from tests.helpers.datasets import write_isic
 from tests.helpers.keras_models import compute_relative_error, make_random_mobilenet, read_pixels
+from tests.helpers.runs import request_stop
 
 
 def _restore_state(workdir, step):
@@ -64,7 +64,7 @@ def test_averaged_parameters_are_read_if_a_run_kept_them(run, tmp_path, monkeypa
         "model.head": "article_bn", "model.frozen_blocks": 13, "init.weights": "",
         "train.batch_size": 8, "train.epochs": 2, "train.ema_decay": 0.9,
     })  # fmt: skip
-    monkeypatch.setattr(StopRequest, "is_set", lambda self, step: step == 5)
+    request_stop(monkeypatch, 5)
     with pytest.raises(Interrupted):
         train_and_evaluate(config, tmp_path / "run")
     capsys.readouterr()

@@ -11,11 +11,10 @@ from mobilenet_jax.model.mobilenet import MobileNet
 from mobilenet_jax.training.batch_statistics import make_statistics_estimator, pool_statistics
 from mobilenet_jax.training.checkpoints import Checkpoints
 from mobilenet_jax.training.loop import evaluate, make_feed, train_and_evaluate
-from mobilenet_jax.training.preemption import StopRequest
 from mobilenet_jax.training.setup import build_program, load_examples
 from mobilenet_jax.training.step import TrainState
 from mobilenet_jax.weights.load import read_weights
-from tests.helpers.runs import make_config, read_records
+from tests.helpers.runs import make_config, read_records, request_stop
 
 REESTIMATE = {"train__reestimate_batch_norm": 28, "optimizer__learning_rate": 0.05}
 
@@ -151,7 +150,7 @@ def test_a_resumed_run_with_reestimation_equals_an_uninterrupted_one(data, reest
 
 
 def test_a_checkpoint_within_an_epoch_has_reestimated_statistics(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(StopRequest, "is_set", lambda self, step: step == 2)
+    request_stop(monkeypatch, 2)
     with pytest.raises(Interrupted):
         train_and_evaluate(make_config(data, **REESTIMATE), tmp_path / "run")
     _, state, _, _ = _restore(data, tmp_path / "run")

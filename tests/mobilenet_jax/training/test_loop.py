@@ -12,12 +12,11 @@ from mobilenet_jax import Metadata
 from mobilenet_jax.errors import ConfigError, DataError, Interrupted, TrainingError, WeightsError, WorkdirError
 from mobilenet_jax.training.checkpoints import Checkpoints
 from mobilenet_jax.training.loop import train_and_evaluate
-from mobilenet_jax.training.preemption import StopRequest
 from mobilenet_jax.training.setup import build_program
 from mobilenet_jax.weights.layout import Architecture
 from mobilenet_jax.weights.load import read_weights
 from mobilenet_jax.weights.save import write_weights
-from tests.helpers.runs import TIMED, make_config, read_records
+from tests.helpers.runs import TIMED, make_config, read_records, request_stop
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +158,7 @@ def test_an_image_that_disappears_during_training_is_named(data, tmp_path, monke
     copy = shutil.copytree(data, tmp_path / "isic")
     monkeypatch.setattr(
         "mobilenet_jax.training.loop.build_program",
-        lambda *args: shutil.rmtree(next(copy.glob("*_Input"))) or build_program(*args),
+        lambda *args, **options: shutil.rmtree(next(copy.glob("*_Input"))) or build_program(*args, **options),
     )
     with pytest.raises(DataError, match=r"ISIC_00000\d\d.jpg"):
         train_and_evaluate(make_config(copy), tmp_path / "run")
@@ -322,9 +321,9 @@ def test_the_weights_of_a_workdir_are_those_of_its_checkpoints(data, finished):
 def test_metrics_of_an_interrupted_epoch_are_those_of_the_whole_epoch(data, finished, tmp_path, monkeypatch):
     """Checks that metrics are computed from all examples of an epoch, whichever process trained on them."""
     config, interruptions = make_config(data), 0
-    with monkeypatch.context() as patch:
-        for stop_at in (1, 5, None):
-            patch.setattr(StopRequest, "is_set", lambda self, step, stop_at=stop_at: step == stop_at)
+    for steps in (1, 4, None):  # stops after steps 1 and 5
+        with monkeypatch.context() as patch:
+            request_stop(patch, steps)
             try:
                 train_and_evaluate(config, tmp_path / "run")
             except Interrupted:
@@ -337,9 +336,7 @@ def test_metrics_of_an_interrupted_epoch_are_those_of_the_whole_epoch(data, fini
 def test_a_stop_request_at_the_last_step_of_an_epoch_is_honored_after_its_evaluation(
     data, tmp_path, monkeypatch, step, epochs_recorded
 ):
-    requested = []
-    monkeypatch.setattr(StopRequest, "is_set", lambda self, now: requested.append(now) or now == step)
+    request_stop(monkeypatch, step)
     with pytest.raises(Interrupted, match=f"stopped at step {step} and saved"):
         train_and_evaluate(make_config(data, train__epochs=3), tmp_path / "run")
     assert len(read_records(tmp_path / "run")) == epochs_recorded
-    assert max(requested) == step
