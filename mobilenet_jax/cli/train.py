@@ -34,16 +34,11 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Trains; SIGTERM ends the command with the status of a run that can be started again at any time."""
-    handler = signal.signal(signal.SIGTERM, _exit_resumable)
-    try:
-        _run(args)
-    finally:
-        signal.signal(signal.SIGTERM, handler)
+    """Parses the configuration, connects the processes of a cluster, and trains; compiled steps are cached on disk.
 
-
-def _run(args: argparse.Namespace) -> None:
-    """Parses the configuration, connects the processes of a cluster, and trains; compiled steps are cached on disk."""
+    From here on, SIGTERM ends the process with the status of a command that can be started again.
+    """
+    signal.signal(signal.SIGTERM, _exit_resumable)
     _request_huge_pages()
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # saves 100 MB: TensorFlow then does not import Keras
     import jax
