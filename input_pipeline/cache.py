@@ -3,7 +3,9 @@
 CACHE/decoded/NAME/images.npy    uint8 [n, size, size, 3]
 CACHE/decoded/NAME/index.json    the format, shape and source files; written last, so that it marks a complete cache
 
-CACHE is the user's cache folder, NAME a hash of the file names and of the size. Reading requires numpy only.
+CACHE is the user's cache folder, NAME a hash of the file names, in alphabetical order, and of the size, so that all
+splits of the same images share a cache. Caches that no run has opened for 30 days are removed. Reading requires numpy
+only.
 """
 
 import hashlib
@@ -11,22 +13,24 @@ import json
 import logging
 import os
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import filelock
 import numpy as np
-import pooch
-import psutil
 from tqdm import tqdm
 
 from input_pipeline.atomic_files import get_free_bytes, replace_atomically, write_atomically
 from input_pipeline.errors import DataError
 from input_pipeline.image_files import hash_files
+from input_pipeline.memory import measure_free_memory
+from input_pipeline.user_cache import create_cache_folder
 
 CacheKind = Literal["none", "memory", "disk"]
 
+_MAX_AGE = 30 * 86_400  # seconds
 _FORMAT = 2  # raised when the same files decode to other pixels, so that existing caches are replaced
 
 _logger = logging.getLogger(__name__)
@@ -59,22 +63,24 @@ def open_cache(kind: CacheKind, paths: np.ndarray, image_size: int) -> Cache | N
 
     Raises:
         DataError: there is not enough space; the message gives the size of the images.
+        UserError: the user's cache cannot be written.
     """
     if kind == "none":
         return None
+    paths = np.sort(paths)
     shape = (len(paths), image_size, image_size, 3)
     if kind == "disk":
         images = _open_disk_cache(paths, shape)
     else:
-        _check_space("memory", shape, psutil.virtual_memory().available, "")
+        _check_space("memory", shape, measure_free_memory(), "")
         images = _decode_into(np.empty(shape, np.uint8), paths)
     return Cache(images, {path: row for row, path in enumerate(paths.tolist())})
 
 
 def _open_disk_cache(paths: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    names = "\n".join([str(shape[1]), *(os.path.basename(path) for path in paths)])
-    folder = Path(pooch.os_cache("mobilenet-jax")) / "decoded" / hashlib.sha256(names.encode()).hexdigest()[:16]
-    folder.mkdir(parents=True, exist_ok=True)
+    names = "\n".join([str(shape[1]), *sorted(os.path.basename(path) for path in paths)])
+    folder = create_cache_folder(f"decoded/{hashlib.sha256(names.encode()).hexdigest()[:16]}")
+    _remove_old_caches(folder.parent)
     file, index = folder / "images.npy", folder / "index.json"
     description = {"format": _FORMAT, "shape": list(shape), "files": hash_files(paths.tolist())}
     with filelock.FileLock(folder / "lock"):  # makes other processes wait until the cache is complete
@@ -88,6 +94,7 @@ def _open_disk_cache(paths: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
                 images.flush()
                 del images  # Windows does not rename a file that is mapped
             write_atomically(index, json.dumps(description, indent=2) + "\n")
+        os.utime(index)  # the time that a run opened the cache last
         return np.load(file, mmap_mode="r")
 
 
@@ -106,6 +113,14 @@ def _is_valid(file: Path, index: Path, description: dict[str, object]) -> bool:
         return False
     _logger.info("cache: %s images in %s", f"{len(images):,}", file.parent)
     return True
+
+
+def _remove_old_caches(folder: Path) -> None:
+    """Removes the complete caches that no run has opened for a long time."""
+    for index in folder.glob("*/index.json"):
+        if time.time() - index.stat().st_mtime > _MAX_AGE:
+            _logger.info("cache: removing %s, which no run has opened for %d days", index.parent, _MAX_AGE // 86_400)
+            shutil.rmtree(index.parent, ignore_errors=True)
 
 
 def _remove_unfinished(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
@@ -14,6 +15,7 @@ from input_pipeline.errors import DataError
 Part = Literal["Training", "Validation", "Test"]  # the archive's sets
 Batch = dict[str, np.ndarray]  # columns of one length
 
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # the last: how Python decodes bytes that are not UTF-8
 _COLUMNS = ("paths", "labels", "lesions", "rows", "relative_paths", "sides")
 
 
@@ -111,6 +113,18 @@ class Examples:
             rows.append((name, str(members.sum()), str(len(set(self.lesions[members]))) if known else "?"))
         width = max(len(name) for name, _, _ in rows)
         return "\n".join(f"{name:<{width}}  {images:>6}  {lesions:>7}" for name, images, lesions in rows)
+
+    def find_unprintable_names(self) -> Faults:
+        """Returns one fault for each class and image whose name is not UTF-8 or holds control characters.
+
+        Tables, reports and messages would break at them.
+        """
+        names = [("class", name) for name in self.class_names] + [("image", path) for path in self.paths.tolist()]
+        return Faults(
+            f"the {noun} {name!a} has control characters or invalid UTF-8 in its name: rename it"
+            for noun, name in names
+            if _UNPRINTABLE.search(name)
+        )
 
     def compute_fingerprint(self) -> str:
         """Computes the SHA-256 of file names, labels and lesions in order, independent of the folder."""

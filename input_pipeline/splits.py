@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.model_selection import StratifiedKFold, train_test_split
 
+from input_pipeline.csv_cells import escape_formula, unescape_formula
 from input_pipeline.errors import DataError
 from input_pipeline.examples import Examples
 
@@ -121,9 +122,9 @@ def count_crossing_lesions(training: Examples, validation: Examples) -> int:
 
 
 def format_split(training: Examples, validation: Examples) -> str:
-    """Formats a split as CSV text: `image`, one of `Examples.names`, `split`, `label` and `lesion`."""
+    """Formats a split as CSV text: `image`, one of `Examples.names`, `split`, `label` and `lesion`, see `csv_cells`."""
     rows = [
-        (str(name), subset, part.class_names[label], lesion)
+        (escape_formula(str(name)), subset, escape_formula(part.class_names[label]), escape_formula(lesion))
         for subset, part in zip(SUBSETS, (training, validation), strict=True)
         for name, label, lesion in zip(part.names, part.labels, part.lesions, strict=True)
     ]
@@ -207,7 +208,7 @@ def _read_subsets(path: Path) -> dict[str, str]:
             if not {"image", "split"} <= set(reader.fieldnames or ()):
                 raise DataError(f"{path}:1: the columns are {reader.fieldnames}, but image and split are required")
             for row in reader:
-                name, subset, place = row["image"], row["split"], f"{path}:{reader.line_num}"
+                name, subset, place = unescape_formula(row["image"]), row["split"], f"{path}:{reader.line_num}"
                 if subset not in SUBSETS:
                     raise DataError(f"{place}: split is {subset!r}, not one of {', '.join(SUBSETS)}")
                 if name in subsets:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pooch
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
@@ -22,6 +21,7 @@ from input_pipeline.errors import DataError
 from input_pipeline.examples import Examples, Faults, collect_faults
 from input_pipeline.image_files import hash_files, read_image_bytes
 from input_pipeline.image_ops import FAST_FORMATS, FORMATS, decode_with_pillow
+from input_pipeline.user_cache import get_cache_folder
 
 MIN_SIDE, MAX_SIDE = 8, 10_000  # pixels
 _FEW_EXAMPLES = 5  # of a class
@@ -104,7 +104,7 @@ class _ValidationCache:
         folder = os.path.commonpath(paths) if paths else ""
         name = hashlib.sha256(folder.encode()).hexdigest()[:16]
         # The folder keeps its earlier name, so that the results of earlier versions stay valid.
-        self._file = Path(pooch.os_cache("mobilenet-jax")) / "audits" / f"{name}.json"
+        self._file = get_cache_folder("audits") / f"{name}.json"
         self._state: str | None = None
         with suppress(OSError):  # a file is missing, which the validation reports
             table = hashlib.sha256("\n".join([*paths, *examples.rows]).encode()).hexdigest()

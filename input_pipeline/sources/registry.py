@@ -58,7 +58,9 @@ def read_examples(source: str, folder: str | Path, part: Part = "Training", faul
         DataError: the source is unknown, or something is missing or contradictory; the message names the place.
     """
     _check_part(source, part)
-    return SOURCES[source].reader(folder, part, faults)
+    examples = SOURCES[source].reader(folder, part, faults)
+    examples.find_unprintable_names().raise_if_any()
+    return examples
 
 
 def read_valid_examples(

@@ -10,11 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import pooch
 
 from input_pipeline.atomic_files import replace_atomically
 from input_pipeline.sources.isic import CLASS_NAMES, GROUND_TRUTH, GROUPINGS, INPUT
 from input_pipeline.sources.lesion_drawing import SEED, draw_lesion
+from input_pipeline.user_cache import create_cache_folder, get_cache_folder
 
 _VERSION = 1  # raised when the drawings change, so that cached ones are replaced
 _LESIONS = {"MEL": 70, "NV": 150, "BCC": 50, "AKIEC": 42, "BKL": 70, "DF": 32, "VASC": 34}
@@ -25,11 +25,11 @@ def prepare_sample() -> Path:
     """Returns the folder of the sample, which is drawn into the user's cache on first use (some seconds).
 
     Raises:
-        OSError: the cache cannot be written.
+        UserError: the cache cannot be written.
     """
-    folder = Path(pooch.os_cache("mobilenet-jax")) / f"sample-v{_VERSION}"
+    folder = get_cache_folder(f"sample-v{_VERSION}")
     if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        create_cache_folder("")
         with contextlib.suppress(FileExistsError), replace_atomically(folder) as unfinished:
             write_sample(unfinished)
             if folder.is_dir():  # another process was faster, and may be reading its sample already: keep that one

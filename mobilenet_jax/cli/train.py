@@ -42,14 +42,14 @@ def run(args: argparse.Namespace) -> None:
     _request_huge_pages()
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # saves 100 MB: TensorFlow then does not import Keras
     import jax
-    import pooch
 
+    from input_pipeline.user_cache import get_cache_folder
     from mobilenet_jax.cluster import connect_processes, end_together
     from mobilenet_jax.training.config import parse_config
     from mobilenet_jax.training.loop import train_and_evaluate
 
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(Path(pooch.os_cache("mobilenet-jax")) / "compiled"))
+        jax.config.update("jax_compilation_cache_dir", str(get_cache_folder("compiled")))
     config, name = parse_config(args.config, args.overrides)
     connect_processes(args.coordinator, args.num_processes, args.process_id)
     if jax.process_index() > 0:

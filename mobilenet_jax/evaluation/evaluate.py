@@ -112,7 +112,7 @@ def evaluate(
             predictions.lesions, lambda rows: compute_metrics(predictions.take(rows), malignant), resamples
         )
     facts = {
-        "workdirs": [str(run.path) for run in runs],
+        "workdirs": [run.path.resolve().name for run in runs],  # reports are passed on: the folders above are private
         "weights": [run.weights.identity for run in runs],
         "source": layout,
         "data": Path(folder).name or None,

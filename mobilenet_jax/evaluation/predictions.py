@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from input_pipeline.csv_cells import escape_formula, unescape_formula
 from mobilenet_jax.errors import EvaluationError
 
 _COLUMNS = ("image", "lesion", "label", "predicted")
@@ -55,14 +56,18 @@ class Predictions:
         )
 
     def to_csv(self) -> str:
-        """Formats a CSV table: `image`, `lesion`, `label`, `predicted`, and one column of probabilities per class."""
+        """Formats a CSV table: `image`, `lesion`, `label`, `predicted`, and one column of probabilities per class.
+
+        Names that a spreadsheet would run as a formula begin with an apostrophe, see `input_pipeline/csv_cells.py`.
+        """
         writer = csv.writer(text := io.StringIO(), lineterminator="\n")
-        writer.writerow([*_COLUMNS, *self.class_names])
-        names = self.class_names
+        names = list(map(escape_formula, self.class_names))
+        writer.writerow([*_COLUMNS, *names])
         for image, lesion, label, predicted, row in zip(
             self.images, self.lesions, self.labels, self.predicted, self.probabilities, strict=True
         ):
-            writer.writerow([image, lesion, names[label], names[predicted], *(f"{p:.9g}" for p in row)])
+            cells = [escape_formula(image), escape_formula(lesion), names[label], names[predicted]]
+            writer.writerow([*cells, *(f"{p:.9g}" for p in row)])
         return text.getvalue()
 
 
@@ -84,10 +89,10 @@ def read_predictions(path: Path) -> Predictions:
     try:
         with open(path, newline="", encoding="utf-8") as file:
             header, *rows = csv.reader(file, strict=True)
-        names = tuple(header[len(_COLUMNS) :])
+        names = tuple(map(unescape_formula, header[len(_COLUMNS) :]))
         if tuple(header[: len(_COLUMNS)]) != _COLUMNS or not names or not rows:
             raise ValueError("it is not a table of predictions")
-        images, lesions, labels, _ = (np.array([row[i] for row in rows]) for i in range(len(_COLUMNS)))
+        images, lesions, labels, _ = (np.array([unescape_formula(r[i]) for r in rows]) for i in range(len(_COLUMNS)))
         index = {name: i for i, name in enumerate(names)}
         probabilities = np.array([row[len(_COLUMNS) :] for row in rows], np.float64)
         return Predictions(

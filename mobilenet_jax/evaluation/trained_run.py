@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from input_pipeline.csv_cells import unescape_formula
 from input_pipeline.errors import DataError
 from input_pipeline.examples import Examples
 from input_pipeline.sources.isic import CLASS_NAMES
@@ -18,6 +19,13 @@ from mobilenet_jax.errors import EvaluationError, WeightsError
 from mobilenet_jax.weights.load import is_workdir, read_weights
 from mobilenet_jax.weights.orbax import CheckpointName, find_checkpoint
 from mobilenet_jax.weights.weights import Weights
+
+_RECORDED = (
+    "epoch",
+    "step",
+    *(f"{p}_{m}" for p in ("train", "val") for m in ("loss", "accuracy", "balanced_accuracy")),
+)
+_CONFIGURED = {"data": ("source", "dir", "split"), "init": ("weights",)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,10 +176,15 @@ def read_records(workdir: Path) -> list[dict[str, Any]]:
         EvaluationError: the file is damaged.
     """
     path = workdir / "metrics.jsonl"
+    records: list[dict[str, Any]] = []
     try:
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    except ValueError as error:
+        for number, line in enumerate(path.read_text().splitlines() if path.exists() else [], 1):
+            records.append(record := json.loads(line))
+            if not isinstance(record, dict) or any(not isinstance(record.get(key), int | float) for key in _RECORDED):
+                raise ValueError(f"line {number} is not the record of an epoch")
+    except (OSError, ValueError) as error:
         raise EvaluationError(f"cannot read {path} ({error})") from error
+    return records
 
 
 def find_best_epoch(workdir: Path, records: Sequence[dict[str, Any]]) -> int | None:
@@ -193,18 +206,20 @@ def read_trained_run(workdir: Path, checkpoint: CheckpointName = "best") -> Trai
     """
     try:
         config = json.loads((workdir / "config.json").read_text())
+        _check_config(config)
         with open(workdir / "splits.csv", newline="", encoding="utf-8") as file:
             training = [row for row in csv.DictReader(file) if row["split"] == "training"]
         records = read_records(workdir)
         weights = read_weights(workdir, checkpoint=checkpoint)
         names = weights.metadata.classes or ()
-        counts = np.array([max(1, sum(row["label"] == name for row in training)) for name in names])
-        lesions = frozenset(row["lesion"] for row in training)
+        labels = [unescape_formula(row["label"]) for row in training]
+        counts = np.array([max(1, labels.count(name)) for name in names])
+        lesions = frozenset(unescape_formula(row["lesion"]) for row in training)
     except FileNotFoundError as error:
         raise EvaluationError(
             f"{workdir} is not the workdir of a run: {Path(error.filename).name} is missing"
         ) from error
-    except (OSError, KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
         raise EvaluationError(f"cannot read {workdir} ({error})") from error
     return TrainedRun(
         path=workdir,
@@ -216,6 +231,17 @@ def read_trained_run(workdir: Path, checkpoint: CheckpointName = "best") -> Trai
         best_epoch=find_best_epoch(workdir, records),
         config=config,
     )
+
+
+def _check_config(config: Any) -> None:
+    """Raises a ValueError if a configuration lacks a key that an evaluation or a model card needs."""
+    for section, keys in _CONFIGURED.items():
+        values = config.get(section) if isinstance(config, dict) else None
+        missing = [key for key in keys if not isinstance(values, dict) or key not in values]
+        if missing:
+            raise ValueError(f"config.json lacks {section}.{missing[0]}")
+    if config["data"]["source"] not in SOURCES:
+        raise ValueError(f"config.json has the unknown data.source {config['data']['source']!r}")
 
 
 def read_evaluated_model(

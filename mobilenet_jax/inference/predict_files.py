@@ -5,6 +5,7 @@ import csv
 import glob
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Literal, NamedTuple
@@ -13,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from input_pipeline.atomic_files import replace_atomically
+from input_pipeline.csv_cells import escape_formula
 from input_pipeline.image_files import IMAGE_SUFFIXES
 from input_pipeline.image_reader import read_images
 from mobilenet_jax.errors import EvaluationError
@@ -21,6 +23,8 @@ from mobilenet_jax.inference.grad_cam import draw_explanation, format_explanatio
 
 TableFormat = Literal["csv", "isic", "jsonl"]
 Consumer = Callable[["ClassifiedBatch"], None]
+
+_MAX_NAME = 60  # characters of a class name in a file name, whose limit is 255 bytes on most systems
 
 
 class ClassifiedBatch(NamedTuple):
@@ -135,7 +139,8 @@ def write_predictions(
         out: the table. It is not written if no file can be read.
         table_format: `"csv"`: `image`, the path relative to `root`, `predicted`, and one column of probabilities per
             class. `"isic"`, the format of the ISIC challenge: `image`, the file name without its suffix, and one column
-            of probabilities per class. `"jsonl"`: one JSON object per line.
+            of probabilities per class. `"jsonl"`: one JSON object per line. In the first two, names that a spreadsheet
+            would run as a formula begin with an apostrophe, see `input_pipeline/csv_cells.py`.
         root: the folder that images are named relative to; None for the deepest one that holds all files.
         batch_size: files per batch.
         explain: see `make_explainer`; None draws no pictures.
@@ -194,25 +199,30 @@ def check_unique_names(paths: Sequence[str], names: Sequence[str]) -> None:
 
 def _make_writer(file: IO[str], table_format: TableFormat, class_names: Sequence[str], root: str) -> Consumer:
     """Writes the header of the table. Returns a function that appends the rows of a batch."""
-    table = csv.writer(file, lineterminator="\n")
+    table, cells = csv.writer(file, lineterminator="\n"), list(map(escape_formula, class_names))
     if table_format == "csv":
-        table.writerow(["image", "predicted", *class_names])
+        table.writerow(["image", "predicted", *cells])
     elif table_format == "isic":
-        table.writerow(["image", *class_names])
+        table.writerow(["image", *cells])
 
     def write(batch: ClassifiedBatch) -> None:
         for path, row in zip(batch.paths, batch.probabilities, strict=True):
-            predicted, probabilities = class_names[int(row.argmax())], [f"{p:.6g}" for p in row]
+            predicted, probabilities = int(row.argmax()), [f"{p:.6g}" for p in row]
             if table_format == "csv":
-                table.writerow([name_image(path, root), predicted, *probabilities])
+                table.writerow([escape_formula(name_image(path, root)), cells[predicted], *probabilities])
             elif table_format == "isic":
-                table.writerow([Path(path).stem, *probabilities])
+                table.writerow([escape_formula(Path(path).stem), *probabilities])
             else:
                 by_class = dict(zip(class_names, map(float, probabilities), strict=True))
-                line = {"image": path, "predicted": predicted, "probabilities": by_class}
+                line = {"image": path, "predicted": class_names[predicted], "probabilities": by_class}
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     return write
+
+
+def _make_file_name(class_name: str) -> str:
+    """Returns a class name as a part of a file name, on every system: weights of others can name a class `../x`."""
+    return re.sub(r"[^\w.+-]", "_", class_name)[:_MAX_NAME]
 
 
 def make_explainer(
@@ -252,7 +262,7 @@ def make_explainer(
         for i, path in enumerate(batch.paths):
             row, label, best = batch.probabilities[i], classes[i], predicted[i]
             title = format_explanation(names[label], row[label], names[best], row[best])
-            picture = stem_of[path].with_name(f"{stem_of[path].name}_{names[label]}.png")
+            picture = stem_of[path].with_name(f"{stem_of[path].name}_{_make_file_name(names[label])}.png")
             picture.parent.mkdir(parents=True, exist_ok=True)
             with replace_atomically(picture) as unfinished:
                 draw_explanation(batch.pixels[i], maps[i], title).save(unfinished)

@@ -16,6 +16,7 @@ from input_pipeline.image_files import read_image_bytes
 from mobilenet_jax.evaluation.evaluate import Evaluation
 from mobilenet_jax.evaluation.metrics import OVERALL, Description, list_overall
 from mobilenet_jax.reporting.limits import list_limits, list_warnings, name_object
+from mobilenet_jax.reporting.published_config import strip_folders
 
 _MAX_THUMBNAILS = 24  # per gallery
 _THUMBNAIL_WIDTH = 160  # pixels
@@ -81,7 +82,7 @@ def render_html(evaluation: Evaluation, plots: Mapping[str, bytes], narrow_plots
         data=_count_classes(evaluation),
         limits=list_limits(model),
         reproducibility=[(name, _format_fact(facts[name])) for name in _REPRODUCIBILITY_FACTS],
-        config=json.dumps(model.config, indent=2) if model.config else None,
+        config=json.dumps(strip_folders(model.config), indent=2) if model.config else None,
     )
 
 

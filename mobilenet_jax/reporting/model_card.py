@@ -1,7 +1,7 @@
 """Writes a model card with the weights and the configuration, ready to be published."""
 
-import copy
 import json
+import re
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from mobilenet_jax.errors import EvaluationError
 from mobilenet_jax.evaluation.metrics import list_overall
 from mobilenet_jax.evaluation.trained_run import TrainedRun
 from mobilenet_jax.reporting.limits import list_limits, name_object
+from mobilenet_jax.reporting.published_config import strip_folders
 from mobilenet_jax.weights.save import write_weights
 
 _CLASS_METRICS = ("recall", "precision", "auc")
@@ -64,6 +65,7 @@ def _read_metrics_json(run: TrainedRun, folder: Path) -> dict[str, Any]:
 
 def _render_card(run: TrainedRun, results: dict[str, Any]) -> str:
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["escape_markdown"] = escape_markdown
     source = files(__package__) / "templates" / "model_card.md.j2"
     (training_data, data_license), metadata = _describe_training_data(run), run.weights.metadata
     return environment.from_string(source.read_text(encoding="utf-8")).render(
@@ -89,6 +91,11 @@ def _render_card(run: TrainedRun, results: dict[str, Any]) -> str:
     )
 
 
+def escape_markdown(text: str) -> str:
+    """Returns a text that Markdown, and the HTML in it, shows as it is, in a single line."""
+    return re.sub(r"([\\`*_\[\]<>#|~&$])", r"\\\1", " ".join(text.split()))
+
+
 def _build_config(run: TrainedRun) -> dict[str, Any]:
     """Returns the content of `config.json`."""
     weights = run.weights
@@ -101,18 +108,8 @@ def _build_config(run: TrainedRun) -> dict[str, Any]:
         "input_scaling": weights.metadata.input_scaling,
         "id2label": dict(enumerate(run.class_names)),
         "label2id": {name: i for i, name in enumerate(run.class_names)},
-        "training": _strip_folders(run.config),
+        "training": strip_folders(run.config),
     }
-
-
-def _strip_folders(config: dict[str, Any]) -> dict[str, Any]:
-    """Returns a copy in which paths are file names: the folders of the training machine are private."""
-    published = copy.deepcopy(config)
-    for section, key in (("data", "dir"), ("data", "split"), ("init", "weights")):
-        value = published[section][key]
-        if value and not value.startswith("fold:"):
-            published[section][key] = Path(value).name
-    return published
 
 
 def _describe_evaluation_data(results: dict[str, Any]) -> str:

@@ -36,6 +36,7 @@ from mobilenet_jax.training.setup import (
     load_examples,
     make_augmentation,
     resolve_config,
+    warn_of_contradictions,
 )
 from mobilenet_jax.training.step import BatchResult, TrainState
 from mobilenet_jax.training.trainer import RunLength, Trainer
@@ -66,6 +67,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, profile: bool
         Interrupted: the run was asked to stop and has saved its state.
     """
     check_config(config)
+    warn_of_contradictions(config)
     workdir = Path(workdir)
 
     # Data, model and state of a new run.

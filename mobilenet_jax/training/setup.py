@@ -90,6 +90,19 @@ def _log_numbers(training: Examples, validation: Examples, split: str) -> None:
         )
 
 
+def warn_of_contradictions(config: ConfigDict) -> None:
+    """Logs a warning for each pair of settings that do not do together what each does alone."""
+    if config.data.sampling == "balanced" and config.loss.class_weights == "balanced":
+        _logger.warning(
+            "data.sampling and loss.class_weights are both 'balanced': rare classes are corrected for twice; use one"
+        )
+    unused = [key for key, factor in config.regularizer.items() if factor]
+    if unused and config.model.head == "small":
+        _logger.warning(
+            "regularizer.%s has no effect: model.head=small has none of the dense layers that it applies to", unused[0]
+        )
+
+
 def resolve_config(config: ConfigDict, examples: Examples, steps_per_epoch: int) -> ConfigDict:
     """Returns the configuration with each 0 that stands for a value of the data replaced by that value.
 

@@ -1,14 +1,17 @@
 """The ImageNet weights that Keras publishes, one file per width and input size."""
 
-import os
 from pathlib import Path
 
 import pooch
 
+from input_pipeline.errors import get_first_line
+from input_pipeline.user_cache import create_cache_folder, get_cache_folder
 from mobilenet_jax.errors import WeightsError
 
 _URL = "https://storage.googleapis.com/tensorflow/keras-applications/mobilenet/"
 _ALPHA_NAMES = {1.0: "1_0", 0.75: "7_5", 0.5: "5_0", 0.25: "2_5"}
+# Keras publishes no hashes. Files without one here are only checked tensor by tensor, by name and shape.
+_SHA256 = {"mobilenet_2_5_224_tf_no_top.h5": "dbdb03ee2a22fd895301636cd328b234bb3a9952358f436d82f46b81e0d5b0bf"}
 _SIZES = (128, 160, 192, 224)
 _DEFAULT_SIZE = 224  # for all other sizes, as in Keras
 
@@ -22,18 +25,23 @@ def find_imagenet_weights(alpha: float, image_size: int) -> Path:
             Keras.
 
     Raises:
-        WeightsError: the file is not in the cache and cannot be downloaded. The message names the file and its folder.
+        WeightsError: the file is not in the cache and cannot be downloaded, or is another one. The message names the
+            file and its folder.
+        UserError: the user's cache cannot be written.
     """
     size = image_size if image_size in _SIZES else _DEFAULT_SIZE
     name = f"mobilenet_{_ALPHA_NAMES[alpha]}_{size}_tf_no_top.h5"
-    folder = Path(pooch.os_cache("mobilenet-jax")) / "weights"
+    folder = get_cache_folder("weights")
     if (folder / name).exists():
         return folder / name
+    create_cache_folder("weights")
     try:
-        os.makedirs(folder, exist_ok=True)
         pooch.get_logger().setLevel("WARNING")
-        # Keras publishes no hash of these files. Every tensor is compared by name and shape instead when they are read.
-        pooch.retrieve(_URL + name, known_hash=None, fname=name, path=folder, progressbar=True)
+        pooch.retrieve(_URL + name, known_hash=_SHA256.get(name), fname=name, path=folder, progressbar=True)
+    except ValueError as error:
+        raise WeightsError(
+            f"{_URL + name} is not the file that is known under this name: {get_first_line(error)}"
+        ) from error
     except OSError as error:  # the exceptions of requests are OSErrors too
         raise WeightsError(
             f"cannot download {name} ({type(error).__name__}): download {_URL + name} on a machine with a network "

@@ -1,0 +1,34 @@
+"""The user's cache folder, for the sample, decoded images, results of validation, weights and compiled steps."""
+
+import os
+from pathlib import Path
+
+import pooch
+
+from input_pipeline.errors import UserError
+
+
+def get_cache_folder(name: str) -> Path:
+    """Returns a folder in the user's cache, which need not exist."""
+    return Path(pooch.os_cache("mobilenet-jax")) / name
+
+
+def create_cache_folder(name: str) -> Path:
+    """Returns a folder in the user's cache, and creates it if it does not exist.
+
+    Raises:
+        UserError: it cannot be created or written.
+    """
+    folder = get_cache_folder(name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _describe(folder, error.strerror) from error
+    if not os.access(folder, os.W_OK):
+        raise _describe(folder, "permission denied")
+    return folder
+
+
+def _describe(folder: Path, reason: str | None) -> UserError:
+    variable = "LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME"
+    return UserError(f"cannot write the cache folder {folder} ({reason}): set {variable} to a writable folder")
