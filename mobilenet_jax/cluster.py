@@ -14,7 +14,8 @@ import numpy as np
 from jax._src import distributed
 from jax.experimental import multihost_utils
 
-from mobilenet_jax.errors import ConfigError, Interrupted
+from input_pipeline.errors import get_first_line
+from mobilenet_jax.errors import ConfigError, Interrupted, TrainingError
 
 _HEARTBEAT_TIMEOUT = 30  # seconds until the other processes notice that one has died
 _POLL_INTERVAL = 0.5  # seconds between two looks for the error of another process
@@ -85,6 +86,9 @@ def end_together() -> Iterator[None]:
     The others may be waiting for it in a collective operation, for which JAX allows minutes before it aborts them. They
     print its error as one line and exit with status 1. A process that finishes, or raises `Interrupted`, waits for the
     others. Use it around everything that the connected processes do; it may end the process.
+
+    Raises:
+        TrainingError: another process has died. If it is process 0, JAX aborts the others instead, with status 134.
     """
     if jax.process_count() == 1:
         yield
@@ -98,6 +102,13 @@ def end_together() -> Iterator[None]:
             yield
         except Interrupted as stop:
             interrupted = stop
+        except jax.errors.JaxRuntimeError as error:
+            if str(error).startswith("RESOURCE_EXHAUSTED"):  # out of memory
+                raise
+            raise TrainingError(
+                f"the processes are not connected any more ({get_first_line(error)}): start all of them again, the run "
+                "continues after its last checkpoint"
+            ) from error
         client.wait_at_barrier("mobilenet-jax: end", _END_TIMEOUT * 1000)
     except BaseException as error:
         ending.acquire()  # kept until the process ends: it prints one error, its own or that of another process

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 
+from input_pipeline.errors import get_first_line
 from mobilenet_jax.errors import Interrupted, UserError
 
 EXIT_RESUMABLE = 75  # a run that was asked to stop and can continue: EX_TEMPFAIL of sysexits.h
@@ -15,7 +16,8 @@ _EXIT_CLOSED_PIPE = 141  # and this one for SIGPIPE
 def run_command(command: Callable[[], object], *, debug: bool) -> None:
     """Runs a command; a user error is printed as one line and exits with status 1.
 
-    `UserError` and `OSError` are user errors. Any other exception is a bug and shows its traceback.
+    `UserError` and `OSError` are user errors, and so is a lack of memory. Any other exception is a bug and shows its
+    traceback.
 
     Args:
         command: the function to run.
@@ -38,6 +40,14 @@ def run_command(command: Callable[[], object], *, debug: bool) -> None:
         for detail in details if len(details) > 1 else ():
             print(detail, file=sys.stderr)
         print(f"error: {format_error(error)}", file=sys.stderr)
+        sys.exit(1)
+    except (MemoryError, RuntimeError) as error:
+        if debug or not (isinstance(error, MemoryError) or str(error).startswith("RESOURCE_EXHAUSTED")):  # of XLA
+            raise
+        print(
+            f"error: out of memory ({get_first_line(error)}): use smaller batches, smaller images or a smaller model",
+            file=sys.stderr,
+        )
         sys.exit(1)
 
 

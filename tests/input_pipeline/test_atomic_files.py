@@ -24,3 +24,11 @@ def test_a_device_or_pipe_is_not_replaced_by_a_file(tmp_path):
         write_atomically(tmp_path / "pipe", "text")
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
     assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    events, fsync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr("os.fsync", lambda file: events.append("sync") or fsync(file))
+    monkeypatch.setattr("os.replace", lambda *paths: events.append("rename") or replace(*paths))
+    write_atomically(tmp_path / "file", "content")
+    assert events == ["sync", "rename"]

@@ -3,6 +3,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -148,3 +149,26 @@ def test_training_from_a_disk_cache_needs_no_tensorflow(tiny_isic, tmp_path, mon
         json.loads((tmp_path / workdir / "metrics.jsonl").read_text())["train_loss"] for workdir in ("with", "without")
     )
     assert first == second
+
+
+def test_splits_of_the_same_images_share_a_cache(examples, tmp_path):
+    rng = np.random.default_rng(0)
+    first = open_cache("disk", examples.paths, SIZE)
+    for _ in range(3):
+        paths = rng.permutation(examples.paths)
+        cache = open_cache("disk", paths, SIZE)
+        np.testing.assert_array_equal(cache.images[cache.get_rows(paths)], first.images[first.get_rows(paths)])
+    _find_folder(tmp_path)  # there is one
+
+
+def test_a_cache_that_no_run_has_opened_for_a_month_is_removed(examples, tmp_path, caplog):
+    caplog.set_level("INFO")
+    open_cache("disk", examples.paths, SIZE)
+    old = _find_folder(tmp_path)
+    os.utime(old / "index.json", times=(time.time() - 31 * 86_400,) * 2)
+    open_cache("disk", examples.paths, 40)
+    assert f"cache: removing {old}, which no run has opened for 30 days" in caplog.messages
+    recent = _find_folder(tmp_path)
+    os.utime(recent / "index.json", times=(time.time() - 29 * 86_400,) * 2)
+    open_cache("disk", examples.paths, 40)
+    assert time.time() - (recent / "index.json").stat().st_mtime < 86_400

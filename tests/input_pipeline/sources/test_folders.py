@@ -1,4 +1,5 @@
 import filecmp
+import os
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from input_pipeline.errors import DataError
 from input_pipeline.image_files import IMAGE_SUFFIXES
 from input_pipeline.sources.folders import read_folders, write_folders
 from input_pipeline.sources.isic import CLASS_NAMES, read_isic
+from input_pipeline.sources.registry import read_valid_examples
 from input_pipeline.validation import validate_images
 from tests.helpers.datasets import index_by_name
 from tests.helpers.runs import ROOT
@@ -176,3 +178,20 @@ write_folders(read_isic(sys.argv[1]), sys.argv[2])
         [copied] = out.rglob(path.rpartition("/")[2])
         assert filecmp.cmp(path, copied, shallow=False)
     assert not (tmp_path / ".out.unfinished").exists()
+
+
+@pytest.mark.parametrize("name", [b"new\nline", b"\xff", b"\x1b[31mred"])
+@pytest.mark.parametrize("is_class", [True, False])
+def test_names_that_would_break_tables_and_messages_are_refused(tmp_path, name, is_class):
+    folder = os.path.join(os.fsencode(tmp_path), name if is_class else b"MEL")
+    os.mkdir(folder)
+    (tmp_path / "NV").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "NV" / "1.png")
+    with open(os.path.join(folder, b"2.png" if is_class else name + b".png"), "wb") as file:
+        file.write((tmp_path / "NV" / "1.png").read_bytes())
+    with pytest.raises(DataError) as error:
+        read_valid_examples("folders", tmp_path)
+    noun = "class" if is_class else "image"
+    assert f"the {noun} '" in str(error.value)
+    assert str(error.value).endswith(" has control characters or invalid UTF-8 in its name: rename it")
+    assert str(error.value).isprintable()

@@ -1,5 +1,7 @@
 import json
+import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import yaml
 from input_pipeline.sources.isic import CLASS_NAMES as NAMES
 from input_pipeline.sources.isic import INPUT
 from input_pipeline.sources.registry import SOURCES
+from mobilenet_jax.evaluation import trained_run
 from mobilenet_jax.training.loop import train_and_evaluate
 from mobilenet_jax.weights.load import read_weights
 from tests.helpers.documents import run_python_blocks, write_photos
@@ -122,3 +125,30 @@ def test_evaluations_of_earlier_versions_become_cards(run, evaluated):
     _change_json(evaluated / METRICS, lambda results: results["metrics"].pop("top_3_accuracy"))
     assert run("card", evaluated)[0] == 0
     assert "| top-3 accuracy | not available |" in (evaluated / "card" / "README.md").read_text()
+
+
+def test_class_names_of_others_cannot_change_the_page(run, evaluated, monkeypatch):
+    hostile = "<script>alert(1)</script> | `x` [a](b) _c_"
+    read = trained_run.read_trained_run
+
+    def read_hostile(workdir, checkpoint):
+        model = read(workdir, checkpoint)
+        names = (hostile, *model.class_names[1:])
+        return replace(model, class_names=names)
+
+    monkeypatch.setattr(trained_run, "read_trained_run", read_hostile)
+    assert run("card", evaluated)[0] == 0
+    text = (evaluated / "card" / "README.md").read_text().split("---\n", 2)[2]
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    assert re.search(r"(?<!\\)<script", prose) is None
+    [row] = [line for line in prose.splitlines() if line.startswith("| ") and "script" in line]
+    assert len(re.findall(r"(?<!\\)\|", row)) == 5  # the borders of four cells
+
+
+def test_neither_report_nor_metrics_publish_folders(evaluated):
+    folder = evaluated / "evaluation" / "validation"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["workdirs"] == ["run"]
+    for name in ("metrics.json", "report.html"):
+        assert str(evaluated.parent) not in (folder / name).read_text()
+        assert "/tmp" not in (folder / name).read_text().split("<img")[0]

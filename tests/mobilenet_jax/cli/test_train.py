@@ -6,6 +6,7 @@ import termios
 
 import pytest
 
+from mobilenet_jax.cli.error_boundary import run_command
 from mobilenet_jax.cli.train import _request_huge_pages
 from tests.helpers.runs import ROOT, make_command
 
@@ -80,3 +81,26 @@ def test_profile_writes_a_trace(data, tmp_path):
     result = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     assert f"trace of 10 steps in {tmp_path / 'run' / 'profile'}" in result.stdout
     assert list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
+
+
+def test_a_run_goes_on_when_nobody_reads_its_output(data, tmp_path):
+    command = make_command(data, tmp_path / "run", "--config.train.epochs=2")
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait() == 0
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 2
+    assert (tmp_path / "run" / "summary.json").exists()
+
+
+def test_a_lack_of_memory_is_one_line(capsys):
+    def allocate():
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 5 bytes.\nstack")
+
+    with pytest.raises(SystemExit, match="1"):
+        run_command(allocate, debug=False)
+    assert capsys.readouterr().err == (
+        "error: out of memory (RESOURCE_EXHAUSTED: Out of memory allocating 5 bytes.): use smaller batches, smaller "
+        "images or a smaller model\n"
+    )

@@ -1,3 +1,7 @@
+import csv
+import io
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -32,3 +36,19 @@ def test_files_that_are_not_predictions_are_refused(tmp_path, text):
     (tmp_path / "p.csv").write_text(text)
     with pytest.raises(EvaluationError, match="cannot read"):
         read_predictions(tmp_path / "p.csv")
+
+
+def test_hostile_names_are_written_as_text_and_read_as_they_were(tmp_path):
+    table = replace(
+        make_predictions([0, 1], np.eye(4)[:2], np.array(["-1", "@lesion"])),
+        images=np.array(["=cmd|' /C calc'!A0", "+1"]), class_names=("=HYPERLINK(1)", "-", "@c", "'d"),
+    )  # fmt: skip
+    path = tmp_path / "predictions.csv"
+    path.write_text(table.to_csv())
+    cells = [cell for row in csv.reader(io.StringIO(table.to_csv())) for cell in row]
+    assert not [cell for cell in cells if cell.startswith(tuple("=+-@"))]
+    stored = read_predictions(path)
+    assert stored.class_names == table.class_names
+    assert stored.images.tolist() == table.images.tolist()
+    assert stored.lesions.tolist() == table.lesions.tolist()
+    assert stored.labels.tolist() == [0, 1]

@@ -1,5 +1,7 @@
+import csv
 import os
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -95,3 +97,23 @@ def test_pictures_that_would_have_the_same_name_are_refused(trained, tmp_path):
     with pytest.raises(EvaluationError, match="share a name"):
         make_explainer(Classifier(read_weights(trained)), paths, tmp_path / "x")
     assert not (tmp_path / "x").exists()
+
+
+def test_hostile_class_names_neither_run_in_tables_nor_lead_pictures_out_of_their_folder(trained, data, tmp_path):
+    weights = read_weights(trained)
+    names = ("/../../escaped", "=cmd|' /C calc'!A0", "..", "a" * 300, "CON:", "", "é")
+    weights = replace(weights, metadata=replace(weights.metadata, classes=names))
+    classifier, out = Classifier(weights), tmp_path / "a" / "b"
+    out.mkdir(parents=True)
+    paths = [str(path) for path in sorted((data / IMAGES).iterdir())[:2]]
+    for number, name in enumerate(names):
+        (out / str(number)).mkdir()
+        explain = make_explainer(classifier, paths, out / str(number) / "pictures", class_name=name)
+        write_predictions(classifier, paths, out / str(number) / "p.csv", explain=explain)
+        files = [path for path in tmp_path.rglob("*") if path.is_file()]
+        assert len(files) == 3 * (number + 1)
+        assert all(path.is_relative_to(out) for path in files)
+    with open(out / "0" / "p.csv", newline="") as file:
+        cells = [cell for row in csv.reader(file) for cell in row]
+    assert "'=cmd|' /C calc'!A0" in cells
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "@"))]

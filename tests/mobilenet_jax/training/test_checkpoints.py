@@ -88,3 +88,12 @@ def test_a_disk_that_fills_up_during_a_save_is_one_error(data, whole, tmp_path, 
     monkeypatch.setattr(Checkpoints, "save", save)
     train_and_evaluate(make_config(data, train__epochs=4), workdir)
     assert [record["step"] for record in read_records(workdir)] == [3, 6, 9, 12]
+
+
+def test_what_a_killed_save_left_is_removed(data, whole, tmp_path):
+    workdir = shutil.copytree(whole, tmp_path / "run")
+    unfinished = workdir / "checkpoints" / "12.orbax-checkpoint-tmp"
+    shutil.copytree(workdir / "checkpoints" / "9", unfinished)
+    train_and_evaluate(make_config(data, train__epochs=4), workdir)
+    assert not [path for path in (workdir / "checkpoints").iterdir() if not path.name.isdigit()]
+    assert [record["step"] for record in read_records(workdir)] == [3, 6, 9, 12]

@@ -1,5 +1,7 @@
 import json
 import shutil
+import signal
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -12,7 +14,7 @@ from mobilenet_jax import Metadata
 from mobilenet_jax.errors import ConfigError, DataError, Interrupted, TrainingError, WeightsError, WorkdirError
 from mobilenet_jax.training.checkpoints import Checkpoints
 from mobilenet_jax.training.loop import train_and_evaluate
-from mobilenet_jax.training.setup import build_program
+from mobilenet_jax.training.setup import build_program, warn_of_contradictions
 from mobilenet_jax.weights.layout import Architecture
 from mobilenet_jax.weights.load import read_weights
 from mobilenet_jax.weights.save import write_weights
@@ -340,3 +342,40 @@ def test_a_stop_request_at_the_last_step_of_an_epoch_is_honored_after_its_evalua
     with pytest.raises(Interrupted, match=f"stopped at step {step} and saved"):
         train_and_evaluate(make_config(data, train__epochs=3), tmp_path / "run")
     assert len(read_records(tmp_path / "run")) == epochs_recorded
+
+
+def test_a_second_sigterm_during_the_last_save_changes_nothing(data, finished, tmp_path, monkeypatch):
+    close = Checkpoints.__exit__
+
+    def close_with_signal(self, *error):
+        signal.raise_signal(signal.SIGTERM)
+        close(self, *error)
+
+    with monkeypatch.context() as patch:
+        request_stop(patch, 2)
+        patch.setattr(Checkpoints, "__exit__", close_with_signal)
+        with pytest.raises(Interrupted, match="stopped at step 2"):
+            train_and_evaluate(make_config(data), tmp_path / "run")
+    train_and_evaluate(make_config(data), tmp_path / "run")
+    assert read_records(tmp_path / "run") == read_records(finished)
+
+
+def test_resuming_does_not_need_the_initial_weights(data, weights, tmp_path):
+    initial = Path(shutil.copy(weights[0.25], tmp_path / "initial.h5"))
+    changes = {"init__weights": str(initial), "init__input_scaling": "weights"}
+    train_and_evaluate(make_config(data, train__epochs=1, **changes), tmp_path / "run")
+    initial.unlink()
+    train_and_evaluate(make_config(data, train__epochs=2, **changes), tmp_path / "run")
+    assert read_weights(tmp_path / "run").metadata.input_scaling == (-1.0, 1.0)
+    assert len(read_records(tmp_path / "run")) == 2
+
+
+def test_settings_that_contradict_each_other_are_warned_of(data, caplog):
+    changes = {"data__sampling": "balanced", "loss__class_weights": "balanced", "regularizer__kernel_l2": 0.01}
+    warn_of_contradictions(make_config(data, **changes))
+    double, unused = caplog.messages
+    assert "rare classes are corrected for twice" in double
+    assert unused.startswith("regularizer.kernel_l2 has no effect: model.head=small")
+    caplog.clear()
+    warn_of_contradictions(make_config(data, model__head="article", **{**changes, "data__sampling": "uniform"}))
+    assert caplog.messages == []

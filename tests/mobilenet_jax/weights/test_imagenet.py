@@ -1,9 +1,11 @@
 """The public ImageNet weights, found in the cache or downloaded."""
 
+import hashlib
+
 import pytest
 
 from mobilenet_jax.errors import WeightsError
-from mobilenet_jax.weights.imagenet import find_imagenet_weights
+from mobilenet_jax.weights.imagenet import _SHA256, find_imagenet_weights
 
 
 def test_files_are_found_in_the_cache_or_the_error_names_their_folder(cache, monkeypatch):
@@ -18,3 +20,17 @@ def test_files_are_found_in_the_cache_or_the_error_names_their_folder(cache, mon
     assert str(folder) in str(error.value)
     (folder / "mobilenet_7_5_224_tf_no_top.h5").touch()
     assert find_imagenet_weights(0.75, 300) == folder / "mobilenet_7_5_224_tf_no_top.h5", "other sizes start from 224"
+
+
+def test_a_file_with_another_content_is_refused(cache, monkeypatch):
+    def download(url, *, known_hash, **options):
+        assert known_hash == "dbdb03ee2a22fd895301636cd328b234bb3a9952358f436d82f46b81e0d5b0bf"
+        raise ValueError("SHA256 hash of downloaded file (x.h5) does not match the known hash: expected a but got b.")
+
+    monkeypatch.setattr("pooch.retrieve", download)
+    with pytest.raises(WeightsError, match="is not the file that is known under this name: SHA256 hash of downloaded"):
+        find_imagenet_weights(0.25, 224)
+
+
+def test_the_known_hash_is_that_of_the_published_file(weights):
+    assert hashlib.sha256(weights[0.25].read_bytes()).hexdigest() == _SHA256[weights[0.25].name]

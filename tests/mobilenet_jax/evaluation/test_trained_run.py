@@ -1,0 +1,38 @@
+import json
+
+import pytest
+
+from mobilenet_jax.errors import EvaluationError
+from mobilenet_jax.evaluation.trained_run import read_records, read_trained_run
+
+
+@pytest.mark.parametrize("line", ["{}", "[]", "3", '{"epoch": 1, "step": 3}', '{"epoch": "1"}', "{"])
+def test_a_line_that_is_no_record_is_an_error(workdir, line):
+    with (workdir / "metrics.jsonl").open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(EvaluationError, match=r"cannot read .*metrics.jsonl \("):
+        read_records(workdir)
+    with pytest.raises(EvaluationError):
+        read_trained_run(workdir)
+
+
+@pytest.mark.parametrize(
+    ("section", "key"), [("data", "split"), ("data", "source"), ("data", "dir"), ("init", "weights"), ("data", None)]
+)
+def test_a_configuration_without_a_needed_key_is_an_error(workdir, section, key):
+    config = json.loads((workdir / "config.json").read_text())
+    if key:
+        del config[section][key]
+    else:
+        config[section] = 3
+    (workdir / "config.json").write_text(json.dumps(config))
+    with pytest.raises(EvaluationError, match=r"cannot read .* \(config.json lacks"):
+        read_trained_run(workdir)
+
+
+def test_an_unknown_source_is_an_error(workdir):
+    config = json.loads((workdir / "config.json").read_text())
+    config["data"]["source"] = "nowhere"
+    (workdir / "config.json").write_text(json.dumps(config))
+    with pytest.raises(EvaluationError, match="unknown data.source 'nowhere'"):
+        read_trained_run(workdir)
