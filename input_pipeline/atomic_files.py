@@ -57,10 +57,10 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    with replace_atomically(path) as unfinished, unfinished.open("wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())  # otherwise a power failure can leave the new name with no content
+    with replace_atomically(path) as unfinished:
+        unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
+        with unfinished.open("rb+") as file:
+            os.fsync(file.fileno())  # otherwise a power failure can leave the new name with no content
 
 
 def get_free_bytes(path: Path) -> int:

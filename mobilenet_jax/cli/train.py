@@ -1,6 +1,7 @@
 """`mobilenet-jax train`, which is also `python train.py`: trains a model as a configuration specifies."""
 
 import argparse
+import atexit
 import logging
 import os
 import platform
@@ -39,6 +40,7 @@ def run(args: argparse.Namespace) -> None:
     From here on, SIGTERM ends the process with the status of a command that can be started again.
     """
     signal.signal(signal.SIGTERM, _exit_resumable)
+    atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)  # Python would set the default action: to kill
     _request_huge_pages()
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # saves 100 MB: TensorFlow then does not import Keras
     import jax

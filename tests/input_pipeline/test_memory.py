@@ -13,7 +13,7 @@ from input_pipeline.memory import measure_free_memory
         (
             "9:cpu:/\n4:memory:/slurm/job\n",
             {
-                "memory/memory.limit_in_bytes": "9223372036854771712\n",
+                "memory/memory.limit_in_bytes": f"{2**63 - 4096}\n",
                 "memory/slurm/memory.limit_in_bytes": "3000000000",
             },
             3_000_000_000,
