@@ -30,9 +30,10 @@ def _start(data, workdir, processes):
 
 def _handles_sigterm(process):
     """Returns whether Python has come as far as the first line of the command; before, SIGTERM kills any process."""
-    status = Path(f"/proc/{process.pid}/status").read_text()
-    caught = re.search(r"^SigCgt:\t([0-9a-f]+)$", status, re.MULTILINE)
-    return process.poll() is not None or (caught and int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)
+    if process.poll() is not None:
+        return True
+    caught = re.search(r"^SigCgt:\t([0-9a-f]+)$", Path(f"/proc/{process.pid}/status").read_text(), re.MULTILINE)
+    return caught is not None and bool(int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
 def _end(running):
