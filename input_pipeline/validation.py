@@ -58,7 +58,7 @@ def validate_images(examples: Examples, faults: Faults | None = None) -> None:
     """
     with collect_faults(faults) as collected:
         image_faults, warnings = _validate(examples)
-        collected += image_faults.values()
+        collected += [f"{fault}, or use data.skip_damaged=True" for fault in image_faults.values()]
         if not collected:  # if examples were left out, warnings about the rest, such as class sizes, can be wrong
             for line in warnings:
                 _logger.warning("%s", line)
@@ -77,7 +77,7 @@ def drop_damaged_images(examples: Examples) -> Examples:
     if len(faults) == len(examples):
         Faults(faults.values()).raise_if_any()
     if faults:
-        _logger.warning("%d of %d images are left out, because they are damaged:", len(faults), len(examples))
+        _logger.warning("damaged images that are left out, %d of %d:", len(faults), len(examples))
     for line in [*faults.values(), *warnings]:
         _logger.warning("%s", line)
     return examples.take(np.array([i for i in range(len(examples)) if i not in faults], np.int64))
@@ -138,7 +138,7 @@ def _inspect_images(examples: Examples) -> list[_Inspection]:
 
 def _list_faults(examples: Examples, inspections: Sequence[_Inspection]) -> dict[int, str]:
     return {
-        i: f"{path} ({row}) {inspection.fault}: replace it, or remove it and its row"
+        i: f"{path} ({row}) {inspection.fault}: replace or remove it"
         for i, (path, row, inspection) in enumerate(zip(examples.paths, examples.rows, inspections, strict=True))
         if inspection.fault
     }

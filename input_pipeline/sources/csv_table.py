@@ -56,7 +56,8 @@ def read_csv_table(file: str | Path, faults: Faults | None = None, *, min_classe
     """
     file = Path(file)
     if not file.is_file():
-        raise DataError(f"no such table: {file} (--config.data.dir names the CSV file for data.source=csv)")
+        hint = "use data.source=folders for class folders" if file.is_dir() else "data.dir names the CSV file"
+        raise DataError(f"no such table: {file} ({hint})")
     with collect_faults(faults) as collected:
         rows, has_sides = _read_table(file, collected)
         classes = _sort_classes({row.label for row in rows})

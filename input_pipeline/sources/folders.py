@@ -68,7 +68,8 @@ def read_folders(folder: str | Path, faults: Faults | None = None, *, min_classe
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise DataError(f"no such data folder: {folder} (--config.data.dir names the one that holds class folders)")
+        hint = "use data.source=csv for a table" if folder.is_file() else "data.dir names the one with class folders"
+        raise DataError(f"no such data folder: {folder} ({hint})")
     layout = _find_layout(folder)
     classes = [path.name for path in _list_folders(layout.training)]
     if len(classes) < min_classes:

@@ -31,7 +31,7 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="files, folders or glob patterns")
     parser.add_argument("--out", type=Path, metavar="PREDS.csv", help="write a table instead of printing")
     parser.add_argument(
-        "--format", choices=("csv", "isic", "jsonl"), default="csv",
+        "--format", choices=("csv", "isic", "jsonl"),
         help="format of the table; isic: that of the ISIC challenge, without folders and predicted classes "
         "(default: csv)",
     )  # fmt: skip
@@ -48,6 +48,8 @@ def run(args: argparse.Namespace) -> None:
     from mobilenet_jax.inference.predict_files import find_images, find_root, make_explainer, write_predictions
     from mobilenet_jax.weights.load import read_weights
 
+    if args.format and not args.out:
+        raise EvaluationError("--format is the format of a table: add --out=FILE")
     paths, root = find_images(args.images), find_root(args.images)
     weights = read_weights(args.model, checkpoint=args.checkpoint)
     classifier = Classifier(weights, args.tta, _read_correction(args, weights))
@@ -57,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
     if args.out:
         faults = write_predictions(
             classifier, paths, args.out,
-            table_format=args.format, root=root, batch_size=args.batch_size, explain=explain,
+            table_format=args.format or "csv", root=root, batch_size=args.batch_size, explain=explain,
         )  # fmt: skip
         if len(faults) < len(paths):
             print(f"{args.out}: {len(paths) - len(faults)} images")

@@ -98,7 +98,10 @@ def _read_common_images(workdirs: Sequence[Path], evaluation: str) -> list[Predi
             raise EvaluationError(f"the classes of {workdir} differ from those of {workdirs[0]}")
     common = set(tables[0].images).intersection(*(table.images for table in tables))
     if not common:
-        raise EvaluationError(f"the evaluations {evaluation} have no image in common")
+        raise EvaluationError(
+            f"the evaluations {evaluation} have no image in common: evaluate the runs on the same folder, with "
+            "--data=DIR and --split=all"
+        )
     tables = [_select_sorted(table, common) for table in tables]
     for workdir, table in zip(workdirs, tables, strict=True):
         if (table.labels != tables[0].labels).any():

@@ -118,6 +118,7 @@ def evaluate(
         "data": Path(folder).name or None,
         "split": split,
         **_describe_images(runs, parts, examples, predictions),
+        "images_trained_on": _count_training_images(runs, examples, predictions, folder),
         "views": views,
         "correction": correction,
         "malignant": list(malignant),
@@ -222,6 +223,17 @@ def _describe_images(
         "lesions": len(set(examples.lesions)) if known else None,
         "lesions_trained_on": len(trained_on) if known and all(run.lesions is not None for run in runs) else None,
     }
+
+
+def _count_training_images(
+    runs: Sequence[EvaluatedModel], examples: Examples, predictions: Predictions, folder: str
+) -> int | None:
+    """Counts the images in the training sets, by name, if lesions are unknown; None if the folder is not the runs'."""
+    own = all(run.lesions is not None and run.locate_images(None, None)[0] == folder for run in runs)
+    if predictions.lesions_known or not own:
+        return None
+    trained_on = set().union(*(run.lesions or () for run in runs))
+    return sum(lesion in trained_on for lesion in examples.lesions.tolist())
 
 
 def _describe_environment() -> dict[str, Any]:

@@ -161,7 +161,14 @@ class TrainedRun(EvaluatedModel):
         table, split = self.workdir / "splits.csv", self.config["data"]["split"]
         if split not in OFFICIAL_SPLITS:
             split = str(table)
-        subsets = read_split(source, data, split, val_fraction=0, seed=0, skip_damaged=self._skips_damaged)
+        try:
+            subsets = read_split(source, data, split, val_fraction=0, seed=0, skip_damaged=self._skips_damaged)
+        except DataError as error:
+            if (data, source) == self.locate_images(None, None):
+                raise
+            raise DataError(
+                f"{error}; add --split=all if these are not the images of the run", error.details
+            ) from error
         if split == str(table):
             return subsets
         if format_split(*subsets) != table.read_text(encoding="utf-8"):

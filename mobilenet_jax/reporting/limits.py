@@ -42,6 +42,7 @@ def list_warnings(evaluation: Evaluation) -> list[str]:
     return [
         *_list_missed_classes(evaluation),
         *_list_data_warnings(evaluation),
+        *_list_absent_classes(evaluation),
         *_list_rare_classes(evaluation),
     ]
 
@@ -71,16 +72,32 @@ def _list_data_warnings(evaluation: Evaluation) -> list[str]:
             f"{facts['lesions_trained_on']} of the {facts['lesions']} {noun}s are in the training set, with these or "
             "other images, so the metrics are optimistic."
         )
+    elif facts["images_trained_on"]:
+        warnings.append(
+            f"{facts['images_trained_on']} of the {facts['images']} images are in the training set, so the metrics are "
+            "optimistic."
+        )
     if facts["lesions"] is None:
         warnings.append(
             f"It is not known which of these images show the same {noun}: the bootstrap resamples images, so the "
-            f"intervals may be too narrow, and whether these {noun}s are in the training set is not known either."
+            f"intervals may be too narrow, and other images of these {noun}s may be in the training set."
         )
     return warnings
 
 
+def _list_absent_classes(evaluation: Evaluation) -> list[str]:
+    names, counts = _count_images(evaluation)
+    absent = [name for name, n in zip(names, counts, strict=True) if not n]
+    if not absent:
+        return []
+    return [
+        f"There are no images of {', '.join(absent)}: means over classes, such as balanced accuracy, are over the "
+        f"other {len(names) - len(absent)} of {len(names)} classes."
+    ]
+
+
 def _list_rare_classes(evaluation: Evaluation) -> list[str]:
-    rare = [f"{name} {n}" for name, n in zip(*_count_images(evaluation), strict=True) if n < _MIN_IMAGES]
+    rare = [f"{name} {n}" for name, n in zip(*_count_images(evaluation), strict=True) if 0 < n < _MIN_IMAGES]
     if not rare:
         return []
     return [f"Classes with fewer than {_MIN_IMAGES} images: {', '.join(rare)}. Their metrics are unreliable."]

@@ -185,7 +185,9 @@ def _detect_format(path: Path) -> _Format:
             return "workdir"
         if (path / "variables").is_dir() and (path / "metadata").is_dir():
             return "orbax"
-        raise WeightsError("a folder, but neither the workdir of a run nor weights that Orbax wrote")
+        files = sorted(file.name for file in path.glob("*.safetensors"))
+        hint = f" (name the file in it, {files[0]})" if files else ""
+        raise WeightsError(f"a folder, but neither the workdir of a run nor weights that Orbax wrote{hint}")
     if not path.exists():
         raise WeightsError("no such file or folder")
     if not path.is_file():

@@ -118,7 +118,8 @@ def test_all_faults_are_in_one_report(folder):
 
 def test_a_folder_or_a_missing_file_is_refused(folder):
     for path in (folder, folder / "none.csv"):
-        with pytest.raises(DataError, match="no such table: .*data.dir names the CSV file for data.source=csv"):
+        hint = "use data.source=folders for class folders" if path == folder else "data.dir names the CSV file"
+        with pytest.raises(DataError, match=f"no such table: .*{hint}"):
             read_csv_table(path)
 
 

@@ -12,7 +12,8 @@ def make_model(*, shows_lesions=True, is_isic=True, lesions=frozenset()):
 
 
 def make_evaluation(images_per_class=10, *, predicted=None, trained_on=frozenset(), **facts):
-    facts = {"source": "isic2018", "split": "all", "lesions": 70, "lesions_trained_on": 0} | facts
+    facts = {"source": "isic2018", "split": "all", "lesions": 70, "lesions_trained_on": 0, **facts}
+    facts = {"images": 7 * images_per_class, "images_trained_on": None, **facts}
     labels = np.repeat(np.arange(7), images_per_class)
     predictions = SimpleNamespace(
         labels=labels, predicted=labels if predicted is None else predicted, class_names=NAMES
@@ -32,6 +33,7 @@ def test_synthetic_images_are_the_only_warning_about_the_sample():
     ("changes", "message"),
     [
         ({"split": "training", "lesions_trained_on": 70}, "The model was trained on these images"),
+        ({"images_trained_on": 5}, "5 of the 70 images are in the training set"),
         ({"lesions_trained_on": 3}, "3 of the 70 lesions are in the training set"),
         ({"lesions": None, "lesions_trained_on": None}, "It is not known which of these images show the same lesion"),
         (
@@ -57,6 +59,14 @@ def test_a_recall_of_zero_is_the_first_warning():
     warnings = list_warnings(make_evaluation(9, predicted=np.zeros(63, int), source="sample"))
     assert len(warnings) == 3
     assert warnings[0].startswith("The recall is 0 for NV (9 images), BCC (9 images), ")
+
+
+def test_classes_without_images_are_named():
+    evaluation = make_evaluation()
+    evaluation.predictions.labels = evaluation.predictions.predicted = np.repeat(np.arange(5), 10)
+    [warning] = list_warnings(evaluation)
+    assert warning.startswith("There are no images of DF, VASC: means over classes, ")
+    assert warning.endswith(" are over the other 5 of 7 classes.")
 
 
 def test_limits_of_the_archive_apply_to_its_images_only():

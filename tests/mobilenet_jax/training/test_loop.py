@@ -243,7 +243,7 @@ def test_invalid_inputs_are_reported_before_anything_is_written(data, tmp_path, 
 
 
 def test_a_cache_that_does_not_fit_is_reported_before_anything_is_written(data, tmp_path, monkeypatch):
-    monkeypatch.setattr("input_pipeline.cache.psutil.virtual_memory", lambda: SimpleNamespace(available=0))
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=0))
     with pytest.raises(DataError, match="memory"):
         train_and_evaluate(make_config(data, data__cache="memory"), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -64,7 +64,7 @@ def test_damaged_images_are_skipped_on_request(tiny_isic, caplog):
         _load(make_config(tiny_isic))
     training, validation = _load(make_config(tiny_isic, data__skip_damaged=True))
     assert len(training) + len(validation) == 41
-    assert "1 of 42 images are left out, because they are damaged:" in caplog.messages
+    assert "damaged images that are left out, 1 of 42:" in caplog.messages
 
 
 def test_pretrained_weights_replace_the_backbone_only(data, weights):
