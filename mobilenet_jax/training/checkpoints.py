@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from input_pipeline.errors import get_first_line
-from mobilenet_jax.cluster import broadcast, broadcast_text, is_first_process, synchronize_processes
+from mobilenet_jax.cluster import broadcast, broadcast_text, is_first_process
 from mobilenet_jax.errors import WorkdirError
 from mobilenet_jax.training.step import TrainState
 from mobilenet_jax.weights.orbax import BEST_MODE, REESTIMATED, check_arrays, get_score
@@ -39,32 +39,29 @@ class Checkpoints:
     batch normalization, it holds these too, for `weights.orbax`; a resumed run does not need them. A checkpoint is
     saved in the background, and appears under its name only when it is complete. Use as a context manager: leaving it
     waits for the last save.
+
+    The first process alone reads and writes, since it holds the whole state. Orbax's processes would wait for each
+    other at every save, for minutes if one of them has an error.
     """
 
     def __init__(self, folder: Path):
-        self._folder = folder
+        self._folder = folder.absolute()
 
     def __enter__(self) -> "Checkpoints":
-        if is_first_process():
-            _remove_unreadable_scores(self._folder)
-        synchronize_processes("the scores of all checkpoints are readable")
-        policies = [checkpoint_managers.LatestN(2), checkpoint_managers.BestN(get_metric_fn=get_score, n=1)]
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-            best_fn=get_score,
-            best_mode=BEST_MODE,
-            cleanup_tmp_directories=True,  # those of processes that were killed; the workdir is locked
-        )
         with contextlib.ExitStack() as stack:
-            stack.enter_context(_drain_event_loops())
-            with self._report_errors("read"):
-                self._manager = _CheckpointManager(self._folder.absolute(), options=options)
+            if is_first_process():
+                stack.enter_context(_drain_event_loops())
+                with self._report_errors("read"):
+                    _remove_unreadable_scores(self._folder)
+                    self._folder.mkdir(exist_ok=True)
+                    self._manager = _CheckpointManager(self._folder, options=_make_options())
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         with self._stack, self._report_errors("write"):
-            self._manager.close()
+            if is_first_process():
+                self._manager.close()
 
     def save(
         self, state: TrainState, history: dict[str, Any], score: float | None, statistics: Any | None = None
@@ -80,17 +77,20 @@ class Checkpoints:
         Raises:
             WorkdirError: the checkpoint, or the one before, cannot be written.
         """
-        items: dict[str, Any] = {"state": ocp.args.StandardSave(state), "history": ocp.args.JsonSave(history)}
+        if not is_first_process():
+            return
+        items: dict[str, Any] = {
+            "state": ocp.args.StandardSave(_copy_to_host(state)),
+            "history": ocp.args.JsonSave(history),
+        }
         if statistics is not None:
-            items[REESTIMATED] = ocp.args.StandardSave({"batch_stats": statistics})
+            items[REESTIMATED] = ocp.args.StandardSave({"batch_stats": _copy_to_host(statistics)})
         args = ocp.args.Composite(**items)
         with self._report_errors("write"):
             self._manager.save(int(state.step), args=args, metrics={"score": _NO_SCORE if score is None else score})
 
     def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """Returns the latest readable state and its history; newer, damaged checkpoints are removed with a warning.
-
-        The first process reads, chooses and removes; the others receive its state and history.
 
         Args:
             like: a state with the shapes, types and devices of the result. The devices may differ from those that
@@ -109,32 +109,25 @@ class Checkpoints:
             found, (arrays, history) = True, restored
         if not broadcast(np.bool_(found)):
             return None
-        self._manager.reload()  # the first process may have removed checkpoints
         state = jax.tree.map(lambda x, value: jax.device_put(value, x.sharding), like, broadcast(arrays))
         return state, json.loads(broadcast_text(json.dumps(history)))
 
     def _read_latest(self, like: Any) -> tuple[Any, dict[str, Any]] | None:
-        """Reads the latest readable checkpoint in this process alone; `like` holds NumPy arrays, as the result does."""
-        this_process = ocp.options.MultiprocessingOptions(
-            primary_host=jax.process_index(), active_processes={jax.process_index()}, barrier_sync_key_prefix="restore"
-        )
-        handler = ocp.CompositeCheckpointHandler(
-            composite_options=ocp.CompositeOptions(multiprocessing_options=this_process)
-        )
+        """Reads the latest readable checkpoint as NumPy arrays; `like` holds arrays of their shapes and types."""
         args = ocp.args.Composite(state=ocp.args.StandardRestore(like), history=ocp.args.JsonRestore())
-        steps = sorted(self._manager.all_steps(), reverse=True)
-        with ocp.Checkpointer(handler, multiprocessing_options=this_process) as checkpointer:
-            for i, step in enumerate(steps):
-                try:
-                    check_arrays(self._folder / str(step) / "state")
-                    restored = checkpointer.restore(self._folder.absolute() / str(step), args=args)
-                except Exception as error:  # Orbax and its storage raise almost anything for a damaged file
-                    _warn_damaged(step, error)
-                    continue
-                for newer in steps[:i]:
-                    shutil.rmtree(self._folder / str(newer))
-                return restored.state, restored.history
-        if steps:
+        damaged = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                check_arrays(self._folder / str(step) / "state")
+                restored = self._manager.restore(step, args=args)
+            except Exception as error:  # Orbax and its storage raise almost anything for a damaged file
+                _warn_damaged(step, error)
+                damaged.append(step)
+                continue
+            for newer in damaged:
+                self._manager.delete(newer)
+            return restored.state, restored.history
+        if damaged:
             raise WorkdirError(f"no checkpoint in {self._folder} is readable: remove the folder to start over")
         return None
 
@@ -148,6 +141,25 @@ class Checkpoints:
                 f"cannot {verb} a checkpoint in {self._folder} ({get_first_line(error)}): fix the disk and start "
                 "again; the run continues after its last complete checkpoint"
             ) from error
+
+
+def _make_options() -> ocp.CheckpointManagerOptions:
+    policies = [checkpoint_managers.LatestN(2), checkpoint_managers.BestN(get_metric_fn=get_score, n=1)]
+    return ocp.CheckpointManagerOptions(
+        preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+        best_fn=get_score,
+        best_mode=BEST_MODE,
+        create=False,  # Orbax demands it if not all processes are active
+        cleanup_tmp_directories=True,  # those of processes that were killed; the workdir is locked
+        multiprocessing_options=ocp.options.MultiprocessingOptions(
+            primary_host=0, active_processes={0}, barrier_sync_key_prefix="first"
+        ),
+    )
+
+
+def _copy_to_host(tree: Any) -> Any:
+    """Returns copies as NumPy arrays: a training step may overwrite the memory of its state during the save."""
+    return jax.tree.map(lambda x: np.array(x), tree)
 
 
 class _CheckpointManager(ocp.CheckpointManager):

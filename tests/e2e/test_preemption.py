@@ -1,5 +1,6 @@
 """Runs that SIGTERM stops at random moments, from the start of the process to its end, with one and two processes."""
 
+import os
 import re
 import signal
 import subprocess
@@ -69,6 +70,44 @@ def test_a_run_that_is_stopped_at_random_moments_ends_like_an_uninterrupted_one(
     for run in range(finished + 1):
         assert read_records(tmp_path / str(run)) == read_records(tmp_path / "whole")
         assert _read_parameters(tmp_path / str(run)) == expected
+
+
+def _stop_as_timeout(command):
+    """`timeout` sends SIGTERM to its child."""
+    return subprocess.run(["timeout", "--preserve-status", "15", *command], cwd=ROOT, capture_output=True, text=True)
+
+
+def _stop_as_slurm(command):
+    """`scancel` and a time limit send SIGCONT and SIGTERM, to all processes of a step; `--signal=TERM` before that."""
+    return _stop_after_an_epoch(command, [signal.SIGTERM, signal.SIGCONT, signal.SIGTERM])
+
+
+def _stop_as_kubernetes(command):
+    """A container's first process, for which Linux ignores signals without a handler, gets SIGTERM."""
+    unshare = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child"]
+    if subprocess.run([*unshare, "true"], capture_output=True).returncode:
+        pytest.skip("cannot create a namespace of processes")
+    return _stop_after_an_epoch([*unshare, *command], [signal.SIGTERM], in_child=True)
+
+
+def _stop_after_an_epoch(command, signals, in_child=False):
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert any(line.startswith("epoch ") for line in process.stdout)
+    pid = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text() if in_child else process.pid
+    for number in signals:
+        os.kill(int(pid), number)
+    output = process.communicate(timeout=TIME_LIMIT)
+    return subprocess.CompletedProcess(command, process.returncode, *output)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", [_stop_as_timeout, _stop_as_slurm, _stop_as_kubernetes])
+def test_schedulers_get_the_status_of_a_run_that_can_continue(data, tmp_path, stop):
+    for _ in range(2):
+        result = stop(make_command(data, tmp_path / "run", "--config.train.epochs=100000"))
+        assert result.returncode == 75, result.stderr
+        assert result.stderr.startswith("stopped at step ")
+        assert result.stderr.count("\n") == 1
 
 
 def _read_parameters(workdir):
