@@ -11,6 +11,7 @@ import numpy as np
 from mobilenet_jax import sharding
 from mobilenet_jax.errors import WeightsError
 from mobilenet_jax.inference.views import apply_view, count_views
+from mobilenet_jax.model.folding import fold_batch_norm
 from mobilenet_jax.model.preprocessing import scale_pixels
 from mobilenet_jax.weights.weights import Weights
 
@@ -22,7 +23,7 @@ class Classifier:
     """A trained model compiled for inference.
 
     Attributes:
-        model: the network.
+        model: the network, with batch normalization folded into the kernels.
         variables: its weights, replicated on every device.
         image_size: `(height, width)` of its input images.
         class_names: the class names in the order of the probabilities; indices where the weights record no names.
@@ -50,12 +51,13 @@ class Classifier:
                 f"images of {' x '.join(map(str, self.image_size))} have 1 to {max_views} views, not {views}"
             )
         self.class_names = metadata.classes or tuple(map(str, range(architecture.num_classes)))
-        self.model: Any = architecture.build_model()
+        self.model: Any
+        self.model, variables = fold_batch_norm(architecture.build_model(), weights.variables)
         low, high = metadata.input_scaling
         self._input_scaling, self._views = (low, high), views
         self._correct = correct or (lambda probabilities: probabilities)
         self._mesh = sharding.make_data_mesh()
-        self.variables = sharding.replicate(self._mesh, weights.variables)
+        self.variables: Any = sharding.replicate(self._mesh, variables)
 
     def compute_probabilities(self, pixels: np.ndarray, batch_size: int) -> np.ndarray:
         """Returns the probabilities of the classes, float64 `[n, classes]`.

@@ -9,14 +9,33 @@ import functools
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.typing import DTypeLike
 
 from mobilenet_jax.kernels.depthwise import Method, Padding, depthwise_conv
+from mobilenet_jax.kernels.pointwise import pointwise_conv
 
 _glorot = nn.initializers.glorot_uniform()
 
 Conv = functools.partial(nn.Conv, kernel_init=_glorot)
 Dense = functools.partial(nn.Dense, kernel_init=_glorot)
-BatchNorm = functools.partial(nn.BatchNorm, epsilon=1e-3)
+BATCH_NORM_EPSILON = 1e-3  # added to the variance
+BatchNorm = functools.partial(nn.BatchNorm, epsilon=BATCH_NORM_EPSILON)
+
+
+class Bias(nn.Module):
+    """Adds a bias to each channel: what remains of batch normalization that is folded into the layer before.
+
+    Attributes:
+        dtype: the type of the computation.
+    """
+
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps `[..., channels]` to the same shape."""
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        return x + jnp.expand_dims(bias.astype(self.dtype), range(x.ndim - 1))
 
 
 class ZeroPadding(nn.Module):
@@ -78,4 +97,4 @@ class PointwiseConv(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps `[batch, height, width, channels]` to `[batch, height, width, features]`."""
         kernel = self.param("kernel", _glorot, (1, 1, x.shape[-1], self.features))
-        return jnp.einsum("nhwc,cf->nhwf", x, kernel[0, 0].astype(x.dtype))
+        return pointwise_conv(x, kernel[0, 0].astype(x.dtype))

@@ -15,7 +15,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from mobilenet_jax.kernels.depthwise import Method, Padding
-from mobilenet_jax.model.layers import BatchNorm, Conv, Dense, DepthwiseConv, PointwiseConv, ReLU6, ZeroPadding
+from mobilenet_jax.model.layers import BatchNorm, Bias, Conv, Dense, DepthwiseConv, PointwiseConv, ReLU6, ZeroPadding
 
 ALPHAS = (0.25, 0.5, 0.75, 1.0)
 MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 32, 2048
@@ -41,7 +41,7 @@ class DepthwiseSeparableBlock(nn.Module):
     index: int  # in the layer names, from 1
     features: int  # output channels
     stride: int  # of the depthwise convolution, 1 or 2
-    norm: Callable[..., nn.BatchNorm]
+    norm: Callable[..., nn.Module]
     depthwise: Method
 
     @nn.compact
@@ -70,7 +70,7 @@ class ArticleHead(nn.Module):
     num_classes: int
     dropout: float
     dtype: DTypeLike
-    norm: Callable[..., nn.BatchNorm] | None = None
+    norm: Callable[..., nn.Module] | None = None
 
     @nn.compact
     def __call__(self, features: jax.Array, *, train: bool) -> jax.Array:
@@ -148,6 +148,7 @@ class MobileNet(nn.Module):
             Keras did in 2018.
         batch_norm_momentum: the share of the moving statistics that each training step keeps. Keras's 0.99 averages
             over the last 100 steps or so.
+        folded: whether biases take the place of batch normalization, for inference; see `folding.fold_batch_norm`.
         dtype: the type of the computation: float32; bfloat16, with parameters, statistics and logits still float32; or
             float64, to separate rounding from errors.
     """
@@ -160,6 +161,7 @@ class MobileNet(nn.Module):
     frozen_blocks: int = 0
     batch_norm: FrozenBatchNorm = "frozen"
     batch_norm_momentum: float = 0.99
+    folded: bool = False
     dtype: DTypeLike = jnp.float32
 
     @property
@@ -187,13 +189,13 @@ class MobileNet(nn.Module):
             with the sizes rounded as by five strided layers.
 
         Raises:
-            ValueError: alpha, the head or the shape of the images is not one of those above.
+            ValueError: alpha, the head or the shape of the images is not one of those above; or `train` is true, but
+                batch normalization is folded.
         """
         self._validate(images)
-        norm = functools.partial(
-            BatchNorm, use_running_average=not train, momentum=self.batch_norm_momentum, dtype=self.dtype
-        )
-        x = self._extract_features(images.astype(self.dtype), norm)
+        if train and self.folded:
+            raise ValueError("batch normalization is folded: train the model without folded=True")
+        x = self._extract_features(images.astype(self.dtype), norm := self._make_norm(train))
         if self.head is not None:
             options = {"norm": norm} if self.head == "article_bn" else {}
             head = _HEADS[self.head](self.num_classes, self.dropout, self.dtype, **options)
@@ -201,8 +203,16 @@ class MobileNet(nn.Module):
             x = head(x, train=train)
         return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
-    def _extract_features(self, x: jax.Array, norm: Callable[..., nn.BatchNorm]) -> jax.Array:
-        frozen_norm = functools.partial(norm, use_running_average=True) if self.batch_norm == "frozen" else norm
+    def _make_norm(self, train: bool) -> Callable[..., nn.Module]:
+        if self.folded:
+            return functools.partial(Bias, dtype=self.dtype)
+        return functools.partial(
+            BatchNorm, use_running_average=not train, momentum=self.batch_norm_momentum, dtype=self.dtype
+        )
+
+    def _extract_features(self, x: jax.Array, norm: Callable[..., nn.Module]) -> jax.Array:
+        is_frozen = self.batch_norm == "frozen" and not self.folded
+        frozen_norm = functools.partial(norm, use_running_average=True) if is_frozen else norm
 
         x = ZeroPadding(_compute_same_padding(x.shape[1:3]), name="conv1_pad")(x)
         x = Conv(int(32 * self.alpha), (3, 3), 2, "VALID", use_bias=False, dtype=self.dtype, name="conv1")(x)

@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.ndimage import map_coordinates
 
 from input_pipeline.augment import Augmentation
+from mobilenet_jax.kernels.warp import warp_image
 from mobilenet_jax.model.preprocessing import scale_pixels
 
 Arrays = Mapping[str, jax.Array]
@@ -29,14 +29,7 @@ def make_device_augment(
     fill_mode, fill_value = augmentation.fill_mode, augmentation.fill_value
 
     def warp(image: jax.Array, affine: jax.Array) -> jax.Array:
-        height, width, _ = image.shape
-        y, x = jnp.mgrid[:height, :width].astype(jnp.float32)
-        source_x, source_y, _ = jnp.tensordot(affine, jnp.stack([x, y, jnp.ones_like(x)]), 1, precision="highest")
-
-        def warp_channel(values: jax.Array) -> jax.Array:
-            return map_coordinates(values, [source_y, source_x], order=1, mode=fill_mode, cval=fill_value)
-
-        return jax.vmap(warp_channel, in_axes=2, out_axes=2)(image)
+        return warp_image(image, affine, fill_mode, fill_value)
 
     def recolor(image: jax.Array, color: jax.Array) -> jax.Array:
         image = jnp.einsum("hwc,dc->hwd", image, color[:3], precision="highest")

@@ -62,7 +62,7 @@ def test_grad_cam_equals_its_formula_for_every_head():
     for head in ("small", "imagenet", "article"):
         classifier = Classifier(make_linear_weights(head, kernel))
         maps[head] = make_grad_cam(classifier)(pixels, classes)
-    extract = jax.jit(MobileNet(0.25, None).apply, static_argnames="train")
+    extract = jax.jit(MobileNet(0.25, None, folded=True).apply, static_argnames="train")
     features = extract(classifier.variables, pixels.astype(np.float32) / 255, train=False)
     expected = np.maximum(np.einsum("nhwc,cn->nhw", features, kernel / 4), 0)
     assert expected.max() > 0

@@ -39,13 +39,18 @@ def test_kernel_gradient_does_not_depend_on_the_images_per_pass(monkeypatch):
         np.testing.assert_allclose(compute_gradient(images * x.nbytes // 6), whole, rtol=1e-5, atol=1e-5)
 
 
-def test_auto_is_the_shifted_method_on_a_cpu():
-    def trace(method):
-        x, kernel = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 1, 2))
-        return str(jax.make_jaxpr(lambda x, k: depthwise_conv(x, k, 1, PADDINGS[1], method))(x, kernel))
+@pytest.mark.parametrize(("platform", "is_grouped"), [("cpu", False), ("cuda", True), ("tpu", True)])
+def test_the_form_depends_on_the_platform_that_a_program_is_lowered_for(platform, is_grouped):
+    x, kernel = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 1, 2))
 
-    assert "conv_general_dilated" not in trace("auto")
-    assert "conv_general_dilated" in trace("grouped")
+    def lower(method):
+        compute = jax.value_and_grad(lambda x, k: depthwise_conv(x, k, 1, PADDINGS[1], method).sum(), (0, 1))
+        return jax.jit(compute).trace(x, kernel).lower(lowering_platforms=(platform,)).as_text()
+
+    assert ("stablehlo.convolution" in lower("auto")) == is_grouped
+    assert ("stablehlo.while" in lower("auto")) != is_grouped  # the passes of the shifted form
+    assert "stablehlo.convolution" in lower("grouped")
+    assert "stablehlo.convolution" not in lower("shifted")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,7 @@
+import re
+
 import jax
+import jax.export
 import jax.numpy as jnp
 import keras
 import numpy as np
@@ -143,3 +146,14 @@ def test_epoch_metrics_equal_sklearn_over_all_unmasked_examples():
 def _call_with_warning(function, *args):
     with pytest.warns(UserWarning, match="y_pred contains classes not in y_true"):
         return function(*args)
+
+
+@pytest.mark.parametrize(("platform", "convolutions"), [("cpu", 0), ("cuda", 13), ("tpu", 13)])
+def test_the_step_is_lowered_for_a_platform_without_the_forms_of_others(batch, platform, convolutions):
+    """Counts the grouped convolutions of a forward pass; the shifted form on a CPU has loops instead."""
+    state, step = _make_state_and_step(_make_optimizer("sgd", 0.1))
+    exported = jax.export.export(step, platforms=[platform])(state, batch, ONE).mlir_module()
+    grouped = re.findall(r"stablehlo.convolution.*feature_group_count = (?!1\b)\d+", exported)
+    assert len(grouped) >= convolutions
+    assert bool(grouped) == bool(convolutions)
+    assert ("stablehlo.while" in exported) == (platform == "cpu")
