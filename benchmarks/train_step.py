@@ -1,22 +1,23 @@
-"""Measures the training step in images per second, here and in Keras on TensorFlow, with and without huge pages.
+"""Measures the training step in images per second, here, in Keras on TensorFlow, and in PyTorch.
 
-    python -m benchmarks.train_step [--alpha 0.25 --image-size 128] > benchmarks/results/train_step.md
+    python -m benchmarks.train_step --torch-python FILE [--alpha 1.0 --image-size 224]
 
-Both train with the article's head, batch 32, in float32 on synthetic images that are already in memory. Four
-processes take turns, each with a few steps per round, so that all meet the same load of the machine.
+All train with the article's head, batch 32, in float32 on synthetic images that are already in memory. `mobilenet-jax
+train` runs with huge pages, which it requests itself; the others can be given them too, and are measured with and
+without. FILE is the Python interpreter of an environment with PyTorch; without it, PyTorch is left out.
 """
 
 import argparse
 import os
 import platform
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from importlib.metadata import version
 
 import numpy as np
+
+from benchmarks.rounds import Side, format_table, serve, time_in_turns
 
 BATCH_SIZE = 32
 HUGE_PAGES = "glibc.malloc.hugetlb=1"
@@ -59,7 +60,14 @@ def make_jax_runner(alpha: float, size: int) -> Callable[[int], None]:
     return run_steps
 
 
-RUNNERS = {"keras": make_keras_runner, "here": make_jax_runner}
+def make_torch_runner(alpha: float, size: int) -> Callable[[int], None]:
+    """Returns a function that runs N training steps in PyTorch."""
+    from benchmarks.torch_model import make_train_runner
+
+    return make_train_runner(alpha, *make_batch(size))
+
+
+RUNNERS = {"Keras": make_keras_runner, "this project": make_jax_runner, "PyTorch": make_torch_runner}
 
 
 def make_batch(size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -68,46 +76,16 @@ def make_batch(size: int) -> tuple[np.ndarray, np.ndarray]:
     return rng.random((BATCH_SIZE, size, size, 3), np.float32), rng.integers(0, 7, BATCH_SIZE, np.int32)
 
 
-def serve_steps(side: str, alpha: float, size: int) -> None:
-    """Runs a child process: for each line with a number of steps, runs them and prints the seconds."""
-    run_steps = RUNNERS[side](alpha, size)
-    run_steps(3)  # compiles
-    for line in sys.stdin:
-        start = time.perf_counter()
-        run_steps(int(line))
-        print("seconds", time.perf_counter() - start, flush=True)
-
-
-def start_child(side: str, tunables: str) -> subprocess.Popen[str]:
-    """Starts this benchmark as the child process of one implementation, with settings of glibc."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.train_step", *sys.argv[1:], f"--side={side}"],
-        env={**os.environ, "GLIBC_TUNABLES": tunables, "TF_CPP_MIN_LOG_LEVEL": "3"},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-
-def measure_speeds(rounds: int, steps: int) -> dict[str, list[float]]:
-    """Measures each implementation in images per second, one value per round; a first round is not counted."""
-    children = {
-        f"{side}{', huge pages' if tunables else ''}": start_child(side, tunables)
-        for side in RUNNERS
-        for tunables in ("", HUGE_PAGES)
-    }
-    speeds: dict[str, list[float]] = {name: [] for name in children}
-    for _ in range(rounds + 1):
-        for name, child in children.items():
-            assert child.stdin
-            assert child.stdout
-            child.stdin.write(f"{steps}\n")
-            child.stdin.flush()
-            line = next(line for line in child.stdout if line.startswith("seconds"))
-            speeds[name].append(BATCH_SIZE * steps / float(line.split()[1]))
-    for child in children.values():
-        child.communicate()
-    return {name: values[1:] for name, values in speeds.items()}
+def list_sides(arguments: list[str], torch_python: str | None) -> dict[str, Side]:
+    """Returns the processes to time, by the names of the table."""
+    sides = {}
+    for name in RUNNERS:
+        python = torch_python if name == "PyTorch" else sys.executable
+        for tunables in ("", HUGE_PAGES) if python else ():
+            command = [str(python), "-m", "benchmarks.train_step", *arguments, f"--side={name}"]
+            environment = {**os.environ, "GLIBC_TUNABLES": tunables, "TF_CPP_MIN_LOG_LEVEL": "3"}
+            sides[f"{name}, huge pages" if tunables else name] = Side(command, environment)
+    return sides
 
 
 def main() -> None:
@@ -117,21 +95,23 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--torch-python", metavar="FILE")
     parser.add_argument("--side", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.side:
-        return serve_steps(args.side, args.alpha, args.image_size)
+        return serve(RUNNERS[args.side](args.alpha, args.image_size))
 
-    speeds = measure_speeds(args.rounds, args.steps)
+    timings = time_in_turns(list_sides(sys.argv[1:], args.torch_python), args.rounds, args.steps)
     packages = " ".join(f"{p} {version(p)}" for p in ("jax", "flax", "keras", "tensorflow-cpu"))
-    print(f"`python -m benchmarks.train_step {' '.join(sys.argv[1:])}`\n")
+    options = f"--alpha {args.alpha} --image-size {args.image_size} --steps {args.steps} --rounds {args.rounds}"
+    if args.torch_python:
+        command = [args.torch_python, "-c", "import torch; print(torch.__version__)"]
+        packages += f" torch {subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()}"
+        options += " --torch-python FILE"
+    print(f"`python -m benchmarks.train_step {options}`\n")
     print(f"{packages}, Python {platform.python_version()}, {os.cpu_count()} CPU cores\n")
-    print(f"alpha {args.alpha}, {args.image_size} x {args.image_size}, batch {BATCH_SIZE}, {args.rounds} rounds\n")
-    print("| side | images/s: median | lowest | highest | ratio to Keras, median of rounds |\n|---|---|---|---|---|")
-    for name, values in speeds.items():
-        ratio = statistics.median(a / b for a, b in zip(values, speeds["keras"], strict=True))
-        cells = (statistics.median(values), min(values), max(values))
-        print(f"| {name} | {' | '.join(f'{c:.1f}' for c in cells)} | {ratio:.2f} |")
+    print(f"Training steps, alpha {args.alpha}, {args.image_size} x {args.image_size}, batch {BATCH_SIZE}\n")
+    print(format_table(timings, BATCH_SIZE, "Keras"))
 
 
 if __name__ == "__main__":
