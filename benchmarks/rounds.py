@@ -23,6 +23,16 @@ class Timing(NamedTuple):
     memory: int
 
 
+def repeat(step: Callable[[], object]) -> Callable[[int], None]:
+    """Returns a function that calls `step` N times."""
+
+    def run_steps(steps: int) -> None:
+        for _ in range(steps):
+            step()
+
+    return run_steps
+
+
 def serve(run_steps: Callable[[int], None], warm_up: int = 3) -> None:
     """Runs steps on request: for each line of stdin, a number, runs as many and prints the seconds."""
     run_steps(warm_up)

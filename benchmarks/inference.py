@@ -1,0 +1,120 @@
+"""Measures inference in images per second, here, in Keras on TensorFlow, and in LiteRT.
+
+    python -m benchmarks.inference [--alpha 1.0 --image-size 224 --batch-size 1] > benchmarks/results/inference.md
+
+All classify the same synthetic images with the small head, in float32. `Classifier` takes uint8 pixels and scales them;
+the others take scaled images.
+"""
+
+import argparse
+import os
+import platform
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from benchmarks.rounds import Side, format_table, repeat, serve, time_in_turns
+
+CLASSES = 7
+
+
+def make_images(batch_size: int, size: int) -> np.ndarray:
+    """Returns random images."""
+    return np.random.default_rng(0).random((batch_size, size, size, 3), np.float32)
+
+
+def build_keras_model(alpha: float, size: int) -> Any:
+    """Builds Keras's MobileNet with a small head and random weights."""
+    import keras
+
+    backbone = keras.applications.MobileNet(
+        weights=None, include_top=False, alpha=alpha, input_shape=(size, size, 3), pooling="avg"
+    )
+    return keras.Model(backbone.input, keras.layers.Dense(CLASSES, activation="softmax")(backbone.output))
+
+
+def make_keras_runner(alpha: float, size: int, batch_size: int) -> Callable[[int], None]:
+    """Returns a function that classifies N batches with `predict_on_batch`."""
+    model, images = build_keras_model(alpha, size), make_images(batch_size, size)
+    return repeat(lambda: model.predict_on_batch(images))
+
+
+def make_keras_graph_runner(alpha: float, size: int, batch_size: int) -> Callable[[int], None]:
+    """Returns a function that classifies N batches with the model as one TensorFlow function."""
+    import tensorflow as tf
+
+    model, images = build_keras_model(alpha, size), tf.constant(make_images(batch_size, size))
+    call = tf.function(lambda x: model(x, training=False))
+    return repeat(lambda: call(images).numpy())
+
+
+def make_litert_runner(alpha: float, size: int, batch_size: int) -> Callable[[int], None]:
+    """Returns a function that classifies N batches in LiteRT, float32, on two threads."""
+    import tensorflow as tf
+
+    converter = tf.lite.TFLiteConverter.from_keras_model(build_keras_model(alpha, size))
+    interpreter = tf.lite.Interpreter(model_content=converter.convert(), num_threads=2)
+    inputs, outputs = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+    interpreter.resize_tensor_input(inputs, (batch_size, size, size, 3))
+    interpreter.allocate_tensors()
+    images = make_images(batch_size, size)
+
+    def classify() -> np.ndarray:
+        interpreter.set_tensor(inputs, images)
+        interpreter.invoke()
+        return interpreter.get_tensor(outputs)
+
+    return repeat(classify)
+
+
+def make_jax_runner(alpha: float, size: int, batch_size: int) -> Callable[[int], None]:
+    """Returns a function that classifies N batches with `Classifier`."""
+    from mobilenet_jax.inference.classifier import Classifier
+    from mobilenet_jax.weights.layout import Architecture
+    from mobilenet_jax.weights.metadata import Metadata
+    from mobilenet_jax.weights.weights import Weights
+
+    architecture, rng = Architecture(alpha, "small", CLASSES, 1), np.random.default_rng(0)
+    tensors = {name: rng.random(shape, np.float32) for name, shape in architecture.compute_shapes().items()}
+    classifier = Classifier(Weights("", "", architecture, tensors, Metadata((size, size))))
+    pixels = (255 * make_images(batch_size, size)).astype(np.uint8)
+    return repeat(lambda: classifier.compute_probabilities(pixels, batch_size))
+
+
+RUNNERS = {
+    "Keras, predict_on_batch": make_keras_runner,
+    "Keras, compiled call": make_keras_graph_runner,
+    "LiteRT": make_litert_runner,
+    "this project": make_jax_runner,
+}
+
+
+def main() -> None:
+    """Runs the implementations in turn and prints a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--alpha", type=float, default=0.25)
+    parser.add_argument("--image-size", type=int, default=128)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--side", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.side:
+        return serve(RUNNERS[args.side](args.alpha, args.image_size, args.batch_size))
+
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, "-m", "benchmarks.inference", *sys.argv[1:]]
+    sides = {name: Side([*command, f"--side={name}"], environment) for name in RUNNERS}
+    timings = time_in_turns(sides, args.rounds, args.steps)
+    options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in vars(args).items() if value is not None)
+    packages = " ".join(f"{p} {version(p)}" for p in ("jax", "flax", "keras", "tensorflow-cpu"))
+    print(f"`python -m benchmarks.inference {options}`\n")
+    print(f"{packages}, Python {platform.python_version()}, {os.cpu_count()} CPU cores\n")
+    print(format_table(timings, args.batch_size, "Keras, compiled call"))
+
+
+if __name__ == "__main__":
+    main()
