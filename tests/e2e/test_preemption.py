@@ -15,12 +15,12 @@ from tests.helpers.runs import ROOT, get_free_port, make_command, read_records
 
 SIGNALS = 100
 TIME_LIMIT = 30  # seconds from the signal to the end of all processes
-EPOCHS = 30  # of three steps
+EPOCHS = {1: 30, 2: 8}  # of three steps, by the number of processes
 
 
 def _start(data, workdir, processes):
     """Starts the processes of a run."""
-    command = make_command(data, workdir, f"--config.train.epochs={EPOCHS}")
+    command = make_command(data, workdir, f"--config.train.epochs={EPOCHS[processes]}")
     cluster = [f"--coordinator=localhost:{get_free_port()}", f"--num_processes={processes}"] if processes > 1 else []
     numbers = [[f"--process_id={i}"] if cluster else [] for i in range(processes)]
     return [
