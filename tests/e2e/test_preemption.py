@@ -1,5 +1,6 @@
 """Runs that SIGTERM stops at random moments, from the start of the process to its end, with one and two processes."""
 
+import math
 import os
 import re
 import signal
@@ -37,6 +38,16 @@ def _handles_sigterm(process):
     return caught is not None and bool(int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
+def _wait(running, seconds):
+    """Waits, at most until a process has ended; returns how long a finished run took, otherwise infinity."""
+    start = time.monotonic()
+    while (waited := time.monotonic() - start) < seconds:
+        if any(process.poll() is not None for process in running):
+            return waited
+        time.sleep(0.02)
+    return math.inf
+
+
 def _end(running):
     """Waits for the processes, and returns their statuses and the lines of their errors."""
     outputs = [process.communicate(timeout=600) for process in running]
@@ -54,7 +65,7 @@ def test_a_run_that_is_stopped_at_random_moments_ends_like_an_uninterrupted_one(
         running = _start(data, workdir, processes)
         while not all(map(_handles_sigterm, running)):
             time.sleep(0.01)
-        time.sleep(rng.uniform(0, duration))
+        duration = min(duration, _wait(running, rng.uniform(0, duration)))
         for process in running:
             process.send_signal(signal.SIGTERM)
         sent += all(process.poll() is None for process in running)
