@@ -62,10 +62,12 @@ def test_a_run_that_is_stopped_at_random_moments_ends_like_an_uninterrupted_one(
     duration, rng, sent, finished = time.monotonic() - start, np.random.default_rng(0), 0, 0
     while sent < SIGNALS:
         workdir = tmp_path / str(finished)
+        is_new = not workdir.exists()
         running = _start(data, workdir, processes)
         while not all(map(_handles_sigterm, running)):
             time.sleep(0.01)
-        duration = min(duration, _wait(running, rng.uniform(0, duration)))
+        waited = _wait(running, rng.uniform(0, duration))
+        duration = min(duration, waited) if is_new else duration
         for process in running:
             process.send_signal(signal.SIGTERM)
         sent += all(process.poll() is None for process in running)
