@@ -8,6 +8,7 @@ splits of the same images share a cache. Caches that no run has opened for 30 da
 only.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -80,7 +81,6 @@ def open_cache(kind: CacheKind, paths: np.ndarray, image_size: int) -> Cache | N
 def _open_disk_cache(paths: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     names = "\n".join([str(shape[1]), *sorted(os.path.basename(path) for path in paths)])
     folder = create_cache_folder(f"decoded/{hashlib.sha256(names.encode()).hexdigest()[:16]}")
-    _remove_old_caches(folder.parent)
     file, index = folder / "images.npy", folder / "index.json"
     description = {"format": _FORMAT, "shape": list(shape), "files": hash_files(paths.tolist())}
     with filelock.FileLock(folder / "lock"):  # makes other processes wait until the cache is complete
@@ -94,7 +94,8 @@ def _open_disk_cache(paths: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
                 images.flush()
                 del images  # Windows does not rename a file that is mapped
             write_atomically(index, json.dumps(description, indent=2) + "\n")
-        os.utime(index)  # the time that a run opened the cache last
+        os.utime(folder)  # the time that a run opened the cache last
+        _remove_old_caches(folder.parent)
         return np.load(file, mmap_mode="r")
 
 
@@ -116,11 +117,13 @@ def _is_valid(file: Path, index: Path, description: dict[str, object]) -> bool:
 
 
 def _remove_old_caches(folder: Path) -> None:
-    """Removes the complete caches that no run has opened for a long time."""
-    for index in folder.glob("*/index.json"):
-        if time.time() - index.stat().st_mtime > _MAX_AGE:
-            _logger.info("cache: removing %s, which no run has opened for %d days", index.parent, _MAX_AGE // 86_400)
-            shutil.rmtree(index.parent, ignore_errors=True)
+    """Removes the caches, complete or not, that no run has opened for a long time."""
+    for path in folder.iterdir():
+        with contextlib.suppress(OSError, filelock.Timeout):  # another process is removing it, or writing it
+            if time.time() - path.stat().st_mtime > _MAX_AGE:
+                with filelock.FileLock(path / "lock", blocking=False):
+                    _logger.info("cache: removing %s, which no run has opened for %d days", path, _MAX_AGE // 86_400)
+                    shutil.rmtree(path)
 
 
 def _remove_unfinished(folder: Path) -> None:

@@ -1,17 +1,17 @@
 """Names of files and classes in CSV tables that people open with a spreadsheet program.
 
-Spreadsheets run a cell that begins with `=`, `+`, `-` or `@` as a formula, whoever named the file. Such a cell is
-written with an apostrophe in front, which makes it a text (OWASP, "CSV Injection").
+Spreadsheets run a cell that begins with `=`, `+`, `-`, `@`, a tab or a carriage return as a formula, whoever named the
+file. Such a cell is written with an apostrophe in front, which makes it a text (OWASP, "CSV Injection").
 """
 
-_FORMULA_STARTS = tuple("=+-@'")  # the apostrophe itself, so that every name is read as it was
+_FORMULA_STARTS = tuple("=+-@\t\r'")  # the apostrophe itself, so that every name is read as it was
 
 
 def escape_formula(name: str) -> str:
-    """Returns a name as a cell that no spreadsheet runs."""
+    """Returns a name as a cell that no spreadsheet runs, if it takes commas as separators."""
     return f"'{name}" if name.startswith(_FORMULA_STARTS) else name
 
 
 def unescape_formula(cell: str) -> str:
     """Returns the name that `escape_formula` escaped."""
-    return cell.removeprefix("'")
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith(_FORMULA_STARTS) else cell

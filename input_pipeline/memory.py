@@ -10,24 +10,25 @@ _MOUNT = Path("/sys/fs/cgroup")
 
 
 def measure_free_memory() -> int:
-    """Returns bytes: the memory that is free, but at most the limits of the control groups less what is in use here."""
-    available, used = psutil.virtual_memory().available, psutil.Process().memory_info().rss
-    return max(0, min([available, *(limit - used for limit in _read_limits())]))
+    """Returns bytes: the memory that is free, at most what the control groups of this process leave."""
+    return max(0, min([psutil.virtual_memory().available, *_measure_groups()]))
 
 
-def _read_limits() -> Iterator[int]:
-    """Yields the limits of the control groups of this process and of those above them, in bytes."""
+def _measure_groups() -> Iterator[int]:
+    """Yields the free bytes of each control group of this process and of those above it, cached files included."""
     for line in _GROUPS.read_text().splitlines() if _GROUPS.exists() else []:
         _, controllers, path = line.split(":", 2)
         if controllers == "":  # version 2
-            root, name = _MOUNT, "memory.max"
+            root, limit, usage, cached = _MOUNT, "memory.max", "memory.current", "inactive_file"
         elif "memory" in controllers.split(","):
-            root, name = _MOUNT / "memory", "memory.limit_in_bytes"
+            root, limit, usage = _MOUNT / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+            cached = "total_inactive_file"
         else:
             continue
         group = root / path.lstrip("/")
         for folder in (group, *group.parents):
-            if folder.is_relative_to(root) and (folder / name).exists():
-                text = (folder / name).read_text().strip()
+            if folder.is_relative_to(root) and (folder / limit).exists():
+                text = (folder / limit).read_text().strip()
                 if text.isdigit():  # "max": no limit
-                    yield int(text)
+                    statistics = dict(row.split() for row in (folder / "memory.stat").read_text().splitlines())
+                    yield int(text) - int((folder / usage).read_text()) + int(statistics.get(cached, 0))

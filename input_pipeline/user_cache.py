@@ -1,6 +1,7 @@
 """The user's cache folder, for the sample, decoded images, results of validation, weights and compiled steps."""
 
 import os
+import sys
 from pathlib import Path
 
 import pooch
@@ -30,5 +31,5 @@ def create_cache_folder(name: str) -> Path:
 
 
 def _describe(folder: Path, reason: str | None) -> UserError:
-    variable = "LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME"
-    return UserError(f"cannot write the cache folder {folder} ({reason}): set {variable} to a writable folder")
+    hint = "set XDG_CACHE_HOME to a writable folder" if sys.platform == "linux" else "make it writable"
+    return UserError(f"cannot write the cache folder {folder} ({reason}): {hint}")

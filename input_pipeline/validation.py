@@ -58,7 +58,7 @@ def validate_images(examples: Examples, faults: Faults | None = None) -> None:
     """
     with collect_faults(faults) as collected:
         image_faults, warnings = _validate(examples)
-        collected += [f"{fault}, or use data.skip_damaged=True" for fault in image_faults.values()]
+        collected += image_faults.values()
         if not collected:  # if examples were left out, warnings about the rest, such as class sizes, can be wrong
             for line in warnings:
                 _logger.warning("%s", line)
@@ -138,7 +138,7 @@ def _inspect_images(examples: Examples) -> list[_Inspection]:
 
 def _list_faults(examples: Examples, inspections: Sequence[_Inspection]) -> dict[int, str]:
     return {
-        i: f"{path} ({row}) {inspection.fault}: replace or remove it"
+        i: f"{path} ({row}) {inspection.fault}: replace it, or remove it and its row, if any"
         for i, (path, row, inspection) in enumerate(zip(examples.paths, examples.rows, inspections, strict=True))
         if inspection.fault
     }

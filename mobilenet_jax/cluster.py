@@ -19,9 +19,10 @@ from mobilenet_jax.errors import ConfigError, Interrupted, TrainingError
 
 _HEARTBEAT_TIMEOUT = 30  # seconds until the other processes notice that one has died
 _POLL_INTERVAL = 0.5  # seconds between two looks for the error of another process
-_FAREWELL_TIMEOUT = 10  # seconds that a process with an error waits until the others have read it
+_ERROR_TIMEOUT = 10  # seconds that a process with an error waits until the others have read it
 _END_TIMEOUT = 600  # seconds between the ends of two processes; the first one writes the last files
 _ERROR_KEY = "mobilenet-jax/error"
+_CONNECTION_ERRORS = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "Gloo", "NCCL", "Connection")
 
 
 def connect_processes(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
@@ -88,7 +89,8 @@ def end_together() -> Iterator[None]:
     others. Use it around everything that the connected processes do; it may end the process.
 
     Raises:
-        TrainingError: another process has died. If it is process 0, JAX aborts the others instead, with status 134.
+        TrainingError: another process has died. JAX may abort this process instead, with status 134, if the other one
+            was process 0, or if this one only waits for it.
     """
     if jax.process_count() == 1:
         yield
@@ -99,22 +101,23 @@ def end_together() -> Iterator[None]:
     client, interrupted = _get_client(), None
     try:
         try:
-            yield
-        except Interrupted as stop:
-            interrupted = stop
+            try:
+                yield
+            except Interrupted as stop:
+                interrupted = stop
+            client.wait_at_barrier("mobilenet-jax: end", _END_TIMEOUT * 1000)
         except jax.errors.JaxRuntimeError as error:
-            if str(error).startswith("RESOURCE_EXHAUSTED"):  # out of memory
+            if not any(word in str(error) for word in _CONNECTION_ERRORS):
                 raise
             raise TrainingError(
-                f"the processes are not connected any more ({get_first_line(error)}): start all of them again, the run "
+                f"the processes lost their connection ({get_first_line(error)}): start all of them again, the run "
                 "continues after its last checkpoint"
             ) from error
-        client.wait_at_barrier("mobilenet-jax: end", _END_TIMEOUT * 1000)
     except BaseException as error:
         ending.acquire()  # kept until the process ends: it prints one error, its own or that of another process
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # another process was first
-            client.key_value_set(_ERROR_KEY, f"process {jax.process_index()} stopped: {error or type(error).__name__}")
-        _say_farewell()
+            client.key_value_set(_ERROR_KEY, f"process {jax.process_index()} stopped: {get_first_line(error)}")
+        _wait_for_the_others()
         atexit.register(os._exit, 1)  # called before JAX's own function, which waits for the other processes
         raise
     finished.set()
@@ -134,15 +137,15 @@ def _exit_with_others(ending: threading.Lock, finished: threading.Event) -> None
             continue
         if ending.acquire(blocking=False):
             print(f"error: {' '.join(error.split())}", file=sys.stderr, flush=True)
-            _say_farewell()
+            _wait_for_the_others()
             os._exit(1)
         return
 
 
-def _say_farewell() -> None:
+def _wait_for_the_others() -> None:
     """Waits until all processes know that the run ends; the first one, which the others depend on, ends last."""
     with contextlib.suppress(jax.errors.JaxRuntimeError):  # one of them has died
-        _get_client().wait_at_barrier("mobilenet-jax: error", _FAREWELL_TIMEOUT * 1000)
+        _get_client().wait_at_barrier("mobilenet-jax: error", _ERROR_TIMEOUT * 1000)
     if is_first_process():
         time.sleep(2 * _POLL_INTERVAL)
 

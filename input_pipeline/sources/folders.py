@@ -21,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from input_pipeline.csv_cells import escape_formula
 from input_pipeline.errors import DataError
 from input_pipeline.examples import Examples, Faults, collect_faults, name_by_path
 from input_pipeline.image_files import IMAGE_SUFFIXES, is_address, is_clutter, read_record
@@ -230,7 +231,8 @@ def write_folders(examples: Examples, folder: str | Path) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("image", "lesion_id"))
         stems = [Path(name).stem for name in names]
-        writer.writerows(zip(stems, examples.lesions if examples.lesions_known else stems, strict=True))
+        lesions = examples.lesions.tolist() if examples.lesions_known else stems
+        writer.writerows(zip(map(escape_formula, stems), map(escape_formula, lesions), strict=True))
     os.replace(unfinished, folder)
 
 

@@ -4,6 +4,7 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
+from input_pipeline.csv_cells import unescape_formula
 from input_pipeline.errors import DataError
 from input_pipeline.examples import Faults
 
@@ -40,7 +41,7 @@ def read_lesions(path: Path, faults: Faults) -> dict[str, str]:
         )
     lesions: dict[str, str] = {}
     for line, row in rows:
-        name, lesion = [*row, ""][:2]
+        name, lesion = map(unescape_formula, [*row, ""][:2])
         if name in lesions:
             faults.append(f"{path}:{line}: {name} is in an earlier line already: remove one of the two")
             continue

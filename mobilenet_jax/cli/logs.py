@@ -26,7 +26,8 @@ class _Handler(logging.StreamHandler[TextIO]):
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (the name of logging's method)
         if isinstance(sys.exception(), BrokenPipeError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())  # so that the flush at exit succeeds too
+            with open(os.devnull, "w") as null:
+                os.dup2(null.fileno(), self.stream.fileno())  # so that the flush at exit succeeds too
         else:
             super().handleError(record)
 

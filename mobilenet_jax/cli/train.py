@@ -2,11 +2,15 @@
 
 import argparse
 import atexit
+import contextlib
 import logging
 import os
 import platform
 import signal
+import socket
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -52,17 +56,39 @@ def run(args: argparse.Namespace) -> None:
 
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(get_cache_folder("compiled")))
-    config, name = parse_config(args.config, args.overrides)
-    connect_processes(args.coordinator, args.num_processes, args.process_id)
-    if jax.process_index() > 0:
-        configure_logging(logging.ERROR)  # the first process logs the same warnings
+    with _exit_at_sigterm():
+        connect_processes(args.coordinator, args.num_processes, args.process_id)
     with end_together():
+        if jax.process_index() > 0:
+            configure_logging(logging.ERROR)  # the first process logs the same warnings
+        config, name = parse_config(args.config, args.overrides)
         train_and_evaluate(config, args.workdir or Path("runs") / name, profile=args.profile)
+
+
+@contextlib.contextmanager
+def _exit_at_sigterm() -> Iterator[None]:
+    """Lets SIGTERM end the process while C++ code waits for other processes, where Python runs no handler."""
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    previous = signal.set_wakeup_fd(writer.fileno())  # receives the number of each signal at once
+
+    def wait() -> None:
+        while number := reader.recv(1):
+            if number[0] == signal.SIGTERM:
+                _exit_resumable(number[0], None)
+        reader.close()
+
+    threading.Thread(target=wait, daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(previous)
+        writer.close()
 
 
 def _exit_resumable(number: int, frame: FrameType | None) -> None:
     """Handles SIGTERM before and after training, when there is nothing to save."""
-    os.write(2, b"stopped: the same command starts again, or continues\n")
+    os.write(2, b"stopped: run the same command again to start or to continue\n")
     os._exit(EXIT_RESUMABLE)
 
 

@@ -118,7 +118,7 @@ def evaluate(
         "data": Path(folder).name or None,
         "split": split,
         **_describe_images(runs, parts, examples, predictions),
-        "images_trained_on": _count_training_images(runs, examples, predictions, folder),
+        "images_trained_on": _count_training_images(runs, parts, predictions, folder),
         "views": views,
         "correction": correction,
         "malignant": list(malignant),
@@ -226,14 +226,20 @@ def _describe_images(
 
 
 def _count_training_images(
-    runs: Sequence[EvaluatedModel], examples: Examples, predictions: Predictions, folder: str
+    runs: Sequence[EvaluatedModel], parts: Sequence[Examples], predictions: Predictions, folder: str
 ) -> int | None:
-    """Counts the images in the training sets, by name, if lesions are unknown; None if the folder is not the runs'."""
-    own = all(run.lesions is not None and run.locate_images(None, None)[0] == folder for run in runs)
+    """Counts the images that a model was trained on and has classified, by their names, where lesions are unknown.
+
+    Returns:
+        None if lesions are known, or the images are not from the folder of the runs, where names can repeat.
+    """
+    own = all(
+        run.lesions is not None and Path(run.locate_images(None, None)[0]).resolve() == Path(folder).resolve()
+        for run in runs
+    )
     if predictions.lesions_known or not own:
         return None
-    trained_on = set().union(*(run.lesions or () for run in runs))
-    return sum(lesion in trained_on for lesion in examples.lesions.tolist())
+    return len(set().union(*(set(p.lesions) & (run.lesions or set()) for run, p in zip(runs, parts, strict=True))))
 
 
 def _describe_environment() -> dict[str, Any]:

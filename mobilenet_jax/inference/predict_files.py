@@ -24,7 +24,7 @@ from mobilenet_jax.inference.grad_cam import draw_explanation, format_explanatio
 TableFormat = Literal["csv", "isic", "jsonl"]
 Consumer = Callable[["ClassifiedBatch"], None]
 
-_MAX_NAME = 60  # characters of a class name in a file name, whose limit is 255 bytes on most systems
+_MAX_NAME = 60  # bytes of a class name in a file name, whose limit is 255 bytes on most systems
 
 
 class ClassifiedBatch(NamedTuple):
@@ -222,7 +222,7 @@ def _make_writer(file: IO[str], table_format: TableFormat, class_names: Sequence
 
 def _make_file_name(class_name: str) -> str:
     """Returns a class name as a part of a file name, on every system: weights of others can name a class `../x`."""
-    return re.sub(r"[^\w.+-]", "_", class_name)[:_MAX_NAME]
+    return re.sub(r"[^\w.+-]", "_", class_name).encode()[:_MAX_NAME].decode(errors="ignore")
 
 
 def make_explainer(

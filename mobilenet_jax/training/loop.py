@@ -18,6 +18,7 @@ from input_pipeline.batches import BatchOptions, ShardOptions
 from input_pipeline.cache import Cache, open_cache
 from input_pipeline.examples import Examples
 from input_pipeline.splits import format_split
+from mobilenet_jax.cluster import broadcast
 from mobilenet_jax.errors import Interrupted, WorkdirError
 from mobilenet_jax.sharding import gather_to_host
 from mobilenet_jax.training.checkpoints import MAX_CHECKPOINTS, Checkpoints, has_checkpoints
@@ -74,7 +75,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, profile: bool
     training, validation = load_examples(config.data, config.model.num_classes, config.seed)
     steps_per_epoch = count_steps_per_epoch(config.train.batch_size, len(training))
     config = resolve_config(config, training, steps_per_epoch)
-    is_new = not has_checkpoints(workdir / "checkpoints")
+    is_new = not broadcast(np.bool_(has_checkpoints(workdir / "checkpoints")))
     program, state, scaling = build_program(config, training.labels, steps_per_epoch, pretrained=is_new)
     history = History.create(training, validation, scaling)
     cache = open_cache(config.data.cache, np.concatenate([training.paths, validation.paths]), config.data.image_size)
@@ -88,6 +89,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, profile: bool
         # Resume, if there is a checkpoint; its input scaling is that of all batches.
         if restored := checkpoints.restore(state):
             state, history = resume(*restored, history, workdir, config)
+        elif not is_new:  # the initial weights were not read
+            raise WorkdirError(f"no checkpoint in {workdir / 'checkpoints'} was readable: start again for a new run")
         files.write_inputs(format_split(training, validation), format_parameters(program.model, state.params))
         feed = make_feed(config, training, validation, history.input_scaling, cache)
         profiler = Profiler(workdir / "profile" if profile else None)

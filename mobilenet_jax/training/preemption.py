@@ -15,7 +15,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self._requested = False
-        self._steps = 0  # for which `is_set` was called
+        self._steps = 0  # for which `end_step` was called
         self._signals = (signal.SIGTERM, signal.SIGINT) if jax.process_count() == 1 else ()
 
     def __enter__(self) -> "StopRequest":

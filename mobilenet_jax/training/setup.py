@@ -12,6 +12,7 @@ import optax
 from ml_collections import ConfigDict
 
 from input_pipeline.augment import Augmentation
+from input_pipeline.errors import DataError
 from input_pipeline.examples import Examples
 from input_pipeline.sources.registry import read_split
 from input_pipeline.splits import count_crossing_lesions, format_split, hash_split, resolve_split
@@ -55,14 +56,19 @@ def load_examples(data: ConfigDict, num_classes: int, seed: int) -> tuple[Exampl
         DataError: see `input_pipeline.sources.registry.read_split`.
         ConfigError: the number of classes of the data differs.
     """
-    training, validation = read_split(
-        data.source,
-        data.dir,
-        data.split,
-        val_fraction=data.val_fraction,
-        seed=seed,
-        skip_damaged=data.skip_damaged,
-    )
+    try:
+        training, validation = read_split(
+            data.source,
+            data.dir,
+            data.split,
+            val_fraction=data.val_fraction,
+            seed=seed,
+            skip_damaged=data.skip_damaged,
+        )
+    except DataError as error:
+        if not error.details:
+            raise
+        raise DataError(f"{error}; data.skip_damaged=True leaves out damaged images", error.details) from error
     if num_classes not in (0, len(training.class_names)):
         raise ConfigError(
             f"config.model.num_classes is {num_classes}, but the data have {len(training.class_names)} classes: "
@@ -91,7 +97,7 @@ def _log_numbers(training: Examples, validation: Examples, split: str) -> None:
 
 
 def warn_of_contradictions(config: ConfigDict) -> None:
-    """Logs a warning for each pair of settings that do not do together what each does alone."""
+    """Logs a warning for each pair of settings that conflict."""
     if config.data.sampling == "balanced" and config.loss.class_weights == "balanced":
         _logger.warning(
             "data.sampling and loss.class_weights are both 'balanced': rare classes are corrected for twice; use one"

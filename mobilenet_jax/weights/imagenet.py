@@ -39,9 +39,7 @@ def find_imagenet_weights(alpha: float, image_size: int) -> Path:
         pooch.get_logger().setLevel("WARNING")
         pooch.retrieve(_URL + name, known_hash=_SHA256.get(name), fname=name, path=folder, progressbar=True)
     except ValueError as error:
-        raise WeightsError(
-            f"{_URL + name} is not the file that is known under this name: {get_first_line(error)}"
-        ) from error
+        raise WeightsError(f"{_URL + name} does not match its known SHA-256: {get_first_line(error)}") from error
     except OSError as error:  # the exceptions of requests are OSErrors too
         raise WeightsError(
             f"cannot download {name} ({type(error).__name__}): download {_URL + name} on a machine with a network "

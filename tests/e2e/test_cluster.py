@@ -58,14 +58,14 @@ def test_an_image_that_is_damaged_for_one_process_ends_both(data, tmp_path):
     statuses, (first, second) = _end(_start(make_command(data, tmp_path / "run"), make_command(copy, tmp_path / "run")))
     assert statuses == [1, 1]
     assert second.count("\n") == first.count("\n") == 1
-    assert second.endswith(" is empty: replace or remove it, or use data.skip_damaged=True\n")
+    assert " is empty: replace it, or remove it" in second
+    assert second.endswith("; data.skip_damaged=True leaves out damaged images\n")
     assert first == second.replace("error: ", "error: process 1 stopped: ")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("process", [0, 1])
 def test_a_full_disk_ends_both_processes_within_a_minute(data, tmp_path, process):
-    """The first process writes the arrays, the second one only its part of the metadata."""
     command = make_command(data, tmp_path / "run")
     commands = [command, command]
     commands[process] = [command[0], "-c", LIMITED, *command[2:]]

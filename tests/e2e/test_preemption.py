@@ -87,7 +87,7 @@ def test_a_run_that_is_stopped_at_random_moments_ends_like_an_uninterrupted_one(
 
 def _stop_as_timeout(command):
     """`timeout` sends SIGTERM to its child."""
-    return subprocess.run(["timeout", "--preserve-status", "15", *command], cwd=ROOT, capture_output=True, text=True)
+    return subprocess.run(["timeout", "--preserve-status", "30", *command], cwd=ROOT, capture_output=True, text=True)
 
 
 def _stop_as_slurm(command):

@@ -165,10 +165,10 @@ def test_a_cache_that_no_run_has_opened_for_a_month_is_removed(examples, tmp_pat
     caplog.set_level("INFO")
     open_cache("disk", examples.paths, SIZE)
     old = _find_folder(tmp_path)
-    os.utime(old / "index.json", times=(time.time() - 31 * 86_400,) * 2)
+    os.utime(old, times=(time.time() - 31 * 86_400,) * 2)
     open_cache("disk", examples.paths, 40)
     assert f"cache: removing {old}, which no run has opened for 30 days" in caplog.messages
     recent = _find_folder(tmp_path)
-    os.utime(recent / "index.json", times=(time.time() - 29 * 86_400,) * 2)
+    os.utime(recent, times=(time.time() - 29 * 86_400,) * 2)
     open_cache("disk", examples.paths, 40)
-    assert time.time() - (recent / "index.json").stat().st_mtime < 86_400
+    assert time.time() - recent.stat().st_mtime < 86_400

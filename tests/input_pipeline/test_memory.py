@@ -1,39 +1,41 @@
-import psutil
 import pytest
 
 from input_pipeline import memory
 from input_pipeline.memory import measure_free_memory
 
+GB = 1_000_000_000
+V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+V2 = ("memory.max", "memory.current", "inactive_file")
+
+
+def _write_group(folder, names, limit, usage, cached):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, value in zip(names[:2], (limit, usage), strict=True):
+        (folder / name).write_text(f"{value}\n")
+    (folder / "memory.stat").write_text(f"cache 5\n{names[2]} {cached}\n")
+
 
 @pytest.mark.parametrize(
-    ("groups", "files", "limit"),
+    ("groups", "folders", "free"),
     [
-        ("0::/\n", {"memory.max": "3000000000\n"}, 3_000_000_000),  # in a container
-        ("0::/slurm/job\n", {"slurm/memory.max": "3000000000\n", "slurm/job/memory.max": "max\n"}, 3_000_000_000),
+        ("0::/\n", {"": (V2, 3 * GB, 2 * GB, GB // 2)}, 3 * GB // 2),  # in a container
+        ("0::/slurm/job\n", {"slurm": (V2, 3 * GB, GB, 0), "slurm/job": (V2, "max", GB, 0)}, 2 * GB),
         (
             "9:cpu:/\n4:memory:/slurm/job\n",
-            {
-                "memory/memory.limit_in_bytes": f"{2**63 - 4096}\n",
-                "memory/slurm/memory.limit_in_bytes": "3000000000",
-            },
-            3_000_000_000,
+            {"memory": (V1, 2**63 - 4096, GB, 0), "memory/slurm": (V1, 3 * GB, GB, GB)},
+            3 * GB,
         ),
-        ("0::/\n", {}, None),
-        (None, {}, None),  # not Linux
+        ("0::/\n", {"": (V2, GB, 2 * GB, 0)}, 0),
+        ("0::/\n", {}, 8 * GB),
+        (None, {}, 8 * GB),  # not Linux
     ],
 )
-def test_free_memory_is_limited_by_the_control_groups(monkeypatch, tmp_path, groups, files, limit):
-    for name, text in files.items():
-        (tmp_path / "sys" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "sys" / name).write_text(text)
+def test_free_memory_is_limited_by_the_control_groups(monkeypatch, tmp_path, groups, folders, free):
+    for name, values in folders.items():
+        _write_group(tmp_path / "sys" / name, *values)
     if groups:
         (tmp_path / "cgroup").write_text(groups)
     monkeypatch.setattr(memory, "_GROUPS", tmp_path / "cgroup")
     monkeypatch.setattr(memory, "_MOUNT", tmp_path / "sys")
-    monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": 8_000_000_000}))
-    if limit:
-        assert 0 < measure_free_memory() < limit
-        used = psutil.Process().memory_info().rss
-        assert abs(measure_free_memory() - (limit - used)) < 100_000_000
-    else:
-        assert measure_free_memory() == 8_000_000_000
+    monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": 8 * GB}))
+    assert measure_free_memory() == free

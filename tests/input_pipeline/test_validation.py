@@ -63,7 +63,7 @@ def test_folders_and_special_files_are_reported_without_being_read(tiny_isic):
         make(path)
     with pytest.raises(DataError, match="3 faults") as error:
         validate_images(read_isic(tiny_isic))
-    assert all("is a folder or a special file: replace or remove it" in fault for fault in error.value.details)
+    assert all("is a folder or a special file: replace it" in fault for fault in error.value.details)
 
 
 def test_images_without_read_permission_are_reported(tiny_isic, monkeypatch):
@@ -113,7 +113,7 @@ def test_other_formats_are_valid_and_their_damage_is_reported(tiny_isic, caplog,
     fault = {"WEBP": "is a truncated or damaged WEBP"}.get(
         image_format, r"cannot be decoded \(it is a truncated or damaged image\)"
     )
-    with pytest.raises(DataError, match=rf"ISIC_0000005.jpg \(ISIC2018.*csv:7\) {fault}: replace or remove it"):
+    with pytest.raises(DataError, match=rf"ISIC_0000005.jpg \(ISIC2018.*csv:7\) {fault}: replace it"):
         validate_images(read_isic(tiny_isic))
 
 
@@ -123,8 +123,8 @@ def test_unsupported_formats_and_deep_colors_are_refused_by_name(tiny_isic):
     with pytest.raises(DataError) as error:
         validate_images(read_isic(tiny_isic))
     first, second = error.value.details
-    assert "csv:7) has the format PPM, not one of JPEG, PNG, WEBP, BMP, TIFF, GIF: replace or remove it" in first
-    assert "csv:8) cannot be decoded (its mode is F, more than 8 bits per channel): replace or remove it" in second
+    assert "csv:7) has the format PPM, not one of JPEG, PNG, WEBP, BMP, TIFF, GIF: replace it" in first
+    assert "csv:8) cannot be decoded (its mode is F, more than 8 bits per channel): replace it" in second
 
 
 def test_damaged_images_are_left_out_and_listed_on_request(tiny_isic, caplog):

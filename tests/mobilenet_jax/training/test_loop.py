@@ -1,6 +1,7 @@
 import json
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -291,15 +292,14 @@ def test_augmentation_on_the_device_gives_the_loss_of_augmentation_on_the_host(d
 
 @pytest.mark.parametrize("place", ["host", "device"])
 def test_a_resumed_run_keeps_its_input_scaling(data, finished, tmp_path, place):
-    weights = read_weights(finished)
-    changes = {"init__weights": str(tmp_path / "w.safetensors"), "init__input_scaling": "weights"}
-    write_weights(tmp_path / "w.safetensors", weights)
-    train_and_evaluate(make_config(data, augment__where=place, train__epochs=1, **changes), tmp_path / "run")
-    train_and_evaluate(make_config(data, augment__where=place, train__epochs=2, **changes), tmp_path / "whole")
-    other = Metadata(input_scaling=(-1, 1))
-    write_weights(tmp_path / "w.safetensors", weights.__class__(**{**vars(weights), "metadata": other}), force=True)
-    train_and_evaluate(make_config(data, augment__where=place, train__epochs=2, **changes), tmp_path / "run")
-    assert read_weights(tmp_path / "run", checkpoint="latest").metadata.input_scaling == (0, 1)
+    weights, path = read_weights(finished), tmp_path / "w.safetensors"
+    changes = {"init__weights": str(path), "init__input_scaling": "weights", "augment__where": place}
+    write_weights(path, replace(weights, metadata=Metadata(input_scaling=(-1, 1))))
+    for workdir, epochs in (("run", 1), ("whole", 2)):
+        train_and_evaluate(make_config(data, train__epochs=epochs, **changes), tmp_path / workdir)
+    write_weights(path, replace(weights, metadata=Metadata(input_scaling=(0, 1))), force=True)
+    train_and_evaluate(make_config(data, train__epochs=2, **changes), tmp_path / "run")
+    assert read_weights(tmp_path / "run", checkpoint="latest").metadata.input_scaling == (-1, 1)
     assert read_records(tmp_path / "run") == read_records(tmp_path / "whole")
 
 
@@ -379,3 +379,18 @@ def test_settings_that_contradict_each_other_are_warned_of(data, caplog):
     caplog.clear()
     warn_of_contradictions(make_config(data, model__head="article", **{**changes, "data__sampling": "uniform"}))
     assert caplog.messages == []
+
+
+def test_a_run_whose_only_checkpoint_is_damaged_does_not_start_over_without_its_initial_weights(
+    data, weights, workdir, caplog
+):
+    config = json.loads((workdir / "config.json").read_text())
+    changes = {"init__weights": str(weights[0.25]), "init__input_scaling": "weights", "train__epochs": 1}
+    config["init"].update(weights=str(weights[0.25]), input_scaling="weights")
+    (workdir / "config.json").write_text(json.dumps(config))
+    (workdir / "checkpoints" / "3" / "metrics" / "metrics").write_text("{")
+    with pytest.raises(WorkdirError, match="no checkpoint in .* was readable: start again for a new run"):
+        train_and_evaluate(make_config(data, **changes), workdir)
+    caplog.set_level("INFO")
+    train_and_evaluate(make_config(data, **changes), workdir)
+    assert [message for message in caplog.messages if message.startswith("backbone from")]

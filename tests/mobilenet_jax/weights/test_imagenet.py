@@ -28,7 +28,7 @@ def test_a_file_with_another_content_is_refused(cache, monkeypatch):
         raise ValueError("SHA256 hash of downloaded file (x.h5) does not match the known hash: expected a but got b.")
 
     monkeypatch.setattr("pooch.retrieve", download)
-    with pytest.raises(WeightsError, match="is not the file that is known under this name: SHA256 hash of downloaded"):
+    with pytest.raises(WeightsError, match="does not match its known SHA-256: SHA256 hash of downloaded"):
         find_imagenet_weights(0.25, 224)
 
 

@@ -1,0 +1,34 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from mobilenet_jax.evaluation.evaluate import _count_training_images
+
+
+def _make_run(trained_on, folder="data"):
+    return SimpleNamespace(lesions=frozenset(trained_on), locate_images=lambda data, source: (folder, "folders"))
+
+
+def _make_part(*names):
+    return SimpleNamespace(lesions=np.array(names))
+
+
+UNKNOWN = SimpleNamespace(lesions_known=False)
+
+
+def test_the_images_that_a_model_was_trained_on_are_counted():
+    run = _make_run({"a", "b"})
+    assert _count_training_images([run], [_make_part("a", "b", "c")], UNKNOWN, "./data/") == 2
+    assert _count_training_images([run], [_make_part("c")], UNKNOWN, "data") == 0
+
+
+def test_each_fold_is_compared_with_its_own_training_set():
+    folds = [_make_run({"a", "b"}), _make_run({"c", "d"})]
+    assert _count_training_images(folds, [_make_part("c", "d"), _make_part("a", "b")], UNKNOWN, "data") == 0
+
+
+@pytest.mark.parametrize(("known", "folder"), [(True, "data"), (False, "elsewhere")])
+def test_images_with_known_lesions_or_of_another_folder_are_not_counted(known, folder):
+    predictions = SimpleNamespace(lesions_known=known)
+    assert _count_training_images([_make_run({"a"})], [_make_part("a")], predictions, folder) is None
