@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from input_pipeline.errors import DataError
-from input_pipeline.examples import Examples, Faults, Part, collect_faults, concatenate_examples
+from input_pipeline.examples import Examples, Faults, Part, concatenate_examples
 from input_pipeline.sources.csv_table import read_csv_table
 from input_pipeline.sources.folders import read_folders
 from input_pipeline.sources.ham10000 import read_ham10000
@@ -59,8 +59,7 @@ def read_examples(source: str, folder: str | Path, part: Part = "Training", faul
     """
     _check_part(source, part)
     examples = SOURCES[source].reader(folder, part, faults)
-    with collect_faults(faults) as collected:
-        collected += examples.find_unprintable_names()
+    examples.find_unprintable_names().raise_if_any()  # at once: such files cannot be examined further
     return examples
 
 

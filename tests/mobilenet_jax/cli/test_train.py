@@ -33,6 +33,7 @@ def test_an_invalid_command_of_the_script_ends_with_one_line_and_a_status():
 )
 def test_invalid_commands_end_with_one_line_and_a_status(run, monkeypatch, arguments, message):
     monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("mobilenet_jax.cluster.connect_processes", lambda *cluster: None)  # JAX is in use already
     for name in ("GLIBC_TUNABLES", "TF_USE_LEGACY_KERAS"):
         monkeypatch.setenv(name, os.environ.get(name, ""))  # the command changes neither if it is set
     status, out, err = run("train", *arguments)
