@@ -100,19 +100,12 @@ def end_together() -> Iterator[None]:
     watcher.start()
     client, interrupted = _get_client(), None
     try:
-        try:
+        with _report_lost_connection():
             try:
                 yield
             except Interrupted as stop:
                 interrupted = stop
             client.wait_at_barrier("mobilenet-jax: end", _END_TIMEOUT * 1000)
-        except jax.errors.JaxRuntimeError as error:
-            if not any(word in str(error) for word in _CONNECTION_ERRORS):
-                raise
-            raise TrainingError(
-                f"the processes lost their connection ({get_first_line(error)}): start all of them again, the run "
-                "continues after its last checkpoint"
-            ) from error
     except BaseException as error:
         ending.acquire()  # kept until the process ends: it prints one error, its own or that of another process
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # another process was first
@@ -125,6 +118,20 @@ def end_together() -> Iterator[None]:
     jax.distributed.shutdown()
     if interrupted:
         raise interrupted
+
+
+@contextlib.contextmanager
+def _report_lost_connection() -> Iterator[None]:
+    """Raises a TrainingError if an operation fails because another process has died."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if not any(word in str(error) for word in _CONNECTION_ERRORS):
+            raise
+        raise TrainingError(
+            f"the processes lost their connection ({get_first_line(error)}): start all of them again, the run continues "
+            "after its last checkpoint"
+        ) from error
 
 
 def _exit_with_others(ending: threading.Lock, finished: threading.Event) -> None:

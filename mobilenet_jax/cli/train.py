@@ -39,7 +39,7 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Parses the configuration, connects the processes of a cluster, and trains; compiled steps are cached on disk.
+    """Connects the processes of a cluster, parses the configuration, and trains; compiled steps are cached on disk.
 
     From here on, SIGTERM ends the process with the status of a command that can be started again.
     """
