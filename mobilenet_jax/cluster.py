@@ -129,8 +129,8 @@ def _report_lost_connection() -> Iterator[None]:
         if not any(word in str(error) for word in _CONNECTION_ERRORS):
             raise
         raise TrainingError(
-            f"the processes lost their connection ({get_first_line(error)}): start all of them again, the run continues "
-            "after its last checkpoint"
+            f"the processes lost their connection ({get_first_line(error)}): start all of them again, the run "
+            "continues after its last checkpoint"
         ) from error
 
 
