@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from mobilenet_jax.kernels.platforms import Operation, choose_by_platform
+
 Method = Literal["auto", "shifted", "grouped"]
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
@@ -48,51 +50,26 @@ def depthwise_conv(
         raise ValueError(f"the kernel is {kernel.shape}: expected (3, 3, 1, {x.shape[3]}) for {x.shape[3]} channels")
     if stride not in (1, 2):
         raise ValueError(f"stride is {stride}: expected 1 or 2")
-    if method not in _FORMS:
+    shifted, grouped = (functools.partial(form, stride=stride, padding=padding) for form in (_shift, _group))
+    forms: dict[Method, Operation] = {
+        "auto": choose_by_platform(cpu=shifted, default=grouped),
+        "shifted": shifted,
+        "grouped": grouped,
+    }
+    if method not in forms:
         raise ValueError(f"method is {method!r}: expected 'auto', 'shifted' or 'grouped'")
-    return _convolve(x, kernel, stride, padding, method)
+    return forms[method](x, kernel)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _convolve(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding, method: Method) -> jax.Array:
-    forms = _FORMS[method]
-    return lax.platform_dependent(
-        x, kernel, **{p: functools.partial(f, stride, padding) for p, (f, _) in forms.items()}
-    )
-
-
-def _forward(
-    x: jax.Array, kernel: jax.Array, stride: int, padding: Padding, method: Method
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _convolve(x, kernel, stride, padding, method), (x, kernel)
-
-
-def _backward(
-    stride: int, padding: Padding, method: Method, saved: tuple[jax.Array, jax.Array], grad: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    forms = {platform: functools.partial(f, stride, padding) for platform, (_, f) in _FORMS[method].items()}
-    gradients: tuple[jax.Array, jax.Array] = lax.platform_dependent(*saved, grad, **forms)
-    return gradients
-
-
-_convolve.defvjp(_forward, _backward)
-
-
-def _group(stride: int, padding: Padding, x: jax.Array, kernel: jax.Array) -> jax.Array:
+def _group(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
     return lax.conv_general_dilated(
         x, kernel, (stride, stride), padding,
         dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=x.shape[3],
     )  # fmt: skip
 
 
-def _differentiate_group(
-    stride: int, padding: Padding, x: jax.Array, kernel: jax.Array, grad: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    gradients: tuple[jax.Array, jax.Array] = jax.vjp(functools.partial(_group, stride, padding), x, kernel)[1](grad)
-    return gradients
-
-
-def _shift(stride: int, padding: Padding, x: jax.Array, kernel: jax.Array) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _shift(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
     """Computes y[n, h, w, c] = sum over i, j of xp[n, s h + i, s w + j, c] k[i, j, c], where xp is x with padding."""
     xp = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     out = _compute_output_size(xp.shape, stride)
@@ -100,20 +77,21 @@ def _shift(stride: int, padding: Padding, x: jax.Array, kernel: jax.Array) -> ja
     return functools.reduce(jnp.add, taps)
 
 
-def _differentiate_shift(
-    stride: int, padding: Padding, x: jax.Array, kernel: jax.Array, grad: jax.Array
+def _forward(
+    x: jax.Array, kernel: jax.Array, stride: int, padding: Padding
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _shift(x, kernel, stride, padding), (x, kernel)
+
+
+def _backward(
+    stride: int, padding: Padding, saved: tuple[jax.Array, jax.Array], grad: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
+    x, kernel = saved
     input_gradient = _compute_input_gradient(grad, kernel, stride, padding, x.shape)
     return input_gradient, _compute_kernel_gradient(x, grad, stride, padding)
 
 
-# The function and its gradients by platform, for each method. The platform is that which the program is lowered for.
-_GROUPED, _SHIFTED = (_group, _differentiate_group), (_shift, _differentiate_shift)
-_FORMS = {
-    "auto": {"cpu": _SHIFTED, "default": _GROUPED},
-    "shifted": {"default": _SHIFTED},
-    "grouped": {"default": _GROUPED},
-}
+_shift.defvjp(_forward, _backward)
 
 
 def _compute_input_gradient(
@@ -130,25 +108,27 @@ def _compute_input_gradient(
 
 
 def _compute_kernel_gradient(x: jax.Array, grad: jax.Array, stride: int, padding: Padding) -> jax.Array:
-    """Computes dk[i, j, c] = sum over n, h, w of xp[n, s h + i, s w + j, c] grad[n, h, w, c], a few images per pass."""
+    """Computes dk[i, j, c] = sum over n, h, w of xp[n, s h + i, s w + j, c] grad[n, h, w, c], a few images per pass.
+
+    There are two passes or more: XLA would unroll a single one, and then compute `grad` again for each product.
+    """
     batch, *_, channels = x.shape
-    images = max(1, min(batch, _BYTES_PER_PASS // (x.nbytes // batch)))
+    images = max(1, min(batch // 2, _BYTES_PER_PASS // (x.nbytes // batch)))
     while batch % images:  # each pass takes the same number of images
         images -= 1
     out = grad.shape[1:3]
     ones = jnp.ones((1, images * out[0]), x.dtype)
 
-    def add_images(total: jax.Array, part: tuple[jax.Array, ...]) -> tuple[jax.Array, None]:
-        x, grad = part
-        xp = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-        products = [(_slice_tap(xp, i, j, stride, out) * grad).reshape(ones.size, -1) for i, j in _TAPS]
+    def add_images(k: int, total: jax.Array) -> jax.Array:
+        part, grad_part = (lax.dynamic_slice_in_dim(a, k * images, images) for a in (x, grad))
+        xp = jnp.pad(part, ((0, 0), *padding, (0, 0)))
+        products = [(_slice_tap(xp, i, j, stride, out) * grad_part).reshape(ones.size, -1) for i, j in _TAPS]
         # A product with a row of ones sums over images and rows, at the speed of matrix products.
         sums = [jnp.matmul(ones, p, preferred_element_type=total.dtype) for p in products]
-        return total + jnp.concatenate(sums), None
+        return total + jnp.concatenate(sums)
 
-    parts = tuple(a.reshape(batch // images, images, *a.shape[1:]) for a in (x, grad))
     zeros = jnp.zeros((9, out[1] * channels), jnp.promote_types(x.dtype, jnp.float32))
-    total, _ = lax.scan(add_images, zeros, parts)
+    total = lax.fori_loop(0, batch // images, add_images, zeros)
     return total.reshape(9, out[1], channels).sum(1).reshape(3, 3, 1, channels).astype(x.dtype)
 
 

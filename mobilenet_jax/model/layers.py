@@ -12,14 +12,53 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from mobilenet_jax.kernels.depthwise import Method, Padding, depthwise_conv
+from mobilenet_jax.kernels.normalization import normalize_batch, relu6
 from mobilenet_jax.kernels.pointwise import pointwise_conv
+from mobilenet_jax.kernels.stem import stem_conv
 
 _glorot = nn.initializers.glorot_uniform()
 
 Conv = functools.partial(nn.Conv, kernel_init=_glorot)
 Dense = functools.partial(nn.Dense, kernel_init=_glorot)
 BATCH_NORM_EPSILON = 1e-3  # added to the variance
-BatchNorm = functools.partial(nn.BatchNorm, epsilon=BATCH_NORM_EPSILON)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalization over all axes but the last, with Keras's epsilon.
+
+    The parameters are `scale` and `bias`, and the moving statistics `mean` and `var` are in the collection
+    `batch_stats`, as in Flax's `BatchNorm`.
+
+    Attributes:
+        use_running_average: whether to normalize by the moving statistics, and to keep them; else the statistics of the
+            batch are used and averaged into them.
+        momentum: the share of the moving statistics that each batch keeps.
+        dtype: the type of the computation; statistics are float32 at least.
+    """
+
+    use_running_average: bool
+    momentum: float
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps `[batch, ..., channels]` to the same shape."""
+        shape = (x.shape[-1],)
+        mean, var = (
+            self.variable("batch_stats", name, initialize, shape)
+            for name, initialize in (("mean", jnp.zeros), ("var", jnp.ones))
+        )
+        scale = self.param("scale", nn.initializers.ones, shape)
+        bias = self.param("bias", nn.initializers.zeros, shape)
+        if self.use_running_average:
+            factor = scale * jax.lax.rsqrt(var.value + BATCH_NORM_EPSILON)
+            factor, shift = (jnp.expand_dims(v, range(x.ndim - 1)) for v in (factor, bias - mean.value * factor))
+            return (x * factor + shift).astype(self.dtype)
+        normalized = normalize_batch(x.astype(self.dtype), scale, bias, BATCH_NORM_EPSILON)
+        if not self.is_initializing():
+            for moving, measured in ((mean, normalized.mean), (var, normalized.variance)):
+                moving.value = self.momentum * moving.value + (1 - self.momentum) * measured
+        return normalized.values
 
 
 class Bias(nn.Module):
@@ -59,7 +98,25 @@ class ReLU6(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps an array of any shape to the same shape."""
-        return nn.relu6(x)
+        return relu6(x)
+
+
+class StemConv(nn.Module):
+    """The first convolution: 3x3, stride 2, without padding or bias.
+
+    Attributes:
+        features: the number of filters.
+        dtype: the type of the computation.
+    """
+
+    features: int
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps `[batch, height, width, channels]` to `[batch, (height - 1) // 2, (width - 1) // 2, features]`."""
+        kernel = self.param("kernel", _glorot, (3, 3, x.shape[-1], self.features))
+        return stem_conv(x.astype(self.dtype), kernel.astype(self.dtype))
 
 
 class DepthwiseConv(nn.Module):

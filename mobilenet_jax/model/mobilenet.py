@@ -15,7 +15,17 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from mobilenet_jax.kernels.depthwise import Method, Padding
-from mobilenet_jax.model.layers import BatchNorm, Bias, Conv, Dense, DepthwiseConv, PointwiseConv, ReLU6, ZeroPadding
+from mobilenet_jax.model.layers import (
+    BatchNorm,
+    Bias,
+    Conv,
+    Dense,
+    DepthwiseConv,
+    PointwiseConv,
+    ReLU6,
+    StemConv,
+    ZeroPadding,
+)
 
 ALPHAS = (0.25, 0.5, 0.75, 1.0)
 MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 32, 2048
@@ -215,7 +225,7 @@ class MobileNet(nn.Module):
         frozen_norm = functools.partial(norm, use_running_average=True) if is_frozen else norm
 
         x = ZeroPadding(_compute_same_padding(x.shape[1:3]), name="conv1_pad")(x)
-        x = Conv(int(32 * self.alpha), (3, 3), 2, "VALID", use_bias=False, dtype=self.dtype, name="conv1")(x)
+        x = StemConv(int(32 * self.alpha), self.dtype, name="conv1")(x)
         x = (frozen_norm if self.frozen_blocks else norm)(name="conv1_bn")(x)
         x = ReLU6(name="conv1_relu")(x)
         for index, (channels, stride) in enumerate(BLOCKS, start=1):

@@ -13,6 +13,7 @@ from mobilenet_jax.model.mobilenet import MobileNet
 _KERAS_TYPES = {
     "ZeroPadding": "ZeroPadding2D",
     "Conv": "Conv2D",
+    "StemConv": "Conv2D",
     "PointwiseConv": "Conv2D",
     "DepthwiseConv": "DepthwiseConv2D",
     "BatchNorm": "BatchNormalization",

@@ -45,10 +45,15 @@ class Regularizer(NamedTuple):
         total = jnp.zeros(())
         for name, [outputs] in activities.items():
             kernel = params[name.removesuffix("_output")]["kernel"]
-            outputs = outputs.astype(kernel.dtype)
-            total += self.kernel_l1 * jnp.abs(kernel).sum() + self.kernel_l2 * jnp.square(kernel).sum()
-            activity = self.activity_l1 * jnp.abs(outputs).sum() + self.activity_l2 * jnp.square(outputs).sum()
-            total += activity / outputs.shape[0]
+            outputs, batch_size = outputs.astype(kernel.dtype), outputs.shape[0]
+            for factor, measure, values in (
+                (self.kernel_l1, jnp.abs, kernel),
+                (self.kernel_l2, jnp.square, kernel),
+                (self.activity_l1 / batch_size, jnp.abs, outputs),
+                (self.activity_l2 / batch_size, jnp.square, outputs),
+            ):
+                if factor:  # XLA would compute the sums even for zeros
+                    total += factor * measure(values).sum()
         return total
 
 

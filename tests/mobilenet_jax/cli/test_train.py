@@ -7,7 +7,7 @@ import termios
 import pytest
 
 from mobilenet_jax.cli.error_boundary import run_command
-from mobilenet_jax.cli.train import _request_huge_pages
+from mobilenet_jax.cli.train import _configure_malloc
 from tests.helpers.runs import ROOT, make_command
 
 
@@ -47,7 +47,7 @@ def test_systems_without_glibc_do_not_restart_the_process(monkeypatch):
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
     monkeypatch.setattr("platform.libc_ver", lambda: ("", ""))
     monkeypatch.setattr("os.execv", lambda *arguments: pytest.fail("restarted"))
-    _request_huge_pages()
+    _configure_malloc()
     assert "GLIBC_TUNABLES" not in os.environ
 
 
