@@ -1,6 +1,6 @@
 """Measures inference in images per second, here, in Keras on TensorFlow, and in LiteRT.
 
-    python -m benchmarks.inference [--alpha 1.0 --image-size 224 --batch-size 1] > benchmarks/results/inference.md
+    python -m benchmarks.inference > benchmarks/results/inference.md
 
 All classify the same synthetic images with the small head, in float32. `Classifier` takes uint8 pixels and scales them;
 the others take scaled images.
@@ -19,6 +19,8 @@ import numpy as np
 from benchmarks.rounds import Side, format_table, repeat, serve, time_in_turns
 
 CLASSES = 7
+SETTINGS = ((0.25, 128, 32, 20), (0.25, 128, 1, 100), (1.0, 224, 32, 3), (1.0, 224, 1, 20))
+"""Alpha, image size, batch size, steps per round."""
 
 
 def make_images(batch_size: int, size: int) -> np.ndarray:
@@ -93,27 +95,27 @@ RUNNERS = {
 
 
 def main() -> None:
-    """Runs the implementations in turn and prints a table."""
+    """Runs the implementations in turn and prints a table for each setting."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--alpha", type=float, default=0.25)
-    parser.add_argument("--image-size", type=int, default=128)
-    parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--side", help=argparse.SUPPRESS)
+    parser.add_argument("setting", nargs="*", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.side:
-        return serve(RUNNERS[args.side](args.alpha, args.image_size, args.batch_size))
+        alpha, size, batch_size = args.setting
+        return serve(RUNNERS[args.side](float(alpha), int(size), int(batch_size)))
 
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    command = [sys.executable, "-m", "benchmarks.inference", *sys.argv[1:]]
-    sides = {name: Side([*command, f"--side={name}"], environment) for name in RUNNERS}
-    timings = time_in_turns(sides, args.rounds, args.steps)
-    options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in vars(args).items() if value is not None)
     packages = " ".join(f"{p} {version(p)}" for p in ("jax", "flax", "keras", "tensorflow-cpu"))
-    print(f"`python -m benchmarks.inference {options}`\n")
-    print(f"{packages}, Python {platform.python_version()}, {os.cpu_count()} CPU cores\n")
-    print(format_table(timings, args.batch_size, "Keras, compiled call"))
+    print(f"# Speed of inference\n\n`python -m benchmarks.inference --rounds {args.rounds}`\n")
+    print(f"{packages}, Python {platform.python_version()}, {os.cpu_count()} CPU cores")
+    for *setting, steps in SETTINGS:
+        alpha, size, batch_size = setting
+        command = [sys.executable, "-m", "benchmarks.inference", *map(str, setting)]
+        sides = {name: Side([*command, f"--side={name}"], environment) for name in RUNNERS}
+        timings = time_in_turns(sides, args.rounds, steps)
+        print(f"\nAlpha {alpha}, {size} x {size}, batch {batch_size}, {steps} steps per round\n")
+        print(format_table(timings, int(batch_size), "Keras, compiled call"), flush=True)
 
 
 if __name__ == "__main__":

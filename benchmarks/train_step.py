@@ -1,10 +1,11 @@
 """Measures the training step in images per second, here, in Keras on TensorFlow, and in PyTorch.
 
-    python -m benchmarks.train_step --torch-python FILE [--alpha 1.0 --image-size 224]
+    python -m benchmarks.train_step [--torch-python FILE] > benchmarks/results/train_step.md
 
 All train with the article's head, batch 32, in float32 on synthetic images that are already in memory. `mobilenet-jax
-train` runs with huge pages, which it requests itself; the others can be given them too, and are measured with and
-without. FILE is the Python interpreter of an environment with PyTorch; without it, PyTorch is left out.
+train` sets glibc's `malloc` to huge pages that are kept; the others can be given these settings too, and all are
+measured with and without. FILE is the Python interpreter of an environment with PyTorch; without it, PyTorch is left
+out.
 """
 
 import argparse
@@ -18,9 +19,10 @@ from importlib.metadata import version
 import numpy as np
 
 from benchmarks.rounds import Side, format_table, serve, time_in_turns
+from mobilenet_jax.cli.malloc import SETTINGS as MALLOC_SETTINGS
 
 BATCH_SIZE = 32
-HUGE_PAGES = "glibc.malloc.hugetlb=1"
+SETTINGS = ((0.25, 128, 15), (1.0, 224, 2))  # alpha, image size, steps per round
 
 
 def make_keras_runner(alpha: float, size: int) -> Callable[[int], None]:
@@ -76,42 +78,42 @@ def make_batch(size: int) -> tuple[np.ndarray, np.ndarray]:
     return rng.random((BATCH_SIZE, size, size, 3), np.float32), rng.integers(0, 7, BATCH_SIZE, np.int32)
 
 
-def list_sides(arguments: list[str], torch_python: str | None) -> dict[str, Side]:
+def list_sides(alpha: float, size: int, torch_python: str | None) -> dict[str, Side]:
     """Returns the processes to time, by the names of the table."""
     sides = {}
     for name in RUNNERS:
         python = torch_python if name == "PyTorch" else sys.executable
-        for tunables in ("", HUGE_PAGES) if python else ():
-            command = [str(python), "-m", "benchmarks.train_step", *arguments, f"--side={name}"]
+        for tunables in ("", MALLOC_SETTINGS) if python else ():
+            command = [str(python), "-m", "benchmarks.train_step", f"--side={name}", str(alpha), str(size)]
             environment = {**os.environ, "GLIBC_TUNABLES": tunables, "TF_CPP_MIN_LOG_LEVEL": "3"}
-            sides[f"{name}, huge pages" if tunables else name] = Side(command, environment)
+            sides[f"{name}, malloc set" if tunables else name] = Side(command, environment)
     return sides
 
 
 def main() -> None:
-    """Runs the implementations in turn and prints a table."""
+    """Runs the implementations in turn and prints a table for each setting."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--alpha", type=float, default=0.25)
-    parser.add_argument("--image-size", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--torch-python", metavar="FILE")
     parser.add_argument("--side", help=argparse.SUPPRESS)
+    parser.add_argument("setting", nargs="*", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.side:
-        return serve(RUNNERS[args.side](args.alpha, args.image_size))
+        alpha, size = args.setting
+        return serve(RUNNERS[args.side](float(alpha), int(size)))
 
-    timings = time_in_turns(list_sides(sys.argv[1:], args.torch_python), args.rounds, args.steps)
     packages = " ".join(f"{p} {version(p)}" for p in ("jax", "flax", "keras", "tensorflow-cpu"))
-    options = f"--alpha {args.alpha} --image-size {args.image_size} --steps {args.steps} --rounds {args.rounds}"
+    command = f"python -m benchmarks.train_step --rounds {args.rounds}"
     if args.torch_python:
-        command = [args.torch_python, "-c", "import torch; print(torch.__version__)"]
-        packages += f" torch {subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()}"
-        options += " --torch-python FILE"
-    print(f"`python -m benchmarks.train_step {options}`\n")
-    print(f"{packages}, Python {platform.python_version()}, {os.cpu_count()} CPU cores\n")
-    print(f"Training steps, alpha {args.alpha}, {args.image_size} x {args.image_size}, batch {BATCH_SIZE}\n")
-    print(format_table(timings, BATCH_SIZE, "Keras"))
+        ask = [args.torch_python, "-c", "import torch; print(torch.__version__)"]
+        packages += f" torch {subprocess.run(ask, check=True, capture_output=True, text=True).stdout.strip()}"
+        command += " --torch-python FILE"
+    print(f"# Speed of the training step\n\n`{command}`\n")
+    print(f"{packages}, Python {platform.python_version()}, {os.cpu_count()} CPU cores")
+    for alpha, size, steps in SETTINGS:
+        timings = time_in_turns(list_sides(alpha, size, args.torch_python), args.rounds, steps)
+        print(f"\nAlpha {alpha}, {size} x {size}, batch {BATCH_SIZE}, {steps} steps per round\n")
+        print(format_table(timings, BATCH_SIZE, "Keras"), flush=True)
 
 
 if __name__ == "__main__":

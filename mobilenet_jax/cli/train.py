@@ -5,10 +5,8 @@ import atexit
 import contextlib
 import logging
 import os
-import platform
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,11 +15,7 @@ from types import FrameType
 from mobilenet_jax.cli.arguments import Subparsers, add_config_option
 from mobilenet_jax.cli.error_boundary import EXIT_RESUMABLE
 from mobilenet_jax.cli.logs import configure_logging
-
-# Huge pages; and no memory is returned to the kernel, whether by `munmap` or from the top of the heap.
-MALLOC_SETTINGS = ":".join(
-    f"glibc.malloc.{setting}" for setting in ("hugetlb=1", f"mmap_threshold={1 << 40}", f"trim_threshold={1 << 40}")
-)
+from mobilenet_jax.cli.malloc import configure_malloc
 
 
 def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
@@ -50,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
     """
     signal.signal(signal.SIGTERM, _exit_resumable)
     atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)  # Python would set the default action: to kill
-    _configure_malloc()
+    configure_malloc()
     os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # saves 100 MB: TensorFlow then does not import Keras
     import jax
 
@@ -95,20 +89,3 @@ def _exit_resumable(number: int, frame: FrameType | None) -> None:
     """Handles SIGTERM before and after training, when there is nothing to save."""
     os.write(2, b"stopped: run the same command again to start or to continue\n")
     os._exit(EXIT_RESUMABLE)
-
-
-def _configure_malloc() -> None:
-    """Restarts the process with glibc's `malloc` requesting huge pages, and keeping them.
-
-    A training step allocates and frees hundreds of megabytes. By default, `malloc` requests them from the kernel and
-    returns them in every step, in pages of 4 KB. A step with huge pages that are kept is 1.2 to 1.5 times as fast on a
-    CPU (`docs/performance.md`). The settings are read only when a process starts. The new process has no handler of
-    SIGTERM yet, so the signal waits.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return
-    if "GLIBC_TUNABLES" not in os.environ:
-        os.environ["GLIBC_TUNABLES"] = MALLOC_SETTINGS
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-        os.execv(sys.executable, sys.orig_argv)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])

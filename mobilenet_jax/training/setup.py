@@ -228,21 +228,26 @@ def init_model(
     """
     model = MobileNet(**config.model, dtype=jnp.dtype(config.train.precision))
     size, input_scaling = config.data.image_size, _ARTICLE_SCALING
-    variables = _init_variables(model, size, key)
+    backbone: dict[str, Any] = {"params": {}, "batch_stats": {}}
     if pretrained and has_initial_weights(config.init):
         path = find_imagenet_weights(model.alpha, size) if config.init.weights == "imagenet" else config.init.weights
         weights = read_weights(path, model.alpha, head=False)
         backbone = weights.variables
-        variables = {name: {**variables[name], **backbone[name]} for name in ("params", "batch_stats")}
         if config.init.input_scaling == "weights":
             input_scaling = weights.metadata.input_scaling
         _logger.info("backbone from %s; input scaling [%g, %g]", path, *input_scaling)
-    return model, variables, input_scaling
+    rest = _init_variables(model, size, key, frozenset(backbone["params"]))
+    return model, {name: {**rest[name], **layers} for name, layers in backbone.items()}, input_scaling
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _init_variables(model: MobileNet, size: int, key: jax.Array) -> Any:
-    return model.init(key, jnp.zeros((1, size, size, 3)), train=False)
+@functools.partial(jax.jit, static_argnums=(0, 1, 3))
+def _init_variables(model: MobileNet, size: int, key: jax.Array, known: frozenset[str]) -> dict[str, Any]:
+    """Initializes the layers that are not in `known`; XLA neither compiles nor computes the others."""
+    variables = model.init(key, jnp.zeros((1, size, size, 3)), train=False)
+    return {
+        name: {layer: tensors for layer, tensors in layers.items() if layer not in known}
+        for name, layers in variables.items()
+    }
 
 
 def has_initial_weights(init: ConfigDict) -> bool:

@@ -7,7 +7,6 @@ import termios
 import pytest
 
 from mobilenet_jax.cli.error_boundary import run_command
-from mobilenet_jax.cli.train import _configure_malloc
 from tests.helpers.runs import ROOT, make_command
 
 
@@ -41,14 +40,6 @@ def test_invalid_commands_end_with_one_line_and_a_status(run, monkeypatch, argum
     assert message in err
     assert err.startswith("error: ")
     assert err.count("\n") == 1
-
-
-def test_systems_without_glibc_do_not_restart_the_process(monkeypatch):
-    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
-    monkeypatch.setattr("platform.libc_ver", lambda: ("", ""))
-    monkeypatch.setattr("os.execv", lambda *arguments: pytest.fail("restarted"))
-    _configure_malloc()
-    assert "GLIBC_TUNABLES" not in os.environ
 
 
 def test_importing_the_script_does_nothing():
