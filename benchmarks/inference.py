@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.rounds import Side, format_table, repeat, serve, time_in_turns
+from benchmarks.rounds import Side, compare, format_table, repeat, serve
 
 CLASSES = 7
 SETTINGS = ((0.25, 128, 32, 20), (0.25, 128, 1, 100), (1.0, 224, 32, 3), (1.0, 224, 1, 20))
@@ -74,14 +74,9 @@ def make_litert_runner(alpha: float, size: int, batch_size: int) -> Callable[[in
 
 def make_jax_runner(alpha: float, size: int, batch_size: int) -> Callable[[int], None]:
     """Returns a function that classifies N batches with `Classifier`."""
-    from mobilenet_jax.inference.classifier import Classifier
-    from mobilenet_jax.weights.layout import Architecture
-    from mobilenet_jax.weights.metadata import Metadata
-    from mobilenet_jax.weights.weights import Weights
+    from benchmarks.predict import make_classifier
 
-    architecture, rng = Architecture(alpha, "small", CLASSES, 1), np.random.default_rng(0)
-    tensors = {name: rng.random(shape, np.float32) for name, shape in architecture.compute_shapes().items()}
-    classifier = Classifier(Weights("", "", architecture, tensors, Metadata((size, size))))
+    classifier = make_classifier(alpha, size)
     pixels = (255 * make_images(batch_size, size)).astype(np.uint8)
     return repeat(lambda: classifier.compute_probabilities(pixels, batch_size))
 
@@ -113,9 +108,9 @@ def main() -> None:
         alpha, size, batch_size = setting
         command = [sys.executable, "-m", "benchmarks.inference", *map(str, setting)]
         sides = {name: Side([*command, f"--side={name}"], environment) for name in RUNNERS}
-        timings = time_in_turns(sides, args.rounds, steps)
+        comparisons = compare(sides, "Keras, compiled call", args.rounds, steps)
         print(f"\nAlpha {alpha}, {size} x {size}, batch {batch_size}, {steps} steps per round\n")
-        print(format_table(timings, int(batch_size), "Keras, compiled call"), flush=True)
+        print(format_table(comparisons, int(batch_size), "Keras, compiled call"), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Compares `mobilenet-jax predict` with the bare model: images per second, and peak memory.
 
-    python -m benchmarks.predict MODEL IMAGES... > benchmarks/results/predict.md
+    python -m benchmarks.predict --data DIR > benchmarks/results/predict.md
 
-MODEL is a workdir or weights with a classifier. IMAGES are files, folders or glob patterns. The bare model reads pixels
-that are in memory already. The two alternate.
+DIR is in the ISIC archive's layout. The models have the small head and random weights. The bare model reads pixels that
+are in memory already. The two alternate.
 """
 
 import argparse
@@ -19,31 +19,48 @@ from pathlib import Path
 import numpy as np
 
 from input_pipeline.image_reader import read_images
+from input_pipeline.sources.registry import read_examples
 from mobilenet_jax.inference.classifier import Classifier
-from mobilenet_jax.inference.predict_files import find_images, write_predictions
-from mobilenet_jax.weights.load import read_weights
+from mobilenet_jax.inference.predict_files import write_predictions
+from mobilenet_jax.weights.layout import Architecture
+from mobilenet_jax.weights.metadata import Metadata
+from mobilenet_jax.weights.weights import Weights
 
 BATCH = 64
+SETTINGS = ((0.25, 128, 10_000), (1.0, 224, 640))  # alpha, image size, files per round
 
 
 def main() -> None:
-    """Runs all rounds, and prints a table."""
+    """Runs all rounds, and prints a table for each setting."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path, metavar="MODEL")
-    parser.add_argument("images", nargs="+", metavar="IMAGES")
-    parser.add_argument("--rounds", type=int, default=5, help="number of rounds (default: 5)")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--rounds", type=int, default=9)
     args = parser.parse_args()
-    classifier, paths = Classifier(read_weights(args.model)), find_images(args.images)
+    paths = [Path(path) for path in read_examples("isic2018", args.data).paths]
+    packages = " ".join(f"{p} {version(p)}" for p in ("jax", "opencv-python-headless"))
+    print(f"# Speed of `predict`\n\n`python -m benchmarks.predict --data DIR --rounds {args.rounds}`\n")
+    print(f"{packages}, Python {platform.python_version()}, {os.cpu_count()} CPU cores")
+    for alpha, size, images in SETTINGS:
+        classifier = make_classifier(alpha, size)
+        print(f"\nAlpha {alpha}, {size} x {size}, {images:,} files per round, batches of {BATCH}\n")
+        print("| round | bare model: images/s | predict: images/s | ratio | peak memory, MB |\n|---|---|---|---|---|")
+        ratios = compare(classifier, paths[:images], args.rounds)
+        print(f"\nMedian ratio: {statistics.median(ratios):.2f}", flush=True)
+
+
+def make_classifier(alpha: float, size: int) -> Classifier:
+    """Returns a classifier with the small head and random weights, for seven classes."""
+    architecture, rng = Architecture(alpha, "small", 7, 1), np.random.default_rng(0)
+    tensors = {name: rng.random(shape, np.float32) for name, shape in architecture.compute_shapes().items()}
+    return Classifier(Weights("", "", architecture, tensors, Metadata((size, size))))
+
+
+def compare(classifier: Classifier, paths: list[Path], rounds: int) -> list[float]:
+    """Prints a row for each round, and returns the ratios."""
     pixels = next(read_images(paths, classifier.image_size, BATCH)).pixels
     _measure_model(classifier, pixels, BATCH)  # compiles the model
-    print(
-        f"jax {version('jax')} opencv {version('opencv-python-headless')} Python {platform.python_version()}, "
-        f"{os.cpu_count()} CPU cores; alpha {classifier.model.alpha}, {' x '.join(map(str, classifier.image_size))}, "
-        f"{len(paths):,} files, batches of {BATCH}\n\n| round | bare model: images/s | predict: images/s | ratio "
-        "| peak memory, MB |\n" + "|---" * 5 + "|"
-    )
     ratios = []
-    for i in range(args.rounds):
+    for i in range(rounds):
         bare = _measure_model(classifier, pixels, len(paths))
         with tempfile.TemporaryDirectory() as folder:
             start = time.perf_counter()
@@ -52,7 +69,7 @@ def main() -> None:
         ratios.append(whole / bare)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
         print(f"| {i + 1} | {bare:,.0f} | {whole:,.0f} | {ratios[-1]:.2f} | {peak:,.0f} |", flush=True)
-    print(f"\nMedian ratio: {statistics.median(ratios):.2f}")
+    return ratios
 
 
 def _measure_model(classifier: Classifier, pixels: np.ndarray, images: int) -> float:

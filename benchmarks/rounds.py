@@ -23,6 +23,13 @@ class Timing(NamedTuple):
     memory: int
 
 
+class Comparison(NamedTuple):
+    """The timings of a side and of the reference that took turns with it."""
+
+    side: Timing
+    reference: Timing
+
+
 def repeat(step: Callable[[], object]) -> Callable[[int], None]:
     """Returns a function that calls `step` N times."""
 
@@ -65,23 +72,35 @@ def time_in_turns(sides: Mapping[str, Side], rounds: int, steps: int) -> dict[st
     return {name: Timing(timing.seconds[1:], timing.memory) for name, timing in timings.items()}
 
 
-def format_table(timings: Mapping[str, Timing], images: int, reference: str) -> str:
+def compare(sides: Mapping[str, Side], reference: str, rounds: int, steps: int) -> dict[str, Comparison]:
+    """Times each side in turns with the reference alone: more than two processes could fill the memory."""
+    comparisons = {}
+    for name in sides:
+        if name != reference:
+            timings = time_in_turns({key: sides[key] for key in (reference, name)}, rounds, steps)
+            comparisons[name] = Comparison(timings[name], timings[reference])
+    return comparisons
+
+
+def format_table(comparisons: Mapping[str, Comparison], images: int, reference: str) -> str:
     """Formats a Markdown table.
 
     Args:
-        timings: as `time_in_turns` returns them.
+        comparisons: as `compare` returns them.
         images: the number of images per step.
-        reference: the side that the others are compared with, round by round.
+        reference: the name of the side that the others are compared with, round by round.
     """
     lines = [
-        f"| side | images/s: median | lowest | highest | ratio to {reference}: median of rounds | lowest | highest | "
-        "peak memory, MB |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| side | images/s: median | lowest | highest | {reference}, in the same rounds | ratio: median of rounds "
+        f"| lowest | highest | peak memory, MB | {reference} |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for name, (seconds, memory) in timings.items():
-        speeds = [images / s for s in seconds]
-        ratios = [other / own for own, other in zip(seconds, timings[reference].seconds, strict=True)]
-        cells = [f"{value:.1f}" for value in (statistics.median(speeds), min(speeds), max(speeds))]
+    for name, (side, other) in comparisons.items():
+        speeds = [images / seconds for seconds in side.seconds]
+        ratios = [theirs / own for own, theirs in zip(side.seconds, other.seconds, strict=True)]
+        cells = [f"{value:,.1f}" for value in (statistics.median(speeds), min(speeds), max(speeds))]
+        cells += [f"{images / statistics.median(other.seconds):,.1f}"]
         cells += [f"{value:.2f}" for value in (statistics.median(ratios), min(ratios), max(ratios))]
-        lines.append(f"| {name} | {' | '.join(cells)} | {memory / 1e6:,.0f} |")
+        cells += [f"{timing.memory / 1e6:,.0f}" for timing in (side, other)]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)

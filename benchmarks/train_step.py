@@ -18,7 +18,7 @@ from importlib.metadata import version
 
 import numpy as np
 
-from benchmarks.rounds import Side, format_table, serve, time_in_turns
+from benchmarks.rounds import Side, compare, format_table, serve
 from mobilenet_jax.cli.malloc import SETTINGS as MALLOC_SETTINGS
 
 BATCH_SIZE = 32
@@ -111,9 +111,9 @@ def main() -> None:
     print(f"# Speed of the training step\n\n`{command}`\n")
     print(f"{packages}, Python {platform.python_version()}, {os.cpu_count()} CPU cores")
     for alpha, size, steps in SETTINGS:
-        timings = time_in_turns(list_sides(alpha, size, args.torch_python), args.rounds, steps)
+        comparisons = compare(list_sides(alpha, size, args.torch_python), "Keras", args.rounds, steps)
         print(f"\nAlpha {alpha}, {size} x {size}, batch {BATCH_SIZE}, {steps} steps per round\n")
-        print(format_table(timings, BATCH_SIZE, "Keras"), flush=True)
+        print(format_table(comparisons, BATCH_SIZE, "Keras"), flush=True)
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def compute_logits(model: MobileNet, variables: Mapping[str, Any], images: jax.A
         part -= 1
 
     def compute(images: jax.Array) -> jax.Array:
-        logits: jax.Array = model.apply(variables, images, train=False)
+        logits: Any = model.apply(variables, images, train=False)
         return logits
 
     def compute_parts(images: jax.Array) -> jax.Array:
