@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--rounds", type=int, default=9)
     args = parser.parse_args()
-    paths = [Path(path) for path in read_examples("isic2018", args.data).paths]
+    paths = read_examples("isic2018", args.data).paths.tolist()
     packages = " ".join(f"{p} {version(p)}" for p in ("jax", "opencv-python-headless"))
     print(f"# Speed of `predict`\n\n`python -m benchmarks.predict --data DIR --rounds {args.rounds}`\n")
     print(f"{packages}, Python {platform.python_version()}, {os.cpu_count()} CPU cores")
@@ -55,7 +55,7 @@ def make_classifier(alpha: float, size: int) -> Classifier:
     return Classifier(Weights("", "", architecture, tensors, Metadata((size, size))))
 
 
-def compare(classifier: Classifier, paths: list[Path], rounds: int) -> list[float]:
+def compare(classifier: Classifier, paths: list[str], rounds: int) -> list[float]:
     """Prints a row for each round, and returns the ratios."""
     pixels = next(read_images(paths, classifier.image_size, BATCH)).pixels
     _measure_model(classifier, pixels, BATCH)  # compiles the model

@@ -41,7 +41,7 @@ def repeat(step: Callable[[], object]) -> Callable[[int], None]:
 
 
 def serve(run_steps: Callable[[int], None], warm_up: int = 3) -> None:
-    """Runs steps on request: for each line of stdin, a number, runs as many and prints the seconds."""
+    """Reads a number N from each line of stdin, runs N steps, and prints the seconds."""
     run_steps(warm_up)
     for line in sys.stdin:
         start = time.perf_counter()

@@ -50,23 +50,23 @@ def write_table(data: str, folder: Path, number: int) -> Path:
 
 
 def measure(table: str) -> None:
-    """Prints seconds of start-up, images per second, and the resident megabytes after start-up and at the end."""
+    """Prints seconds of start-up, images per second, and the peak megabytes after start-up and at the end."""
     start = time.perf_counter()
     training, _ = read_split("csv", table, "lesion", val_fraction=0.3, seed=0)
     batches = make_train_batches(training, ARTICLE, OPTIONS, first_step=0, last_step=len(training) // 32 * 100)
     next(batches)
-    seconds, started = time.perf_counter() - start, _measure_memory()
+    seconds, started = time.perf_counter() - start, _get_peak_megabytes()
     for _ in range(WARM_UP):
         next(batches)
     start = time.perf_counter()
     for _ in range(STEPS):
         next(batches)
     speed = STEPS * OPTIONS.batch_size / (time.perf_counter() - start)
-    print(seconds, speed, started, _measure_memory(), flush=True)
+    print(seconds, speed, started, _get_peak_megabytes(), flush=True)
     os._exit(0)  # without waiting for the batches that are being read
 
 
-def _measure_memory() -> float:
+def _get_peak_megabytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
 
 

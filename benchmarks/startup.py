@@ -27,11 +27,12 @@ def measure_start(data: str, weights: str, cache: str) -> float:
         ]  # fmt: skip
         environment = {**os.environ, "XDG_CACHE_HOME": cache}
         start = time.perf_counter()
-        with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
-            assert process.stderr
-            next(line for line in process.stderr if line.startswith("first step"))
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout
+            found = any(line.startswith("first step") for line in process.stdout)
             seconds = time.perf_counter() - start
             process.kill()
+        assert found, "the training ended before its first step"
         return seconds
 
 

@@ -38,7 +38,7 @@ _LAYERS = {
     "pointwise": r"conv_pw_\d+(/|$)",
     "batch normalization": r"_bn\b",
     "ReLU6": "_relu",
-    "stem": r"conv1\b",
+    "stem": r"conv1(_pad)?\b",
     "head": "Head|dense|dropout|predictions",
 }
 
@@ -52,12 +52,12 @@ def main() -> None:
         for _ in range(3):
             state, result, _ = compiled(state, batch, jnp.float32(1))
         jax.block_until_ready(result)
-        start = time.perf_counter()
         with jax.profiler.trace(folder):
+            start = time.perf_counter()
             for _ in range(STEPS):
                 state, result, _ = compiled(state, batch, jnp.float32(1))
                 jax.block_until_ready(result)
-        seconds = (time.perf_counter() - start) / STEPS
+            seconds = (time.perf_counter() - start) / STEPS
         times = sum_times(folder, compiled.as_text())
     print("# Profile of the training step\n\n`python -m benchmarks.step_profile`\n")
     print(f"jax {version('jax')}, Python {platform.python_version()}, {os.cpu_count()} CPU cores\n")

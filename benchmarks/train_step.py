@@ -19,7 +19,7 @@ from importlib.metadata import version
 import numpy as np
 
 from benchmarks.rounds import Side, compare, format_table, serve
-from mobilenet_jax.cli.malloc import SETTINGS as MALLOC_SETTINGS
+from mobilenet_jax.cli.malloc import TUNABLES
 
 BATCH_SIZE = 32
 SETTINGS = ((0.25, 128, 15), (1.0, 224, 2))  # alpha, image size, steps per round
@@ -83,7 +83,7 @@ def list_sides(alpha: float, size: int, torch_python: str | None) -> dict[str, S
     sides = {}
     for name in RUNNERS:
         python = torch_python if name == "PyTorch" else sys.executable
-        for tunables in ("", MALLOC_SETTINGS) if python else ():
+        for tunables in ("", TUNABLES) if python else ():
             command = [str(python), "-m", "benchmarks.train_step", f"--side={name}", str(alpha), str(size)]
             environment = {**os.environ, "GLIBC_TUNABLES": tunables, "TF_CPP_MIN_LOG_LEVEL": "3"}
             sides[f"{name}, malloc set" if tunables else name] = Side(command, environment)
@@ -105,8 +105,10 @@ def main() -> None:
     packages = " ".join(f"{p} {version(p)}" for p in ("jax", "flax", "keras", "tensorflow-cpu"))
     command = f"python -m benchmarks.train_step --rounds {args.rounds}"
     if args.torch_python:
-        ask = [args.torch_python, "-c", "import torch; print(torch.__version__)"]
-        packages += f" torch {subprocess.run(ask, check=True, capture_output=True, text=True).stdout.strip()}"
+        command_of_torch = [args.torch_python, "-c", "import torch; print(torch.__version__)"]
+        packages += (
+            f" torch {subprocess.run(command_of_torch, check=True, capture_output=True, text=True).stdout.strip()}"
+        )
         command += " --torch-python FILE"
     print(f"# Speed of the training step\n\n`{command}`\n")
     print(f"{packages}, Python {platform.python_version()}, {os.cpu_count()} CPU cores")

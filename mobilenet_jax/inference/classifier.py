@@ -11,7 +11,8 @@ import numpy as np
 from mobilenet_jax import sharding
 from mobilenet_jax.errors import WeightsError
 from mobilenet_jax.inference.views import apply_view, count_views
-from mobilenet_jax.model.folding import compute_logits, fold_batch_norm
+from mobilenet_jax.model.folding import fold_batch_norm
+from mobilenet_jax.model.inference import apply_in_parts
 from mobilenet_jax.model.preprocessing import scale_pixels
 from mobilenet_jax.weights.weights import Weights
 
@@ -87,7 +88,7 @@ def _average_views(
     model: Any, input_scaling: tuple[float, float], views: int, variables: Any, pixels: jax.Array
 ) -> jax.Array:
     images = scale_pixels(pixels, input_scaling)
-    first, *others = [jax.nn.softmax(compute_logits(model, variables, apply_view(images, i))) for i in range(views)]
+    first, *others = [jax.nn.softmax(apply_in_parts(model, variables, apply_view(images, i))) for i in range(views)]
     return sum(others, first) / views
 
 

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from mobilenet_jax.kernels.platforms import Operation, choose_by_platform
+from mobilenet_jax.kernels.parts import divide_batch
+from mobilenet_jax.kernels.platforms import choose_by_platform
 
 Method = Literal["auto", "shifted", "grouped"]
 Padding = tuple[tuple[int, int], tuple[int, int]]
@@ -51,14 +52,13 @@ def depthwise_conv(
     if stride not in (1, 2):
         raise ValueError(f"stride is {stride}: expected 1 or 2")
     shifted, grouped = (functools.partial(form, stride=stride, padding=padding) for form in (_shift, _group))
-    forms: dict[Method, Operation] = {
-        "auto": choose_by_platform(cpu=shifted, default=grouped),
-        "shifted": shifted,
-        "grouped": grouped,
-    }
-    if method not in forms:
-        raise ValueError(f"method is {method!r}: expected 'auto', 'shifted' or 'grouped'")
-    return forms[method](x, kernel)
+    if method == "shifted":
+        return shifted(x, kernel)
+    if method == "grouped":
+        return grouped(x, kernel)
+    if method == "auto":
+        return choose_by_platform(cpu=shifted, default=grouped)(x, kernel)
+    raise ValueError(f"method is {method!r}: expected 'auto', 'shifted' or 'grouped'")
 
 
 def _group(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
@@ -110,12 +110,14 @@ def _compute_input_gradient(
 def _compute_kernel_gradient(x: jax.Array, grad: jax.Array, stride: int, padding: Padding) -> jax.Array:
     """Computes dk[i, j, c] = sum over n, h, w of xp[n, s h + i, s w + j, c] grad[n, h, w, c], a few images per pass.
 
-    There are two passes or more: XLA would unroll a single one, and then compute `grad` again for each product.
+    Of several images, one pass takes at most half: XLA would unroll a single pass, and then compute `grad` again for
+    each of the nine products. With several devices, each has a part of the batch, and there is one pass.
     """
     batch, *_, channels = x.shape
-    images = max(1, min(batch // 2, _BYTES_PER_PASS // (x.nbytes // batch)))
-    while batch % images:  # each pass takes the same number of images
-        images -= 1
+    limit = max(1, min(-(-batch // 2), _BYTES_PER_PASS // (x.nbytes // batch)))
+    passes, images = divide_batch(batch, limit) if jax.device_count() == 1 else (1, batch)
+    # Images of zeros add nothing to the sums.
+    x, grad = (jnp.pad(a, ((0, passes * images - batch), (0, 0), (0, 0), (0, 0))) for a in (x, grad))
     out = grad.shape[1:3]
     ones = jnp.ones((1, images * out[0]), x.dtype)
 
@@ -128,7 +130,7 @@ def _compute_kernel_gradient(x: jax.Array, grad: jax.Array, stride: int, padding
         return total + jnp.concatenate(sums)
 
     zeros = jnp.zeros((9, out[1] * channels), jnp.promote_types(x.dtype, jnp.float32))
-    total = lax.fori_loop(0, batch // images, add_images, zeros)
+    total = lax.fori_loop(0, passes, add_images, zeros)
     return total.reshape(9, out[1], channels).sum(1).reshape(3, 3, 1, channels).astype(x.dtype)
 
 

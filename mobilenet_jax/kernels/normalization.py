@@ -105,5 +105,5 @@ def _expand(vector: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def _promote(x: jax.Array) -> jax.Array:
-    """Returns float32 for types of less precision: sums over a batch need it."""
+    """Converts an array to at least float32, which sums over a batch need."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -12,8 +12,8 @@ Operation = Callable[..., jax.Array]
 def choose_by_platform(*, cpu: Operation, default: Operation) -> Operation:
     """Returns an operation that is `cpu` in programs for a CPU and `default` in programs for other platforms.
 
-    The gradient is that of the same form. (The gradient of `lax.platform_dependent` itself would save intermediate
-    results for the forms of all platforms.)
+    The gradient uses the form that is chosen for the platform. (That of `lax.platform_dependent` would save the
+    intermediate results of all forms.)
 
     Args:
         cpu: a differentiable function of arrays.

@@ -1,6 +1,7 @@
 """The first convolution of the network: 3x3, stride 2, from images of few channels."""
 
 import functools
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +10,10 @@ from jax import lax
 from mobilenet_jax.kernels.platforms import choose_by_platform
 from mobilenet_jax.kernels.pointwise import pointwise_conv
 
+Method = Literal["auto", "patches", "convolution"]
 
-def stem_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
+
+def stem_conv(x: jax.Array, kernel: jax.Array, method: Method = "auto") -> jax.Array:
     """Computes y[n, h, w, f] = sum over i, j, c of x[n, 2h + i, 2w + j, c] k[i, j, c, f], without padding.
 
     In programs for a CPU, it is one matrix product of the 3x3 patches of the images with the kernel. At 224 x 224 and
@@ -19,11 +22,22 @@ def stem_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
     Args:
         x: `[batch, height, width, channels]`, at least 3 pixels high and wide.
         kernel: `[3, 3, channels, features]`.
+        method: `"patches"` is the matrix product, `"convolution"` is XLA's convolution, which converters for phones
+            recognize, and `"auto"` is `"patches"` where the program is lowered for a CPU, else `"convolution"`.
 
     Returns:
         `[batch, (height - 1) // 2, (width - 1) // 2, features]`.
+
+    Raises:
+        ValueError: the method is not one of those above.
     """
-    return choose_by_platform(cpu=_multiply_patches, default=_convolve)(x, kernel)
+    if method == "patches":
+        return _multiply_patches(x, kernel)
+    if method == "convolution":
+        return _convolve(x, kernel)
+    if method == "auto":
+        return choose_by_platform(cpu=_multiply_patches, default=_convolve)(x, kernel)
+    raise ValueError(f"method is {method!r}: expected 'auto', 'patches' or 'convolution'")
 
 
 def _multiply_patches(x: jax.Array, kernel: jax.Array) -> jax.Array:

@@ -1,10 +1,7 @@
-"""Inference: batch normalization folded into the convolutions before it, and large batches in parts."""
+"""Folds batch normalization into the convolutions before it, for inference."""
 
 from collections.abc import Mapping
 from typing import Any
-
-import jax
-from jax import lax
 
 from mobilenet_jax.model.layers import BATCH_NORM_EPSILON
 from mobilenet_jax.model.mobilenet import MobileNet
@@ -33,37 +30,3 @@ def fold_batch_norm(model: MobileNet, variables: Mapping[str, Any]) -> tuple[Mob
             before["bias"] = before["bias"] * factor
         params[layer] = {"bias": norm["bias"] - statistics["mean"] * factor}
     return model.clone(folded=True), {"params": params}
-
-
-# On a CPU, a part of a batch has as many images as keep the largest intermediate array within the caches: at alpha 1.0
-# and 224 x 224 four of them, which is 1.6 times as fast as 32 at once.
-_BYTES_PER_PART = 1 << 24
-
-
-def compute_logits(model: MobileNet, variables: Mapping[str, Any], images: jax.Array) -> jax.Array:
-    """Applies a model to images, on a CPU with a single device one part of the batch after another.
-
-    Args:
-        model: a model without batch normalization, of `fold_batch_norm`.
-        variables: its variables.
-        images: float32 `[batch, height, width, 3]`.
-
-    Returns:
-        Logits `[batch, num_classes]`.
-    """
-    batch, height, width, _ = images.shape
-    largest = 4 * int(64 * model.alpha) * (height // 2) * (width // 2)  # bytes of the first block's result
-    part = min(batch, max(1, _BYTES_PER_PART // largest))
-    while batch % part:
-        part -= 1
-
-    def compute(images: jax.Array) -> jax.Array:
-        logits: Any = model.apply(variables, images, train=False)
-        return logits
-
-    def compute_parts(images: jax.Array) -> jax.Array:
-        return lax.map(compute, images.reshape(-1, part, *images.shape[1:])).reshape(batch, -1)
-
-    if part == batch or jax.device_count() > 1:  # devices have parts of the batch already
-        return compute(images)
-    return lax.platform_dependent(images, cpu=compute_parts, default=compute)

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
+from mobilenet_jax.kernels import stem
 from mobilenet_jax.kernels.depthwise import Method, Padding, depthwise_conv
 from mobilenet_jax.kernels.normalization import normalize_batch, relu6
 from mobilenet_jax.kernels.pointwise import pointwise_conv
-from mobilenet_jax.kernels.stem import stem_conv
 
 _glorot = nn.initializers.glorot_uniform()
 
@@ -45,11 +45,11 @@ class BatchNorm(nn.Module):
         """Maps `[batch, ..., channels]` to the same shape."""
         shape = (x.shape[-1],)
         mean, var = (
-            self.variable("batch_stats", name, initialize, shape)
+            self.variable("batch_stats", name, initialize, shape, jnp.float32)
             for name, initialize in (("mean", jnp.zeros), ("var", jnp.ones))
         )
-        scale = self.param("scale", nn.initializers.ones, shape)
-        bias = self.param("bias", nn.initializers.zeros, shape)
+        scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
         if self.use_running_average:
             factor = scale * jax.lax.rsqrt(var.value + BATCH_NORM_EPSILON)
             factor, shift = (jnp.expand_dims(v, range(x.ndim - 1)) for v in (factor, bias - mean.value * factor))
@@ -73,7 +73,7 @@ class Bias(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps `[..., channels]` to the same shape."""
-        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
         return x + jnp.expand_dims(bias.astype(self.dtype), range(x.ndim - 1))
 
 
@@ -107,16 +107,18 @@ class StemConv(nn.Module):
     Attributes:
         features: the number of filters.
         dtype: the type of the computation.
+        method: the implementation, see `stem_conv`.
     """
 
     features: int
     dtype: DTypeLike
+    method: stem.Method = "auto"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps `[batch, height, width, channels]` to `[batch, (height - 1) // 2, (width - 1) // 2, features]`."""
-        kernel = self.param("kernel", _glorot, (3, 3, x.shape[-1], self.features))
-        return stem_conv(x.astype(self.dtype), kernel.astype(self.dtype))
+        kernel = self.param("kernel", _glorot, (3, 3, x.shape[-1], self.features), jnp.float32)
+        return stem.stem_conv(x.astype(self.dtype), kernel.astype(self.dtype), self.method)
 
 
 class DepthwiseConv(nn.Module):
@@ -137,7 +139,7 @@ class DepthwiseConv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps `[batch, height, width, channels]` to the size that stride and padding give."""
-        kernel = self.param("kernel", _glorot, (3, 3, 1, x.shape[-1]))
+        kernel = self.param("kernel", _glorot, (3, 3, 1, x.shape[-1]), jnp.float32)
         return depthwise_conv(x, kernel.astype(x.dtype), self.stride, self.padding, self.method)
 
 
@@ -153,5 +155,5 @@ class PointwiseConv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps `[batch, height, width, channels]` to `[batch, height, width, features]`."""
-        kernel = self.param("kernel", _glorot, (1, 1, x.shape[-1], self.features))
+        kernel = self.param("kernel", _glorot, (1, 1, x.shape[-1], self.features), jnp.float32)
         return pointwise_conv(x, kernel[0, 0].astype(x.dtype))

@@ -150,7 +150,8 @@ class MobileNet(nn.Module):
             (`SmallHead`), `"imagenet"` (`ImageNetHead`), or None for the features.
         num_classes: the size of the last layer.
         dropout: the fraction of units that the head drops while training.
-        depthwise: the implementation of the depthwise convolution, see `depthwise_conv`.
+        depthwise: the implementation of the depthwise convolution, see `depthwise_conv`. With `"grouped"`, the first
+            convolution is XLA's too.
         frozen_blocks: the number of first blocks that are not trained, nor is `conv1` then: no gradient reaches them.
             0 trains all layers, 13 only the head.
         batch_norm: the batch normalization of frozen blocks. `"frozen"` uses the moving statistics and keeps them, as
@@ -225,7 +226,8 @@ class MobileNet(nn.Module):
         frozen_norm = functools.partial(norm, use_running_average=True) if is_frozen else norm
 
         x = ZeroPadding(_compute_same_padding(x.shape[1:3]), name="conv1_pad")(x)
-        x = StemConv(int(32 * self.alpha), self.dtype, name="conv1")(x)
+        stem: Literal["auto", "convolution"] = "convolution" if self.depthwise == "grouped" else "auto"
+        x = StemConv(int(32 * self.alpha), self.dtype, stem, name="conv1")(x)
         x = (frozen_norm if self.frozen_blocks else norm)(name="conv1_bn")(x)
         x = ReLU6(name="conv1_relu")(x)
         for index, (channels, stride) in enumerate(BLOCKS, start=1):

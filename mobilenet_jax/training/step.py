@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from mobilenet_jax.model.folding import compute_logits, fold_batch_norm
+from mobilenet_jax.model.folding import fold_batch_norm
+from mobilenet_jax.model.inference import apply_in_parts
 from mobilenet_jax.model.mobilenet import MobileNet
 from mobilenet_jax.training.losses import Regularizer, cross_entropy
 
@@ -168,7 +169,7 @@ def make_eval_step(model: MobileNet) -> Callable[[TrainState, Arrays], BatchResu
 @functools.partial(jax.jit, static_argnums=0)  # compiled once per process for models that are equal
 def _eval_step(model: MobileNet, state: TrainState, batch: Arrays) -> BatchResult:
     folded, variables = fold_batch_norm(model, {"params": state.evaluated_params, "batch_stats": state.batch_stats})
-    return _make_result(compute_logits(folded, variables, batch["image"]), batch["label"], batch["mask"])
+    return _make_result(apply_in_parts(folded, variables, batch["image"]), batch["label"], batch["mask"])
 
 
 def _make_result(logits: Any, label: jax.Array, mask: jax.Array) -> BatchResult:

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mobilenet_jax.model.folding import compute_logits, fold_batch_norm
+from mobilenet_jax.model.folding import fold_batch_norm
 from mobilenet_jax.model.mobilenet import MobileNet
 from mobilenet_jax.weights.load import load_pretrained
 
@@ -37,15 +37,3 @@ def test_pretrained_features_are_the_same(weights, real_images):
 def test_a_folded_model_cannot_be_trained():
     with pytest.raises(ValueError, match="batch normalization is folded"):
         MobileNet(0.25, "small", folded=True).init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=True)
-
-
-@pytest.mark.parametrize(("images_per_part", "loops"), [(1, True), (2, True), (4, True), (6, False), (100, False)])
-def test_parts_of_a_batch_have_the_logits_of_the_whole(monkeypatch, images_per_part, loops):
-    model, images = MobileNet(0.25, "small"), jax.random.uniform(jax.random.key(0), (6, 32, 40, 3))
-    folded, variables = fold_batch_norm(model, model.init(jax.random.key(1), images, train=False))
-    monkeypatch.setattr("mobilenet_jax.model.folding._BYTES_PER_PART", images_per_part * 4 * 16 * 16 * 20)
-    compute = jax.jit(lambda images: compute_logits(folded, variables, images))  # 6 = 2 * 3 for four images per part
-    expected = jax.jit(lambda images: folded.apply(variables, images, train=False))(images)
-    np.testing.assert_allclose(compute(images), expected, rtol=1e-5, atol=1e-6)
-    assert ("stablehlo.while" in compute.trace(images).lower(lowering_platforms=("cpu",)).as_text()) == loops
-    assert "stablehlo.while" not in compute.trace(images).lower(lowering_platforms=("cuda",)).as_text()

@@ -1,0 +1,47 @@
+"""Applies a model to large batches on a CPU, a part at a time."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from mobilenet_jax.kernels.parts import divide_batch
+from mobilenet_jax.model.mobilenet import MobileNet
+
+# A part has as many images as keep the largest intermediate array below this size: then memory is neither requested
+# from the kernel for each batch, nor read from outside of the caches.
+_BYTES_PER_PART = 1 << 23
+
+
+def apply_in_parts(model: MobileNet, variables: Mapping[str, Any], images: jax.Array) -> jax.Array:
+    """Applies a model in inference mode; on a CPU with a single device, to one part of the batch after another.
+
+    At alpha 1.0 and 224 x 224, that is 1.6 times as fast as 32 images at once (`docs/performance.md`).
+
+    Args:
+        model: the model.
+        variables: its variables.
+        images: float32 `[batch, height, width, 3]`.
+
+    Returns:
+        What the model returns: logits or features.
+    """
+    batch, height, width, _ = images.shape
+    item_bytes = jnp.dtype(model.dtype).itemsize
+    image_bytes = item_bytes * int(64 * model.alpha) * (height // 2) * (width // 2)  # of the first block's result
+    parts, size = divide_batch(batch, max(1, _BYTES_PER_PART // image_bytes))
+
+    def apply(images: jax.Array) -> jax.Array:
+        outputs: Any = model.apply(variables, images, train=False)
+        return outputs
+
+    def apply_to_parts(images: jax.Array) -> jax.Array:
+        padded = jnp.pad(images, ((0, parts * size - batch), (0, 0), (0, 0), (0, 0)))
+        outputs = lax.map(apply, padded.reshape(parts, size, *images.shape[1:]))
+        return outputs.reshape(parts * size, *outputs.shape[2:])[:batch]
+
+    if parts == 1 or jax.device_count() > 1:  # each of several devices has a part of the batch
+        return apply(images)
+    return lax.platform_dependent(images, cpu=apply_to_parts, default=apply)
