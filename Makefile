@@ -15,21 +15,19 @@ test-slow: .venv/.test
 	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(BIN)/python -m pytest -m slow
 
 # DATA is in the ISIC archive's layout, WEIGHTS the folder of Keras's weights, and TORCH_PYTHON, which is optional, the
-# interpreter of an environment with PyTorch. Nothing else should run meanwhile.
-RESULTS := benchmarks/results
-BENCH := $(BIN)/python -m benchmarks
+# interpreter of an environment with PyTorch. Nothing else should run meanwhile. A result replaces the older one when it
+# is complete.
+ARGS_train_step = $(addprefix --torch-python ,$(TORCH_PYTHON))
+ARGS_predict = --data $(DATA)
+ARGS_startup = --data $(DATA) --weights $(WEIGHTS)/mobilenet_1_0_224_tf_no_top.h5
+ARGS_scale = --data $(DATA)
+ARGS_article = --data $(DATA) --weights $(WEIGHTS)/mobilenet_2_5_224_tf_no_top.h5
 
 bench: .venv/.test
-	$(if $(and $(DATA),$(WEIGHTS)),,$(error make bench DATA=DIR WEIGHTS=DIR [TORCH_PYTHON=FILE]))
-	$(BENCH).train_step $(addprefix --torch-python ,$(TORCH_PYTHON)) > $(RESULTS)/train_step.md
-	$(BENCH).step_profile > $(RESULTS)/step_profile.md
-	$(BENCH).inference > $(RESULTS)/inference.md
-	$(BENCH).predict --data $(DATA) > $(RESULTS)/predict.md
-	$(BENCH).startup --data $(DATA) --weights $(WEIGHTS)/mobilenet_1_0_224_tf_no_top.h5 > $(RESULTS)/startup.md
-	$(BENCH).scale --data $(DATA) > $(RESULTS)/scale.md
-	$(BENCH).article --data $(DATA) --weights $(WEIGHTS)/mobilenet_2_5_224_tf_no_top.h5 > $(RESULTS)/keras_article.md
-	$(BENCH).article --data $(DATA) --weights $(WEIGHTS)/mobilenet_1_0_224_tf_no_top.h5 --alpha 1.0 --image-size 224 \
-		--epochs 3 > $(RESULTS)/keras_article_224.md
+	$(if $(and $(DATA),$(WEIGHTS)),,$(error usage: make bench DATA=DIR WEIGHTS=DIR [TORCH_PYTHON=FILE]))
+	set -e; $(foreach name,train_step step_profile inference predict startup scale article, \
+		$(BIN)/python -m benchmarks.$(name) $(ARGS_$(name)) > benchmarks/results/$(name).tmp; \
+		mv benchmarks/results/$(name).tmp benchmarks/results/$(name:article=keras_article).md;)
 
 lint: .venv/.test
 	$(BIN)/ruff check .

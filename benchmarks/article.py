@@ -11,7 +11,6 @@ import argparse
 import json
 import os
 import platform
-import shlex
 import signal
 import statistics
 import subprocess
@@ -128,7 +127,8 @@ def _print_table(
     seconds: list[tuple[float, float]],
 ) -> None:
     print("# The article's experiment, here and in Keras\n")
-    print(f"Command: `python -m benchmarks.article {shlex.join(sys.argv[1:])}`\n")
+    settings = f"--alpha {args.alpha} --image-size {args.image_size} --epochs {args.epochs}"
+    print(f"`python -m benchmarks.article --data DIR --weights FILE {settings}`\n")
     packages = " ".join(f"{p} {version(p)}" for p in ("jax", "flax", "keras", "tensorflow-cpu"))
     print(f"{packages}, Python {platform.python_version()}, {os.cpu_count()} CPU cores, commit {_get_commit()}\n")
     print(f"alpha {args.alpha}, {args.image_size} x {args.image_size}, split by lesion. Keras evaluates on augmented "

@@ -19,18 +19,15 @@ import re
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
-from benchmarks.train_step import BATCH_SIZE, make_batch
+from benchmarks.train_step import BATCH_SIZE, compile_step
 from mobilenet_jax.cli.malloc import configure_malloc
-from mobilenet_jax.model.mobilenet import BLOCKS, MobileNet
-from mobilenet_jax.training.step import create_train_state, make_train_step
+from mobilenet_jax.model.mobilenet import BLOCKS
 
 SIZE, STEPS = 224, 5
 _LAYERS = {
@@ -47,7 +44,7 @@ def main() -> None:
     """Prints the tables."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     configure_malloc()
-    compiled, state, batch = compile_step()
+    compiled, state, batch = compile_step(1.0, SIZE)
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(3):
             state, result, _ = compiled(state, batch, jnp.float32(1))
@@ -66,17 +63,6 @@ def main() -> None:
     for (layer, direction), milliseconds in times.most_common():
         print(f"| {layer} | {direction} | {milliseconds / STEPS:.1f} |")
     print_bounds()
-
-
-def compile_step() -> tuple[Any, Any, dict[str, jax.Array]]:
-    """Returns the compiled step, its state and a batch."""
-    model, optimizer = MobileNet(1.0, "article"), optax.sgd(0.001, 0.9)
-    key = jax.random.key(0, impl="rbg")
-    variables = jax.jit(lambda: model.init(key, jnp.zeros((1, SIZE, SIZE, 3)), train=False))()
-    state = create_train_state(variables["params"], variables["batch_stats"], optimizer)
-    batch = dict(zip(("image", "label"), map(jnp.asarray, make_batch(SIZE)), strict=True))
-    step: Any = make_train_step(model, optimizer, key)
-    return step.lower(state, batch, jnp.float32(1)).compile(), state, batch
 
 
 def sum_times(folder: str, program: str) -> collections.Counter[tuple[str, str]]:
@@ -112,47 +98,41 @@ def _classify(source: str) -> tuple[str, str]:
 
 
 def print_bounds() -> None:
-    """Prints the bounds by layer type."""
-    flops, copy = measure_matrix_product(), measure_copy()
-    print(f"\nA matrix product runs at {flops / 1e9:.0f} GFLOP/s, and a copy reads and writes {copy / 1e9:.0f} GB/s.\n")
+    """Prints the bounds, summed by layer type."""
+    speed, copy = measure_matrix_product(), measure_copy()
+    print(f"\nA matrix product runs at {speed / 1e9:.0f} GFLOP/s, and a copy reads and writes {copy / 1e9:.0f} GB/s.\n")
     print("| operations | GFLOP | GB | bound, ms |\n|---|---|---|---|")
-    total = 0.0
-    for name, (operations, moved) in count_work().items():
-        milliseconds = 1e3 * max(operations / flops, moved / copy)
-        total += milliseconds
-        print(f"| {name} | {operations / 1e9:.1f} | {moved / 1e9:.2f} | {milliseconds:.0f} |")
-    print(f"| sum | | | {total:.0f} |")
+    sums: collections.defaultdict[str, list[float]] = collections.defaultdict(lambda: [0, 0, 0])
+    for name, operations, moved in list_work():
+        bound = max(operations / speed, moved / copy)
+        sums[name] = [a + b for a, b in zip(sums[name], (operations, moved, bound), strict=True)]
+    for name, (operations, moved, bound) in sums.items():
+        print(f"| {name} | {operations / 1e9:.1f} | {moved / 1e9:.2f} | {1e3 * bound:.0f} |")
+    print(f"| sum | | | {1e3 * sum(bound for *_, bound in sums.values()):.0f} |")
 
 
-def count_work() -> dict[str, tuple[float, float]]:
-    """Returns the floating-point operations and the moved bytes of a step by layer type.
+def list_work() -> Iterator[tuple[str, float, float]]:
+    """Yields layer type, floating-point operations and moved bytes of each operation of a step.
 
     A convolution has a forward pass and two gradients, each of which reads two arrays and writes one. Normalization
     with ReLU6 reads its input twice and writes its result; its gradient reads two arrays twice and writes one.
     """
-    work: dict[str, list[float]] = {name: [0, 0] for name in ("stem", "depthwise", "pointwise", "normalization, ReLU6")}
-
-    def add(name: str, operations: float, arrays: float) -> None:
-        work[name][0] += operations
-        work[name][1] += 4 * arrays
-
     size, channels = SIZE // 2, 32
-    inputs, outputs = BATCH_SIZE * SIZE**2 * 3, BATCH_SIZE * size**2 * channels
-    add("stem", 2 * 2 * 27 * outputs, 2 * (inputs + outputs))  # no gradient of the images
-    add("normalization, ReLU6", 0, 8 * outputs)
+    images, outputs = BATCH_SIZE * SIZE**2 * 3, BATCH_SIZE * size**2 * channels
+    for _ in range(2):  # no gradient of the images
+        yield "stem", 2 * 27 * outputs, 4 * (images + outputs)
+    yield "normalization, ReLU6", 0, 4 * 8 * outputs
     for features, stride in BLOCKS:
         inputs, size = BATCH_SIZE * size**2 * channels, size // stride
         between, outputs = (BATCH_SIZE * size**2 * c for c in (channels, features))
-        add("depthwise", 3 * 2 * 9 * between, 3 * (inputs + between))
-        add("pointwise", 3 * 2 * channels * outputs, 3 * (between + outputs))
-        add("normalization, ReLU6", 0, 8 * (between + outputs))
+        for _ in range(3):
+            yield "depthwise", 2 * 9 * between, 4 * (inputs + between)
+            yield "pointwise", 2 * channels * outputs, 4 * (between + outputs)
+        yield "normalization, ReLU6", 0, 4 * 8 * (between + outputs)
         channels = features
     dense = size**2 * channels * 1024 + 1024**2
-    # Forward, two gradients; SGD reads parameters, moments and gradients, and writes the first two.
-    return {
-        **{name: (a, b) for name, (a, b) in work.items()},
-        "head and its update": (6.0 * BATCH_SIZE * dense, 4 * 8.0 * dense),
-    }
+    # The kernels are read twice and their gradients written; SGD reads both and the momentum, and writes two of them.
+    yield "head and its update", 6 * BATCH_SIZE * dense, 4 * 8 * dense
 
 
 def measure_matrix_product() -> float:

@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 
@@ -37,8 +38,8 @@ def make_keras_runner(alpha: float, size: int) -> Callable[[int], None]:
     return lambda steps: model.fit(dataset, steps_per_epoch=steps, verbose=0) and None
 
 
-def make_jax_runner(alpha: float, size: int) -> Callable[[int], None]:
-    """Returns a function that runs N training steps of this project."""
+def compile_step(alpha: float, size: int) -> tuple[Any, Any, Any]:
+    """Returns the compiled training step of this project, its state and a batch."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -50,13 +51,22 @@ def make_jax_runner(alpha: float, size: int) -> Callable[[int], None]:
     key = jax.random.key(0, impl="rbg")
     variables = jax.jit(lambda: model.init(key, jnp.zeros((1, size, size, 3)), train=False))()
     state = create_train_state(variables["params"], variables["batch_stats"], optimizer)
-    train_step = make_train_step(model, optimizer, key)
     batch = dict(zip(("image", "label"), map(jnp.asarray, make_batch(size)), strict=True))
+    step: Any = make_train_step(model, optimizer, key)
+    return step.lower(state, batch, jnp.float32(1)).compile(), state, batch
+
+
+def make_jax_runner(alpha: float, size: int) -> Callable[[int], None]:
+    """Returns a function that runs N training steps of this project."""
+    import jax
+    import jax.numpy as jnp
+
+    step, state, batch = compile_step(alpha, size)
 
     def run_steps(steps: int) -> None:
         nonlocal state
         for _ in range(steps):
-            state, result, _ = train_step(state, batch, jnp.float32(1))
+            state, result, _ = step(state, batch, jnp.float32(1))
             jax.block_until_ready(result)
 
     return run_steps
@@ -105,10 +115,9 @@ def main() -> None:
     packages = " ".join(f"{p} {version(p)}" for p in ("jax", "flax", "keras", "tensorflow-cpu"))
     command = f"python -m benchmarks.train_step --rounds {args.rounds}"
     if args.torch_python:
-        command_of_torch = [args.torch_python, "-c", "import torch; print(torch.__version__)"]
-        packages += (
-            f" torch {subprocess.run(command_of_torch, check=True, capture_output=True, text=True).stdout.strip()}"
-        )
+        script = "from importlib.metadata import version; print(version('torch'))"
+        torch = subprocess.run([args.torch_python, "-c", script], check=True, capture_output=True, text=True)
+        packages += f" torch {torch.stdout.strip()}"
         command += " --torch-python FILE"
     print(f"# Speed of the training step\n\n`{command}`\n")
     print(f"{packages}, Python {platform.python_version()}, {os.cpu_count()} CPU cores")

@@ -87,9 +87,14 @@ class Classifier:
 def _average_views(
     model: Any, input_scaling: tuple[float, float], views: int, variables: Any, pixels: jax.Array
 ) -> jax.Array:
-    images = scale_pixels(pixels, input_scaling)
-    first, *others = [jax.nn.softmax(apply_in_parts(model, variables, apply_view(images, i))) for i in range(views)]
-    return sum(others, first) / views
+    def classify(pixels: jax.Array) -> jax.Array:
+        images = scale_pixels(pixels, input_scaling)
+        first, *others = [
+            jax.nn.softmax(model.apply(variables, apply_view(images, i), train=False)) for i in range(views)
+        ]
+        return sum(others, first) / views
+
+    return apply_in_parts(classify, pixels, model)
 
 
 def _get_image_size(weights: Weights) -> tuple[int, int]:

@@ -169,7 +169,12 @@ def make_eval_step(model: MobileNet) -> Callable[[TrainState, Arrays], BatchResu
 @functools.partial(jax.jit, static_argnums=0)  # compiled once per process for models that are equal
 def _eval_step(model: MobileNet, state: TrainState, batch: Arrays) -> BatchResult:
     folded, variables = fold_batch_norm(model, {"params": state.evaluated_params, "batch_stats": state.batch_stats})
-    return _make_result(apply_in_parts(folded, variables, batch["image"]), batch["label"], batch["mask"])
+
+    def compute_logits(images: jax.Array) -> Any:
+        return folded.apply(variables, images, train=False)
+
+    logits = apply_in_parts(compute_logits, batch["image"], folded)
+    return _make_result(logits, batch["label"], batch["mask"])
 
 
 def _make_result(logits: Any, label: jax.Array, mask: jax.Array) -> BatchResult:
