@@ -19,12 +19,13 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks.input_pipeline import ARTICLE
+from input_pipeline.augment import Augmentation
 from input_pipeline.batches import BatchOptions, make_train_batches
 from input_pipeline.sources.registry import read_examples, read_split
 
 NUMBERS = (1_000, 10_000, 100_000, 1_000_000)
 STEPS, WARM_UP = 60, 10
+AUGMENTATION = Augmentation(rotation=30, width_shift=0.3, height_shift=0.3, zoom=0.3, horizontal_flip=True)
 OPTIONS = BatchOptions(128, input_scaling=(0.0, 1.0), batch_size=32, seed=0)
 
 
@@ -53,7 +54,7 @@ def measure(table: str) -> None:
     """Prints seconds of start-up, images per second, and the peak megabytes after start-up and at the end."""
     start = time.perf_counter()
     training, _ = read_split("csv", table, "lesion", val_fraction=0.3, seed=0)
-    batches = make_train_batches(training, ARTICLE, OPTIONS, first_step=0, last_step=len(training) // 32 * 100)
+    batches = make_train_batches(training, AUGMENTATION, OPTIONS, first_step=0, last_step=len(training) // 32 * 100)
     next(batches)
     seconds, started = time.perf_counter() - start, _get_peak_megabytes()
     for _ in range(WARM_UP):

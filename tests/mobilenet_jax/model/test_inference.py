@@ -6,9 +6,8 @@ from mobilenet_jax.model.inference import apply_in_parts
 from mobilenet_jax.model.mobilenet import MobileNet
 
 
-@pytest.mark.parametrize("head", ["small", None])
-@pytest.mark.parametrize(("images_per_part", "loops"), [(1, True), (3, True), (5, True), (7, False), (100, False)])
-def test_parts_of_a_batch_have_the_outputs_of_the_whole(monkeypatch, head, images_per_part, loops):
+@pytest.mark.parametrize(("images_per_part", "head", "loops"), [(1, "small", True), (5, None, True), (7, None, False)])
+def test_parts_of_a_batch_have_the_outputs_of_the_whole(monkeypatch, images_per_part, head, loops):
     model, images = MobileNet(0.25, head), jax.random.uniform(jax.random.key(0), (7, 32, 40, 3))
     variables = jax.jit(lambda: model.init(jax.random.key(1), images, train=False))()
     monkeypatch.setattr("mobilenet_jax.model.inference._BYTES_PER_PART", images_per_part * 4 * 16 * 16 * 20)
