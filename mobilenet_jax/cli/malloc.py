@@ -17,8 +17,8 @@ def configure_malloc() -> None:
     """Restarts the process with settings of glibc's `malloc`: huge pages, which the process keeps when it frees them.
 
     A training step allocates and frees hundreds of megabytes. By default, `malloc` requests them from the kernel and
-    returns them in every step, in pages of 4 KB. A step with huge pages that are kept is 1.2 to 1.5 times as fast on a
-    CPU (`docs/performance.md`). The settings are read only when a process starts. The new process has no handler of
+    returns them in every step, in pages of 4 KB. A step with huge pages that are kept is faster on a CPU
+    (`docs/performance.md`). The settings are read only when a process starts. The new process has no handler of
     SIGTERM yet, so the signal waits.
     """
     library, release = platform.libc_ver()

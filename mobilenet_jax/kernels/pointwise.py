@@ -10,7 +10,7 @@ def pointwise_conv(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
     With the positions of all images as the rows of X and Y, it is Y = X K. The gradients are dX = dY K^T and
     dK = X^T dY. JAX's own gradient computes dK^T = dY^T X instead, for which XLA writes dY transposed first on a CPU:
-    without that copy, a whole training step is up to 1.4 times as fast (`docs/performance.md`).
+    without that copy, the step is faster (`docs/performance.md`).
 
     Args:
         x: `[batch, height, width, channels]`.

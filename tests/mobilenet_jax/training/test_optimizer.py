@@ -1,5 +1,6 @@
 """Learning rates and optimizers, alone and in a train step."""
 
+import functools
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -14,7 +15,8 @@ import optax
 import pytest
 
 from configs.mobilenet import get_config
-from mobilenet_jax.model.mobilenet import MobileNet
+from mobilenet_jax.model.layers import BatchNorm
+from mobilenet_jax.model.mobilenet import DepthwiseSeparableBlock, MobileNet
 from mobilenet_jax.training.losses import cross_entropy
 from mobilenet_jax.training.optimizer import compute_plateau_scale, make_optimizer, make_schedule
 from mobilenet_jax.training.step import (
@@ -147,7 +149,7 @@ def test_the_optimizer_holds_no_moments_of_frozen_layers(variables):
 
 
 def test_the_moving_average_follows_its_formula_and_is_evaluated(variables, batch):
-    optimizer = _make_optimizer()
+    optimizer = _make_optimizer(learning_rate=0.3)
     step = make_train_step(MODEL, optimizer, jax.random.key(1, impl="rbg"), Objective(ema_decay=0.15))
     state = _make_state(variables, optimizer, ema=True)
     average = jax.device_get(state.params)
@@ -167,7 +169,7 @@ def test_the_moving_average_follows_its_formula_and_is_evaluated(variables, batc
         for p in (state.ema, state.params)
     )
     np.testing.assert_allclose(evaluated.loss, expected, rtol=1e-5)
-    assert not np.allclose(evaluated.loss, other, rtol=1e-4)
+    assert not np.allclose(evaluated.loss, other, rtol=1e-3)
 
 
 @pytest.mark.parametrize(("step", "expected"), [(0, 0.1), (8, 0.5), (8990, 0.999), (10**6, 0.999)])
@@ -278,6 +280,23 @@ def test_bfloat16_keeps_parameters_statistics_and_logits_in_float32(weights, var
     exact = float(cross_entropy(logits, batch["label"]).mean())
     assert float(objective) == pytest.approx(exact, rel=0.25)
     assert float(objective) != pytest.approx(exact, rel=1e-6)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_block_in_bfloat16_is_that_in_float32_to_two_percent(stride):
+    """Over the thirteen blocks of the network, batch normalization amplifies the rounding of each."""
+
+    def make_block(dtype):
+        norm = functools.partial(BatchNorm, use_running_average=False, momentum=0.99, dtype=dtype)
+        return DepthwiseSeparableBlock(1, 24, stride, norm, "auto")
+
+    x = jax.random.normal(jax.random.key(0), (4, 16, 16, 16))
+    variables = make_block(jnp.float32).init(jax.random.key(1), x)
+    exact, _ = make_block(jnp.float32).apply(variables, x, mutable=["batch_stats"])
+    rounded, _ = make_block(jnp.bfloat16).apply(variables, x.astype(jnp.bfloat16), mutable=["batch_stats"])
+    assert rounded.dtype == jnp.bfloat16
+    error = jnp.linalg.norm(rounded.astype(jnp.float32) - exact) / jnp.linalg.norm(exact)
+    assert 1e-4 < error < 0.02
 
 
 @pytest.mark.parametrize(("batch_norm", "moves"), [("train", True), ("frozen", False)])
