@@ -3,8 +3,8 @@
 from input_pipeline.errors import DataError, UserError
 
 __all__ = [
-    "ConfigError", "DataError", "EvaluationError", "Interrupted", "TrainingError", "UserError", "WeightsError",
-    "WorkdirError",
+    "ConfigError", "DataError", "EvaluationError", "ExportError", "Interrupted", "TrainingError", "UserError",
+    "WeightsError", "WorkdirError",
 ]  # fmt: skip
 
 
@@ -26,6 +26,10 @@ class TrainingError(UserError):
 
 class EvaluationError(UserError):
     """A model or its predictions cannot be evaluated. The message says what is missing and what to do."""
+
+
+class ExportError(UserError):
+    """A model cannot be exported. The message says what is missing, or by how much the exported file is wrong."""
 
 
 class Interrupted(Exception):  # noqa: N818 (not an error: the run continues when it is started again)

@@ -7,11 +7,23 @@ import argparse
 import logging
 from collections.abc import Sequence
 
-from mobilenet_jax.cli import card, compare, configs, convert, evaluate, predict, prepare, preview, summary, train
+from mobilenet_jax.cli import (
+    card,
+    compare,
+    configs,
+    convert,
+    evaluate,
+    export,
+    predict,
+    prepare,
+    preview,
+    summary,
+    train,
+)
 from mobilenet_jax.cli.error_boundary import end_at_closed_pipe, run_command
 from mobilenet_jax.cli.logs import configure_logging
 
-_COMMANDS = (train, configs, prepare, preview, convert, summary, evaluate, predict, compare, card)
+_COMMANDS = (train, configs, prepare, preview, convert, summary, evaluate, predict, compare, card, export)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

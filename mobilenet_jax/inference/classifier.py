@@ -45,7 +45,7 @@ class Classifier:
         architecture, metadata = weights.architecture, weights.metadata
         if architecture.head is None:
             raise WeightsError(f"{metadata.source} holds no classifier, only features")
-        self.image_size = _get_image_size(weights)
+        self.image_size = get_image_size(weights)
         max_views = count_views(self.image_size)
         if not 1 <= views <= max_views:
             raise WeightsError(
@@ -97,7 +97,7 @@ def _average_views(
     return apply_in_parts(classify, pixels, model)
 
 
-def _get_image_size(weights: Weights) -> tuple[int, int]:
+def get_image_size(weights: Weights) -> tuple[int, int]:
     """Returns `(height, width)` as recorded with the weights, else as implied by the head, else Keras's default.
 
     Raises:

@@ -5,16 +5,17 @@ intercepting the calls of modules.
 """
 
 import functools
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from mobilenet_jax.kernels import stem
-from mobilenet_jax.kernels.depthwise import Method, Padding, depthwise_conv
+from mobilenet_jax.kernels.depthwise import Padding, depthwise_conv
 from mobilenet_jax.kernels.normalization import normalize_batch, relu6
 from mobilenet_jax.kernels.pointwise import pointwise_conv
+from mobilenet_jax.kernels.stem import stem_conv
 
 _glorot = nn.initializers.glorot_uniform()
 
@@ -107,18 +108,18 @@ class StemConv(nn.Module):
     Attributes:
         features: the number of filters.
         dtype: the type of the computation.
-        method: the implementation, see `stem_conv`.
+        plain: whether it is a convolution of XLA on every platform.
     """
 
     features: int
     dtype: DTypeLike
-    method: stem.Method = "auto"
+    plain: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps `[batch, height, width, channels]` to `[batch, (height - 1) // 2, (width - 1) // 2, features]`."""
         kernel = self.param("kernel", _glorot, (3, 3, x.shape[-1], self.features), jnp.float32)
-        return stem.stem_conv(x.astype(self.dtype), kernel.astype(self.dtype), self.method)
+        return stem_conv(x.astype(self.dtype), kernel.astype(self.dtype), "convolution" if self.plain else "auto")
 
 
 class DepthwiseConv(nn.Module):
@@ -129,18 +130,19 @@ class DepthwiseConv(nn.Module):
     Attributes:
         stride: 1 or 2, for both axes.
         padding: `((top, bottom), (left, right))`.
-        method: the implementation, see `depthwise_conv`.
+        plain: whether it is a convolution of XLA on every platform.
     """
 
     stride: int
     padding: Padding
-    method: Method = "auto"
+    plain: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps `[batch, height, width, channels]` to the size that stride and padding give."""
         kernel = self.param("kernel", _glorot, (3, 3, 1, x.shape[-1]), jnp.float32)
-        return depthwise_conv(x, kernel.astype(x.dtype), self.stride, self.padding, self.method)
+        method: Literal["grouped", "auto"] = "grouped" if self.plain else "auto"
+        return depthwise_conv(x, kernel.astype(x.dtype), self.stride, self.padding, method)
 
 
 class PointwiseConv(nn.Module):
@@ -148,12 +150,18 @@ class PointwiseConv(nn.Module):
 
     Attributes:
         features: the number of output channels.
+        plain: whether it is a convolution of XLA instead.
     """
 
     features: int
+    plain: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps `[batch, height, width, channels]` to `[batch, height, width, features]`."""
         kernel = self.param("kernel", _glorot, (1, 1, x.shape[-1], self.features), jnp.float32)
+        if self.plain:
+            return jax.lax.conv_general_dilated(
+                x, kernel.astype(x.dtype), (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
         return pointwise_conv(x, kernel[0, 0].astype(x.dtype))

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from mobilenet_jax.kernels.depthwise import Method, Padding
+from mobilenet_jax.kernels.depthwise import Padding
 from mobilenet_jax.model.layers import (
     BatchNorm,
     Bias,
@@ -52,7 +52,7 @@ class DepthwiseSeparableBlock(nn.Module):
     features: int  # output channels
     stride: int  # of the depthwise convolution, 1 or 2
     norm: Callable[..., nn.Module]
-    depthwise: Method
+    plain_convolutions: bool
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -62,10 +62,10 @@ class DepthwiseSeparableBlock(nn.Module):
             # Keras pads strided depthwise convolutions only at the bottom and right, for even and odd sizes alike.
             x = ZeroPadding(((0, 1), (0, 1)), name=f"conv_pad_{self.index}")(x)
             padding = ((0, 0), (0, 0))
-        x = DepthwiseConv(self.stride, padding, self.depthwise, name=f"conv_dw_{self.index}")(x)
+        x = DepthwiseConv(self.stride, padding, self.plain_convolutions, name=f"conv_dw_{self.index}")(x)
         x = self.norm(name=f"conv_dw_{self.index}_bn")(x)
         x = ReLU6(name=f"conv_dw_{self.index}_relu")(x)
-        x = PointwiseConv(self.features, name=f"conv_pw_{self.index}")(x)
+        x = PointwiseConv(self.features, self.plain_convolutions, name=f"conv_pw_{self.index}")(x)
         x = self.norm(name=f"conv_pw_{self.index}_bn")(x)
         return ReLU6(name=f"conv_pw_{self.index}_relu")(x)
 
@@ -150,8 +150,8 @@ class MobileNet(nn.Module):
             (`SmallHead`), `"imagenet"` (`ImageNetHead`), or None for the features.
         num_classes: the size of the last layer.
         dropout: the fraction of units that the head drops while training.
-        depthwise: the implementation of the depthwise convolution, see `depthwise_conv`. With `"grouped"`, the first
-            convolution is XLA's too.
+        plain_convolutions: whether every convolution is a single operation of XLA, the form that converters for phones
+            recognize; it is slow on a CPU. Otherwise each has the form that is fastest on the platform.
         frozen_blocks: the number of first blocks that are not trained, nor is `conv1` then: no gradient reaches them.
             0 trains all layers, 13 only the head.
         batch_norm: the batch normalization of frozen blocks. `"frozen"` uses the moving statistics and keeps them, as
@@ -168,7 +168,7 @@ class MobileNet(nn.Module):
     head: Head | None = "article"
     num_classes: int = 7
     dropout: float = 0.5
-    depthwise: Method = "auto"
+    plain_convolutions: bool = False
     frozen_blocks: int = 0
     batch_norm: FrozenBatchNorm = "frozen"
     batch_norm_momentum: float = 0.99
@@ -225,14 +225,14 @@ class MobileNet(nn.Module):
         is_frozen = self.batch_norm == "frozen" and not self.folded
         frozen_norm = functools.partial(norm, use_running_average=True) if is_frozen else norm
 
-        x = ZeroPadding(_compute_same_padding(x.shape[1:3]), name="conv1_pad")(x)
-        stem: Literal["auto", "convolution"] = "convolution" if self.depthwise == "grouped" else "auto"
-        x = StemConv(int(32 * self.alpha), self.dtype, stem, name="conv1")(x)
+        x = ZeroPadding(compute_same_padding(x.shape[1:3]), name="conv1_pad")(x)
+        x = StemConv(int(32 * self.alpha), self.dtype, self.plain_convolutions, name="conv1")(x)
         x = (frozen_norm if self.frozen_blocks else norm)(name="conv1_bn")(x)
         x = ReLU6(name="conv1_relu")(x)
         for index, (channels, stride) in enumerate(BLOCKS, start=1):
             block_norm = frozen_norm if index <= self.frozen_blocks else norm
-            block = DepthwiseSeparableBlock(index, int(channels * self.alpha), stride, block_norm, self.depthwise)
+            features = int(channels * self.alpha)
+            block = DepthwiseSeparableBlock(index, features, stride, block_norm, self.plain_convolutions)
             nn.share_scope(self, block)
             x = block(x)
             if index == self.frozen_blocks:
@@ -256,7 +256,7 @@ def _list_layers(blocks: int) -> set[str]:
     return convs | {f"{conv}_bn" for conv in convs}
 
 
-def _compute_same_padding(size: tuple[int, ...]) -> Padding:
+def compute_same_padding(size: tuple[int, ...]) -> Padding:
     """Computes TensorFlow's SAME padding for a 3x3 kernel at stride 2.
 
     It is (0, 1) for even sizes, as in the article's layer table, and (1, 1) for odd sizes.

@@ -70,8 +70,8 @@ def test_features_equal_keras_on_real_images(weights, real_images, alpha, size):
     )
     expected = reference.predict(images, verbose=0)
     model, variables = load_pretrained(weights[alpha])
-    for method in ("shifted", "grouped"):
-        features = _apply(model.clone(depthwise=method), variables, images)
+    for plain in (False, True):
+        features = _apply(model.clone(plain_convolutions=plain), variables, images)
         assert features.shape == expected.shape
         assert compute_relative_error(features, expected) < 1e-4
 

@@ -1,0 +1,170 @@
+"""Exports a trained run or weights to a file for another runtime, and verifies the file."""
+
+import json
+import logging
+import os
+from collections import Counter
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from input_pipeline.atomic_files import replace_atomically, write_atomically
+from input_pipeline.errors import get_first_line
+from mobilenet_jax.errors import ExportError, UserError
+from mobilenet_jax.evaluation.trained_run import TrainedRun, read_trained_run
+from mobilenet_jax.export import quantization
+from mobilenet_jax.export.formats import Quantization, get_format
+from mobilenet_jax.export.images import read_calibration_images, read_verification_images
+from mobilenet_jax.export.network import Network
+from mobilenet_jax.export.verification import Verification, verify
+from mobilenet_jax.weights.load import is_workdir, read_weights
+from mobilenet_jax.weights.orbax import CheckpointName
+from mobilenet_jax.weights.weights_file import compute_sha256, get_content_size
+
+DISCLAIMER = "Not a medical device. For research and teaching only; not for decisions about patients."
+_VERIFICATION_IMAGES = 32
+_SMALL_HEAD_HINT = 10_000_000  # parameters
+_logger = logging.getLogger(__name__)
+
+
+def export_model(
+    model: Path,
+    out: Path,
+    *,
+    quantize: Quantization = "none",
+    raw: bool = False,
+    checkpoint: CheckpointName = "best",
+    calibration_images: int = 200,
+    data: str | None = None,
+    force: bool = False,
+) -> dict[str, Any]:
+    """Writes a network for another runtime, and `OUT.json`, which describes it.
+
+    Nothing appears under the name `out` before the file has run in its own runtime and agrees with the JAX model.
+
+    Args:
+        model: the workdir of a run, or weights in any format that `read_weights` reads, with or without a classifier.
+        out: the file or folder; the ending determines the format, see `formats.FORMATS`.
+        quantize: `"float16"` or `"int8"` for `.tflite` files.
+        raw: whether the input is float32 and the output logits, see `Network`.
+        checkpoint: the checkpoint of a workdir.
+        calibration_images: the number of training images that the ranges of int8 activations are measured on.
+        data: see `read_calibration_images`.
+        force: whether to overwrite an existing file or folder.
+
+    Returns:
+        The content of `OUT.json`: classes, input, output, format, operations, verification, origin and license.
+
+    Raises:
+        ExportError: the destination or an option is not valid, a package is missing, or the file differs from the
+            model.
+        DataError, EvaluationError, WeightsError: images or weights cannot be read.
+    """
+    check_destination(out, force=force)
+    chosen = get_format(out)
+    if quantize != "none" and chosen.module != "litert":
+        raise ExportError(f"--quantize={quantize} applies to .tflite files only, not to {out.name}")
+    run = read_trained_run(model, checkpoint) if is_workdir(model) else None
+    network = Network(run.weights if run else read_weights(model), raw, plain=chosen.module == "litert")
+    _warn_of_large_head(network)
+    pixels = read_verification_images(run, data, network.image_size, _VERIFICATION_IMAGES)
+    module = chosen.load_module()
+    try:
+        with replace_atomically(out) as unfinished:
+            if quantize == "int8":
+                calibration = read_calibration_images(run, data, network.image_size, calibration_images)
+                quantization.write_int8(network, unfinished, calibration)
+            elif quantize == "float16":
+                quantization.write_float16(network, unfinished)
+            else:
+                module.write(network, unfinished)
+            verification = verify(network, unfinished, pixels)
+            verification.check(quantize)
+            operations = module.count_operations(unfinished)
+            description = _describe(network, run, unfinished, quantize, verification, operations)
+    except (UserError, OSError):
+        raise
+    except Exception as error:  # each converter has types of its own
+        raise ExportError(f"cannot convert the network to {chosen.name} ({get_first_line(error)})") from error
+    write_atomically(get_description_path(out), json.dumps(description, indent=2, ensure_ascii=False) + "\n")
+    return description
+
+
+def get_description_path(out: Path) -> Path:
+    """Returns the JSON file that describes an exported file."""
+    return out.with_name(f"{out.name}.json")
+
+
+def check_destination(out: Path, *, force: bool) -> None:
+    """Validates a destination before the work begins.
+
+    Raises:
+        ExportError: its folder does not exist or cannot be written, or something exists under its name.
+    """
+    if not out.parent.is_dir():
+        raise ExportError(f"no such folder: {out.parent}")
+    if not os.access(out.parent, os.W_OK):
+        raise ExportError(f"cannot write to {out.parent}: choose another folder")
+    if not os.path.lexists(out):
+        return
+    is_folder = not out.suffix
+    if out.is_dir() != is_folder or (is_folder and not (out / "saved_model.pb").is_file()):
+        raise ExportError(f"{out} exists and is not an exported network: choose another name")
+    if not force:
+        raise ExportError(f"{out} exists: choose another name, or overwrite it with --force")
+
+
+def _warn_of_large_head(network: Network) -> None:
+    sizes = {name: tensor.size for name, tensor in network.weights.tensors.items()}
+    head = sum(n for name, n in sizes.items() if name.startswith(("params.dense_", "params.predictions")))
+    if head > _SMALL_HEAD_HINT:
+        _logger.warning(
+            "%.0f of the %.0f million parameters belong to the head %r; a network with the head 'small' has 3 million, "
+            "see configs/phone.py",
+            head / 1e6,
+            sum(sizes.values()) / 1e6,
+            network.weights.architecture.head,
+        )
+
+
+def _describe(
+    network: Network,
+    run: TrainedRun | None,
+    path: Path,
+    quantize: Quantization,
+    verification: Verification,
+    operations: Counter[str],
+) -> dict[str, Any]:
+    """Returns everything that an application needs to know about an exported file."""
+    weights, chosen = network.weights, get_format(path)
+    (low, high), (height, width) = network.input_scaling, network.image_size
+    data, data_license = run.describe_training_data() if run else ("not known", "not known")
+    values = f"RGB scaled to [{low:g}, {high:g}]" if network.raw else "RGB, 0 to 255"
+    return {
+        "notice": DISCLAIMER,
+        "classes": weights.metadata.classes,
+        "input": {
+            "name": "image",
+            "shape": network.input_shape,
+            "type": network.input_type.__name__,
+            "values": values,
+            "scaling": [low, high],
+            "preprocessing": f"resize the whole image to {height} x {width} (height x width): area averaging if both "
+            "sides become smaller, else bilinear interpolation",
+        },
+        "output": {"name": network.output, "type": "float32"},
+        "format": chosen.name,
+        "quantization": quantize,
+        "bytes": get_content_size(path),
+        "sha256": compute_sha256(path),
+        "operations": dict(sorted(operations.items())),
+        "verification": asdict(verification),
+        "runtime": chosen.describe_runtime(),
+        "alpha": weights.architecture.alpha,
+        "head": weights.architecture.head,
+        "source": weights.metadata.source,
+        "training_data": data,
+        "license": data_license,
+        "version": version("mobilenet-jax"),
+    }

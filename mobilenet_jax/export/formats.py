@@ -1,0 +1,66 @@
+"""The formats by the endings of their file names."""
+
+from importlib import import_module
+from importlib.metadata import packages_distributions, version
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import Literal, NamedTuple
+
+from mobilenet_jax.errors import ExportError
+
+Quantization = Literal["none", "float16", "int8"]
+
+
+class Format(NamedTuple):
+    """A format of exported networks.
+
+    Attributes:
+        name: for display.
+        module: the name of its module in this package, which has the functions `write(network, path)`,
+            `load(path, threads)` and `count_operations(path)`. They import the packages of the format when they run.
+        packages: the modules of the packages that it needs, beyond those that are always installed.
+        runtime: the module whose runtime executes it.
+    """
+
+    name: str
+    module: str
+    packages: tuple[str, ...]
+    runtime: str
+
+    def load_module(self) -> ModuleType:
+        """Imports the module of the format."""
+        return import_module(f"{__package__}.{self.module}")
+
+    def describe_runtime(self) -> str:
+        """Returns the distribution and the version of the runtime, such as `onnxruntime 1.23.0`."""
+        [distribution] = packages_distributions()[self.runtime]
+        return f"{distribution} {version(distribution)}"
+
+
+FORMATS = {
+    ".tflite": Format("LiteRT", "litert", ("litert_converter", "litert_quantizer", "ai_edge_litert"), "ai_edge_litert"),
+    ".onnx": Format("ONNX", "onnx_graph", ("onnx", "onnxruntime"), "onnxruntime"),
+    ".mlir": Format("StableHLO", "stablehlo", (), "jax"),
+    "": Format("TensorFlow SavedModel", "saved_model", ("tensorflow",), "tensorflow"),
+}
+
+
+def get_format(path: Path) -> Format:
+    """Returns the format that the ending of a name stands for.
+
+    Raises:
+        ExportError: the ending is unknown, or a package that the format needs is not installed.
+    """
+    if path.suffix not in FORMATS:
+        raise ExportError(
+            f"{path}: the name determines the format: NAME.tflite (LiteRT), NAME.onnx, NAME.mlir (StableHLO), or NAME "
+            "without a suffix (folder of a TensorFlow SavedModel)"
+        )
+    chosen = FORMATS[path.suffix]
+    missing = [package for package in chosen.packages if not find_spec(package)]
+    if missing:
+        raise ExportError(
+            f"{chosen.name} needs {', '.join(missing)}, not installed here: pip install 'mobilenet-jax[export]'"
+        )
+    return chosen

@@ -1,0 +1,107 @@
+"""A network to export: one image in, probabilities, logits or features out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from mobilenet_jax.inference.classifier import get_image_size
+from mobilenet_jax.model.folding import fold_batch_norm
+from mobilenet_jax.model.mobilenet import MobileNet
+from mobilenet_jax.model.preprocessing import scale_pixels
+from mobilenet_jax.weights.weights import Weights
+
+Output = Literal["probabilities", "logits", "features"]
+_IMAGES_PER_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network to export. Every format computes the same function of a single image.
+
+    Attributes:
+        weights: the weights and their metadata.
+        raw: whether the input is float32 in the input range of the network, and the output logits. Otherwise the input
+            is uint8, and the output probabilities. A network without a classifier returns features in both cases.
+        plain: whether each convolution is one operation of XLA, as converters expect; see `MobileNet`.
+    """
+
+    weights: Weights
+    raw: bool = False
+    plain: bool = False
+
+    @cached_property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the input image in pixels."""
+        return get_image_size(self.weights)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int, int]:
+        """The shape of the input, `(1, height, width, 3)`."""
+        return (1, *self.image_size, 3)
+
+    @property
+    def input_type(self) -> type[np.generic]:
+        """The type of the input."""
+        return np.float32 if self.raw else np.uint8
+
+    @property
+    def output(self) -> Output:
+        """What the network returns. It is the name of the output in the file, too; that of the input is `image`."""
+        if self.weights.architecture.head is None:
+            return "features"
+        return "logits" if self.raw else "probabilities"
+
+    @property
+    def input_scaling(self) -> tuple[float, float]:
+        """The range that pixel values 0 and 255 are mapped to."""
+        low, high = self.weights.metadata.input_scaling
+        return low, high
+
+    def prepare(self, pixels: np.ndarray) -> np.ndarray:
+        """Converts pixels to the input of the exported network.
+
+        Args:
+            pixels: uint8 `[n, height, width, 3]`.
+
+        Returns:
+            The same shape, of type `input_type`.
+        """
+        return np.asarray(scale_pixels(jnp.asarray(pixels), self.input_scaling)) if self.raw else pixels
+
+    def apply(self, image: jax.Array) -> jax.Array:
+        """Computes the output for the input; this function of JAX is exported. Batch normalization is folded."""
+        model, variables = self.fold()
+        return self.finish(model, variables, image if self.raw else scale_pixels(image, self.input_scaling))
+
+    def fold(self) -> tuple[MobileNet, dict[str, Any]]:
+        """Returns the model without batch normalization, and its variables."""
+        model = self.weights.architecture.build_model().clone(plain_convolutions=self.plain)
+        return fold_batch_norm(model, self.weights.variables)
+
+    def finish(self, model: MobileNet, variables: Mapping[str, Any], images: jax.Array) -> jax.Array:
+        """Computes the output for images in the input range of the network, with any form of the model."""
+        outputs: Any = model.apply(variables, images, train=False)
+        return jax.nn.softmax(outputs) if self.output == "probabilities" else outputs
+
+    def compute_reference(self, pixels: np.ndarray) -> np.ndarray:
+        """Computes the outputs as in evaluation, without folding: the values that exported files are compared with.
+
+        Args:
+            pixels: uint8 `[n, height, width, 3]`.
+
+        Returns:
+            float32 `[n, ...]`.
+        """
+        model, variables = self.weights.architecture.build_model(), self.weights.variables
+
+        @jax.jit
+        def classify(pixels: jax.Array) -> jax.Array:
+            return self.finish(model, variables, scale_pixels(pixels, self.input_scaling))
+
+        batches = [pixels[i : i + _IMAGES_PER_BATCH] for i in range(0, len(pixels), _IMAGES_PER_BATCH)]
+        return np.concatenate([np.asarray(classify(batch)) for batch in batches])

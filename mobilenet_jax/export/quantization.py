@@ -1,0 +1,128 @@
+"""Quantized LiteRT files. The only module that uses LiteRT's quantizer."""
+
+import contextlib
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from mobilenet_jax.errors import ExportError
+from mobilenet_jax.export import litert
+
+if TYPE_CHECKING:
+    import jax
+
+    from mobilenet_jax.export.network import Network
+
+_AT_THE_BORDER = ("QUANTIZE", "DEQUANTIZE")  # convert the input and the output
+_INTEGERS = {"INT8", "UINT8", "INT32"}  # the biases are of 32 bits
+
+
+def write_float16(network: "Network", path: Path) -> None:
+    """Writes a network with weights of 16 bits. They are expanded when the file is loaded; it computes in float32."""
+    from litert_quantizer import algorithm_manager, qtyping
+
+    quantizer = _make_quantizer(litert.convert(network.apply, network, network.input_type))
+    for operation in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
+        quantizer.add_weight_only_config(
+            ".*",
+            qtyping.TFLOperationName[operation],
+            num_bits=16,
+            granularity=qtyping.QuantGranularity.TENSORWISE,
+            algorithm_key=algorithm_manager.AlgorithmName.FLOAT_CASTING,
+        )
+    path.write_bytes(quantizer.quantize(enable_progress_report=False).quantized_model)
+
+
+def write_int8(network: "Network", path: Path, pixels: np.ndarray) -> None:
+    """Writes a network whose operations are all in 8-bit integers.
+
+    Weights have one scale per output channel, activations one per tensor (Jacob et al. 2018, arXiv:1712.05877).
+
+    Args:
+        network: the network.
+        path: the file.
+        pixels: uint8 `[n, height, width, 3]`: images that are typical for the use of the network. The ranges of the
+            activations are measured on them.
+
+    Raises:
+        ExportError: an operation could not be quantized.
+    """
+    from litert_quantizer import algorithm_manager, qtyping
+
+    grid = _InputGrid.for_scaling(network.input_scaling)
+    quantizer = _make_quantizer(litert.convert(_shift_input(network, grid.offset), network, np.float32))
+    quantizer.add_static_config(".*", qtyping.TFLOperationName.ALL_SUPPORTED, activation_num_bits=8, weight_num_bits=8)
+    for border in ("INPUT", "OUTPUT"):
+        quantizer.update_quantization_recipe(
+            ".*", qtyping.TFLOperationName[border], algorithm_key=algorithm_manager.AlgorithmName.NO_QUANTIZE
+        )
+    images = [{"image": grid.to_values(image[None])} for image in pixels]
+    with _silence():
+        ranges = quantizer.calibrate({litert.SIGNATURE: images})
+        content = bytes(quantizer.quantize(ranges, enable_progress_report=False).quantized_model)
+    check_integers(content)
+    path.write_bytes(content if network.raw else litert.accept_pixels(content, grid.step, grid.zero_point))
+
+
+class _InputGrid(NamedTuple):
+    """The values of an 8-bit input: `step * (pixel - zero_point)`, so that 0, the value of the padding, is one of them.
+
+    The input of the network is that value plus `offset`, which is at most half a step.
+    """
+
+    step: float
+    zero_point: int
+    offset: float
+
+    @classmethod
+    def for_scaling(cls, input_scaling: tuple[float, float]) -> "_InputGrid":
+        low, high = input_scaling
+        step = (high - low) / 255
+        zero_point = min(max(round(-low / step), 0), 255)
+        return cls(step, zero_point, low + step * zero_point)
+
+    def to_values(self, pixels: np.ndarray) -> np.ndarray:
+        return np.float32(self.step) * (pixels.astype(np.float32) - self.zero_point)
+
+
+def check_integers(content: bytes) -> None:
+    """Checks that all operations of a file are in integers, except the conversions of its input and its output.
+
+    Raises:
+        ExportError: one is not.
+    """
+    operations = litert.list_operations(content)
+    inner = operations[operations[0].name in _AT_THE_BORDER : len(operations) - (operations[-1].name in _AT_THE_BORDER)]
+    left = sorted({operation.name for operation in inner if not operation.types <= _INTEGERS})
+    if left:
+        raise ExportError(f"not a full-integer network: {', '.join(left)} could not be quantized")
+
+
+def _shift_input(network: "Network", offset: float) -> "Callable[[jax.Array], jax.Array]":
+    """Returns the network as a function of its input minus `offset`: the first convolution is linear.
+
+    At the padded border the result is not exact. There it has an error of `offset`, at most half a level of a pixel.
+    """
+    model, variables = network.fold()
+    params = dict(variables["params"])
+    kernel, bias = params["conv1"]["kernel"], params["conv1_bn"]["bias"]
+    params["conv1_bn"] = {"bias": bias + np.float32(offset) * kernel.sum((0, 1, 2))}
+    return lambda image: network.finish(model, {"params": params}, image)
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Hides the quantizer's progress bars, and a warning about the memory of the calibration."""
+    with open(os.devnull, "w") as sink, contextlib.redirect_stderr(sink), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _make_quantizer(content: bytes) -> Any:
+    from litert_quantizer import Quantizer
+
+    return Quantizer(content)

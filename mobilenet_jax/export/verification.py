@@ -1,0 +1,99 @@
+"""Runs an exported file with its own runtime and compares it with the JAX model."""
+
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mobilenet_jax.errors import ExportError
+from mobilenet_jax.export.formats import Quantization
+from mobilenet_jax.export.network import Network, Output
+
+THREADS = (1, 2)
+_Limits = dict[Quantization, tuple[float, float]]  # of the largest and the mean difference
+_PROBABILITY_LIMITS: _Limits = {"none": (1e-4, 1e-5), "float16": (1e-2, 1e-3), "int8": (0.5, 0.05)}
+# Logits and features amplify rounding. Their differences are divided by the largest absolute value of an output.
+_OTHER_LIMITS: _Limits = {"none": (5e-3, 1e-4), "float16": (0.1, 1e-2), "int8": (1, 0.2)}
+
+
+@dataclass(frozen=True)
+class Verification:
+    """The comparison of an exported file with the JAX model.
+
+    Attributes:
+        output: what was compared.
+        images: the number of images.
+        largest_difference: of a probability, or of another output divided by the largest absolute value of an output.
+        mean_difference: the mean of all of these differences.
+        top_class_agreement: the fraction of the images whose most probable class is the same; None for features.
+        milliseconds: per image, by the number of threads.
+    """
+
+    output: Output
+    images: int
+    largest_difference: float
+    mean_difference: float
+    top_class_agreement: float | None
+    milliseconds: dict[int, float]
+
+    def check(self, quantization: Quantization) -> None:
+        """Compares the differences with the limits for a quantization.
+
+        Raises:
+            ExportError: one is larger, or not a number.
+        """
+        limits = _PROBABILITY_LIMITS if self.output == "probabilities" else _OTHER_LIMITS
+        largest, mean = limits[quantization]
+        if not (self.largest_difference <= largest and self.mean_difference <= mean):
+            raise ExportError(
+                f"the exported network differs from the JAX model by up to {self.largest_difference:.2g} (limit "
+                f"{largest:g}), on average {self.mean_difference:.2g} (limit {mean:g}): nothing was written"
+            )
+
+
+def verify(network: Network, path: Path, pixels: np.ndarray) -> Verification:
+    """Runs a file with its own runtime, with one and with two threads, and compares its outputs.
+
+    Args:
+        network: the network that the file holds.
+        path: the file.
+        pixels: uint8 `[n, height, width, 3]`.
+
+    Raises:
+        ExportError: the runtime fails, or returns another shape.
+    """
+    expected, inputs = network.compute_reference(pixels), network.prepare(pixels)
+    runs = {threads: _run(path, threads, inputs) for threads in THREADS}
+    outputs = runs[1][0]
+    if outputs.shape != expected.shape:
+        raise ExportError(f"the exported network returns {outputs.shape}, the JAX model {expected.shape}")
+    scale = 1.0 if network.output == "probabilities" else float(np.abs(expected).max())
+    differences = np.abs(outputs - expected) / scale
+    agreement = None
+    if network.output != "features":
+        agreement = float((outputs.argmax(1) == expected.argmax(1)).mean())
+    return Verification(
+        network.output,
+        len(pixels),
+        float(differences.max()),
+        float(differences.mean()),
+        agreement,
+        {threads: milliseconds for threads, (_, milliseconds) in runs.items()},
+    )
+
+
+def _run(path: Path, threads: int, inputs: np.ndarray) -> tuple[np.ndarray, float]:
+    """Returns the outputs for all inputs, and the milliseconds per input."""
+    with tempfile.TemporaryDirectory() as folder:
+        inputs_file, outputs_file = Path(folder) / "inputs.npy", Path(folder) / "outputs.npy"
+        np.save(inputs_file, inputs)
+        worker = "mobilenet_jax.export.runtime_worker"
+        command = [sys.executable, "-m", worker, str(path), str(threads), str(inputs_file), str(outputs_file)]
+        result = subprocess.run(command, capture_output=True, text=True)
+        if result.returncode:
+            lines = result.stderr.strip().splitlines() or [f"exit status {result.returncode}"]
+            raise ExportError(f"its runtime cannot run the exported network: {lines[-1][:400]}")
+        return np.load(outputs_file), float(result.stdout.split()[-1])
