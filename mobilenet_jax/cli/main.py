@@ -12,6 +12,7 @@ from mobilenet_jax.cli import (
     compare,
     configs,
     convert,
+    demo,
     evaluate,
     export,
     predict,
@@ -23,7 +24,7 @@ from mobilenet_jax.cli import (
 from mobilenet_jax.cli.error_boundary import end_at_closed_pipe, run_command
 from mobilenet_jax.cli.logs import configure_logging
 
-_COMMANDS = (train, configs, prepare, preview, convert, summary, evaluate, predict, compare, card, export)
+_COMMANDS = (train, configs, prepare, preview, convert, summary, evaluate, predict, compare, card, export, demo)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,0 +1,1 @@
+"""A web page that classifies photographs on the device."""

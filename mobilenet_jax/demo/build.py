@@ -1,0 +1,113 @@
+"""Builds a web page that classifies photographs on the device, as a folder of static files."""
+
+import hashlib
+import json
+import os
+from importlib.resources import files
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+from input_pipeline.atomic_files import replace_atomically
+from mobilenet_jax.demo.npm import Package, read_package_files
+from mobilenet_jax.errors import ExportError
+from mobilenet_jax.export.export import export_model
+from mobilenet_jax.export.formats import Quantization
+from mobilenet_jax.weights.orbax import CheckpointName
+
+_RUNTIME = Package(
+    "@litertjs/core",
+    "2.5.3",
+    "PlGmbMOq9WitX7FO0jhbdJw9GthatsyuCQXjTt/wJZo0FLaw48q4tz8IwqgqCIkviYGr9OFDL1kCnN4nzWoyJQ==",
+)
+_LOADER = Package(
+    "@litertjs/wasm-utils",
+    "2.5.3",
+    "4fJiw6tBQnIs+0jH/OQ16nYOiSl8/+zZnn5h2ul8aTKHi05sVqZW580Tmk78pC2kT39A9OYBVdFawteZ/sI1kQ==",
+)
+# The variant for browsers without relaxed SIMD runs in all of them.
+_WASM_FILES = ("wasm/litert_wasm_compat_internal.js", "wasm/litert_wasm_compat_internal.wasm")
+_ICON_SIZES = (192, 512)
+_ACCENT, _WHITE = "#0b5cad", "#ffffff"
+
+
+def build_demo(
+    model: Path,
+    out: Path,
+    *,
+    quantize: Quantization = "none",
+    checkpoint: CheckpointName = "best",
+    data: str | None = None,
+    force: bool = False,
+) -> None:
+    """Writes the folder of the page, completely or not at all.
+
+    Args:
+        model: see `export_model`; it has a classifier.
+        out: the folder.
+        quantize: see `export_model`.
+        checkpoint: see `export_model`.
+        data: see `export_model`.
+        force: whether to replace an existing page.
+
+    Raises:
+        ExportError: the destination is not valid, or the model or the runtime cannot be obtained; see `export_model`.
+    """
+    _check_destination(out, force=force)
+    runtime = _read_runtime()
+    with replace_atomically(out) as folder:
+        folder.mkdir()
+        network = export_model(model, folder / "model.tflite", quantize=quantize, checkpoint=checkpoint, data=data)
+        if network["output"]["name"] != "probabilities":
+            raise ExportError(f"{model} holds no classifier, only features")
+        site = {file.name: file.read_bytes() for file in (files(__package__) / "site").iterdir() if file.is_file()}
+        worker = site.pop("service-worker.js")
+        for name, content in {**site, **runtime}.items():
+            file = folder / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+        for size in _ICON_SIZES:
+            _draw_icon(size).save(folder / f"icon-{size}.png")
+        (folder / "service-worker.js").write_bytes(_list_for_worker(folder) + worker)
+
+
+def _check_destination(out: Path, *, force: bool) -> None:
+    if not out.parent.is_dir():
+        raise ExportError(f"no such folder: {out.parent}")
+    if not os.access(out.parent, os.W_OK):
+        raise ExportError(f"cannot write to {out.parent}: choose another folder")
+    if not os.path.lexists(out):
+        return
+    if not (out / "service-worker.js").is_file():
+        raise ExportError(f"{out} exists and is not a demo: choose another name")
+    if not force:
+        raise ExportError(f"{out} exists: choose another name, or replace it with --force")
+
+
+def _read_runtime() -> dict[str, bytes]:
+    """Returns the files of LiteRT.js by their names in the folder of the page."""
+    package = read_package_files(_RUNTIME, ["dist/index.js", *_WASM_FILES])
+    loader = read_package_files(_LOADER, ["dist/bundle.js"])["dist/bundle.js"]
+    # Browsers resolve a bare module name only with an import map, which is an inline script.
+    core = package.pop("dist/index.js").replace(b'"@litertjs/wasm-utils"', b'"./wasm-utils.js"')
+    named = {"core.js": core, "wasm-utils.js": loader, **package}
+    return {f"litert/{name}": content for name, content in named.items()}
+
+
+def _list_for_worker(folder: Path) -> bytes:
+    """Returns the JavaScript that lists all files, and a version that changes with any of them."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    names = ["./", *(path.relative_to(folder).as_posix() for path in paths)]
+    return f"const VERSION = '{digest.hexdigest()[:16]}';\nconst FILES = {json.dumps(names)};\n".encode()
+
+
+def _draw_icon(size: int) -> Image.Image:
+    """Draws a magnifying glass; the margin lets a phone cut it to its own shape."""
+    icon = Image.new("RGB", (512, 512), _ACCENT)
+    draw = ImageDraw.Draw(icon)
+    draw.line((300, 300, 392, 392), _WHITE, 44)
+    draw.ellipse((120, 120, 344, 344), _ACCENT, _WHITE, 36)
+    return icon.resize((size, size), Image.Resampling.LANCZOS)

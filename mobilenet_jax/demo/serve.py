@@ -1,0 +1,32 @@
+"""Serves the folder of a page to the browser of this machine."""
+
+import functools
+import webbrowser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+
+class _Handler(SimpleHTTPRequestHandler):
+    extensions_map = {  # noqa: RUF012 (as in the base class)
+        **SimpleHTTPRequestHandler.extensions_map,
+        ".js": "text/javascript",
+        ".wasm": "application/wasm",
+        ".webmanifest": "application/manifest+json",
+    }
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Logs nothing."""
+
+
+def make_server(folder: Path, port: int = 0) -> ThreadingHTTPServer:
+    """Returns a server that only this machine reaches; port 0 is any free one."""
+    return ThreadingHTTPServer(("127.0.0.1", port), functools.partial(_Handler, directory=str(folder)))
+
+
+def serve(folder: Path) -> None:
+    """Serves a folder, opens it in the browser, and returns when the process is interrupted."""
+    with make_server(folder) as server:
+        url = f"http://localhost:{server.server_port}/"
+        print(f"{url}, Ctrl-C to stop", flush=True)
+        webbrowser.open(url)
+        server.serve_forever()

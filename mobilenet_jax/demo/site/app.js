@@ -1,0 +1,103 @@
+// The page: opens an image, classifies the chosen part, shows the probabilities.
+
+import {Crop} from './crop.js';
+import {loadModel} from './model.js';
+import {openPhotograph, readPixels} from './photograph.js';
+import {resize} from './preprocessing.js';
+
+const element = id => document.getElementById(id);
+const inputs = [element('camera'), element('file')];
+const crop = new Crop(() => run(showResult));
+let model;
+let bitmap;
+
+function setStatus(text) {
+  element('status').textContent = text;
+}
+
+/** Runs a task, and tells the user if it fails. */
+async function run(task) {
+  try {
+    await task();
+  } catch (error) {
+    setStatus(error.message);
+  }
+}
+
+async function start() {
+  navigator.serviceWorker?.register('service-worker.js');
+  model = await loadModel();
+  describeModel(model.description);
+  for (const input of inputs) {
+    input.disabled = false;
+    input.addEventListener('change', () => run(() => open(input)));
+  }
+  setStatus('Ready.');
+}
+
+async function open(input) {
+  const [file] = input.files;
+  input.value = ''; // so that the same file can be chosen again
+  if (!file) return;
+  setStatus('Reading the image …');
+  element('crop').hidden = element('result').hidden = true;
+  const opened = await openPhotograph(file);
+  bitmap?.close();
+  bitmap = opened;
+  element('crop').hidden = false;
+  crop.show(bitmap);
+  await showResult();
+}
+
+async function showResult() {
+  if (!bitmap) return;
+  const [, height, width] = model.description.input.shape;
+  const part = crop.part;
+  const pixels = resize(readPixels(bitmap, part), part.width, part.height, width, height);
+  const probabilities = await model.classify(pixels);
+  const names = model.description.classes ?? Array.from(probabilities, (_, i) => `class ${i}`);
+  const order = Array.from(probabilities.keys()).sort((a, b) => probabilities[b] - probabilities[a]);
+  element('classes').replaceChildren(...order.map(i => makeRow(names[i], probabilities[i])));
+  element('result').hidden = false;
+  setStatus(`Most probable of ${names.length} classes: ${names[order[0]]}, ${formatPercent(probabilities[order[0]])}. Not a diagnosis.`);
+}
+
+function makeRow(name, probability) {
+  const row = document.createElement('li');
+  row.dataset.probability = probability;
+  const [label, percent, bar, fill] = ['span', 'span', 'div', 'span'].map(tag => document.createElement(tag));
+  label.className = 'name';
+  label.textContent = name;
+  percent.className = 'percent';
+  percent.textContent = formatPercent(probability);
+  bar.className = 'bar';
+  bar.setAttribute('aria-hidden', 'true'); // the percentage says the same
+  fill.style.width = `${100 * probability}%`;
+  bar.append(fill);
+  row.append(label, percent, bar);
+  return row;
+}
+
+function formatPercent(probability) {
+  return `${(100 * probability).toFixed(1)} %`;
+}
+
+function describeModel(description) {
+  const [, height, width] = description.input.shape;
+  const rows = {
+    'Network': `MobileNet v1, alpha ${description.alpha}, ${description.quantization === 'none' ? 'float32' : description.quantization}`,
+    'Input': `${width} x ${height} pixels`,
+    'Training data': description.training_data,
+    'License': description.license,
+    'Weights': description.source,
+    'Notice': description.notice,
+  };
+  element('about').replaceChildren(...Object.entries(rows).flatMap(([term, text]) => {
+    const [dt, dd] = ['dt', 'dd'].map(tag => document.createElement(tag));
+    dt.textContent = term;
+    dd.textContent = text;
+    return [dt, dd];
+  }));
+}
+
+run(start);

@@ -1,0 +1,66 @@
+// The part of the image that is classified. It has the proportions of the image, and can be dragged or set by sliders.
+
+const MAX_SIDE = 1024; // pixels of the preview
+
+/** Draws an image with a frame around the part, and reports changes of the part. */
+export class Crop {
+  /** @param {function()} onChange - called when the user has changed the part. */
+  constructor(onChange) {
+    this.canvas = document.getElementById('preview');
+    this.sliders = ['zoom', 'left', 'top'].map(id => document.getElementById(id));
+    for (const slider of this.sliders) {
+      slider.addEventListener('input', () => this.draw());
+      slider.addEventListener('change', onChange);
+    }
+    this.canvas.addEventListener('pointerdown', event => this.canvas.setPointerCapture(event.pointerId));
+    this.canvas.addEventListener('pointermove', event => this.drag(event));
+    this.canvas.addEventListener('pointerup', onChange);
+  }
+
+  /** Shows another image, all of which is the part. */
+  show(bitmap) {
+    this.bitmap = bitmap;
+    const scale = Math.min(1, MAX_SIDE / Math.max(bitmap.width, bitmap.height));
+    this.canvas.width = Math.max(1, Math.round(bitmap.width * scale));
+    this.canvas.height = Math.max(1, Math.round(bitmap.height * scale));
+    const [zoom, left, top] = this.sliders;
+    zoom.value = 1;
+    left.value = top.value = 0.5;
+    this.draw();
+  }
+
+  /** Returns the part in pixels of the image. */
+  get part() {
+    const [zoom, left, top] = this.sliders.map(slider => Number(slider.value));
+    const width = Math.max(1, Math.round(this.bitmap.width / zoom));
+    const height = Math.max(1, Math.round(this.bitmap.height / zoom));
+    return {
+      x: Math.round(left * (this.bitmap.width - width)), y: Math.round(top * (this.bitmap.height - height)),
+      width, height,
+    };
+  }
+
+  drag(event) {
+    if (!event.buttons || !this.bitmap) return;
+    const scale = this.bitmap.width / this.canvas.clientWidth;
+    const {width, height} = this.part;
+    const [, left, top] = this.sliders;
+    const move = (slider, pixels, room) => { if (room > 0) slider.value = Number(slider.value) + pixels * scale / room; };
+    move(left, event.movementX, this.bitmap.width - width);
+    move(top, event.movementY, this.bitmap.height - height);
+    this.draw();
+  }
+
+  draw() {
+    const context = this.canvas.getContext('2d');
+    const scale = this.canvas.width / this.bitmap.width;
+    const {x, y, width, height} = this.part;
+    context.drawImage(this.bitmap, 0, 0, this.canvas.width, this.canvas.height);
+    context.fillStyle = 'rgba(0, 0, 0, 0.6)';
+    context.fillRect(0, 0, this.canvas.width, this.canvas.height);
+    context.drawImage(this.bitmap, x, y, width, height, x * scale, y * scale, width * scale, height * scale);
+    context.strokeStyle = '#ffffff';
+    context.lineWidth = Math.max(2, this.canvas.width / 200);
+    context.strokeRect(x * scale, y * scale, width * scale, height * scale);
+  }
+}

@@ -1,0 +1,51 @@
+// Opens image files, and reads the pixels of a part of them.
+
+const MAX_MEGAPIXELS = 64;
+
+/**
+ * Opens an image file. Its orientation in EXIF is applied; of an animation, the first frame is used.
+ * @param {Blob} file
+ * @returns {Promise<ImageBitmap>}
+ * @throws {Error} with a message for the user: the file is not an image, is damaged, or is too large.
+ */
+export async function openPhotograph(file) {
+  const {naturalWidth: width, naturalHeight: height} = await readHeader(file);
+  if (width * height > MAX_MEGAPIXELS * 1e6) {
+    throw new Error(`This image has ${Math.round(width * height / 1e6)} megapixels; at most ${MAX_MEGAPIXELS} are possible.`);
+  }
+  try {
+    return await createImageBitmap(file, {imageOrientation: 'from-image', colorSpaceConversion: 'none'});
+  } catch {
+    throw new Error('This image is damaged, or in a format that the browser cannot read.');
+  }
+}
+
+/** Loads a file as an image element, which knows its size before its pixels are decoded. */
+async function readHeader(file) {
+  const url = URL.createObjectURL(file);
+  try {
+    return await new Promise((resolve, reject) => {
+      const image = new Image();
+      image.onload = () => resolve(image);
+      image.onerror = () => reject(new Error('This file is not an image that the browser can read.'));
+      image.src = url;
+    });
+  } finally {
+    URL.revokeObjectURL(url);
+  }
+}
+
+/**
+ * Reads the pixels of a part of an image.
+ * @param {ImageBitmap} bitmap
+ * @param {{x: number, y: number, width: number, height: number}} part - in pixels.
+ * @returns {Uint8ClampedArray} four values per pixel.
+ */
+export function readPixels(bitmap, part) {
+  const canvas = document.createElement('canvas');
+  canvas.width = part.width;
+  canvas.height = part.height;
+  const context = canvas.getContext('2d', {willReadFrequently: true});
+  context.drawImage(bitmap, part.x, part.y, part.width, part.height, 0, 0, part.width, part.height);
+  return context.getImageData(0, 0, part.width, part.height).data;
+}
