@@ -100,9 +100,9 @@ def _name_values(enumeration: Any) -> dict[int, str]:
 
 
 def _unpack(content: bytes) -> Any:
-    from ai_edge_litert import schema_py_generated as schema
+    from ai_edge_litert.tools import flatbuffer_utils
 
-    return schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
+    return flatbuffer_utils.read_model_from_bytearray(content)
 
 
 def accept_pixels(content: bytes, scale: float, zero_point: int) -> bytes:

@@ -1,0 +1,238 @@
+"""The page in a browser: equal to Python, robust, accessible, usable without a network."""
+
+import importlib.util
+import json
+import shutil
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mobilenet_jax.demo.build import build_demo
+from mobilenet_jax.demo.npm import Package, read_package_files
+from mobilenet_jax.demo.serve import make_server
+from mobilenet_jax.inference.classifier import Classifier
+from mobilenet_jax.inference.predict_files import classify_files
+from mobilenet_jax.weights.load import read_weights
+from tests.helpers.browser import start_browser
+
+AXE = Package(
+    "axe-core",
+    "4.14.1",
+    "FHfa+lmNjQZfJz1q8wKqIDwC6DExcHt/pkjNQb09a3NPjCKg2rhu5qb2S4r76ASyFNNtuFooJpZe37OgudVGtQ==",
+)
+SECONDS = 30  # until a test gives up; machines differ in speed
+
+
+@pytest.fixture(scope="module")
+def site(trained, tmp_path_factory):
+    for package in ("litert_converter", "ai_edge_litert"):
+        if not importlib.util.find_spec(package):
+            pytest.skip(f"needs the Python package {package}: pip install 'mobilenet-jax[export]'")
+    if not shutil.which("npm"):
+        pytest.skip("needs npm")
+    folder = tmp_path_factory.mktemp("demo") / "site"
+    build_demo(trained, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(site):
+    server = make_server(site)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    browser = start_browser()
+    yield browser
+    browser.quit()
+
+
+@pytest.fixture
+def page(browser, server):
+    """Opens the page and waits until its model is loaded."""
+    browser.set_window_size(1280, 1000)
+    browser.get(f"http://localhost:{server.server_port}/")
+    wait_for(browser, lambda: read_status(browser) == "Ready.")
+    return browser
+
+
+def wait_for(browser, condition):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(browser, SECONDS).until(lambda _: condition())
+
+
+def read_status(browser):
+    return browser.find_element("id", "status").text
+
+
+def choose(browser, path):
+    """Chooses a file and returns the final status."""
+    browser.execute_script("document.getElementById('status').textContent = 'chosen'")
+    browser.find_element("id", "file").send_keys(str(path))
+    wait_for(browser, lambda: read_status(browser) not in ("chosen", "Reading the image …"))
+    return read_status(browser)
+
+
+def read_probabilities(browser):
+    """Returns the probabilities of the classes by their names."""
+    rows = browser.execute_script(
+        "return [...document.querySelectorAll('#classes li')]"
+        ".map(row => [row.querySelector('.name').textContent, Number(row.dataset.probability)])"
+    )
+    return dict(rows)
+
+
+def predict(trained, paths):
+    classifier = Classifier(read_weights(trained))
+    [batch] = classify_files(classifier, list(map(str, paths)), batch_size=32)
+    return classifier.class_names, batch.probabilities
+
+
+def test_page_and_python_compute_the_same_probabilities(page, trained, real_data, tmp_path):
+    paths = sorted(real_data.glob("*/*.jpg"))[:18]
+    for size in ((20, 24), (33, 200)):  # smaller than the input, and only partly
+        paths.append(tmp_path / f"{size}.png")
+        Image.open(paths[0]).resize(size).save(paths[-1])
+    names, expected = predict(trained, paths)
+    for path, row in zip(paths, expected, strict=True):
+        assert choose(page, path).endswith("Not a diagnosis.")
+        shown = read_probabilities(page)
+        assert [shown[name] for name in names] == pytest.approx(list(row), abs=0.01)
+        assert max(shown, key=shown.get) == names[row.argmax()]
+    assert [entry for entry in page.get_log("browser") if entry["source"] != "console-api"] == []
+
+
+def test_page_applies_the_orientation_of_a_photograph(page, trained, real_data, tmp_path):
+    upright = Image.open(min(real_data.glob("*/*.jpg")))
+    upright.save(tmp_path / "upright.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: to be displayed after a turn by 90 degrees
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.jpg", quality=100, subsampling=0, exif=exif)
+    names, [expected] = predict(trained, [tmp_path / "upright.png"])
+    choose(page, tmp_path / "turned.jpg")
+    shown = read_probabilities(page)
+    assert [shown[name] for name in names] == pytest.approx(list(expected), abs=0.01)
+
+
+def test_page_uses_the_first_frame_of_an_animation(page, trained, tmp_path):
+    frames = [Image.new("RGB", (40, 40), color) for color in ("red", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], duration=10)
+    names, [expected] = predict(trained, [tmp_path / "a.gif"])
+    choose(page, tmp_path / "a.gif")
+    assert [read_probabilities(page)[name] for name in names] == pytest.approx(list(expected), abs=0.01)
+
+
+def test_page_says_what_is_wrong_with_a_file_and_stays_usable(page, real_data, tmp_path):
+    (tmp_path / "text.jpg").write_text("no image")
+    assert choose(page, tmp_path / "text.jpg") == "This file is not an image that the browser can read."
+    Image.new("1", (10_000, 10_000)).save(tmp_path / "huge.png")
+    assert choose(page, tmp_path / "huge.png") == "This image has 100 megapixels; at most 64 are possible."
+    assert not page.find_element("id", "result").is_displayed()
+    assert choose(page, min(real_data.glob("*/*.jpg"))).startswith("Most probable of 7 classes: ")
+
+
+def test_moving_the_frame_classifies_another_part(page, trained, tmp_path):
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    pixels[:32, :32] = (250, 120, 10)
+    Image.fromarray(pixels).save(tmp_path / "whole.png")
+    Image.fromarray(pixels[:32, :32]).save(tmp_path / "part.png")
+    choose(page, tmp_path / "whole.png")
+    whole = read_probabilities(page)
+    for slider, value in (("zoom", 2), ("left", 0), ("top", 0)):
+        page.execute_script(
+            "const slider = document.getElementById(arguments[0]); slider.value = arguments[1];"
+            "slider.dispatchEvent(new Event('input')); slider.dispatchEvent(new Event('change'));", slider, value
+        )  # fmt: skip
+    names, [expected] = predict(trained, [tmp_path / "part.png"])
+    wait_for(page, lambda: read_probabilities(page) != whole)
+    wait_for(page, lambda: np.allclose([read_probabilities(page)[n] for n in names], expected, atol=0.01))
+
+
+def test_page_works_without_a_network_after_the_first_load(site, real_data):
+    """Stops the server, and loads the page again."""
+    server = make_server(site)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    browser = start_browser()
+    try:
+        browser.get(f"http://localhost:{server.server_port}/")
+        browser.execute_async_script("navigator.serviceWorker.ready.then(arguments[0])")
+        wait_for(browser, lambda: read_status(browser) == "Ready.")
+        server.shutdown()
+        server.server_close()
+        browser.refresh()
+        wait_for(browser, lambda: read_status(browser) == "Ready.")
+        assert choose(browser, min(real_data.glob("*/*.jpg"))).startswith("Most probable of 7 classes: ")
+    finally:
+        browser.quit()
+
+
+def test_page_sends_nothing(page, server, real_data):
+    choose(page, min(real_data.glob("*/*.jpg")))
+    urls = page.execute_script("return performance.getEntriesByType('resource').map(entry => entry.name)")
+    assert urls
+    assert all(url.startswith((f"http://localhost:{server.server_port}/", "blob:")) for url in urls)
+    blocked = page.execute_async_script(
+        "fetch('https://example.com/').then(() => arguments[0](false), () => arguments[0](true))"
+    )
+    assert blocked
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_page_is_accessible(page, real_data, scheme):
+    page.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    )
+    choose(page, min(real_data.glob("*/*.jpg")))
+    page.execute_script("document.querySelector('details').open = true")
+    page.execute_script(read_package_files(AXE, ["axe.min.js"])["axe.min.js"].decode())
+    found = page.execute_async_script("axe.run().then(arguments[0])")["violations"]
+    assert [(violation["id"], violation["help"]) for violation in found] == []
+
+
+@pytest.mark.parametrize("width", [360, 390, 1280])
+def test_page_fits_the_screen(page, real_data, width):
+    metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 1000}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    choose(page, min(real_data.glob("*/*.jpg")))
+    assert page.execute_script("return document.documentElement.scrollWidth") <= width
+    page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_page_works_by_keyboard(page, real_data):
+    choose(page, min(real_data.glob("*/*.jpg")))
+    from selenium.webdriver import ActionChains, Keys
+
+    reached = []
+    page.execute_script("document.activeElement.blur()")
+    for _ in range(8):
+        ActionChains(page).send_keys(Keys.TAB).perform()
+        reached.append(page.execute_script("return document.activeElement.id || document.activeElement.localName"))
+    assert {"camera", "file", "zoom", "left", "top", "summary"} <= set(reached)
+
+
+def test_names_of_classes_are_text_for_the_page(server, site, browser):
+    file = site / "model.tflite.json"
+    original = file.read_text()
+    description = json.loads(original)
+    description["classes"][0] = name = "<img src=x onerror=alert(1)>"
+    file.write_text(json.dumps(description))
+    try:
+        other = start_browser()  # without the cache of the service worker
+        try:
+            other.get(f"http://localhost:{server.server_port}/")
+            wait_for(other, lambda: read_status(other) == "Ready.")
+            Image.new("RGB", (50, 50)).save(site / "black.png")
+            choose(other, site / "black.png")
+            assert name in read_probabilities(other)
+            assert other.execute_script("return document.images.length") == 0
+        finally:
+            other.quit()
+    finally:
+        file.write_text(original)
