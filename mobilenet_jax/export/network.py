@@ -28,11 +28,13 @@ class Network:
         raw: whether the input is float32 in the input range of the network, and the output logits. Otherwise the input
             is uint8, and the output probabilities. A network without a classifier returns features in both cases.
         plain: whether each convolution is one operation of XLA, as converters expect; see `MobileNet`.
+        params: parameters of the folded network in place of those that follow from the weights.
     """
 
     weights: Weights
     raw: bool = False
     plain: bool = False
+    params: dict[str, Any] | None = None
 
     @cached_property
     def image_size(self) -> tuple[int, int]:
@@ -81,7 +83,8 @@ class Network:
     def fold(self) -> tuple[MobileNet, dict[str, Any]]:
         """Returns the model without batch normalization, and its variables."""
         model = self.weights.architecture.build_model().clone(plain_convolutions=self.plain)
-        return fold_batch_norm(model, self.weights.variables)
+        folded, variables = fold_batch_norm(model, self.weights.variables)
+        return folded, variables if self.params is None else {"params": self.params}
 
     def finish(self, model: MobileNet, variables: Mapping[str, Any], images: jax.Array) -> jax.Array:
         """Computes the output for images in the input range of the network, with any form of the model."""

@@ -4,6 +4,7 @@ import contextlib
 import os
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,6 +12,7 @@ import numpy as np
 
 from mobilenet_jax.errors import ExportError
 from mobilenet_jax.export import litert
+from mobilenet_jax.export.bias_correction import correct_biases
 
 if TYPE_CHECKING:
     import jax
@@ -21,10 +23,18 @@ _AT_THE_BORDER = ("QUANTIZE", "DEQUANTIZE")  # convert the input and the output
 _INTEGERS = {"INT8", "UINT8", "INT32"}  # the biases are of 32 bits
 
 
-def write_float16(network: "Network", path: Path) -> None:
-    """Writes a network with weights of 16 bits. They are expanded when the file is loaded; it computes in float32."""
+def write_float16(network: "Network", path: Path, pixels: np.ndarray) -> None:
+    """Writes a network with weights of 16 bits. They are expanded when the file is loaded; it computes in float32.
+
+    Args:
+        network: the network.
+        path: the file.
+        pixels: uint8 `[n, height, width, 3]`: images that are typical for the use of the network. Its biases are
+            corrected on them, see `correct_biases`.
+    """
     from litert_quantizer import algorithm_manager, qtyping
 
+    network = replace(network, params=correct_biases(network, _round_to_float16, pixels))
     quantizer = _make_quantizer(litert.convert(network.apply, network, network.input_type))
     for operation in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
         quantizer.add_weight_only_config(
@@ -46,15 +56,17 @@ def write_int8(network: "Network", path: Path, pixels: np.ndarray) -> None:
         network: the network.
         path: the file.
         pixels: uint8 `[n, height, width, 3]`: images that are typical for the use of the network. The ranges of the
-            activations are measured on them.
+            activations are measured on them, and the biases corrected, see `correct_biases`.
 
     Raises:
         ExportError: an operation could not be quantized.
     """
     from litert_quantizer import algorithm_manager, qtyping
 
+    network = replace(network, params=correct_biases(network, _round_to_int8, pixels))
     grid = _InputGrid.for_scaling(network.input_scaling)
-    quantizer = _make_quantizer(litert.convert(_shift_input(network, grid.offset), network, np.float32))
+    content = litert.convert(_shift_input(network, grid.offset), network, np.float32)
+    quantizer = _make_quantizer(content)
     quantizer.add_static_config(".*", qtyping.TFLOperationName.ALL_SUPPORTED, activation_num_bits=8, weight_num_bits=8)
     for border in ("INPUT", "OUTPUT"):
         quantizer.update_quantization_recipe(
@@ -62,7 +74,7 @@ def write_int8(network: "Network", path: Path, pixels: np.ndarray) -> None:
         )
     images = [{"image": grid.to_values(image[None])} for image in pixels]
     with _silence():
-        ranges = quantizer.calibrate({litert.SIGNATURE: images})
+        ranges = _measure_ranges(content, quantizer, images)
         content = bytes(quantizer.quantize(ranges, enable_progress_report=False).quantized_model)
     check_integers(content)
     path.write_bytes(content if network.raw else litert.accept_pixels(content, grid.step, grid.zero_point))
@@ -112,6 +124,31 @@ def _shift_input(network: "Network", offset: float) -> "Callable[[jax.Array], ja
     kernel, bias = params["conv1"]["kernel"], params["conv1_bn"]["bias"]
     params["conv1_bn"] = {"bias": bias + np.float32(offset) * kernel.sum((0, 1, 2))}
     return lambda image: network.finish(model, {"params": params}, image)
+
+
+def _round_to_float16(kernel: np.ndarray) -> np.ndarray:
+    return kernel.astype(np.float16).astype(np.float32)
+
+
+def _round_to_int8(kernel: np.ndarray) -> np.ndarray:
+    """Rounds to 255 levels, symmetric around 0, with a scale for each output channel."""
+    scale = np.abs(kernel).max((0, 1, 2), keepdims=True) / 127
+    return np.round(kernel / np.where(scale > 0, scale, 1)) * scale
+
+
+def _measure_ranges(content: bytes, quantizer: Any, images: list[dict[str, np.ndarray]]) -> Any:
+    """Measures the smallest and the largest value of each tensor over all images.
+
+    By default the quantizer averages these values over the images, so that half of the images exceed the range.
+    """
+    from litert_quantizer import calibrator, recipe_manager
+    from litert_quantizer.utils import qsv_utils
+
+    recipe = recipe_manager.RecipeManager()
+    recipe.load_quantization_recipe(quantizer.get_quantization_recipe())
+    calibration = calibrator.Calibrator(content, qsv_update_func=qsv_utils.min_max_update)
+    calibration.calibrate({litert.SIGNATURE: images}, recipe)
+    return calibration.get_model_qsvs()
 
 
 @contextlib.contextmanager
