@@ -42,9 +42,7 @@ def correct_biases(network: Network, round_kernel: Callable[[np.ndarray], np.nda
             capture_intermediates=_is_bias,
             mutable=["intermediates"],
         )
-        return {
-            layer: results["__call__"][0].mean((0, 1, 2)) for layer, results in state["intermediates"].items()
-        }
+        return {layer: results["__call__"][0].mean((0, 1, 2)) for layer, results in state["intermediates"].items()}
 
     params = {layer: dict(tensors) for layer, tensors in variables["params"].items()}
     expected = compute_means(params)

@@ -9,6 +9,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from input_pipeline.atomic_files import replace_atomically, write_atomically
 from input_pipeline.errors import get_first_line
 from mobilenet_jax.errors import ExportError, UserError
@@ -76,19 +78,25 @@ def export_model(
                 calibration = read_calibration_images(run, data, network.image_size, calibration_images)
                 quantization.write_int8(network, unfinished, calibration)
             elif quantize == "float16":
-                quantization.write_float16(network, unfinished)
+                quantization.write_float16(network, unfinished, _read_typical_images(network, run, data))
             else:
                 module.write(network, unfinished)
             verification = verify(network, unfinished, pixels)
             verification.check(quantize)
             operations = module.count_operations(unfinished)
             description = _describe(network, run, unfinished, quantize, verification, operations)
-    except (UserError, OSError):
-        raise
-    except Exception as error:  # each converter has types of its own
+    except (RuntimeError, ValueError) as error:  # the converters' own errors
         raise ExportError(f"cannot convert the network to {chosen.name} ({get_first_line(error)})") from error
     write_atomically(get_description_path(out), json.dumps(description, indent=2, ensure_ascii=False) + "\n")
     return description
+
+
+def _read_typical_images(network: Network, run: TrainedRun | None, data: str | None) -> np.ndarray:
+    """Reads training images if there are any, else those of the verification."""
+    try:
+        return read_calibration_images(run, data, network.image_size, _VERIFICATION_IMAGES)
+    except (UserError, OSError):
+        return read_verification_images(run, data, network.image_size, _VERIFICATION_IMAGES)
 
 
 def get_description_path(out: Path) -> Path:

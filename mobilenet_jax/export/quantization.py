@@ -64,7 +64,7 @@ def write_int8(network: "Network", path: Path, pixels: np.ndarray) -> None:
     from litert_quantizer import algorithm_manager, qtyping
 
     network = replace(network, params=correct_biases(network, _round_to_int8, pixels))
-    grid = _InputGrid.for_scaling(network.input_scaling)
+    grid = InputGrid.for_scaling(network.input_scaling)
     content = litert.convert(_shift_input(network, grid.offset), network, np.float32)
     quantizer = _make_quantizer(content)
     quantizer.add_static_config(".*", qtyping.TFLOperationName.ALL_SUPPORTED, activation_num_bits=8, weight_num_bits=8)
@@ -80,7 +80,7 @@ def write_int8(network: "Network", path: Path, pixels: np.ndarray) -> None:
     path.write_bytes(content if network.raw else litert.accept_pixels(content, grid.step, grid.zero_point))
 
 
-class _InputGrid(NamedTuple):
+class InputGrid(NamedTuple):
     """The values of an 8-bit input: `step * (pixel - zero_point)`, so that 0, the value of the padding, is one of them.
 
     The input of the network is that value plus `offset`, which is at most half a step.
@@ -91,7 +91,7 @@ class _InputGrid(NamedTuple):
     offset: float
 
     @classmethod
-    def for_scaling(cls, input_scaling: tuple[float, float]) -> "_InputGrid":
+    def for_scaling(cls, input_scaling: tuple[float, float]) -> "InputGrid":
         low, high = input_scaling
         step = (high - low) / 255
         zero_point = min(max(round(-low / step), 0), 255)

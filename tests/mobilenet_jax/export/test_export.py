@@ -1,0 +1,114 @@
+import json
+import subprocess
+
+import numpy as np
+import pytest
+
+from mobilenet_jax.errors import ExportError
+from mobilenet_jax.export import verification
+from mobilenet_jax.export.export import check_destination, export_model
+from mobilenet_jax.export.verification import Verification
+from mobilenet_jax.weights.save import write_weights
+from mobilenet_jax.weights.weights_file import compute_sha256
+from tests.helpers.sensitive_weights import CLASSES, make_sensitive_weights
+
+pytest.importorskip("litert_converter", reason="needs pip install 'mobilenet-jax[export]'")
+
+
+def make_verification(**changes):
+    values = {"largest_difference": 0.0, "mean_difference": 0.0, "top_class_agreement": 1.0}
+    return Verification("probabilities", 32, milliseconds={1: 1.0, 2: 1.0}, **{**values, **changes})
+
+
+def test_the_description_says_how_to_use_the_file(trained, tmp_path):
+    out = tmp_path / "a.tflite"
+    description = export_model(trained, out, quantize="int8", calibration_images=4)
+    assert json.loads((tmp_path / "a.tflite.json").read_text()) == json.loads(json.dumps(description))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tflite", "a.tflite.json"]
+    assert description["classes"] == CLASSES
+    assert (description["input"]["shape"], description["input"]["type"]) == ((1, 32, 32, 3), "uint8")
+    assert description["output"]["name"] == "probabilities"
+    assert description["license"] == "CC BY-NC 4.0"
+    assert description["notice"].startswith("Not a medical device.")
+    assert (description["bytes"], description["sha256"]) == (out.stat().st_size, compute_sha256(out))
+    assert description["operations"]["DEPTHWISE_CONV_2D"] == 13
+    assert description["verification"]["images"] == 14  # the validation split
+    assert description["verification"]["milliseconds"].keys() == {1, 2}
+
+
+def test_a_file_that_differs_from_the_model_does_not_appear(trained, tmp_path, monkeypatch):
+    out = tmp_path / "a.tflite"
+    export_model(trained, out)
+    before = out.read_bytes()
+    reference = verification.Network.compute_reference
+    monkeypatch.setattr(verification.Network, "compute_reference", lambda *args: reference(*args) + 0.01)
+    with pytest.raises(ExportError, match=r"differs from the JAX model by up to 0\.01 \(limit 0\.0001\)"):
+        export_model(trained, out, force=True)
+    assert out.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tflite", "a.tflite.json"]
+
+
+def test_a_runtime_that_crashes_is_an_error(trained, tmp_path, monkeypatch):
+    crashed = subprocess.CompletedProcess([], -11, "", "")
+    monkeypatch.setattr(verification.subprocess, "run", lambda *args, **kwargs: crashed)
+    with pytest.raises(ExportError, match="its runtime cannot run the exported network: exit status -11"):
+        export_model(trained, tmp_path / "a.tflite")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("quantize", ["none", "float16", "int8"])
+def test_differences_beyond_the_limit_and_nan_are_errors(quantize):
+    make_verification(largest_difference=1e-5, mean_difference=1e-6).check(quantize)
+    for changes in ({"largest_difference": 0.6}, {"mean_difference": 0.06}, {"largest_difference": np.nan}):
+        with pytest.raises(ExportError, match="nothing was written"):
+            make_verification(**changes).check(quantize)
+
+
+def test_backbones_are_exported_with_their_features(tmp_path, monkeypatch):
+    write_weights(tmp_path / "backbone.safetensors", make_sensitive_weights(None, (32, 32)))
+    description = export_model(tmp_path / "backbone.safetensors", tmp_path / "a.tflite")
+    assert description["output"]["name"] == "features"
+    assert description["classes"] is None
+    assert description["verification"]["top_class_agreement"] is None
+    with pytest.raises(ExportError, match=r"there is no folder of images: specify one with --data=DIR"):
+        export_model(tmp_path / "backbone.safetensors", tmp_path / "b.tflite", quantize="int8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["a.onnx", "a.mlir", "a"])
+@pytest.mark.parametrize("raw", [False, True])
+def test_other_formats_are_verified_with_their_own_runtimes(trained, tmp_path, name, raw):
+    description = export_model(trained, tmp_path / name, raw=raw)
+    assert description["verification"]["largest_difference"] < 1e-4
+    assert (tmp_path / name).exists()
+    assert description["verification"]["milliseconds"][1] > 0
+
+
+def test_a_large_head_is_warned_of(tmp_path, caplog):
+    from mobilenet_jax.export.export import _warn_of_large_head
+    from mobilenet_jax.export.network import Network
+
+    weights = make_sensitive_weights("article", (224, 224), alpha=0.25)
+    _warn_of_large_head(Network(weights))
+    assert "14 of the 14 million parameters belong to the head 'article'" in caplog.text
+
+
+def test_destinations_are_validated_before_the_work(tmp_path):
+    (tmp_path / "a.tflite").write_text("")
+    (tmp_path / "folder").mkdir()
+    for path, message in (
+        (tmp_path / "none" / "a.tflite", "no such folder"),
+        (tmp_path / "a.tflite", "overwrite it with --force"),
+        (tmp_path / "folder", "is not an exported network"),
+    ):
+        with pytest.raises(ExportError, match=message):
+            check_destination(path, force=False)
+    check_destination(tmp_path / "a.tflite", force=True)
+
+
+def test_float16_halves_the_file(trained, tmp_path):
+    sizes = [
+        export_model(trained, tmp_path / f"{quantize}.tflite", quantize=quantize)["bytes"]
+        for quantize in ("none", "float16")
+    ]
+    assert sizes[1] < 0.53 * sizes[0]

@@ -1,0 +1,108 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from mobilenet_jax.errors import ExportError
+from mobilenet_jax.export import litert, onnx_graph, quantization, stablehlo
+from mobilenet_jax.export.network import Network
+from tests.helpers.sensitive_weights import make_images, make_sensitive_weights
+
+pytest.importorskip("litert_converter", reason="needs pip install 'mobilenet-jax[export]'")
+pytest.importorskip("onnxruntime", reason="needs pip install 'mobilenet-jax[export]'")
+
+LAYERS = Counter(CONV_2D=14, DEPTHWISE_CONV_2D=13)
+HEADS = {
+    "small": Counter(MEAN=1, FULLY_CONNECTED=1),
+    "imagenet": Counter(MEAN=1, CONV_2D=1, RESHAPE=1),
+    "article": Counter(RESHAPE=1, FULLY_CONNECTED=3),
+    "article_bn": Counter(RESHAPE=1, FULLY_CONNECTED=3),
+    None: Counter(),
+}
+
+
+def run(module, path, inputs):
+    function = module.load(path, 1)
+    return np.concatenate([function(image[None]) for image in inputs])
+
+
+def compute_difference(outputs, expected):
+    return np.abs(outputs - expected).max() / np.abs(expected).max()
+
+
+@pytest.mark.parametrize(
+    ("head", "raw"),
+    [
+        *((head, False) for head in HEADS),
+        ("small", True),
+        *(pytest.param(head, True, marks=pytest.mark.slow) for head in HEADS if head != "small"),
+    ],
+)
+def test_files_compute_what_the_jax_model_computes(head, raw, tmp_path):
+    """LiteRT has the fewest operations possible: batch normalization, ReLU6 and padding are part of convolutions."""
+    network = Network(make_sensitive_weights(head, (64, 96)), raw, plain=True)
+    pixels = make_images(4, (64, 96))
+    expected, inputs = network.compute_reference(pixels), network.prepare(pixels)
+    assert np.abs(expected[0] - expected[1]).max() > 0.01 * np.abs(expected).max()
+    for module, name in ((litert, "a.tflite"), (onnx_graph, "a.onnx"), (stablehlo, "a.mlir")):
+        module.write(network, tmp_path / name)
+        outputs = run(module, tmp_path / name, inputs)
+        assert outputs.dtype == np.float32
+        assert outputs.shape == expected.shape
+        assert compute_difference(outputs, expected) < 1e-4
+    scaling = Counter() if raw else Counter(CAST=1, MUL=1, ADD=1)
+    softmax = Counter(SOFTMAX=int(head is not None and not raw))
+    assert litert.count_operations(tmp_path / "a.tflite") == LAYERS + HEADS[head] + scaling + softmax
+
+
+@pytest.mark.parametrize("size", [(75, 50), (97, 161)])
+def test_files_of_odd_sizes_compute_what_the_jax_model_computes(size, tmp_path):
+    network = Network(make_sensitive_weights("small", size), plain=True)
+    pixels = make_images(3, size)
+    for module in (litert, onnx_graph):
+        module.write(network, tmp_path / "a")
+        assert compute_difference(run(module, tmp_path / "a", pixels), network.compute_reference(pixels)) < 1e-4
+
+
+@pytest.mark.parametrize("scaling", [(-1.0, 1.0), (0.0, 1.0)])
+def test_quantized_files_are_smaller_and_close_to_the_jax_model(scaling, tmp_path):
+    network = Network(make_sensitive_weights("small", (64, 64), input_scaling=scaling), plain=True)
+    pixels = make_images(24, (64, 64))
+    expected = network.compute_reference(pixels)
+    litert.write(network, tmp_path / "float32")
+    quantization.write_float16(network, tmp_path / "float16", pixels[:16])
+    quantization.write_int8(network, tmp_path / "int8", pixels[:16])
+    sizes = [(tmp_path / name).stat().st_size for name in ("float32", "float16", "int8")]
+    assert sizes[1] < 0.53 * sizes[0]
+    assert sizes[2] < 0.36 * sizes[0]
+    assert np.abs(run(litert, tmp_path / "float16", pixels) - expected).max() < 0.01
+    outputs = run(litert, tmp_path / "int8", pixels)
+    assert np.abs(outputs - expected).mean() < 0.03
+    assert (outputs.argmax(1) == expected.argmax(1)).mean() > 0.8
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_int8_files_compute_in_integers_only(raw, tmp_path):
+    network = Network(make_sensitive_weights("article", (32, 32)), raw, plain=True)
+    quantization.write_int8(network, tmp_path / "a", make_images(8, (32, 32)))
+    first, *inner, last = litert.list_operations((tmp_path / "a").read_bytes())
+    assert first == ("QUANTIZE", {"FLOAT32" if raw else "UINT8", "INT8"})
+    assert last == ("DEQUANTIZE", {"INT8", "FLOAT32"})
+    assert frozenset.union(*(operation.types for operation in inner)) == {"INT8", "INT32"}
+
+
+def test_an_operation_left_in_float_is_an_error(tmp_path):
+    network = Network(make_sensitive_weights("small", (32, 32)), plain=True)
+    litert.write(network, tmp_path / "a")
+    with pytest.raises(ExportError, match=r"not a full-integer network: ADD, CAST, CONV_2D, .* could not be quantized"):
+        quantization.check_integers((tmp_path / "a").read_bytes())
+
+
+@pytest.mark.parametrize("scaling", [(-1.0, 1.0), (0.0, 1.0), (-2.1, 2.6), (-123.7, 131.3)])
+def test_the_grid_of_an_int8_input_is_that_of_the_pixels(scaling):
+    grid, pixels = quantization.InputGrid.for_scaling(scaling), np.arange(256, dtype=np.uint8)
+    low, high = scaling
+    scaled = low + (high - low) / 255 * pixels
+    np.testing.assert_allclose(grid.to_values(pixels) + grid.offset, scaled, atol=1e-6 * (high - low))
+    assert abs(grid.offset) <= grid.step / 2
+    assert grid.to_values(np.array([grid.zero_point])) == [0]
