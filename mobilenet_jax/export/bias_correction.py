@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
@@ -31,7 +32,7 @@ def correct_biases(network: Network, round_kernel: Callable[[np.ndarray], np.nda
         pixels: uint8 `[n, height, width, 3]`, images that are typical for the use of the network.
     """
     model, variables = network.fold()
-    images = np.asarray(pixels[:_MAX_IMAGES])
+    images = jnp.asarray(pixels[:_MAX_IMAGES])
 
     @jax.jit
     def compute_means(params: _Params) -> dict[str, jax.Array]:

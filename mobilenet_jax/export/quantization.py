@@ -92,12 +92,14 @@ class InputGrid(NamedTuple):
 
     @classmethod
     def for_scaling(cls, input_scaling: tuple[float, float]) -> "InputGrid":
+        """Returns the grid of pixel values that are scaled to a range."""
         low, high = input_scaling
         step = (high - low) / 255
         zero_point = min(max(round(-low / step), 0), 255)
         return cls(step, zero_point, low + step * zero_point)
 
     def to_values(self, pixels: np.ndarray) -> np.ndarray:
+        """Maps pixels of any shape to values, float32."""
         return np.float32(self.step) * (pixels.astype(np.float32) - self.zero_point)
 
 
