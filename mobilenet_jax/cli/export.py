@@ -31,11 +31,7 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--calibration-images", type=parse_integer(1), default=200, metavar="N",
-        help="training images that int8 networks are calibrated and fine-tuned on (default: 200)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--fine-tuning-steps", type=parse_integer(0), default=0, metavar="N",
-        help="fine-tune int8 networks for rounding, on batches of 32 of these images (default: 0)",
+        help="training images to measure the ranges of int8 activations on (default: 200)",
     )  # fmt: skip
     parser.add_argument(
         "--data", metavar="DIR",
@@ -58,7 +54,6 @@ def run(args: argparse.Namespace) -> None:
         raw=args.raw,
         checkpoint=args.checkpoint,
         calibration_images=args.calibration_images,
-        fine_tuning_steps=args.fine_tuning_steps,
         data=args.data,
         force=args.force,
     )

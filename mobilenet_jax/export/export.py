@@ -38,7 +38,6 @@ def export_model(
     raw: bool = False,
     checkpoint: CheckpointName = "best",
     calibration_images: int = 200,
-    fine_tuning_steps: int = 0,
     data: str | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
@@ -52,9 +51,7 @@ def export_model(
         quantize: `"float16"` or `"int8"` for `.tflite` files.
         raw: whether the input is float32 and the output logits, see `Network`.
         checkpoint: the checkpoint of a workdir.
-        calibration_images: the number of training images that int8 networks are calibrated and fine-tuned on; the
-            ranges of activations are measured on at most 200 of them.
-        fine_tuning_steps: the steps of quantization-aware fine-tuning for int8, see `fine_tune`.
+        calibration_images: the number of training images that the ranges of int8 activations are measured on.
         data: see `read_calibration_images`.
         force: whether to overwrite an existing file or folder.
 
@@ -70,12 +67,8 @@ def export_model(
     chosen = get_format(out)
     if quantize != "none" and chosen.module != "litert":
         raise ExportError(f"--quantize={quantize} applies to .tflite files only, not to {out.name}")
-    if fine_tuning_steps and quantize != "int8":
-        raise ExportError("--fine-tuning-steps applies to --quantize=int8 only")
     run = read_trained_run(model, checkpoint) if is_workdir(model) else None
     network = Network(run.weights if run else read_weights(model), raw, plain=chosen.module == "litert")
-    if fine_tuning_steps and network.output == "features":
-        raise ExportError(f"--fine-tuning-steps needs a classifier, but {model} holds only features")
     _warn_of_large_head(network)
     pixels = read_verification_images(run, data, network.image_size, _VERIFICATION_IMAGES)
     module = chosen.load_module()
@@ -83,7 +76,7 @@ def export_model(
         with replace_atomically(out) as unfinished:
             if quantize == "int8":
                 calibration = read_calibration_images(run, data, network.image_size, calibration_images)
-                quantization.write_int8(network, unfinished, calibration, fine_tuning_steps)
+                quantization.write_int8(network, unfinished, calibration)
             elif quantize == "float16":
                 quantization.write_float16(network, unfinished, _read_typical_images(network, run, data))
             else:

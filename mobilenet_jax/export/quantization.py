@@ -13,7 +13,6 @@ import numpy as np
 from mobilenet_jax.errors import ExportError
 from mobilenet_jax.export import litert
 from mobilenet_jax.export.bias_correction import correct_biases
-from mobilenet_jax.export.fine_tuning import fine_tune
 
 if TYPE_CHECKING:
     import jax
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from mobilenet_jax.export.network import Network
 
 _AT_THE_BORDER = ("QUANTIZE", "DEQUANTIZE")  # convert the input and the output
-_MAX_RANGE_IMAGES = 200  # more would widen the ranges by rare values
 _INTEGERS = {"INT8", "UINT8", "INT32"}  # the biases are of 32 bits
 
 
@@ -49,7 +47,7 @@ def write_float16(network: "Network", path: Path, pixels: np.ndarray) -> None:
     path.write_bytes(quantizer.quantize(enable_progress_report=False).quantized_model)
 
 
-def write_int8(network: "Network", path: Path, pixels: np.ndarray, fine_tuning_steps: int = 0) -> None:
+def write_int8(network: "Network", path: Path, pixels: np.ndarray) -> None:
     """Writes a network whose operations are all in 8-bit integers.
 
     Weights have one scale per output channel, activations one per tensor (Jacob et al. 2018, arXiv:1712.05877).
@@ -59,17 +57,13 @@ def write_int8(network: "Network", path: Path, pixels: np.ndarray, fine_tuning_s
         path: the file.
         pixels: uint8 `[n, height, width, 3]`: images that are typical for the use of the network. The ranges of the
             activations are measured on them, and the biases corrected, see `correct_biases`.
-        fine_tuning_steps: see `fine_tune`; 0 keeps the kernels.
 
     Raises:
         ExportError: an operation could not be quantized.
     """
     from litert_quantizer import algorithm_manager, qtyping
 
-    params = correct_biases(network, _round_to_int8, pixels)
-    if fine_tuning_steps:
-        params = fine_tune(network, params, pixels, fine_tuning_steps)
-    network = replace(network, params=params)
+    network = replace(network, params=correct_biases(network, _round_to_int8, pixels))
     grid = InputGrid.for_scaling(network.input_scaling)
     content = litert.convert(_shift_input(network, grid.offset), network, np.float32)
     quantizer = _make_quantizer(content)
@@ -78,7 +72,7 @@ def write_int8(network: "Network", path: Path, pixels: np.ndarray, fine_tuning_s
         quantizer.update_quantization_recipe(
             ".*", qtyping.TFLOperationName[border], algorithm_key=algorithm_manager.AlgorithmName.NO_QUANTIZE
         )
-    images = [{"image": grid.to_values(image[None])} for image in pixels[:_MAX_RANGE_IMAGES]]
+    images = [{"image": grid.to_values(image[None])} for image in pixels]
     with _silence():
         ranges = _measure_ranges(content, quantizer, images)
         content = bytes(quantizer.quantize(ranges, enable_progress_report=False).quantized_model)
