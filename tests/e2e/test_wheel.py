@@ -62,6 +62,7 @@ def test_the_wheel_holds_the_packages_the_templates_and_the_configurations(wheel
         for pattern in ("*.py", "*.j2")
         for path in (ROOT / package).rglob(pattern)
     }
+    packages |= {str(path.relative_to(ROOT)) for path in (ROOT / "mobilenet_jax" / "demo" / "site").iterdir()}
     configs = {f"mobilenet_jax/shipped/{path.relative_to(ROOT)}" for path in (ROOT / "configs").rglob("*.py")}
     assert names == packages | configs
 
