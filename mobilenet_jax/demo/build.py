@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from input_pipeline.atomic_files import replace_atomically
 from mobilenet_jax.demo.npm import Package, read_package_files
 from mobilenet_jax.errors import ExportError
-from mobilenet_jax.export.export import export_model
+from mobilenet_jax.export.export import check_parent, export_model
 from mobilenet_jax.export.formats import Quantization
 from mobilenet_jax.weights.orbax import CheckpointName
 
@@ -72,10 +72,7 @@ def build_demo(
 
 
 def _check_destination(out: Path, *, force: bool) -> None:
-    if not out.parent.is_dir():
-        raise ExportError(f"no such folder: {out.parent}")
-    if not os.access(out.parent, os.W_OK):
-        raise ExportError(f"cannot write to {out.parent}: choose another folder")
+    check_parent(out)
     if not os.path.lexists(out):
         return
     if not (out / "service-worker.js").is_file():

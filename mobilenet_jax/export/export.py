@@ -110,10 +110,7 @@ def check_destination(out: Path, *, force: bool) -> None:
     Raises:
         ExportError: its folder does not exist or cannot be written, or something exists under its name.
     """
-    if not out.parent.is_dir():
-        raise ExportError(f"no such folder: {out.parent}")
-    if not os.access(out.parent, os.W_OK):
-        raise ExportError(f"cannot write to {out.parent}: choose another folder")
+    check_parent(out)
     if not os.path.lexists(out):
         return
     is_folder = not out.suffix
@@ -121,6 +118,18 @@ def check_destination(out: Path, *, force: bool) -> None:
         raise ExportError(f"{out} exists and is not an exported network: choose another name")
     if not force:
         raise ExportError(f"{out} exists: choose another name, or overwrite it with --force")
+
+
+def check_parent(out: Path) -> None:
+    """Validates the folder that a file or folder will be written to.
+
+    Raises:
+        ExportError: it does not exist or cannot be written.
+    """
+    if not out.parent.is_dir():
+        raise ExportError(f"no such folder: {out.parent}")
+    if not os.access(out.parent, os.W_OK):
+        raise ExportError(f"cannot write to {out.parent}: choose another folder")
 
 
 def _warn_of_large_head(network: Network) -> None:
