@@ -11,9 +11,12 @@
  */
 export function resize(rgba, width, height, newWidth, newHeight) {
   const shrinks = newWidth <= width && newHeight <= height;
-  const computeTaps = shrinks ? computeAreaTaps : computeLinearTaps;
-  const columns = computeTaps(width, newWidth);
-  const rows = computeTaps(height, newHeight);
+  return (shrinks ? averageAreas : interpolate)(rgba, width, height, newWidth, newHeight);
+}
+
+function averageAreas(rgba, width, height, newWidth, newHeight) {
+  const columns = computeAreaTaps(width, newWidth);
+  const rows = computeAreaTaps(height, newHeight);
   const sums = new Float32Array(width * 3);
   const result = new Uint8Array(newWidth * newHeight * 3);
   let target = 0;
@@ -56,11 +59,29 @@ function computeAreaTaps(size, newSize) {
   });
 }
 
-/** Returns, for each new position, the two nearest old ones with their weights. */
+/** Interpolates bilinearly, in the fixed-point arithmetic of OpenCV: weights have 11 bits. */
+function interpolate(rgba, width, height, newWidth, newHeight) {
+  const columns = computeLinearTaps(width, newWidth);
+  const result = new Uint8Array(newWidth * newHeight * 3);
+  let target = 0;
+  for (const [top, bottom, topWeight, bottomWeight] of computeLinearTaps(height, newHeight)) {
+    for (const [left, right, leftWeight, rightWeight] of columns) {
+      for (let channel = 0; channel < 3; channel++) {
+        const read = (x, y) => rgba[4 * (y * width + x) + channel];
+        const upper = read(left, top) * leftWeight + read(right, top) * rightWeight;
+        const lower = read(left, bottom) * leftWeight + read(right, bottom) * rightWeight;
+        result[target++] = ((topWeight * (upper >> 4) >> 16) + (bottomWeight * (lower >> 4) >> 16) + 2) >> 2;
+      }
+    }
+  }
+  return result;
+}
+
+/** Returns, for each new position, the two nearest old ones and their weights, whose sum is 2048. */
 function computeLinearTaps(size, newSize) {
   return Array.from({length: newSize}, (_, i) => {
     const position = Math.min(Math.max((i + 0.5) * size / newSize - 0.5, 0), size - 1);
-    const low = Math.floor(position), fraction = position - low;
-    return fraction ? [[low, 1 - fraction], [low + 1, fraction]] : [[low, 1]];
+    const low = Math.floor(position), weight = Math.round(2048 * (position - low));
+    return [low, Math.min(low + 1, size - 1), 2048 - weight, weight];
   });
 }

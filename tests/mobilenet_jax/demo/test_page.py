@@ -110,9 +110,12 @@ def predict(weights, paths):
     return classifier.class_names, batch.probabilities
 
 
-def test_page_and_python_compute_the_same_probabilities(page, sensitive, real_photographs):
+def test_page_and_python_compute_the_same_probabilities(page, sensitive, real_photographs, tmp_path):
     # JPEGs of less than twice the input size: larger ones are decoded in Python at a reduced size.
     paths = real_photographs[:20]
+    for size in ((20, 24), (33, 200)):  # smaller than the input, and only partly
+        paths.append(tmp_path / f"{size}.png")
+        Image.open(paths[0]).resize(size).save(paths[-1])
     names, expected = predict(sensitive, paths)
     for path, row in zip(paths, expected, strict=True):
         assert choose(page, path).endswith("Not a diagnosis.")
