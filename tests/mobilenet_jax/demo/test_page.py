@@ -122,9 +122,8 @@ def test_page_and_python_compute_the_same_probabilities(page, sensitive, real_ph
         shown = read_probabilities(page)
         assert [shown[name] for name in names] == pytest.approx(list(row), abs=0.01)
         assert max(shown, key=shown.get) == names[row.argmax()]
-    assert [
-        entry for entry in page.get_log("browser") if entry["level"] == "SEVERE" and entry["source"] != "console-api"
-    ] == []
+    others = ("console-api", "rendering")  # LiteRT logs to the first; Chromium without a GPU to the second
+    assert [entry for entry in page.get_log("browser") if entry["source"] not in others] == []
 
 
 def test_page_applies_the_orientation_of_a_photograph(page, sensitive, real_photographs, tmp_path):
