@@ -67,7 +67,8 @@ def get_config(recipe: str = "sample") -> ConfigDict:
     config.augment.where = "host"  # OpenCV augments training images; or 'device': JAX does
 
     config.model = ConfigDict()
-    config.model.alpha = 1.0  # width multiplier: 0.25, 0.5, 0.75 or 1.0
+    # Width multiplier: a multiple of 1/32. Keras publishes ImageNet weights for 0.25, 0.5, 0.75 and 1.0.
+    config.model.alpha = 1.0
     # 'article': two dense layers of 1024 units. 'article_bn': the same with batch normalization. 'small': global
     # average pooling and one dense layer, for mobile devices.
     config.model.head = "article"
@@ -76,6 +77,10 @@ def get_config(recipe: str = "sample") -> ConfigDict:
     config.model.frozen_blocks = 0  # freezes the stem and the first N of the 13 blocks; 13 trains only the head
     config.model.batch_norm = "frozen"  # frozen blocks keep their moving statistics; or 'train': they use the batch's
     config.model.batch_norm_momentum = 0.99  # share of the moving statistics that a step keeps; 0.9 follows faster
+    # The next three are those of the initial weights: these are for Keras's. An error names the values of others.
+    config.model.batch_norm_epsilon = 0.001  # added to the variance
+    config.model.padding = "keras"  # of convolutions of stride 2; 'same': TensorFlow's, 'symmetric': PyTorch's
+    config.model.conv_head = False  # or True: a 1x1 convolution after the blocks, as in timm's mobilenetv1_100h
 
     config.regularizer = ConfigDict()  # factors as in Keras's l1 and l2, applied to the head's dense layers of 1024
     config.regularizer.kernel_l1 = 0.0

@@ -12,7 +12,8 @@ from PIL import Image
 from input_pipeline.augment import Augmentation, FillMode
 from input_pipeline.errors import DataError
 
-InputScaling = tuple[float, float]  # the range that pixel values 0 and 255 are mapped to
+# The values that pixel values 0 and 255 are mapped to; tuples of three if those of red, green and blue differ.
+InputScaling = tuple[float, float] | tuple[tuple[float, float, float], tuple[float, float, float]]
 
 FAST_FORMATS = ("JPEG", "PNG")  # by Pillow's names; decoded by OpenCV here and by TensorFlow in its graph
 FORMATS = (*FAST_FORMATS, "WEBP", "BMP", "TIFF", "GIF")  # the others are decoded by `decode_with_pillow` everywhere
@@ -91,9 +92,9 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def scale_pixels(image: np.ndarray, input_scaling: InputScaling, out: np.ndarray | None = None) -> np.ndarray:
     """Scales pixels from 0 to 255, of any shape, to float32 in the range `input_scaling`; into `out` if given."""
-    low, high = input_scaling
+    low, high = map(np.asarray, input_scaling)
     scaled = np.multiply(image, np.float32((high - low) / 255), out=out, dtype=np.float32)
-    return np.add(scaled, np.float32(low), out=scaled) if low else scaled
+    return np.add(scaled, np.float32(low), out=scaled) if low.any() else scaled
 
 
 def augment_images(

@@ -4,16 +4,17 @@ import argparse
 
 from mobilenet_jax.cli.arguments import Subparsers, parse_integer
 
-# Repeats ALPHAS and MIN_IMAGE_SIZE of mobilenet_jax/model/mobilenet.py: importing them here would import JAX and delay
-# `--help`. A test compares them.
-_ALPHAS = (0.25, 0.5, 0.75, 1.0)
+# Repeats MIN_IMAGE_SIZE of mobilenet_jax/model/mobilenet.py: importing it here would import JAX and delay `--help`. A
+# test compares them.
 _MIN_IMAGE_SIZE = 32
 
 
 def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
     """Adds the command's parser."""
     parser: argparse.ArgumentParser = commands.add_parser("summary", help="print the layer table of the backbone")
-    parser.add_argument("--alpha", type=float, choices=_ALPHAS, default=1.0, help="width multiplier (default: 1.0)")
+    parser.add_argument(
+        "--alpha", type=_parse_alpha, default=1.0, help="width multiplier, a multiple of 1/32 (default: 1.0)"
+    )
     parser.add_argument(
         "--image-size", type=parse_integer(_MIN_IMAGE_SIZE), default=224,
         help=f"input size in pixels, at least {_MIN_IMAGE_SIZE} (default: 224)",
@@ -21,6 +22,14 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
     parser.add_argument("--include-top", action="store_true", help="include the ImageNet classifier")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="output format (default: text)")
     return parser
+
+
+def _parse_alpha(text: str) -> float:
+    from mobilenet_jax.model.mobilenet import is_width_multiplier
+
+    if not is_width_multiplier(float(text)):
+        raise argparse.ArgumentTypeError(f"{text} is not a positive multiple of 1/32")
+    return float(text)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -21,6 +21,7 @@ from mobilenet_jax.export.images import read_calibration_images, read_verificati
 from mobilenet_jax.export.network import Network
 from mobilenet_jax.export.verification import Verification, verify
 from mobilenet_jax.weights.load import is_workdir, read_weights
+from mobilenet_jax.weights.metadata import format_input_scaling
 from mobilenet_jax.weights.orbax import CheckpointName
 from mobilenet_jax.weights.weights_file import compute_sha256, get_content_size
 
@@ -155,9 +156,9 @@ def _describe(
 ) -> dict[str, Any]:
     """Returns everything that an application needs to know about an exported file."""
     weights, chosen = network.weights, get_format(path)
-    (low, high), (height, width) = network.input_scaling, network.image_size
+    height, width = network.image_size
     data, data_license = run.describe_training_data() if run else ("not known", "not known")
-    values = f"RGB scaled to [{low:g}, {high:g}]" if network.raw else "RGB, 0 to 255"
+    values = f"RGB scaled to {format_input_scaling(network.input_scaling)}" if network.raw else "RGB, 0 to 255"
     return {
         "notice": DISCLAIMER,
         "classes": weights.metadata.classes,
@@ -166,7 +167,7 @@ def _describe(
             "shape": network.input_shape,
             "type": network.input_type.__name__,
             "values": values,
-            "scaling": [low, high],
+            "scaling": network.input_scaling,
             "preprocessing": f"resize the whole image to {height} x {width} (height x width): area averaging if both "
             "sides become smaller, else bilinear interpolation",
         },

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,9 @@ from mobilenet_jax.model.folding import fold_batch_norm
 from mobilenet_jax.model.mobilenet import MobileNet
 from mobilenet_jax.model.preprocessing import scale_pixels
 from mobilenet_jax.weights.weights import Weights
+
+if TYPE_CHECKING:
+    from input_pipeline.image_ops import InputScaling
 
 Output = Literal["probabilities", "logits", "features"]
 _IMAGES_PER_BATCH = 32
@@ -59,10 +62,9 @@ class Network:
         return "logits" if self.raw else "probabilities"
 
     @property
-    def input_scaling(self) -> tuple[float, float]:
+    def input_scaling(self) -> "InputScaling":
         """The range that pixel values 0 and 255 are mapped to."""
-        low, high = self.weights.metadata.input_scaling
-        return low, high
+        return self.weights.metadata.input_scaling
 
     def prepare(self, pixels: np.ndarray) -> np.ndarray:
         """Converts pixels to the input of the exported network.

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mobilenet_jax.model.mobilenet import BLOCKS, compute_same_padding
+from mobilenet_jax.kernels.depthwise import Padding
+from mobilenet_jax.model.mobilenet import BLOCKS, trace_strided_layers
 
 if TYPE_CHECKING:
     from mobilenet_jax.export.network import Network
@@ -68,9 +69,22 @@ class _Graph:
         self.nodes.append(helper.make_node(operation, names, [name], name=name, **attributes))
         return name
 
-    def add_conv(self, x: str, kernel: np.ndarray, bias: np.ndarray, **attributes: Any) -> str:
-        """Adds a convolution and ReLU6. The kernel is `[height, width, input, output]`."""
-        x = self.add("Conv", x, kernel.transpose(3, 2, 0, 1), bias, **attributes)
+    def add_conv(
+        self,
+        x: str,
+        params: dict[str, Any],
+        layer: str,
+        stride: int = 1,
+        padding: Padding = ((0, 0), (0, 0)),
+        *,
+        depthwise: bool = False,
+    ) -> str:
+        """Adds a convolution with folded batch normalization, and ReLU6."""
+        kernel, (rows, columns) = params[layer]["kernel"], padding
+        x = self.add(
+            "Conv", x, kernel.transpose(3, 2, 0, 1), params[f"{layer}_bn"]["bias"], strides=(stride, stride),
+            pads=(rows[0], columns[0], rows[1], columns[1]), group=kernel.shape[3] if depthwise else 1,
+        )  # fmt: skip
         return self.add("Clip", x, np.float32(0), np.float32(6))
 
 
@@ -79,22 +93,19 @@ def _add_network(graph: _Graph, network: "Network") -> str:
     params = network.fold()[1]["params"]
     x = "image"
     if not network.raw:
-        low, high = network.input_scaling
+        low, high = map(np.asarray, network.input_scaling)
         x = graph.add("Cast", x, to=1)  # to float32
         x = graph.add("Mul", x, np.float32((high - low) / 255))
-        x = graph.add("Add", x, np.float32(low)) if low else x
+        x = graph.add("Add", x, np.float32(low)) if low.any() else x
     x = graph.add("Transpose", x, perm=_CHANNELS_FIRST)
-    (top, bottom), (left, right) = compute_same_padding(network.image_size)
-    pads = (top, left, bottom, right)
-    x = graph.add_conv(x, params["conv1"]["kernel"], params["conv1_bn"]["bias"], strides=(2, 2), pads=pads)
+    strided = trace_strided_layers(network.weights.architecture.padding, network.image_size)
+    x = graph.add_conv(x, params, "conv1", stride=2, padding=next(strided)[0])
     for index, (_, stride) in enumerate(BLOCKS, start=1):
-        depthwise, pointwise = f"conv_dw_{index}", f"conv_pw_{index}"
-        kernel = params[depthwise]["kernel"]
-        pads = (0, 0, 1, 1) if stride == 2 else (1, 1, 1, 1)
-        x = graph.add_conv(
-            x, kernel, params[f"{depthwise}_bn"]["bias"], group=kernel.shape[3], strides=(stride, stride), pads=pads
-        )
-        x = graph.add_conv(x, params[pointwise]["kernel"], params[f"{pointwise}_bn"]["bias"])
+        padding = next(strided)[0] if stride == 2 else ((1, 1), (1, 1))
+        x = graph.add_conv(x, params, f"conv_dw_{index}", stride, padding, depthwise=True)
+        x = graph.add_conv(x, params, f"conv_pw_{index}")
+    if network.weights.architecture.conv_head:
+        x = graph.add_conv(x, params, "conv_head")
     return _add_head(graph, network, params, x)
 
 

@@ -17,6 +17,7 @@ from mobilenet_jax.export.bias_correction import correct_biases
 if TYPE_CHECKING:
     import jax
 
+    from input_pipeline.image_ops import InputScaling
     from mobilenet_jax.export.network import Network
 
 _AT_THE_BORDER = ("QUANTIZE", "DEQUANTIZE")  # convert the input and the output
@@ -91,9 +92,15 @@ class InputGrid(NamedTuple):
     offset: float
 
     @classmethod
-    def for_scaling(cls, input_scaling: tuple[float, float]) -> "InputGrid":
-        """Returns the grid of pixel values that are scaled to a range."""
+    def for_scaling(cls, input_scaling: "InputScaling") -> "InputGrid":
+        """Returns the grid of pixel values that are scaled to a range.
+
+        Raises:
+            ExportError: the channels have ranges of their own.
+        """
         low, high = input_scaling
+        if isinstance(low, tuple) or isinstance(high, tuple):
+            raise ExportError("int8 needs one input scaling for all channels: export float16")
         step = (high - low) / 255
         zero_point = min(max(round(-low / step), 0), 255)
         return cls(step, zero_point, low + step * zero_point)

@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -13,10 +13,14 @@ from mobilenet_jax.errors import WeightsError
 from mobilenet_jax.inference.views import apply_view, count_views
 from mobilenet_jax.model.folding import fold_batch_norm
 from mobilenet_jax.model.inference import apply_in_parts
+from mobilenet_jax.model.mobilenet import compute_feature_size
 from mobilenet_jax.model.preprocessing import scale_pixels
+from mobilenet_jax.weights.layout import KERAS_SIZE
 from mobilenet_jax.weights.weights import Weights
 
-_KERAS_SIZE = (224, 224)  # of the public ImageNet files, for weights that do not record their image size
+if TYPE_CHECKING:
+    from input_pipeline.image_ops import InputScaling
+
 _STRIDE = 32  # input pixels per position of the last feature map
 
 
@@ -54,8 +58,7 @@ class Classifier:
         self.class_names = metadata.classes or tuple(map(str, range(architecture.num_classes)))
         self.model: Any
         self.model, variables = fold_batch_norm(architecture.build_model(), weights.variables)
-        low, high = metadata.input_scaling
-        self._input_scaling, self._views = (low, high), views
+        self._input_scaling, self._views = metadata.input_scaling, views
         self._correct = correct or (lambda probabilities: probabilities)
         self._mesh = sharding.make_data_mesh()
         self.variables: Any = sharding.replicate(self._mesh, variables)
@@ -85,7 +88,7 @@ class Classifier:
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))  # compiled once per process for models that are equal
 def _average_views(
-    model: Any, input_scaling: tuple[float, float], views: int, variables: Any, pixels: jax.Array
+    model: Any, input_scaling: "InputScaling", views: int, variables: Any, pixels: jax.Array
 ) -> jax.Array:
     def classify(pixels: jax.Array) -> jax.Array:
         images = scale_pixels(pixels, input_scaling)
@@ -106,10 +109,10 @@ def get_image_size(weights: Weights) -> tuple[int, int]:
     """
     architecture, metadata = weights.architecture, weights.metadata
     if not architecture.has_fixed_size:
-        return metadata.image_size or _KERAS_SIZE
+        return metadata.image_size or KERAS_SIZE
     side = _STRIDE * math.isqrt(architecture.positions)
     height, width = metadata.image_size or (side, side)
-    if -(-height // _STRIDE) * -(-width // _STRIDE) == architecture.positions:
+    if math.prod(compute_feature_size(architecture.padding, (height, width))) == architecture.positions:
         return height, width
     problem = (
         f"not for the recorded image size, {height} x {width}"

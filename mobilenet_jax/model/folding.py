@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from mobilenet_jax.model.layers import BATCH_NORM_EPSILON
 from mobilenet_jax.model.mobilenet import MobileNet
 
 
@@ -24,7 +23,7 @@ def fold_batch_norm(model: MobileNet, variables: Mapping[str, Any]) -> tuple[Mob
     params = {layer: dict(tensors) for layer, tensors in variables["params"].items()}
     for layer, statistics in variables["batch_stats"].items():
         norm, before = params[layer], params[layer.removesuffix("_bn")]
-        factor = norm["scale"] * (statistics["var"] + BATCH_NORM_EPSILON) ** -0.5
+        factor = norm["scale"] * (statistics["var"] + model.batch_norm_epsilon) ** -0.5
         before["kernel"] = before["kernel"] * factor[(None,) * (before["kernel"].ndim - 1)]
         if "bias" in before:  # of a dense layer
             before["bias"] = before["bias"] * factor

@@ -21,11 +21,10 @@ _glorot = nn.initializers.glorot_uniform()
 
 Conv = functools.partial(nn.Conv, kernel_init=_glorot)
 Dense = functools.partial(nn.Dense, kernel_init=_glorot)
-BATCH_NORM_EPSILON = 1e-3  # added to the variance
 
 
 class BatchNorm(nn.Module):
-    """Batch normalization over all axes but the last, with Keras's epsilon.
+    """Batch normalization over all axes but the last.
 
     The parameters are `scale` and `bias`, and the moving statistics `mean` and `var` are in the collection
     `batch_stats`, as in Flax's `BatchNorm`.
@@ -34,11 +33,13 @@ class BatchNorm(nn.Module):
         use_running_average: whether to normalize by the moving statistics, and to keep them; else the statistics of the
             batch are used and averaged into them.
         momentum: the share of the moving statistics that each batch keeps.
+        epsilon: added to the variance.
         dtype: the type of the computation; statistics are float32 at least.
     """
 
     use_running_average: bool
     momentum: float
+    epsilon: float
     dtype: DTypeLike
 
     @nn.compact
@@ -52,10 +53,10 @@ class BatchNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
         if self.use_running_average:
-            factor = scale * jax.lax.rsqrt(var.value + BATCH_NORM_EPSILON)
+            factor = scale * jax.lax.rsqrt(var.value + self.epsilon)
             factor, shift = (jnp.expand_dims(v, range(x.ndim - 1)) for v in (factor, bias - mean.value * factor))
             return (x * factor + shift).astype(self.dtype)
-        normalized = normalize_batch(x.astype(self.dtype), scale, bias, BATCH_NORM_EPSILON)
+        normalized = normalize_batch(x.astype(self.dtype), scale, bias, self.epsilon)
         if not self.is_initializing():
             for moving, measured in ((mean, normalized.mean), (var, normalized.variance)):
                 moving.value = self.momentum * moving.value + (1 - self.momentum) * measured

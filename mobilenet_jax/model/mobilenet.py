@@ -6,8 +6,8 @@ The layer names are the conversion contract: `conv_dw_1`, `conv_pw_1_bn` and so 
 """
 
 import functools
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Iterator
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,6 @@ from mobilenet_jax.model.layers import (
     ZeroPadding,
 )
 
-ALPHAS = (0.25, 0.5, 0.75, 1.0)
 MIN_IMAGE_SIZE, MAX_IMAGE_SIZE = 32, 2048
 
 # (output channels at alpha 1, stride) of the thirteen depthwise-separable blocks: table 1 of the paper.
@@ -39,6 +38,8 @@ BLOCKS = (
 Head = Literal["article", "article_bn", "small", "imagenet"]
 TRAINABLE_HEADS: tuple[Head, ...] = ("article", "article_bn", "small")  # the choices of a configuration
 FrozenBatchNorm = Literal["frozen", "train"]
+StridedPadding = Literal["keras", "same", "symmetric"]
+Size = tuple[int, int]  # height and width in pixels
 
 
 class DepthwiseSeparableBlock(nn.Module):
@@ -51,16 +52,16 @@ class DepthwiseSeparableBlock(nn.Module):
     index: int  # in the layer names, from 1
     features: int  # output channels
     stride: int  # of the depthwise convolution, 1 or 2
+    padding: Padding  # of the depthwise convolution
     norm: Callable[..., nn.Module]
     plain_convolutions: bool
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps `[batch, height, width, channels]` to `[batch, height // stride, width // stride, features]`."""
-        padding: Padding = ((1, 1), (1, 1))
-        if self.stride == 2:
-            # Keras pads strided depthwise convolutions only at the bottom and right, for even and odd sizes alike.
-            x = ZeroPadding(((0, 1), (0, 1)), name=f"conv_pad_{self.index}")(x)
+        """Maps `[batch, height, width, channels]` to `features` channels and the size that stride and padding give."""
+        padding = self.padding
+        if self.stride == 2:  # a layer of its own, as in Keras
+            x = ZeroPadding(padding, name=f"conv_pad_{self.index}")(x)
             padding = ((0, 0), (0, 0))
         x = DepthwiseConv(self.stride, padding, self.plain_convolutions, name=f"conv_dw_{self.index}")(x)
         x = self.norm(name=f"conv_dw_{self.index}_bn")(x)
@@ -145,7 +146,8 @@ class MobileNet(nn.Module):
     """MobileNet v1: a 3x3 convolution, thirteen depthwise-separable blocks and a head (table 1 of the paper).
 
     Attributes:
-        alpha: the width multiplier (section 3.3 of the paper); every number of channels is `int(channels * alpha)`.
+        alpha: the width multiplier (section 3.3 of the paper): every number of channels is `channels * alpha`. Any
+            multiple of 1/32, so that all of these are whole; Keras publishes ImageNet weights of four.
         head: `"article"` or `"article_bn"` (`ArticleHead` without or with batch normalization), `"small"`
             (`SmallHead`), `"imagenet"` (`ImageNetHead`), or None for the features.
         num_classes: the size of the last layer.
@@ -159,6 +161,13 @@ class MobileNet(nn.Module):
             Keras did in 2018.
         batch_norm_momentum: the share of the moving statistics that each training step keeps. Keras's 0.99 averages
             over the last 100 steps or so.
+        batch_norm_epsilon: added to the variance in batch normalization: 0.001 in Keras, 0.00001 in timm.
+        padding: the zeros around the input of 3x3 convolutions of stride 2. `"keras"` is `"same"` for `conv1`, and one
+            row and column at the bottom and right for the blocks. `"same"` is TensorFlow's SAME everywhere, as in its
+            own checkpoints; it equals `"keras"` for sizes that are multiples of 32. `"symmetric"` is one row and column
+            at each side, as in PyTorch.
+        conv_head: whether a 1x1 convolution with as many channels follows the blocks, as in timm's
+            `mobilenetv1_100h`. It belongs to the features, and to no block: `frozen_blocks` does not freeze it.
         folded: whether biases take the place of batch normalization, for inference; see `folding.fold_batch_norm`.
         dtype: the type of the computation: float32; bfloat16, with parameters, statistics and logits still float32; or
             float64, to separate rounding from errors.
@@ -172,6 +181,9 @@ class MobileNet(nn.Module):
     frozen_blocks: int = 0
     batch_norm: FrozenBatchNorm = "frozen"
     batch_norm_momentum: float = 0.99
+    batch_norm_epsilon: float = 1e-3
+    padding: StridedPadding = "keras"
+    conv_head: bool = False
     folded: bool = False
     dtype: DTypeLike = jnp.float32
 
@@ -183,7 +195,7 @@ class MobileNet(nn.Module):
     @property
     def backbone_layers(self) -> set[str]:
         """The names of the layers that have parameters and do not belong to the head."""
-        return _list_layers(len(BLOCKS))
+        return _list_layers(len(BLOCKS)) | ({"conv_head", "conv_head_bn"} if self.conv_head else set())
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
@@ -197,7 +209,7 @@ class MobileNet(nn.Module):
 
         Returns:
             Logits `[batch, num_classes]`; without a head, features `[batch, height / 32, width / 32, 1024 * alpha]`,
-            with the sizes rounded as by five strided layers.
+            with the sizes rounded as by `compute_feature_size`.
 
         Raises:
             ValueError: alpha, the head or the shape of the images is not one of those above; or `train` is true, but
@@ -218,32 +230,42 @@ class MobileNet(nn.Module):
         if self.folded:
             return functools.partial(Bias, dtype=self.dtype)
         return functools.partial(
-            BatchNorm, use_running_average=not train, momentum=self.batch_norm_momentum, dtype=self.dtype
+            BatchNorm,
+            use_running_average=not train,
+            momentum=self.batch_norm_momentum,
+            epsilon=self.batch_norm_epsilon,
+            dtype=self.dtype,
         )
 
     def _extract_features(self, x: jax.Array, norm: Callable[..., nn.Module]) -> jax.Array:
         is_frozen = self.batch_norm == "frozen" and not self.folded
         frozen_norm = functools.partial(norm, use_running_average=True) if is_frozen else norm
 
-        x = ZeroPadding(compute_same_padding(x.shape[1:3]), name="conv1_pad")(x)
+        x = ZeroPadding(compute_padding(self.padding, x.shape[1:3], is_stem=True), name="conv1_pad")(x)
         x = StemConv(int(32 * self.alpha), self.dtype, self.plain_convolutions, name="conv1")(x)
         x = (frozen_norm if self.frozen_blocks else norm)(name="conv1_bn")(x)
         x = ReLU6(name="conv1_relu")(x)
         for index, (channels, stride) in enumerate(BLOCKS, start=1):
             block_norm = frozen_norm if index <= self.frozen_blocks else norm
             features = int(channels * self.alpha)
-            block = DepthwiseSeparableBlock(index, features, stride, block_norm, self.plain_convolutions)
+            padding = compute_padding(self.padding, x.shape[1:3]) if stride == 2 else ((1, 1), (1, 1))
+            block = DepthwiseSeparableBlock(index, features, stride, padding, block_norm, self.plain_convolutions)
             nn.share_scope(self, block)
             x = block(x)
             if index == self.frozen_blocks:
                 x = jax.lax.stop_gradient(x)
+        if self.conv_head:
+            x = PointwiseConv(x.shape[-1], self.plain_convolutions, name="conv_head")(x)
+            x = ReLU6(name="conv_head_relu")(norm(name="conv_head_bn")(x))
         if not self.is_initializing():  # keeps the perturbation out of the variables of a new model
             x = self.perturb("features", x)  # the identity; Grad-CAM differentiates with respect to the perturbation
         return x
 
     def _validate(self, images: jax.Array) -> None:
-        if self.alpha not in ALPHAS:
-            raise ValueError(f"alpha is {self.alpha}: expected one of {ALPHAS}")
+        if not is_width_multiplier(self.alpha):
+            raise ValueError(f"alpha is {self.alpha}: expected a multiple of 1/32, so that channels are whole")
+        if self.padding not in get_args(StridedPadding):
+            raise ValueError(f"padding is {self.padding!r}: expected one of {get_args(StridedPadding)}")
         if self.head is not None and self.head not in _HEADS:
             raise ValueError(f"head is {self.head!r}: expected None or one of {tuple(_HEADS)}")
         if images.ndim != 4 or images.shape[3] != 3 or min(images.shape[1:3]) < MIN_IMAGE_SIZE:
@@ -256,10 +278,44 @@ def _list_layers(blocks: int) -> set[str]:
     return convs | {f"{conv}_bn" for conv in convs}
 
 
-def compute_same_padding(size: tuple[int, ...]) -> Padding:
-    """Computes TensorFlow's SAME padding for a 3x3 kernel at stride 2.
+def is_width_multiplier(alpha: float) -> bool:
+    """Returns whether every layer has a whole number of channels, the narrowest 32 alpha."""
+    return alpha > 0 and float(32 * alpha).is_integer()
 
-    It is (0, 1) for even sizes, as in the article's layer table, and (1, 1) for odd sizes.
+
+def compute_padding(padding: StridedPadding, size: tuple[int, ...], *, is_stem: bool = False) -> Padding:
+    """Computes the zeros that precede a 3x3 kernel at stride 2.
+
+    Args:
+        padding: see `MobileNet`.
+        size: height and width of the input.
+        is_stem: whether it is the input of `conv1`.
+
+    Returns:
+        `((top, bottom), (left, right))`. TensorFlow's SAME is (0, 1) for even sizes, as in the article's layer table,
+        and (1, 1) for odd ones.
     """
+    if padding == "symmetric":
+        return ((1, 1), (1, 1))
+    if padding == "keras" and not is_stem:  # for even and odd sizes alike
+        return ((0, 1), (0, 1))
     rows, columns = ((1, 1) if n % 2 else (0, 1) for n in size)
     return rows, columns
+
+
+def trace_strided_layers(padding: StridedPadding, size: Size) -> Iterator[tuple[Padding, Size]]:
+    """Yields the padding, and the size of the output, of each layer of stride 2, from `conv1` on.
+
+    Args:
+        padding: see `MobileNet`.
+        size: height and width of the image.
+    """
+    for index in range(1 + sum(stride == 2 for _, stride in BLOCKS)):
+        (top, bottom), (left, right) = zeros = compute_padding(padding, size, is_stem=index == 0)
+        size = ((size[0] + top + bottom - 3) // 2 + 1, (size[1] + left + right - 3) // 2 + 1)
+        yield zeros, size
+
+
+def compute_feature_size(padding: StridedPadding, size: Size) -> Size:
+    """Computes height and width of the features of an image of a size."""
+    return list(trace_strided_layers(padding, size))[-1][1]

@@ -15,6 +15,7 @@ from mobilenet_jax.evaluation.metrics import list_overall
 from mobilenet_jax.evaluation.trained_run import ISIC_NAME, TrainedRun
 from mobilenet_jax.reporting.limits import list_limits, name_object
 from mobilenet_jax.reporting.published_config import strip_folders
+from mobilenet_jax.weights.metadata import format_input_scaling
 from mobilenet_jax.weights.save import write_weights
 
 _CLASS_METRICS = ("recall", "precision", "auc")
@@ -70,8 +71,8 @@ def _render_card(run: TrainedRun, results: dict[str, Any]) -> str:
     return environment.from_string(source.read_text(encoding="utf-8")).render(
         run=run,
         image_size=metadata.image_size,
-        low=metadata.input_scaling[0],
-        high=metadata.input_scaling[1],
+        scaling=format_input_scaling(metadata.input_scaling),
+        low_high=", ".join(f"np.array({value})" for value in metadata.input_scaling),
         results=results,
         noun=name_object(run),
         overall=[

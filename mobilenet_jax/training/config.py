@@ -19,12 +19,13 @@ from input_pipeline.cache import CacheKind
 from input_pipeline.sources.registry import SOURCES
 from mobilenet_jax.errors import ConfigError
 from mobilenet_jax.model.mobilenet import (
-    ALPHAS,
     BLOCKS,
     MAX_IMAGE_SIZE,
     MIN_IMAGE_SIZE,
     TRAINABLE_HEADS,
     FrozenBatchNorm,
+    StridedPadding,
+    is_width_multiplier,
 )
 from mobilenet_jax.training.config_files import load_config
 from mobilenet_jax.training.early_stopping import Mode
@@ -38,6 +39,9 @@ from mobilenet_jax.training.setup import InputScalingName, Precision, has_initia
 ADDED_KEYS: dict[str, Any] = {
     "data.skip_damaged": False,
     "model.batch_norm_momentum": 0.99,
+    "model.batch_norm_epsilon": 1e-3,
+    "model.padding": "keras",
+    "model.conv_head": False,
     "optimizer.backbone_rate_ratio": 1.0,
     "train.reestimate_batch_norm": 0,
 }
@@ -107,13 +111,16 @@ _RULES: dict[str, _Rule] = {
     "augment.hue": _number(0, 0.5),
     "augment.on_validation": _SWITCH,
     "augment.where": _one_of(*get_args(AugmentOn)),
-    "model.alpha": _one_of(*ALPHAS),
+    "model.alpha": _Rule((int, float), is_width_multiplier, "a positive multiple of 1/32"),
     "model.head": _one_of(*TRAINABLE_HEADS),
     "model.dropout": _FRACTION,
     "model.num_classes": _NUM_CLASSES,
     "model.frozen_blocks": _integer(0, len(BLOCKS)),
     "model.batch_norm": _one_of(*get_args(FrozenBatchNorm)),
     "model.batch_norm_momentum": _FRACTION,
+    "model.batch_norm_epsilon": _number(0, 1, exclude_low=True, exclude_high=True),
+    "model.padding": _one_of(*get_args(StridedPadding)),
+    "model.conv_head": _SWITCH,
     "regularizer.kernel_l1": _number(0),
     "regularizer.kernel_l2": _number(0),
     "regularizer.activity_l1": _number(0),

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from input_pipeline.augment import Augmentation
+from input_pipeline.image_ops import InputScaling
 from mobilenet_jax.kernels.warp import warp_image
 from mobilenet_jax.model.preprocessing import scale_pixels
 
@@ -13,7 +14,7 @@ Arrays = Mapping[str, jax.Array]
 
 
 def make_device_augment(
-    augmentation: Augmentation, input_scaling: tuple[float, float]
+    augmentation: Augmentation, input_scaling: InputScaling
 ) -> Callable[[Arrays], dict[str, jax.Array]]:
     """Builds the jitted augmentation of the batches of `make_train_batches(..., augment_on="device")`.
 

@@ -8,9 +8,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from input_pipeline.examples import Examples
+from input_pipeline.image_ops import InputScaling
 from mobilenet_jax.training.early_stopping import EarlyStopping, is_lower_better
 from mobilenet_jax.training.epoch_metrics import compute_epoch_metrics
 from mobilenet_jax.training.step import BatchResult
+from mobilenet_jax.weights.metadata import parse_input_scaling
 
 Record = dict[str, Any]  # the metrics of one epoch: a line of metrics.jsonl
 
@@ -38,13 +40,13 @@ class History:
 
     data: list[str]
     classes: list[str]
-    input_scaling: tuple[float, float]
+    input_scaling: InputScaling
     records: list[Record] = field(default_factory=list)
     results: list[BatchResult] = field(default_factory=list)
     objectives: list[float] = field(default_factory=list)
 
     @classmethod
-    def create(cls, training: Examples, validation: Examples, input_scaling: tuple[float, float]) -> "History":
+    def create(cls, training: Examples, validation: Examples, input_scaling: InputScaling) -> "History":
         """Returns the history of a run that has not begun."""
         fingerprints = [training.compute_fingerprint(), validation.compute_fingerprint()]
         return cls(fingerprints, list(training.class_names), input_scaling)
@@ -100,10 +102,8 @@ class History:
             columns: dict[str, Any] = {name: np.array(partial[name], dtype) for name, dtype in _RESULT_TYPES.items()}
             columns["mask"] = np.ones(len(columns["label"]), bool)
             results = [BatchResult(**columns)]
-        low, high = values["input_scaling"]
-        return cls(
-            values["data"], values["classes"], (low, high), values["epochs"], results, list(partial["objective"])
-        )
+        scaling = parse_input_scaling(values["input_scaling"])
+        return cls(values["data"], values["classes"], scaling, values["epochs"], results, list(partial["objective"]))
 
 
 def find_early_stop(records: Sequence[Record], settings: ConfigDict) -> int | None:

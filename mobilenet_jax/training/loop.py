@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from input_pipeline.batches import BatchOptions, ShardOptions
 from input_pipeline.cache import Cache, open_cache
 from input_pipeline.examples import Examples
+from input_pipeline.image_ops import InputScaling
 from input_pipeline.splits import format_split
 from mobilenet_jax.cluster import broadcast
 from mobilenet_jax.errors import Interrupted, WorkdirError
@@ -170,7 +171,7 @@ def make_feed(
     config: ConfigDict,
     training: Examples,
     validation: Examples,
-    input_scaling: tuple[float, float],
+    input_scaling: InputScaling,
     cache: Cache | None = None,
 ) -> BatchFeed:
     """Returns the feed of a run, which reads decoded images from `cache` if there is one."""

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from input_pipeline.augment import Augmentation
 from input_pipeline.errors import DataError
 from input_pipeline.examples import Examples
+from input_pipeline.image_ops import InputScaling
 from input_pipeline.sources.registry import read_split
 from input_pipeline.splits import count_crossing_lesions, format_split, hash_split, resolve_split
 from mobilenet_jax.errors import ConfigError
@@ -31,7 +32,9 @@ from mobilenet_jax.training.step import (
     make_train_step,
 )
 from mobilenet_jax.weights.imagenet import find_imagenet_weights
+from mobilenet_jax.weights.layout import VARIANT, Architecture
 from mobilenet_jax.weights.load import read_weights
+from mobilenet_jax.weights.metadata import format_input_scaling
 
 Precision = Literal["float32", "bfloat16"]
 InputScalingName = Literal["1/255", "weights"]
@@ -182,7 +185,7 @@ class Program(NamedTuple):
 
 def build_program(
     config: ConfigDict, labels: np.ndarray, steps_per_epoch: int, *, pretrained: bool = True
-) -> tuple[Program, TrainState, tuple[float, float]]:
+) -> tuple[Program, TrainState, InputScaling]:
     """Builds model, optimizer and jitted steps, and the initial state on all devices; logs the size of the model.
 
     Args:
@@ -211,7 +214,7 @@ def build_program(
 
 def init_model(
     config: ConfigDict, key: jax.Array, *, pretrained: bool = True
-) -> tuple[MobileNet, dict[str, Any], tuple[float, float]]:
+) -> tuple[MobileNet, dict[str, Any], InputScaling]:
     """Builds the model and its initial variables: random, with the backbone of `init.weights` if given.
 
     Args:
@@ -224,20 +227,32 @@ def init_model(
         255 are mapped to.
 
     Raises:
-        WeightsError: the weights cannot be read, or do not belong to this model.
+        WeightsError: the weights cannot be read, or have another alpha.
+        ConfigError: the weights are those of a variant of the model.
     """
     model = MobileNet(**config.model, dtype=jnp.dtype(config.train.precision))
-    size, input_scaling = config.data.image_size, _ARTICLE_SCALING
+    size = config.data.image_size
+    input_scaling: InputScaling = _ARTICLE_SCALING
     backbone: dict[str, Any] = {"params": {}, "batch_stats": {}}
     if pretrained and has_initial_weights(config.init):
         path = find_imagenet_weights(model.alpha, size) if config.init.weights == "imagenet" else config.init.weights
         weights = read_weights(path, model.alpha, head=False)
+        _check_variant(model, weights.architecture)
         backbone = weights.variables
         if config.init.input_scaling == "weights":
             input_scaling = weights.metadata.input_scaling
-        _logger.info("backbone from %s; input scaling [%g, %g]", path, *input_scaling)
+        _logger.info("backbone from %s; input scaling %s", path, format_input_scaling(input_scaling))
     rest = _init_variables(model, size, key, frozenset(backbone["params"]))
     return model, {name: {**rest[name], **layers} for name, layers in backbone.items()}, input_scaling
+
+
+def _check_variant(model: MobileNet, architecture: Architecture) -> None:
+    """Raises if the model has other layers, padding or epsilon than the one that the weights were trained with."""
+    needed = {name: getattr(architecture, name) for name in ("conv_head", *VARIANT)}
+    different = {name: value for name, value in needed.items() if value != getattr(model, name)}
+    if different:
+        options = " ".join(f"--config.model.{name}={value}" for name, value in different.items())
+        raise ConfigError(f"the weights of config.init.weights were trained with another variant: add {options}")
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 3))

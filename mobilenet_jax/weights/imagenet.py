@@ -20,16 +20,21 @@ def find_imagenet_weights(alpha: float, image_size: int) -> Path:
     """Returns the public Keras file for a width and an input size, downloaded once into the user's cache.
 
     Args:
-        alpha: 0.25, 0.5, 0.75 or 1.0.
+        alpha: the width multiplier.
         image_size: in pixels. Files exist for 128, 160, 192 and 224. For any other size it is the file for 224, as in
             Keras.
 
     Raises:
-        WeightsError: the file is not in the cache and cannot be downloaded, or is another one. The message names the
-            file and its folder.
+        WeightsError: Keras publishes no weights of this width; or the file is not in the cache and cannot be loaded,
+            or is another one. The message names the file and its folder.
         UserError: the user's cache cannot be written.
     """
     size = image_size if image_size in _SIZES else _DEFAULT_SIZE
+    if alpha not in _ALPHA_NAMES:
+        raise WeightsError(
+            f"Keras publishes ImageNet weights of alpha {', '.join(map(str, sorted(_ALPHA_NAMES)))}, not {alpha}: set "
+            "init.weights to a file, or to None for random weights"
+        )
     name = f"mobilenet_{_ALPHA_NAMES[alpha]}_{size}_tf_no_top.h5"
     folder = get_cache_folder("weights")
     if (folder / name).exists():

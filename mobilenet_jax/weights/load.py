@@ -12,15 +12,16 @@ import numpy as np
 from mobilenet_jax.errors import WeightsError
 from mobilenet_jax.model.mobilenet import MobileNet
 from mobilenet_jax.weights import orbax
+from mobilenet_jax.weights.formats import Format, check_expressible, get_layout, map_names
 from mobilenet_jax.weights.keras.files import open_archive, open_hdf5
-from mobilenet_jax.weights.keras.names import map_to_keras_3
 from mobilenet_jax.weights.layout import (
     Architecture,
     Shape,
+    from_flax_shape,
     get_byte_count,
     get_transposed_axes,
-    transpose,
-    transpose_shape,
+    to_flax,
+    to_flax_shape,
 )
 from mobilenet_jax.weights.orbax import CheckpointName
 from mobilenet_jax.weights.safetensors import open_safetensors
@@ -31,7 +32,6 @@ _Format = Literal["hdf5", "zip", "safetensors", "workdir", "orbax"]
 
 _SLACK = 64 << 20  # bytes that the tensors of a compressed file may have beyond the size of the file
 _MAX_FILE_RATIO = 8  # file to tensors: an optimizer's tensors make it 3, HDF5's groups 4 for the smallest model
-_EPSILON = 1e-3  # batch normalization takes the square root of variance + epsilon
 
 
 def load_pretrained(
@@ -82,7 +82,10 @@ def read_weights(
     with _open_checked(path, head, checkpoint) as (file, architecture):
         if alpha not in (None, architecture.alpha):
             raise WeightsError(f"it holds a MobileNet of alpha {architecture.alpha}, but the model has alpha {alpha}")
-        tensors = {name: _read_tensor(file, name, allow_nonfinite) for name in architecture.compute_shapes()}
+        tensors = {
+            name: _read_tensor(file, name, architecture.batch_norm_epsilon, allow_nonfinite)
+            for name in architecture.compute_shapes()
+        }
         digest = compute_sha256(file.path)
     metadata = dataclasses.replace(
         file.metadata,
@@ -93,16 +96,16 @@ def read_weights(
     return Weights(file.format, file.checkpoint or f"sha256:{digest}", architecture, tensors, metadata)
 
 
-def _read_tensor(file: WeightsFile, name: str, allow_nonfinite: bool) -> np.ndarray:
+def _read_tensor(file: WeightsFile, name: str, epsilon: float, allow_nonfinite: bool) -> np.ndarray:
     tensor = file.tensors[name]
     value = tensor.read()
     if not allow_nonfinite and not np.isfinite(value).all():
         raise WeightsError(
             f"tensor {tensor.name} contains NaN or infinity (mobilenet-jax convert --allow-nonfinite accepts them)"
         )
-    if name.endswith("_bn.var") and (value <= -_EPSILON).any():
+    if name.endswith("_bn.var") and (value <= -epsilon).any():
         raise WeightsError(f"tensor {tensor.name} contains a negative variance, {value.min():.3g}")
-    return transpose(name, value) if file.keras_layout else value
+    return to_flax(name, value, file.layout)
 
 
 class TensorMapping(NamedTuple):
@@ -115,33 +118,32 @@ class TensorMapping(NamedTuple):
 
 
 def map_tensors(
-    path: str | Path, *, to_keras: bool, checkpoint: CheckpointName = "best", head: bool = True
+    path: str | Path, target: Format, *, checkpoint: CheckpointName = "best", head: bool = True
 ) -> list[TensorMapping]:
     """Returns the conversion of each tensor of a file to another format. Only names and shapes are read.
 
     Args:
         path: see `load_pretrained`.
-        to_keras: whether the other format is Keras 3's, not one of this project's.
+        target: the other format.
         checkpoint: see `load_pretrained`.
         head: whether the classifier is converted.
 
     Raises:
-        WeightsError: see `load_pretrained`.
+        WeightsError: see `load_pretrained`; or the other format cannot express the model.
     """
     with _open_checked(Path(path), head, checkpoint) as (file, architecture):
-        shapes = architecture.compute_shapes()
-        names = map_to_keras_3(shapes) if to_keras else {name: name for name in shapes}
+        check_expressible(architecture, file.metadata, target)
+        shapes, layout = architecture.compute_shapes(), get_layout(target)
+        names = map_names(shapes, target)
         mappings = []
         for name, shape in shapes.items():
-            axes = get_transposed_axes(name) if file.keras_layout != to_keras else None
-            mappings.append(
-                TensorMapping(
-                    make_printable(file.tensors[name].name),
-                    names[name],
-                    transpose_shape(name, shape) if to_keras else shape,
-                    f"transpose {axes}" if axes else "",
-                )
-            )
+            source, written = file.tensors[name], from_flax_shape(name, shape, layout)
+            axes = list(range(len(shape)))
+            from_source = get_transposed_axes(name, file.layout) or axes
+            to_target = np.argsort(get_transposed_axes(name, layout) or axes)
+            order = [from_source[i] for i in to_target]
+            transform = f"transpose {tuple(order)}" if order != axes else ""
+            mappings.append(TensorMapping(make_printable(source.name), names[name], written, transform))
         return mappings
 
 
@@ -209,9 +211,10 @@ def _detect_format(path: Path) -> _Format:
 
 def _infer_architecture(file: WeightsFile, head: bool) -> Architecture:
     """Returns the MobileNet that a file holds, after validating names, shapes, types and sizes; reads no values."""
-    shapes = {name: _lay_out(file, name, tensor.shape) for name, tensor in file.tensors.items()}
-    architecture = Architecture.from_shapes(shapes, head=head)
-    expected = {name: _lay_out(file, name, shape) for name, shape in architecture.compute_shapes().items()}
+    shapes = {name: to_flax_shape(name, tensor.shape, file.layout) for name, tensor in file.tensors.items()}
+    architecture = Architecture.from_shapes(shapes, head=head)._replace(**file.variant)
+    shapes = architecture.compute_shapes()
+    expected = {name: from_flax_shape(name, shape, file.layout) for name, shape in shapes.items()}
     check_tensors(
         {name: (tensor.shape, tensor.dtype) for name, tensor in file.tensors.items() if head or name in expected},
         expected,
@@ -228,8 +231,3 @@ def _infer_architecture(file: WeightsFile, head: bool) -> Architecture:
     if head:
         file.metadata.check_class_count(architecture.num_classes)
     return architecture
-
-
-def _lay_out(file: WeightsFile, name: str, shape: Shape) -> Shape:
-    """Converts a shape from the layout of the file to Flax's, or back."""
-    return transpose_shape(name, shape) if file.keras_layout else shape

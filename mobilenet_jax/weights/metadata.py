@@ -1,13 +1,17 @@
 """Metadata of weights: the facts about a network that its tensors do not show."""
 
 import json
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from mobilenet_jax.errors import WeightsError
 from mobilenet_jax.model.mobilenet import MAX_IMAGE_SIZE, MIN_IMAGE_SIZE
+
+if TYPE_CHECKING:
+    from input_pipeline.image_ops import InputScaling
 
 
 @dataclass(frozen=True)
@@ -17,7 +21,7 @@ class Metadata:
     Attributes:
         image_size: height and width in pixels of the images it was trained on; None if unknown.
         input_scaling: the `(low, high)` range that pixel values 0 and 255 are mapped to: (-1, 1) for ImageNet weights,
-            (0, 1) in the article.
+            (0, 1) in the article. If the channels have ranges of their own, both are tuples of three.
         classes: the class names in the order of the logits; None if unknown.
         source: the name of the file that the weights were read from.
         source_sha256: the SHA-256 of that file, see `compute_sha256`.
@@ -27,7 +31,7 @@ class Metadata:
     """
 
     image_size: tuple[int, int] | None = None
-    input_scaling: tuple[float, float] = (-1.0, 1.0)
+    input_scaling: "InputScaling" = (-1.0, 1.0)
     classes: tuple[str, ...] | None = None
     source: str = ""
     source_sha256: str = ""
@@ -39,8 +43,8 @@ class Metadata:
             raise WeightsError(
                 f"image_size {size} is not a height and a width from {MIN_IMAGE_SIZE} to {MAX_IMAGE_SIZE} pixels"
             )
-        if len(scaling) != 2 or not -math.inf < scaling[0] < scaling[1] < math.inf:
-            raise WeightsError(f"input_scaling {scaling} is not a low number and a higher one")
+        if not _is_range(scaling):
+            raise WeightsError(f"input_scaling {scaling} is not a low number and a higher one, or three of each")
         if classes is not None and not all(isinstance(name, str) and name.isprintable() for name in classes):
             raise WeightsError("classes contains a name that is not printable text")
 
@@ -75,11 +79,56 @@ class Metadata:
                     value = json.loads(texts[name])
                     if not isinstance(value, list):
                         raise ValueError
-                    values[name] = tuple(map(float, value) if name == "input_scaling" else value)
+                    values[name] = parse_input_scaling(value) if name == "input_scaling" else tuple(value)
             values |= {name: texts[name] for name in ("source", "source_sha256") if name in texts}
             return cls(**values)
         except (ValueError, TypeError, ArithmeticError, RecursionError) as error:
             raise WeightsError(f"the metadata {name} cannot be {str(texts[name])[:80]!r}") from error
+
+
+def parse_input_scaling(values: list[Any]) -> "InputScaling":
+    """Parses the JSON form of an input scaling: two numbers, or two lists of three.
+
+    Raises:
+        TypeError, ValueError: it is anything else.
+    """
+    low, high = (tuple(map(float, value)) if isinstance(value, list) else float(value) for value in values)
+    scaling: Any = (low, high)
+    return scaling
+
+
+def format_input_scaling(scaling: "InputScaling") -> str:
+    """Formats a range, such as `[-1, 1]` or `[(-2.12, -2.04, -1.8), (2.25, 2.43, 2.64)]`."""
+    texts = (
+        f"({', '.join(f'{v:.4g}' for v in value)})" if isinstance(value, tuple) else f"{value:g}" for value in scaling
+    )
+    return f"[{', '.join(texts)}]"
+
+
+def make_input_scaling(mean: Sequence[float], std: Sequence[float]) -> "InputScaling":
+    """Returns the range of pixels that are divided by 255 and normalized with the mean and standard deviation.
+
+    Args:
+        mean: one per channel, of pixel values from 0 to 1.
+        std: the same.
+    """
+    low, high = (tuple((value - m) / s for m, s in zip(mean, std, strict=True)) for value in (0, 1))
+    scaling: Any = (low, high) if len({*zip(low, high, strict=True)}) > 1 else (low[0], high[0])
+    return scaling
+
+
+def compute_mean_std(scaling: "InputScaling") -> tuple[list[float], list[float]]:
+    """Computes mean and standard deviation per channel: the inverse of `make_input_scaling`."""
+    low, high = (np.broadcast_to(np.asarray(value, np.float64), 3) for value in scaling)
+    mean, std = -low / (high - low), 1 / (high - low)
+    return [round(float(v), 12) for v in mean], [round(float(v), 12) for v in std]
+
+
+def _is_range(scaling: Any) -> bool:
+    if len(scaling) != 2 or np.shape(scaling) not in ((2,), (2, 3)):
+        return False
+    low, high = map(np.asarray, scaling)
+    return bool(np.isfinite([low, high]).all() and (low < high).all())
 
 
 def check_texts(value: object) -> dict[str, str]:

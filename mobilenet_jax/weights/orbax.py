@@ -22,7 +22,8 @@ from flax.traverse_util import unflatten_dict
 from input_pipeline.errors import get_first_line
 from mobilenet_jax.errors import WeightsError
 from mobilenet_jax.weights.damage import report_damage
-from mobilenet_jax.weights.metadata import Metadata, check_texts
+from mobilenet_jax.weights.layout import VARIANT, parse_variant
+from mobilenet_jax.weights.metadata import Metadata, check_texts, parse_input_scaling
 from mobilenet_jax.weights.weights_file import FileTensor, WeightsFile
 
 CheckpointName = Literal["best", "latest"]
@@ -89,8 +90,8 @@ def open_folder(path: Path) -> Iterator[WeightsFile]:
         _check_files(path)
         texts = check_texts(_read_json(path / "metadata" / "metadata"))
         tensors = _list_tensors(path / "variables")
-        metadata, alpha = Metadata.from_texts(texts), texts.get("alpha")
-    yield WeightsFile("Orbax folder", path, tensors, keras_layout=False, metadata=metadata, alpha=alpha)
+        metadata, alpha, variant = Metadata.from_texts(texts), texts.get("alpha"), parse_variant(texts)
+    yield WeightsFile("Orbax folder", path, tensors, "flax", metadata, alpha, variant)
 
 
 @contextlib.contextmanager
@@ -115,7 +116,11 @@ def open_workdir(path: Path, name: CheckpointName) -> Iterator[WeightsFile]:
         history = _read_json(folder / "history" / "metadata")
         config = _read_json(path / "config.json")
         size = config["data"]["image_size"]
-        metadata = Metadata((size, size), tuple(history["input_scaling"]), tuple(history["classes"]))
+        scaling = parse_input_scaling(history["input_scaling"])
+        metadata = Metadata((size, size), scaling, tuple(history["classes"]))
+        variant = {
+            name: config["model"][name] for name in VARIANT if name in config["model"]
+        }  # not in earlier versions
         tensors = _select_variables(_list_tensors(folder / "state"))
         if config["train"].get("reestimate_batch_norm"):  # a key that runs of earlier versions do not have
             statistics = _list_tensors(folder / REESTIMATED)
@@ -123,7 +128,7 @@ def open_workdir(path: Path, name: CheckpointName) -> Iterator[WeightsFile]:
                 raise WeightsError(f"damaged ({folder.name}/{REESTIMATED} holds no arrays)")
             tensors |= statistics
     checkpoint = f"{name} checkpoint, step {folder.name}"
-    yield WeightsFile(checkpoint, folder, tensors, keras_layout=False, metadata=metadata, checkpoint=checkpoint)
+    yield WeightsFile(checkpoint, folder, tensors, "flax", metadata, variant=variant, checkpoint=checkpoint)
 
 
 def _select_variables(state: dict[str, FileTensor]) -> dict[str, FileTensor]:

@@ -1,4 +1,7 @@
-"""Safetensors files: this project's own format. Each tensor has its name of `layout.py` and Flax's layout."""
+"""Safetensors files: this project's own, and those of timm and Transformers.
+
+In the project's own, each tensor has its name of `layout.py` and Flax's layout. The names tell the formats apart.
+"""
 
 import contextlib
 import functools
@@ -12,7 +15,10 @@ from safetensors.numpy import save
 
 from mobilenet_jax.errors import WeightsError
 from mobilenet_jax.weights.damage import report_damage
+from mobilenet_jax.weights.layout import parse_variant
 from mobilenet_jax.weights.metadata import Metadata
+from mobilenet_jax.weights.pytorch.configs import read_description
+from mobilenet_jax.weights.pytorch.names import Library, detect_library, is_counter, map_to_library
 from mobilenet_jax.weights.weights_file import FileTensor, WeightsFile
 
 _MAX_HEADER = 8 << 20  # bytes; ours have 15 kB, and more with thousands of classes
@@ -31,8 +37,28 @@ def open_safetensors(path: Path) -> Iterator[WeightsFile]:
             file = stack.enter_context(safetensors.safe_open(path, framework="numpy"))
             tensors = {name: _make_tensor(file, name) for name in file.offset_keys()}
             texts = file.metadata() or {}
-        metadata = Metadata.from_texts(texts)
-        yield WeightsFile("safetensors", path, tensors, False, metadata, texts.get("alpha"))
+        library = detect_library(tensors)
+        if library:
+            yield _open_library_file(path, tensors, library)
+        else:
+            metadata = Metadata.from_texts(texts)
+            yield WeightsFile("safetensors", path, tensors, "flax", metadata, texts.get("alpha"), parse_variant(texts))
+
+
+def _open_library_file(path: Path, tensors: dict[str, FileTensor], library: Library) -> WeightsFile:
+    """Renames the tensors of timm or Transformers, and reads the JSON files beside them."""
+    names = {theirs: ours for ours, theirs in map_to_library(library).items()}
+    renamed = {names.get(name, name): tensor for name, tensor in tensors.items() if not is_counter(name)}
+    description = read_description(path.parent, library)
+    return WeightsFile(
+        f"safetensors of {library}",
+        path,
+        renamed,
+        "pytorch",
+        description.metadata,
+        description.alpha,
+        description.variant,
+    )
 
 
 def _check_header_size(path: Path) -> None:

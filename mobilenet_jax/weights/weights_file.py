@@ -1,14 +1,14 @@
 """An open weights file of any format: the result of every reader."""
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from mobilenet_jax.weights.layout import Shape
+from mobilenet_jax.weights.layout import Layout, Shape
 from mobilenet_jax.weights.metadata import Metadata
 
 
@@ -29,18 +29,20 @@ class WeightsFile:
         format: the format, for display.
         path: the file or folder that holds the tensors; for a workdir, the folder of the checkpoint.
         tensors: by their names in `layout.py`; a tensor that has none is listed under its name in the file.
-        keras_layout: whether depthwise kernels are `[3, 3, channels, 1]`.
+        layout: the order of the axes of the tensors.
         metadata: as far as the file records it; all else is as for Keras's ImageNet weights.
         alpha: the width multiplier that the file records, as text; None if it records none.
+        variant: attributes of `Architecture` that the shapes of the tensors do not show, if they differ from Keras's.
         checkpoint: identifies a checkpoint of a run, such as `best checkpoint, step 799`; None for other files.
     """
 
     format: str
     path: Path
     tensors: dict[str, FileTensor]
-    keras_layout: bool
+    layout: Layout
     metadata: Metadata
     alpha: str | None = None
+    variant: Mapping[str, Any] = field(default_factory=dict)
     checkpoint: str | None = None
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import safetensors.numpy
 
 from mobilenet_jax.weights.keras.names import map_to_keras_3
-from mobilenet_jax.weights.layout import Architecture, transpose
+from mobilenet_jax.weights.layout import Architecture, from_flax
 
 BACKBONE = Architecture(0.25, None, 0, 1)
 
@@ -34,7 +34,7 @@ def write_keras_2(path, architecture=BACKBONE):
                 keras_name = "depthwise_kernel" if layer.startswith("conv_dw") else "kernel"
             else:
                 keras_name = _KERAS_2_NAMES[tensor] if layer.endswith("_bn") else tensor
-            file[f"{layer}/{layer}/{keras_name}:0"] = transpose(name, value)
+            file[f"{layer}/{layer}/{keras_name}:0"] = from_flax(name, value, "keras")
     return path
 
 
@@ -43,7 +43,7 @@ def write_keras_3(path):
     tensors = make_random_tensors()
     with h5py.File(path, "w") as file:
         for name, keras_name in map_to_keras_3(tensors).items():
-            file[keras_name] = transpose(name, tensors[name])
+            file[keras_name] = from_flax(name, tensors[name], "keras")
             file[keras_name].parent.attrs["name"] = name.split(".")[1]
     return path
 

@@ -22,7 +22,7 @@ from mobilenet_jax.weights.damage import report_damage
 from mobilenet_jax.weights.keras import hdf5
 from mobilenet_jax.weights.keras.description import check_description
 from mobilenet_jax.weights.keras.names import map_from_keras_2, map_from_keras_3, map_to_keras_3
-from mobilenet_jax.weights.layout import transpose
+from mobilenet_jax.weights.layout import from_flax, parse_variant
 from mobilenet_jax.weights.metadata import Metadata, check_texts
 from mobilenet_jax.weights.weights_file import FileTensor, WeightsFile
 
@@ -124,9 +124,10 @@ def _make_weights_file(format_name: str, path: Path, file: hdf5.Hdf5File, image_
         format_name,
         path,
         _list_tensors(file),
-        keras_layout=True,
+        "keras",
         metadata=Metadata.from_texts(texts),
         alpha=texts.get("alpha"),
+        variant=parse_variant(texts),
     )
 
 
@@ -168,5 +169,5 @@ def write_hdf5(path: Path, tensors: Mapping[str, np.ndarray], texts: Mapping[str
     with h5py.File(path, "w") as file:
         file.attrs[_ATTRIBUTE] = json.dumps(dict(texts))
         for name, value in tensors.items():
-            dataset = file.create_dataset(names[name], data=transpose(name, value))
+            dataset = file.create_dataset(names[name], data=from_flax(name, value, "keras"))
             dataset.parent.attrs["name"] = name.split(".")[1]  # Keras 3 stores the name of the layer there

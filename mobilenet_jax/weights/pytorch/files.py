@@ -1,0 +1,38 @@
+"""Folders in the form of timm and of Transformers: `model.safetensors` with JSON files beside it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from mobilenet_jax.weights.layout import from_flax
+from mobilenet_jax.weights.pytorch.configs import build_files
+from mobilenet_jax.weights.pytorch.names import Library, list_counters, map_to_library
+from mobilenet_jax.weights.weights import Weights
+
+FILES = {"config.json", "preprocessor_config.json", "model.safetensors"}  # of such a folder
+
+
+def write_library_folder(path: Path, weights: Weights, library: Library) -> None:
+    """Writes a folder that the library loads.
+
+    Args:
+        path: the folder, which must not exist.
+        weights: the weights, of a model that the library has, see `build_files`.
+        library: the library.
+    """
+    names = map_to_library(library)
+    tensors: dict[str, Any] = {
+        names[name]: from_flax(name, value, "pytorch") for name, value in weights.tensors.items()
+    }
+    if weights.architecture.head == "imagenet":
+        tensors["classifier.weight"] = tensors["classifier.weight"][:, :, 0, 0]
+    layers = [name.split(".")[1].removesuffix("_bn") for name in weights.tensors if name.endswith("_bn.var")]
+    tensors |= {name: np.int64(0) for name in list_counters(library, layers)}
+    path.mkdir()
+    ordered = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+    save_file(ordered, path / "model.safetensors", {"format": "pt"})
+    for name, content in build_files(library, weights.architecture, weights.metadata).items():
+        (path / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
