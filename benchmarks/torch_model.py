@@ -1,6 +1,7 @@
 """MobileNet v1 with the article's head in PyTorch, for benchmarks; run by an interpreter that has PyTorch."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +29,8 @@ def build_model(alpha: float, size: int) -> nn.Sequential:
 
 def make_train_runner(alpha: float, images: np.ndarray, labels: np.ndarray) -> Callable[[int], None]:
     """Returns a function that runs N training steps with images `[n, size, size, 3]`, in channels-last memory."""
-    model = build_model(alpha, images.shape[1]).to(memory_format=torch.channels_last)
+    model: Any = build_model(alpha, images.shape[1])  # the types of `to` lack the layout of memory
+    model.to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), 0.001, momentum=0.9)
     x = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
     y = torch.from_numpy(labels).long()

@@ -6,6 +6,12 @@ from collections.abc import Iterator
 from input_pipeline.errors import get_first_line
 from mobilenet_jax.errors import WeightsError
 
+PICKLE = (
+    "refusing to load a Python pickle: it can execute arbitrary code. Convert PyTorch's where it comes from: python -c "
+    "\"import torch, safetensors.torch as s; s.save_file(torch.load('pytorch_model.bin', weights_only=True), "
+    "'model.safetensors')\"; or load the Hub's conversion, often hf://OWNER/NAME@refs/pr/1"
+)
+
 
 @contextlib.contextmanager
 def report_damage() -> Iterator[None]:

@@ -12,6 +12,7 @@ import numpy as np
 from mobilenet_jax.errors import WeightsError
 from mobilenet_jax.model.mobilenet import MobileNet
 from mobilenet_jax.weights import orbax
+from mobilenet_jax.weights.damage import PICKLE
 from mobilenet_jax.weights.formats import Format, check_expressible, get_layout, map_names
 from mobilenet_jax.weights.keras.files import open_archive, open_hdf5
 from mobilenet_jax.weights.layout import (
@@ -24,11 +25,13 @@ from mobilenet_jax.weights.layout import (
     to_flax_shape,
 )
 from mobilenet_jax.weights.orbax import CheckpointName
+from mobilenet_jax.weights.pytorch.files import WEIGHTS_NAME
 from mobilenet_jax.weights.safetensors import open_safetensors
+from mobilenet_jax.weights.tensorflow.checkpoint import INDEX_SUFFIX, open_checkpoint
 from mobilenet_jax.weights.weights import Weights, check_tensors
 from mobilenet_jax.weights.weights_file import WeightsFile, compute_sha256, get_content_size
 
-_Format = Literal["hdf5", "zip", "safetensors", "workdir", "orbax"]
+_Kind = Literal["hdf5", "zip", "safetensors", "folder", "checkpoint", "workdir", "orbax"]
 
 _SLACK = 64 << 20  # bytes that the tensors of a compressed file may have beyond the size of the file
 _MAX_FILE_RATIO = 8  # file to tensors: an optimizer's tensors make it 3, HDF5's groups 4 for the smallest model
@@ -41,7 +44,8 @@ def load_pretrained(
 
     Args:
         path: a Keras file (HDF5 of Keras 1 or 2, `.weights.h5` or `.keras` of Keras 3), a file or folder that
-            `save_pretrained` wrote, or the workdir of a training run. The format is detected from the content.
+            `save_pretrained`, timm or Transformers wrote (safetensors), the prefix of a TensorFlow checkpoint, or the
+            workdir of a training run. The format is detected from the content.
         alpha: the expected width multiplier; None accepts any.
         checkpoint: the checkpoint of a workdir, `"best"` or `"latest"`.
         allow_nonfinite: whether tensors may contain NaN and infinity.
@@ -163,13 +167,17 @@ def _open_checked(path: Path, head: bool, checkpoint: CheckpointName) -> Iterato
 
 
 def _open(path: Path, head: bool, checkpoint: CheckpointName) -> AbstractContextManager[WeightsFile]:
-    match _detect_format(path):
+    match _detect_kind(path):
         case "hdf5":
             return open_hdf5(path, head)
         case "zip":
             return open_archive(path, head)
         case "safetensors":
             return open_safetensors(path)
+        case "folder":
+            return open_safetensors(path / WEIGHTS_NAME)
+        case "checkpoint":
+            return open_checkpoint(path.with_name(path.name.removesuffix(INDEX_SUFFIX)))
         case "workdir":
             return orbax.open_workdir(path, checkpoint)
         case "orbax":
@@ -181,15 +189,21 @@ def is_workdir(path: Path) -> bool:
     return (path / "config.json").is_file() and (path / "checkpoints").is_dir()
 
 
-def _detect_format(path: Path) -> _Format:
+def _detect_kind(path: Path) -> _Kind:
     if path.is_dir():
         if is_workdir(path):
             return "workdir"
         if (path / "variables").is_dir() and (path / "metadata").is_dir():
             return "orbax"
+        if (path / WEIGHTS_NAME).is_file():
+            return "folder"
         files = sorted(file.name for file in path.glob("*.safetensors"))
         hint = f" (name the file in it, {files[0]})" if files else ""
-        raise WeightsError(f"a folder, but neither the workdir of a run nor weights that Orbax wrote{hint}")
+        raise WeightsError(
+            f"a folder, but neither the workdir of a run nor weights of Orbax, timm or Transformers{hint}"
+        )
+    if path.name.endswith(INDEX_SUFFIX) or path.with_name(path.name + INDEX_SUFFIX).is_file():
+        return "checkpoint"
     if not path.exists():
         raise WeightsError("no such file or folder")
     if not path.is_file():
@@ -205,7 +219,7 @@ def _detect_format(path: Path) -> _Format:
     if not start:
         raise WeightsError("an empty file")
     if start[0] == 0x80 and start[1:2] in (b"\2", b"\3", b"\4", b"\5"):
-        raise WeightsError("refusing to load a Python pickle: it can execute arbitrary code")
+        raise WeightsError(PICKLE)
     raise WeightsError("not a weights file: neither HDF5 nor a .keras archive nor safetensors")
 
 

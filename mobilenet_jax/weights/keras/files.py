@@ -18,16 +18,17 @@ import h5py
 import numpy as np
 
 from mobilenet_jax.errors import WeightsError
-from mobilenet_jax.weights.damage import report_damage
-from mobilenet_jax.weights.keras import hdf5
+from mobilenet_jax.weights.damage import PICKLE, report_damage
 from mobilenet_jax.weights.keras.description import check_description
 from mobilenet_jax.weights.keras.names import map_from_keras_2, map_from_keras_3, map_to_keras_3
 from mobilenet_jax.weights.layout import from_flax, parse_variant
 from mobilenet_jax.weights.metadata import Metadata, check_texts
 from mobilenet_jax.weights.weights_file import FileTensor, WeightsFile
+from mobilenet_jax.weights.worker import WorkerFile, open_in_worker
 
 SUFFIX = ".weights.h5"  # of files that `write_hdf5` writes; Keras 3 requires it
 
+_WORKER = Path(__file__).with_name("hdf5_worker.py")
 _WEIGHTS_MEMBER, _DESCRIPTION_MEMBER = "model.weights.h5", "config.json"
 _MAX_DESCRIPTION = 8 << 20  # bytes; Keras writes 90 kB
 _MAX_EXPANSION = 4  # a member's size over its size in the archive; trained weights come to 1.1
@@ -47,7 +48,7 @@ def open_hdf5(path: Path, head: bool) -> Iterator[WeightsFile]:
     Raises:
         WeightsError: it is damaged, holds links, or was written for another order of axes.
     """
-    with hdf5.open_file(path) as file:
+    with open_in_worker(_WORKER, path) as file:
         image_size = _read_image_size(file.attributes.get("model_config"), head)
         # The names of Keras's public files are the only record of their image size.
         if image_size is None and (public := _PUBLIC_NAME.fullmatch(path.name)):
@@ -72,7 +73,7 @@ def open_archive(path: Path, head: bool) -> Iterator[WeightsFile]:
         with report_damage():
             description = _unpack(path, unpacked)
         image_size = _read_image_size(description, head)
-        with hdf5.open_file(unpacked) as file:
+        with open_in_worker(_WORKER, unpacked) as file:
             yield _make_weights_file("Keras 3 archive", path, file, image_size)
 
 
@@ -92,6 +93,8 @@ def _unpack(path: Path, destination: Path) -> str | None:
     """Unpacks the weights of a `.keras` archive, and returns the description of its model if there is one."""
     with zipfile.ZipFile(path) as archive:
         members = {member.filename: member for member in archive.infolist()}
+        if any(name.endswith("/data.pkl") for name in members):
+            raise WeightsError(PICKLE)
         for member in members.values():
             _check_member(member)
         if _WEIGHTS_MEMBER not in members:
@@ -114,7 +117,7 @@ def _check_member(member: zipfile.ZipInfo) -> None:
         )
 
 
-def _make_weights_file(format_name: str, path: Path, file: hdf5.Hdf5File, image_size: str | None) -> WeightsFile:
+def _make_weights_file(format_name: str, path: Path, file: WorkerFile, image_size: str | None) -> WeightsFile:
     if file.attributes.get("backend") == "theano":
         raise WeightsError("written by Keras on Theano, whose kernels are flipped; save it from TensorFlow")
     texts = _parse_texts(file.attributes.get(_ATTRIBUTE, "{}"))
@@ -131,7 +134,7 @@ def _make_weights_file(format_name: str, path: Path, file: hdf5.Hdf5File, image_
     )
 
 
-def _list_tensors(file: hdf5.Hdf5File) -> dict[str, FileTensor]:
+def _list_tensors(file: WorkerFile) -> dict[str, FileTensor]:
     if any(re.search(r"(^|/)vars/\d+$", path) for path in file.datasets):
         names = map_from_keras_3({path: dataset["layer"] for path, dataset in file.datasets.items()})
     else:

@@ -7,7 +7,6 @@ Sources: timm's `models/_hub.py` and `models/efficientnet.py`, and Transformers'
 """
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +21,8 @@ _MAX_BYTES = 8 << 20
 _TIMM_NAMES = {(1.0, False): "mobilenetv1_100", (1.0, True): "mobilenetv1_100h", (1.25, False): "mobilenetv1_125"}
 _TIMM_EPSILON, _TRANSFORMERS_EPSILON = 1e-5, 1e-3
 _TIMM_PADDINGS: dict[StridedPadding, str] = {"symmetric": "", "same": "same"}  # by `pad_type`
-_TIMM_ARGUMENTS = {"pad_type", "bn_eps"}  # of the model, that are read
+# Arguments of a model that change nothing, or nothing that the shapes of the tensors do not show.
+_NEUTRAL_ARGUMENTS = {"num_classes", "in_chans", "drop_rate", "drop_path_rate"}
 _MIN_TRANSFORMERS_ALPHA = 0.25  # below it, Transformers does not narrow the first layer
 _NORMALIZED = [0.5, 0.5, 0.5]  # the default mean and standard deviation of both libraries: pixels from -1 to 1
 
@@ -63,10 +63,11 @@ def _describe_timm(config: dict[str, Any]) -> Description:
     arguments, pretrained = config.get("model_args") or {}, config.get("pretrained_cfg") or {}
     if config.get("architecture", "mobilenetv1_100") not in _TIMM_NAMES.values():
         raise WeightsError(f"config.json beside it is of the model {str(config['architecture'])[:80]!r}")
-    if unknown := sorted(arguments.keys() - _TIMM_ARGUMENTS):
+    if unknown := sorted(arguments.keys() - _NEUTRAL_ARGUMENTS - {"pad_type", "bn_eps", "global_pool"}):
         raise WeightsError(f"config.json beside it changes the model by {', '.join(unknown)[:200]}")
-    if config.get("global_pool", "avg") not in ("avg", ""):
-        raise WeightsError(f"config.json beside it has the pooling {str(config['global_pool'])[:80]!r}, not 'avg'")
+    for pool in (config.get("global_pool", "avg"), arguments.get("global_pool", "avg")):
+        if pool not in ("avg", ""):  # "" for a model without pooling, which ends with its features
+            raise WeightsError(f"config.json beside it has the pooling {str(pool)[:80]!r}, not 'avg'")
     paddings = {pad_type: padding for padding, pad_type in _TIMM_PADDINGS.items()}
     pad_type = arguments.get("pad_type", "")
     if pad_type not in paddings:
@@ -93,7 +94,9 @@ def _describe_transformers(config: dict[str, Any], processor: dict[str, Any]) ->
         "batch_norm_epsilon": float(config.get("layer_norm_eps", _TRANSFORMERS_EPSILON)),
     }
     labels = config.get("id2label") or {}
-    classes = tuple(labels[str(i)] for i in range(len(labels))) or None
+    classes: tuple[str, ...] | None = tuple(labels[str(i)] for i in range(len(labels)))
+    if classes == _make_labels(len(labels)):
+        classes = None
     if processor:
         size = processor.get("crop_size") if processor.get("do_center_crop", True) else processor.get("size")
         scale = 255 * processor.get("rescale_factor", 1 / 255) if processor.get("do_rescale", True) else 255
@@ -105,6 +108,11 @@ def _describe_transformers(config: dict[str, Any], processor: dict[str, Any]) ->
         size, scaling = config.get("image_size"), make_input_scaling(_NORMALIZED, _NORMALIZED)
     alpha = str(float(config["depth_multiplier"])) if "depth_multiplier" in config else None
     return Description(Metadata(_parse_size(size), scaling, classes), alpha, check_variant(variant))
+
+
+def _make_labels(number: int) -> tuple[str, ...]:
+    """Returns the class names that Transformers makes up where none are known."""
+    return tuple(f"LABEL_{i}" for i in range(number))
 
 
 def _parse_size(size: Any) -> tuple[int, int] | None:
@@ -138,7 +146,7 @@ def build_files(library: Library, architecture: Architecture, metadata: Metadata
         "image_processor_type": "ViTImageProcessor",
         "do_resize": True,
         "size": {"height": size[0], "width": size[1]},
-        "resample": 4,  # Pillow's BOX, which averages areas
+        "resample": 2,  # bilinear; when it reduces an image, the filter is as wide as the areas that are averaged here
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
@@ -194,9 +202,7 @@ def _build_transformers_config(
         raise WeightsError("Transformers' MobileNet v1 has no layer conv_head")
     if architecture.alpha < _MIN_TRANSFORMERS_ALPHA:
         raise WeightsError(f"Transformers has no MobileNet v1 of alpha {architecture.alpha}: the smallest is 0.25")
-    classes: Mapping[int, str] = dict(
-        enumerate(metadata.classes or [f"LABEL_{i}" for i in range(architecture.num_classes)])
-    )
+    classes = dict(enumerate(metadata.classes or _make_labels(architecture.num_classes)))
     return {
         "architectures": ["MobileNetV1ForImageClassification"],
         "model_type": "mobilenet_v1",

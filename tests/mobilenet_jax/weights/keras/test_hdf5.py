@@ -6,8 +6,8 @@ from io import BytesIO
 import pytest
 
 from mobilenet_jax.errors import WeightsError
-from mobilenet_jax.weights.keras.hdf5 import Hdf5File
 from mobilenet_jax.weights.keras.hdf5_worker import limit_resources
+from mobilenet_jax.weights.worker import WorkerFile
 
 
 def test_systems_without_limits_read_without_limits(monkeypatch):
@@ -30,9 +30,9 @@ class _EndedProcess:
 @pytest.mark.parametrize("status", [-11, 0, 0xC0000005])  # a signal, a closed pipe, an access violation of Windows
 def test_a_worker_that_crashed_reports_a_damaged_file(status):
     with pytest.raises(WeightsError, match="damaged: HDF5 crashed"):
-        Hdf5File(_EndedProcess(status))
+        WorkerFile(_EndedProcess(status), Path("hdf5_worker.py"))
 
 
 def test_a_worker_that_cannot_start_is_a_bug():
     with pytest.raises(RuntimeError, match="ended with status 1"):
-        Hdf5File(_EndedProcess(1))
+        WorkerFile(_EndedProcess(1), Path("hdf5_worker.py"))
