@@ -1,0 +1,173 @@
+"""Weights of timm and Transformers: outputs equal to those of the libraries, in both directions."""
+
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from input_pipeline.image_reader import read_images
+from mobilenet_jax.model.preprocessing import scale_pixels
+from mobilenet_jax.weights.load import read_weights
+from mobilenet_jax.weights.metadata import Metadata
+from mobilenet_jax.weights.save import save_pretrained, write_weights
+from tests.helpers.library_models import (
+    MODELS,
+    build_library_model,
+    compute_library_outputs,
+    import_torch,
+    make_library_tensors,
+)
+
+GOLDEN = Path(__file__).with_name("golden_outputs.json")  # of the libraries, at 16 places of each layer
+GOLDEN_SIZE = (65, 97)
+CONFIGS = {
+    "timm": lambda name, _: {"architecture": name, "num_classes": 7},
+    "transformers": lambda _, architecture: {
+        "model_type": "mobilenet_v1",
+        "depth_multiplier": architecture.alpha,
+        "tf_padding": architecture.padding == "same",
+    },
+}
+
+
+def _write_library_files(folder, name):
+    library, architecture = MODELS[name]
+    folder.mkdir()
+    save_file(make_library_tensors(name), folder / "model.safetensors", {"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(CONFIGS[library](name, architecture)))
+    return folder
+
+
+def _compute_outputs(weights, images):
+    """Returns the outputs of the stem, of block 6, of all blocks, and the logits."""
+    last = "conv_head_relu" if weights.architecture.conv_head else "conv_pw_13_relu"
+    layers = ("conv1_relu", "conv_pw_6_relu", last)
+    model = weights.architecture.build_model()
+
+    @jax.jit
+    def apply(variables, images):
+        return model.apply(
+            variables,
+            images,
+            train=False,
+            capture_intermediates=lambda module, _: module.name in layers,
+            mutable=["intermediates"],
+        )
+
+    logits, state = apply(weights.variables, images)
+    return [state["intermediates"][layer]["__call__"][0] for layer in layers] + [logits]
+
+
+def _sample_places(output):
+    flat = np.asarray(output, np.float64).ravel()
+    return flat[np.linspace(0, flat.size - 1, 16).astype(int)]
+
+
+def _make_images(size):
+    return np.random.default_rng(0).uniform(-1, 1, (2, *size, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_outputs_at_three_depths_equal_those_stored_from_the_library(tmp_path, name):
+    weights = read_weights(_write_library_files(tmp_path / "w", name))
+    assert weights.architecture == MODELS[name][1]
+    outputs = _compute_outputs(weights, _make_images(GOLDEN_SIZE))
+    for output, expected in zip(outputs, json.loads(GOLDEN.read_text())[name], strict=True):
+        np.testing.assert_allclose(_sample_places(output), expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_stored_outputs_are_those_of_the_library(name):
+    outputs = compute_library_outputs(name, build_library_model(name), _make_images(GOLDEN_SIZE))
+    for output, expected in zip(outputs, json.loads(GOLDEN.read_text())[name], strict=True):
+        np.testing.assert_allclose(_sample_places(output), expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_features_and_logits_equal_the_library_at_every_size(tmp_path, name):
+    model = build_library_model(name)
+    weights = read_weights(_write_library_files(tmp_path / "w", name))
+    for size in ((128, 128), (224, 224), (97, 161)):
+        images = _make_images(size)
+        expected = compute_library_outputs(name, model, images)
+        for output, reference in zip(_compute_outputs(weights, images), expected, strict=True):
+            assert output.shape == reference.shape
+            assert np.abs(output - reference).max() < 1e-4 * np.abs(reference).max()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_round_trips_keep_every_bit(tmp_path, name):
+    library, architecture = MODELS[name]
+    source = _write_library_files(tmp_path / "w", name)
+    write_weights(tmp_path / "own.safetensors", read_weights(source))
+    own = read_weights(tmp_path / "own.safetensors")
+    assert own.architecture == architecture
+    write_weights(tmp_path / "back", own, library=library)
+    written = load_file(tmp_path / "back" / "model.safetensors")
+    for key, value in load_file(source / "model.safetensors").items():
+        assert written.pop(key).tobytes() == value.tobytes()
+    assert {key.rpartition(".")[2] for key in written} == {"num_batches_tracked"}
+    assert {(value.shape, str(value.dtype)) for value in written.values()} == {((), "int64")}
+    assert read_weights(tmp_path / "back").architecture == architecture
+
+
+@pytest.fixture
+def fine_tuned(weights):
+    """Returns Keras's backbone of alpha 1 with a classifier of random weights, for images of 128 x 128."""
+    backbone = read_weights(weights[1.0])
+    model = backbone.architecture._replace(head="small", num_classes=7).build_model()
+    kernel = np.random.default_rng(0).normal(0, 0.3, (1024, 7)).astype(np.float32)
+    head = {"predictions": {"kernel": kernel, "bias": np.zeros(7, np.float32)}}
+    variables = {**backbone.variables, "params": backbone.variables["params"] | head}
+    return model, variables, Metadata((128, 128), (-1.0, 1.0), ("a", "b", "c", "d", "e", "f", "g"))
+
+
+def _classify(fine_tuned, photographs):
+    """Returns the images in the input range, and the logits of this project's model."""
+    model, variables, metadata = fine_tuned
+    pixels = np.concatenate([batch.pixels for batch in read_images(photographs, metadata.image_size, 50)])
+    images = np.asarray(scale_pixels(pixels, metadata.input_scaling))
+    return images, np.asarray(jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, images))
+
+
+def _check_predictions(logits, expected):
+    assert np.abs(logits - expected).max() < 1e-4 * np.abs(expected).max()
+    np.testing.assert_array_equal(logits.argmax(1), expected.argmax(1))
+    assert len(set(expected.argmax(1))) > 1
+
+
+def test_transformers_loads_a_written_folder_and_predicts_the_same(tmp_path, fine_tuned, real_photographs):
+    torch, transformers = import_torch(), pytest.importorskip("transformers")
+    save_pretrained(tmp_path / "w", *fine_tuned, library="transformers")
+    model, report = transformers.AutoModelForImageClassification.from_pretrained(
+        tmp_path / "w", output_loading_info=True
+    )
+    assert not any(report.values()), report
+    assert model.config.id2label == dict(enumerate("abcdefg"))
+    images, expected = _classify(fine_tuned, real_photographs)
+    with torch.no_grad():
+        logits = model.eval()(torch.from_numpy(images.transpose(0, 3, 1, 2))).logits.numpy()
+    _check_predictions(logits, expected)
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "w")
+    values = processor(np.full((150, 200, 3), 255, np.uint8), return_tensors="np")["pixel_values"]
+    np.testing.assert_allclose(values, np.ones((1, 3, 128, 128)), atol=1e-6)
+
+
+def test_timm_loads_a_written_folder_and_predicts_the_same(tmp_path, fine_tuned, real_photographs):
+    torch, timm = import_torch(), pytest.importorskip("timm")
+    save_pretrained(tmp_path / "w", *fine_tuned, library="timm")
+    arguments = json.loads((tmp_path / "w" / "config.json").read_text())["model_args"]
+    assert arguments == {"pad_type": "same", "bn_eps": 0.001}
+    images, expected = _classify(fine_tuned, real_photographs)
+    path = str(tmp_path / "w" / "model.safetensors")
+    for model in (
+        timm.create_model("mobilenetv1_100", num_classes=7, checkpoint_path=path, **arguments),
+        timm.create_model(f"local-dir:{tmp_path / 'w'}", pretrained=True),
+    ):
+        with torch.no_grad():
+            logits = model.eval()(torch.from_numpy(images.transpose(0, 3, 1, 2))).numpy()
+        _check_predictions(logits, expected)
+    assert model.pretrained_cfg["input_size"] == [3, 128, 128] or model.pretrained_cfg["input_size"] == (3, 128, 128)
