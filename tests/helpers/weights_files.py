@@ -9,6 +9,8 @@ import safetensors.numpy
 
 from mobilenet_jax.weights.keras.names import map_to_keras_3
 from mobilenet_jax.weights.layout import Architecture, from_flax
+from mobilenet_jax.weights.pytorch.names import map_to_library
+from mobilenet_jax.weights.tensorflow.checkpoint import map_to_slim
 
 BACKBONE = Architecture(0.25, None, 0, 1)
 
@@ -65,6 +67,30 @@ def write_archive(path, weights, members=None):
 def write_safetensors(path, metadata=None, **changes):
     """Writes the random tensors of a backbone as safetensors; `changes` replaces some of them, by name."""
     safetensors.numpy.save_file(make_random_tensors() | changes, path, metadata)
+
+
+def write_library_file(path, library, architecture=BACKBONE, **changes):
+    """Writes random tensors in the form of timm or Transformers; `changes` replaces some, by their name there."""
+    names, tensors = map_to_library(library), make_random_tensors(architecture)
+    theirs = {names[name]: np.array(from_flax(name, value, "pytorch"), order="C") for name, value in tensors.items()}
+    safetensors.numpy.save_file(theirs | changes, path, {"format": "pt"})
+
+
+def write_checkpoint(prefix, architecture=BACKBONE, **changes):
+    """Writes random tensors as TensorFlow's slim does, with variables of its optimizer, and returns the prefix."""
+    import tensorflow as tf
+
+    names, tensors = map_to_slim(), make_random_tensors(architecture)
+    variables = {names[name]: from_flax(name, value, "keras") for name, value in tensors.items()}
+    variables |= {f"{name}/RMSProp": value for name, value in variables.items()}
+    variables |= {"global_step": np.int64(1)} | changes
+    tf.raw_ops.SaveV2(
+        prefix=str(prefix),
+        tensor_names=list(variables),
+        shape_and_slices=[""] * len(variables),
+        tensors=[tf.constant(value) for value in variables.values()],
+    )
+    return prefix
 
 
 def are_equal(a, b):

@@ -41,7 +41,7 @@ def open_checkpoint(prefix: Path) -> Iterator[WeightsFile]:
     data = prefix.with_name(prefix.name + _DATA_SUFFIX)
     if not data.is_file():
         raise WeightsError(f"a TensorFlow checkpoint without {data.name} beside it")
-    names = {theirs: ours for ours, theirs in _map_to_slim().items()}
+    names = {theirs: ours for ours, theirs in map_to_slim().items()}
     with open_in_worker(_WORKER, prefix) as file:
         tensors = {}
         for path, dataset in file.datasets.items():
@@ -52,7 +52,7 @@ def open_checkpoint(prefix: Path) -> Iterator[WeightsFile]:
         yield WeightsFile("TensorFlow checkpoint", data, tensors, "keras", Metadata(), variant={"padding": "same"})
 
 
-def _map_to_slim() -> dict[str, str]:
+def map_to_slim() -> dict[str, str]:
     """Maps the names of `layout.py` to those of slim."""
     layers = {"conv1": ("Conv2d_0", "weights")}
     for i in range(1, len(BLOCKS) + 1):

@@ -122,7 +122,7 @@ def a_name_that_is_a_path_through_a_link(path):
     _write_with_a_path_as_name(path, "optimizer/conv1")
 
 
-@CASES.add("damaged: HDF5 crashed")
+@CASES.add("damaged: its library crashed")
 def a_name_that_crashes_hdf5(path):
     _write_with_a_path_as_name(path, "optimizer")
 

@@ -1,0 +1,94 @@
+"""Files of timm and Transformers: their tensors, and the JSON files beside them."""
+
+import json
+import os
+import zipfile
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from tests.helpers.hostile.registry import Case, Cases
+from tests.helpers.weights_files import write_checkpoint, write_library_file
+
+CASES = Cases()
+
+
+@CASES.add("tensors missing: params.conv_dw_3.kernel", ".safetensors")
+def timm_without_a_tensor(path):
+    write_library_file(path, "timm")
+    tensors = load_file(path)
+    del tensors["blocks.1.1.conv_dw.weight"]
+    save_file(tensors, path)
+
+
+@CASES.add("tensors that MobileNet does not have: blocks.9.9.conv_dw.weight", ".safetensors")
+def timm_with_another_block(path):
+    write_library_file(path, "timm", **{"blocks.9.9.conv_dw.weight": np.ones((8, 1, 3, 3), np.float32)})
+
+
+@CASES.add("params.conv_pw_1.kernel is (16, 8, 3, 3), not (16, 8, 1, 1)", ".safetensors")
+def transformers_with_a_larger_kernel(path):
+    name = "mobilenet_v1.layer.1.convolution.weight"
+    write_library_file(path, "transformers", **{name: np.ones((16, 8, 3, 3), np.float32)})
+
+
+@CASES.add("damaged, or not weights", ".ckpt.index")
+def a_damaged_index(path):
+    write_checkpoint(path.with_suffix(""))
+    content = bytearray(path.read_bytes())
+    content[:200] = os.urandom(200)
+    path.write_bytes(content)
+
+
+@CASES.add("a TensorFlow checkpoint without", ".ckpt.index")
+def an_index_without_data(path):
+    path.write_bytes(bytes(100))
+
+
+@CASES.add("refusing to load a Python pickle: it can execute arbitrary code. Convert PyTorch's", ".bin")
+def weights_of_pytorch(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("pytorch_model/data.pkl", b"\x80\x02.")
+
+
+def _add_folder(name, library, files, message):
+    def write(path):
+        path.mkdir()
+        write_library_file(path / "model.safetensors", library)
+        for file, content in files.items():
+            (path / file).write_text(content if isinstance(content, str) else json.dumps(content))
+
+    CASES[name] = Case(write, message)
+
+
+for name, library, config, message in (
+    ("timm_of_another_model", "timm", {"architecture": "resnet50"}, "is of the model 'resnet50'"),
+    ("timm_with_other_activations", "timm", {"model_args": {"act_layer": "swish"}}, "changes the model by act_layer"),
+    ("timm_with_other_padding", "timm", {"model_args": {"pad_type": "valid"}}, "has the padding 'valid'"),
+    ("timm_with_other_pooling", "timm", {"global_pool": "max"}, "has the pooling 'max'"),
+    ("timm_with_an_epsilon_of_text", "timm", {"model_args": {"bn_eps": "tiny"}}, "could not convert string to float"),
+    ("timm_with_an_epsilon_of_5", "timm", {"model_args": {"bn_eps": 5}}, "epsilon of batch normalization is '5.0'"),
+    ("timm_without_a_range", "timm", {"pretrained_cfg": {"std": [0, 1, 1]}}, "division by zero"),
+    ("a_list", "timm", [1], "config.json beside it is not a JSON object"),
+    ("json_that_is_cut", "timm", '{"architecture": ', "damaged, or not weights"),
+    ("endless_json", "timm", "[" * 100_000, "damaged, or not weights"),
+    ("transformers_of_another_model", "transformers", {"model_type": "vit"}, "a model of the type 'vit'"),
+    ("transformers_with_swish", "transformers", {"hidden_act": "swish"}, "has the activation 'swish', not 'relu6'"),
+    ("transformers_of_another_width", "transformers", {"depth_multiplier": 0.5}, "its metadata record alpha 0.5"),
+    ("transformers_with_labels", "transformers", {"id2label": {"0": "a", "1": "b"}}, "classes has 2 names"),
+    ("transformers_with_a_hole_in_its_labels", "transformers", {"id2label": {"0": "a", "7": "b"}}, "damaged"),
+):
+    _add_folder(name, library, {"config.json": config}, message)
+
+_add_folder(
+    "a_processor_with_a_range_of_nothing",
+    "transformers",
+    {"config.json": {}, "preprocessor_config.json": {"image_std": [0.5, 0.5, 0.0]}},
+    "division by zero",
+)
+_add_folder(
+    "a_processor_of_enormous_images",
+    "transformers",
+    {"config.json": {}, "preprocessor_config.json": {"crop_size": {"height": 1 << 40, "width": 32}}},
+    "is not a height and a width from 32 to 2048 pixels",
+)
