@@ -13,8 +13,8 @@ from mobilenet_jax.errors import UserError
 from mobilenet_jax.evaluation.calibration import Correction
 from mobilenet_jax.inference.predict_files import TableFormat
 from mobilenet_jax.inference.views import count_views
-from mobilenet_jax.model.mobilenet import ALPHAS
 from mobilenet_jax.weights.orbax import CheckpointName
+from mobilenet_jax.weights.pytorch.names import Library
 
 
 def test_the_installed_command_works():
@@ -101,7 +101,7 @@ def test_help_imports_neither_jax_nor_tensorflow():
         ("evaluate", f"default: {','.join(MALIGNANT)} if the model has them"),
         ("evaluate", f"at most {count_views((224, 224))} "),
         ("predict", f"{{{','.join(get_args(TableFormat))}}}"),
-        ("summary", f"{{{','.join(map(str, sorted(ALPHAS)))}}}"),
+        ("convert", f"{{{','.join(get_args(Library))}}}"),
     ],
 )
 def test_help_names_the_choices_of_the_package(run, command, words):

@@ -4,7 +4,6 @@ import re
 import keras
 import pytest
 
-from mobilenet_jax.model.mobilenet import ALPHAS
 from mobilenet_jax.model.summary import format_json, format_text, summarize
 from tests.helpers.runs import SHARED
 
@@ -25,7 +24,7 @@ def test_totals_equal_the_articles():
     assert sum(row.params for row in summary.rows) == summary.total
 
 
-@pytest.mark.parametrize("alpha", ALPHAS)
+@pytest.mark.parametrize("alpha", [0.125, 0.25, 0.5, 0.75, 1.0, 1.25])
 @pytest.mark.parametrize("include_top", [False, True])
 def test_the_number_of_parameters_equals_keras(alpha, include_top):
     reference = keras.applications.MobileNet(

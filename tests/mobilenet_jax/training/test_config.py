@@ -52,7 +52,7 @@ def test_the_isic2018_recipe_is_that_of_the_article():
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("model.alpha", 0.3, "config.model.alpha is 0.3, but must be one of 0.25, 0.5, 0.75, 1.0"),
+        ("model.alpha", 0.3, "config.model.alpha is 0.3, but must be a positive multiple of 1/32"),
         ("model.head", "artcle", "must be one of 'article', 'article_bn', 'small' (did you mean 'article'?)"),
         ("model.dropout", 1.0, "config.model.dropout is 1.0, but must be a number in [0, 1)"),
         ("model.frozen_blocks", 14, "an integer from 0 to 13"),

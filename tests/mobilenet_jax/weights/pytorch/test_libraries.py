@@ -128,7 +128,9 @@ def fine_tuned(weights):
 def _classify(fine_tuned, photographs):
     """Returns the images in the input range, and the logits of this project's model."""
     model, variables, metadata = fine_tuned
-    pixels = np.concatenate([batch.pixels for batch in read_images(list(map(str, photographs)), metadata.image_size, 50)])
+    pixels = np.concatenate(
+        [batch.pixels for batch in read_images(list(map(str, photographs)), metadata.image_size, 50)]
+    )
     images = np.asarray(scale_pixels(pixels, metadata.input_scaling))
     return images, np.asarray(jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, images))
 
