@@ -76,11 +76,14 @@ def write_library_file(path, library, architecture=BACKBONE, **changes):
     safetensors.numpy.save_file(theirs | changes, path, {"format": "pt"})
 
 
-def write_checkpoint(prefix, architecture=BACKBONE, **changes):
-    """Writes random tensors as TensorFlow's slim does, with variables of its optimizer, and returns the prefix."""
+def write_checkpoint(prefix, architecture=BACKBONE, *, tensors=None, **changes):
+    """Writes tensors, by default random ones, as TensorFlow's slim does, with variables of its optimizer.
+
+    Returns the prefix.
+    """
     import tensorflow as tf
 
-    names, tensors = map_to_slim(), make_random_tensors(architecture)
+    names, tensors = map_to_slim(), tensors or make_random_tensors(architecture)
     variables = {names[name]: from_flax(name, value, "keras") for name, value in tensors.items()}
     variables |= {f"{name}/RMSProp": value for name, value in variables.items()}
     variables |= {"global_step": np.int64(1)} | changes

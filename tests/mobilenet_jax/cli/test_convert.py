@@ -195,7 +195,7 @@ def test_a_failing_write_leaves_no_partial_file(run, source, tmp_path, monkeypat
         path.write_bytes(b"half of it")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(save, "write_safetensors", fill_the_disk)
+    monkeypatch.setitem(save._WRITERS, "safetensors", fill_the_disk)
     status, out, err = run("convert", source, destination, "--force")
     assert (status, out) == (1, "")
     reason = "No space left on device"

@@ -24,7 +24,8 @@ def test_the_recipes_are_valid_and_isic2018_requires_a_folder():
 def test_the_isic2018_recipe_is_that_of_the_article():
     config = get_config("isic2018").to_dict()
     model = {"alpha": 1.0, "head": "article", "dropout": 0.5, "num_classes": 7}
-    assert config["model"] == {**model, "frozen_blocks": 0, "batch_norm": "frozen", "batch_norm_momentum": 0.99}
+    keras = {"batch_norm_momentum": 0.99, "batch_norm_epsilon": 1e-3, "padding": "keras", "conv_head": False}
+    assert config["model"] == {**model, **keras, "frozen_blocks": 0, "batch_norm": "frozen"}
     optimizer = {"name": "sgd", "learning_rate": 0.001, "momentum": 0.9, "schedule": "constant"}
     added = {"plateau_factor": 0.1, "plateau_patience": 10, "backbone_rate_ratio": 1.0}  # used by other recipes
     assert {name: value for name, value in config["optimizer"].items() if value} == {**optimizer, **added}
