@@ -21,4 +21,6 @@ def scale_pixels(pixels: jax.Array, input_scaling: "InputScaling") -> jax.Array:
         float32, the same shape.
     """
     low, high = map(np.asarray, input_scaling)
+    if low.ndim:  # one value per channel
+        low, high = (value.reshape((1,) * (pixels.ndim - 1) + (3,)) for value in (low, high))
     return np.float32(low) + np.float32((high - low) / 255) * pixels.astype(jnp.float32)

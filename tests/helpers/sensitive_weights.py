@@ -23,7 +23,9 @@ def make_images(count, size):
     return np.stack([cv2.resize(grid, size[::-1], interpolation=cv2.INTER_CUBIC) for grid in grids])
 
 
-def make_sensitive_weights(head="small", size=(64, 64), *, alpha=0.25, classes=CLASSES, input_scaling=(-1.0, 1.0)):
+def make_sensitive_weights(
+    head="small", size=(64, 64), *, alpha=0.25, classes=CLASSES, input_scaling=(-1.0, 1.0), **variant
+):
     """Returns weights with the statistics of `make_images`, and with a last layer that separates these images.
 
     Args:
@@ -32,9 +34,10 @@ def make_sensitive_weights(head="small", size=(64, 64), *, alpha=0.25, classes=C
         alpha: the width multiplier.
         classes: names of the classes.
         input_scaling: see `Metadata`.
+        variant: more attributes of `Architecture`.
     """
     positions = (-(-size[0] // 32)) * (-(-size[1] // 32)) if head in ("article", "article_bn") else 1
-    architecture = Architecture(alpha, head, len(classes) if head else 0, positions)
+    architecture = Architecture(alpha, head, len(classes) if head else 0, positions, **variant)
     model = architecture.build_model().clone(batch_norm_momentum=0.0, dropout=0.0)
     tensors = {name: _sample(name, shape) for name, shape in architecture.compute_shapes().items()}
 

@@ -6,6 +6,7 @@ import pytest
 from mobilenet_jax.errors import ExportError
 from mobilenet_jax.export import litert, onnx_graph, quantization, stablehlo
 from mobilenet_jax.export.network import Network
+from mobilenet_jax.weights.metadata import make_input_scaling
 from tests.helpers.sensitive_weights import make_images, make_sensitive_weights
 
 pytest.importorskip("litert_converter", reason="needs pip install 'mobilenet-jax[export]'")
@@ -62,6 +63,21 @@ def test_files_of_odd_sizes_compute_what_the_jax_model_computes(size, tmp_path):
     for module in (litert, onnx_graph):
         module.write(network, tmp_path / "a")
         assert compute_difference(run(module, tmp_path / "a", pixels), network.compute_reference(pixels)) < 1e-4
+
+
+@pytest.mark.parametrize("size", [(64, 64), (75, 50)])
+def test_files_of_models_of_other_libraries_compute_what_the_jax_model_computes(size, tmp_path):
+    scaling = make_input_scaling((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    variant = {"conv_head": True, "batch_norm_epsilon": 1e-5, "padding": "symmetric"}
+    weights = make_sensitive_weights("small", size, alpha=0.125, input_scaling=scaling, **variant)
+    network, pixels = Network(weights, plain=True), make_images(16, size)
+    for module in (litert, onnx_graph):
+        module.write(network, tmp_path / "a")
+        assert compute_difference(run(module, tmp_path / "a", pixels), network.compute_reference(pixels)) < 1e-4
+    quantization.write_float16(network, tmp_path / "float16", pixels)
+    assert compute_difference(run(litert, tmp_path / "float16", pixels), network.compute_reference(pixels)) < 0.05
+    with pytest.raises(ExportError, match="int8 needs one input scaling for all channels"):
+        quantization.write_int8(network, tmp_path / "int8", pixels)
 
 
 @pytest.mark.parametrize("scaling", [(-1.0, 1.0), (0.0, 1.0)])
