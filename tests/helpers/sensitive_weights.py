@@ -33,7 +33,7 @@ def make_sensitive_weights(head="small", size=(64, 64), *, alpha=0.25, classes=C
         classes: names of the classes.
         input_scaling: see `Metadata`.
     """
-    positions = (-(-size[0] // 32)) * (-(-size[1] // 32)) if head in ("article", "article_bn") else 1
+    positions = (size[0] // 32) * (size[1] // 32) if head in ("article", "article_bn") else 1
     architecture = Architecture(alpha, head, len(classes) if head else 0, positions)
     model = architecture.build_model().clone(batch_norm_momentum=0.0, dropout=0.0)
     tensors = {name: _sample(name, shape) for name, shape in architecture.compute_shapes().items()}
