@@ -13,9 +13,16 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
+
+import filelock
 
 _SUFFIX = ".unfinished"
+_LOCK = "lock"  # in the temporary folder; held by the process that writes
+_SECONDS_UNTIL_LOCKED = 1  # a folder this old is locked by its process, or left by one that was killed
 _SECONDS_PER_DAY = 86_400
+# Errors of `write`, which do not name the file.
+_DISK_ERRORS = {errno.ENOSPC, errno.EIO, errno.EFBIG} | {getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
 @contextlib.contextmanager
@@ -30,25 +37,110 @@ def replace_atomically(path: Path) -> Iterator[Path]:
     Raises:
         OSError: the folder of `path` does not exist or cannot be written, or `path` is a device or a pipe.
     """
-    path = Path(os.path.realpath(path))
-    if path.exists() and not path.is_file() and not path.is_dir():
-        raise OSError(errno.EINVAL, "it exists and is not a regular file", str(path))  # renaming would replace a device
-    if not path.parent.is_dir():
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path.parent))
-    with tempfile.TemporaryDirectory(prefix=".", suffix=_SUFFIX, dir=path.parent) as folder:
-        new, old = Path(folder) / "new", Path(folder) / "old"
-        new.mkdir()
-        old.mkdir()
-        unfinished, previous = new / path.name, old / path.name
-        yield unfinished
-        if path.is_dir():  # a folder cannot be replaced in a single step
-            os.replace(path, previous)
+    with _Replacement.open(path) as replacement:
+        yield replacement.unfinished
         try:
-            os.replace(unfinished, path)
-        except OSError:
-            if previous.exists():
-                os.replace(previous, path)
+            if replacement.path.is_dir():  # a folder cannot be replaced in a single step
+                replacement.set_aside()
+            replacement.finish()
+        except BaseException:  # KeyboardInterrupt, too
+            if not replacement.path.exists():
+                replacement.restore()
             raise
+
+
+@contextlib.contextmanager
+def replace_with_description(path: Path, description: Path) -> Iterator[tuple[Path, Path]]:
+    """Works like `replace_atomically` for a file or a folder, and a second file that describes it.
+
+    At no time is `path` next to a description of something else: both are set aside before the description appears,
+    and `path` appears last. A process that is killed in between leaves no `path`.
+
+    Args:
+        path: the destination.
+        description: the second file.
+
+    Raises:
+        OSError: see `replace_atomically`.
+    """
+    with _Replacement.open(description) as second, _Replacement.open(path) as first:
+        yield first.unfinished, second.unfinished
+        try:
+            first.set_aside()
+            second.set_aside()
+            second.finish()
+            first.finish()
+        except BaseException:
+            if not first.path.exists():
+                second.restore()
+                first.restore()
+            raise
+
+
+class _Replacement(NamedTuple):
+    """A destination and its temporary names.
+
+    Attributes:
+        path: the destination.
+        unfinished: the path that the block writes.
+        previous: the path of what the destination held, if that is set aside.
+    """
+
+    path: Path
+    unfinished: Path
+    previous: Path
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls, path: Path) -> Iterator["_Replacement"]:
+        path = Path(os.path.realpath(path))
+        if path.exists() and not path.is_file() and not path.is_dir():  # renaming would replace a device
+            raise OSError(errno.EINVAL, "it exists and is not a regular file", str(path))
+        if not path.parent.is_dir():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path.parent))
+        with contextlib.ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(_SUFFIX, ".", path.parent)))
+            stack.enter_context(_lock(folder))
+            stack.enter_context(_name_destination(path, folder))
+            new, old = folder / "new", folder / "old"
+            new.mkdir()
+            old.mkdir()
+            yield cls(path, new / path.name, old / path.name)
+
+    def set_aside(self) -> None:
+        if self.path.exists():
+            os.replace(self.path, self.previous)
+
+    def finish(self) -> None:
+        os.replace(self.unfinished, self.path)
+
+    def restore(self) -> None:
+        if self.previous.exists():
+            os.replace(self.previous, self.path)
+
+
+@contextlib.contextmanager
+def _name_destination(path: Path, folder: Path) -> Iterator[None]:
+    """Makes errors of the disk name the destination, not a temporary name or nothing."""
+    try:
+        yield
+    except OSError as error:
+        in_folder = error.filename is not None and Path(os.fsdecode(error.filename)).is_relative_to(folder)
+        if in_folder or (error.filename is None and error.errno in _DISK_ERRORS):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+
+
+@contextlib.contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Marks a temporary folder as in use until the process ends, where the file system has locks."""
+    lock = filelock.FileLock(folder / _LOCK)
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(lock)
+        except (OSError, NotImplementedError):
+            (folder / _LOCK).unlink(missing_ok=True)
+        yield
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -69,14 +161,27 @@ def get_free_bytes(path: Path) -> int:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes the temporary names in a folder that processes which were killed left more than a day ago.
+    """Removes the temporary names in a folder that processes which were killed left.
 
-    A younger one may belong to a running process. One that holds the replaced file or folder is kept: it may be the
-    only copy.
+    Where the file system has no locks, a name that is younger than a day is kept: it may belong to a running process.
+    One that holds what was set aside is kept while its destination is missing: it may be the only copy.
     """
     for path in filter(is_unfinished, folder.iterdir()):
-        if time.time() - path.stat().st_mtime > _SECONDS_PER_DAY and not any(path.glob("old/*")):
-            shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(OSError):  # its process has just finished
+            if _is_left(path) and all((folder / previous.name).exists() for previous in path.glob("old/*")):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_left(path: Path) -> bool:
+    """Returns whether no process writes to a temporary folder any more."""
+    age = time.time() - path.stat().st_mtime
+    if age < _SECONDS_UNTIL_LOCKED or not (path / _LOCK).exists():
+        return age > _SECONDS_PER_DAY
+    try:
+        with filelock.FileLock(path / _LOCK, blocking=False):
+            return True
+    except filelock.Timeout:
+        return False
 
 
 def is_unfinished(path: Path) -> bool:

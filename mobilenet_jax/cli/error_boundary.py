@@ -1,8 +1,10 @@
 """Maps errors that a user can fix to one line on stderr and an exit status. All commands run inside this boundary."""
 
+import _thread
 import contextlib
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 
 from input_pipeline.errors import get_first_line
@@ -24,7 +26,8 @@ def run_command(command: Callable[[], object], *, debug: bool) -> None:
         debug: whether to show the traceback of user errors as well.
     """
     try:
-        command()
+        with _interrupt_again():
+            command()
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr, flush=True)
         os._exit(_EXIT_INTERRUPTED)  # threads of JAX and TensorFlow that still run can crash an orderly exit
@@ -49,6 +52,24 @@ def run_command(command: Callable[[], object], *, debug: bool) -> None:
             file=sys.stderr,
         )
         sys.exit(1)
+
+
+@contextlib.contextmanager
+def _interrupt_again() -> Iterator[None]:
+    """Repeats Ctrl-C if Python ignored its exception: it does in JAX's callback at garbage collections."""
+    show = sys.unraisablehook
+
+    def handle(ignored: "sys.UnraisableHookArgs") -> None:
+        if ignored.exc_type is KeyboardInterrupt:
+            threading.Timer(0.05, _thread.interrupt_main).start()  # when the callback has returned
+        else:
+            show(ignored)
+
+    sys.unraisablehook = handle
+    try:
+        yield
+    finally:
+        sys.unraisablehook = show
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from input_pipeline.atomic_files import replace_atomically
+from input_pipeline.atomic_files import remove_leftovers, replace_atomically
 from mobilenet_jax.demo.npm import Package, read_package_files
 from mobilenet_jax.errors import ExportError
 from mobilenet_jax.export.export import check_parent, export_model
@@ -52,9 +52,11 @@ def build_demo(
 
     Raises:
         ExportError: the destination is not valid, or the model or the runtime cannot be obtained; see `export_model`.
+        OSError: the disk is full or fails.
     """
     _check_destination(out, force=force)
     runtime = _read_runtime()
+    remove_leftovers(Path(os.path.realpath(out)).parent)
     with replace_atomically(out) as folder:
         folder.mkdir()
         network = export_model(model, folder / "model.tflite", quantize=quantize, checkpoint=checkpoint, data=data)
@@ -75,10 +77,14 @@ def _check_destination(out: Path, *, force: bool) -> None:
     check_parent(out)
     if not os.path.lexists(out):
         return
-    if not (out / "service-worker.js").is_file():
+    files = _read_list_of_worker(out)
+    if files is None:
         raise ExportError(f"{out} exists and is not a demo: choose another name")
     if not force:
         raise ExportError(f"{out} exists: choose another name, or replace it with --force")
+    others = {path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir()} - files
+    if others:
+        raise ExportError(f"{out} holds {min(others)}, which would be lost: move it, or choose another name")
 
 
 def _read_runtime() -> dict[str, bytes]:
@@ -99,6 +105,15 @@ def _list_for_worker(folder: Path) -> bytes:
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     names = ["./", *(path.relative_to(folder).as_posix() for path in paths)]
     return f"const VERSION = '{digest.hexdigest()[:16]}';\nconst FILES = {json.dumps(names)};\n".encode()
+
+
+def _read_list_of_worker(folder: Path) -> set[str] | None:
+    """Returns the names of the files of a page, or None if a folder holds none."""
+    try:
+        _, line, *_ = (folder / "service-worker.js").read_text(encoding="utf-8").splitlines()
+        return {*json.loads(line.removeprefix("const FILES = ").removesuffix(";")), "service-worker.js"}
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def _draw_icon(size: int) -> Image.Image:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from input_pipeline.atomic_files import replace_atomically, write_atomically
+from input_pipeline.atomic_files import remove_leftovers, replace_with_description
 from input_pipeline.errors import get_first_line
 from mobilenet_jax.errors import ExportError, UserError
 from mobilenet_jax.evaluation.trained_run import TrainedRun, read_trained_run
@@ -28,6 +28,7 @@ from mobilenet_jax.weights.weights_file import compute_sha256, get_content_size
 DISCLAIMER = "Not a medical device. For research and teaching only; not for decisions about patients."
 _VERIFICATION_IMAGES = 32
 _SMALL_HEAD_HINT = 10_000_000  # parameters
+_SAVED_MODEL_NAMES = {"saved_model.pb", "fingerprint.pb", "variables", "assets"}
 _logger = logging.getLogger(__name__)
 
 
@@ -63,6 +64,7 @@ def export_model(
         ExportError: the destination or an option is not valid, a package is missing, or the file differs from the
             model.
         DataError, EvaluationError, WeightsError: images or weights cannot be read.
+        OSError: the disk is full or fails.
     """
     check_destination(out, force=force)
     chosen = get_format(out)
@@ -72,23 +74,28 @@ def export_model(
     network = Network(run.weights if run else read_weights(model), raw, plain=chosen.module == "litert")
     _warn_of_large_head(network)
     pixels = read_verification_images(run, data, network.image_size, _VERIFICATION_IMAGES)
+    if quantize == "int8":
+        typical = read_calibration_images(run, data, network.image_size, calibration_images)
+    elif quantize == "float16":
+        typical = _read_typical_images(network, run, data)
     module = chosen.load_module()
     try:
-        with replace_atomically(out) as unfinished:
+        remove_leftovers(Path(os.path.realpath(out)).parent)
+        with replace_with_description(out, get_description_path(out)) as (unfinished, unfinished_description):
             if quantize == "int8":
-                calibration = read_calibration_images(run, data, network.image_size, calibration_images)
-                quantization.write_int8(network, unfinished, calibration)
+                quantization.write_int8(network, unfinished, typical)
             elif quantize == "float16":
-                quantization.write_float16(network, unfinished, _read_typical_images(network, run, data))
+                quantization.write_float16(network, unfinished, typical)
             else:
                 module.write(network, unfinished)
             verification = verify(network, unfinished, pixels)
             verification.check(quantize)
             operations = module.count_operations(unfinished)
             description = _describe(network, run, unfinished, quantize, verification, operations)
+            text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
+            unfinished_description.write_text(text, encoding="utf-8")
     except (RuntimeError, ValueError) as error:  # the converters' own errors
         raise ExportError(f"cannot convert the network to {chosen.name} ({get_first_line(error)})") from error
-    write_atomically(get_description_path(out), json.dumps(description, indent=2, ensure_ascii=False) + "\n")
     return description
 
 
@@ -109,16 +116,34 @@ def check_destination(out: Path, *, force: bool) -> None:
     """Validates a destination before the work begins.
 
     Raises:
-        ExportError: its folder does not exist or cannot be written, or something exists under its name.
+        ExportError: its folder does not exist or cannot be written, or something exists under its name or that of its
+            description.
     """
     check_parent(out)
+    description = get_description_path(out)
+    if os.path.lexists(description) and not _is_description(description):
+        raise ExportError(f"{description} exists and does not describe an exported network: choose another name")
     if not os.path.lexists(out):
         return
     is_folder = not out.suffix
-    if out.is_dir() != is_folder or (is_folder and not (out / "saved_model.pb").is_file()):
+    if out.is_dir() != is_folder or (is_folder and not _is_saved_model(out)):
         raise ExportError(f"{out} exists and is not an exported network: choose another name")
     if not force:
         raise ExportError(f"{out} exists: choose another name, or overwrite it with --force")
+
+
+def _is_description(path: Path) -> bool:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and {"notice", "sha256", "verification"} <= content.keys()
+
+
+def _is_saved_model(folder: Path) -> bool:
+    """Returns whether a folder holds a SavedModel, and nothing else that would be lost with it."""
+    names = {path.name for path in folder.iterdir()}
+    return "saved_model.pb" in names and names <= _SAVED_MODEL_NAMES
 
 
 def check_parent(out: Path) -> None:

@@ -1,5 +1,6 @@
 """The formats by the endings of their file names."""
 
+import os
 from importlib import import_module
 from importlib.metadata import packages_distributions, version
 from importlib.util import find_spec
@@ -29,7 +30,11 @@ class Format(NamedTuple):
     runtime: str
 
     def load_module(self) -> ModuleType:
-        """Imports the module of the format."""
+        """Imports the module of the format.
+
+        TensorFlow and LiteRT's converter log a notice about oneDNN, which neither uses here, unless it is turned off.
+        """
+        os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
         return import_module(f"{__package__}.{self.module}")
 
     def describe_runtime(self) -> str:
@@ -52,7 +57,7 @@ def get_format(path: Path) -> Format:
     Raises:
         ExportError: the ending is unknown, or a package that the format needs is not installed.
     """
-    if path.suffix not in FORMATS:
+    if path.suffix not in FORMATS or path.name in FORMATS:  # `.tflite` is a name without a suffix
         raise ExportError(
             f"{path}: the name determines the format: NAME.tflite (LiteRT), NAME.onnx, NAME.mlir (StableHLO), or NAME "
             "without a suffix (folder of a TensorFlow SavedModel)"

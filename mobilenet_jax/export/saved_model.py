@@ -1,5 +1,6 @@
 """Folders of TensorFlow's SavedModel format."""
 
+import errno
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,11 @@ _SIGNATURE = "serving_default"
 
 
 def write(network: "Network", path: Path) -> None:
-    """Writes a network. It holds a single operation, the program that XLA compiles for the platform it is run on."""
+    """Writes a network. It holds a single operation, the program that XLA compiles for the platform it is run on.
+
+    Raises:
+        OSError: the disk is full or fails.
+    """
     import tensorflow as tf
     from jax.experimental import jax2tf
 
@@ -26,7 +31,11 @@ def write(network: "Network", path: Path) -> None:
     module.predict = tf.function(
         lambda image: {network.output: convert(image)}, input_signature=[image], autograph=False
     )
-    tf.saved_model.save(module, str(path), {_SIGNATURE: module.predict})
+    try:
+        tf.saved_model.save(module, str(path), {_SIGNATURE: module.predict})
+    except tf.errors.OpError as error:  # "FILE; REASON"
+        full = isinstance(error, tf.errors.ResourceExhaustedError)
+        raise OSError(errno.ENOSPC if full else errno.EIO, error.message.rpartition("; ")[2], str(path)) from error
 
 
 def load(path: Path, threads: int) -> Callable[[np.ndarray], np.ndarray]:

@@ -89,7 +89,10 @@ def _run(path: Path, threads: int, inputs: np.ndarray) -> tuple[np.ndarray, floa
     """Returns the outputs for all inputs, and the milliseconds per input."""
     with tempfile.TemporaryDirectory() as folder:
         inputs_file, outputs_file = Path(folder) / "inputs.npy", Path(folder) / "outputs.npy"
-        np.save(inputs_file, inputs)
+        try:
+            np.save(inputs_file, inputs)
+        except OSError as error:
+            raise ExportError(f"cannot write the images of the verification to {folder} ({error})") from error
         worker = "mobilenet_jax.export.runtime_worker"
         command = [sys.executable, "-m", worker, str(path), str(threads), str(inputs_file), str(outputs_file)]
         result = subprocess.run(command, capture_output=True, text=True)

@@ -1,5 +1,6 @@
 """Random weights whose outputs differ from image to image, as those of a trained network do."""
 
+import math
 import zlib
 
 import cv2
@@ -7,6 +8,7 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from mobilenet_jax.model.mobilenet import compute_feature_size
 from mobilenet_jax.model.preprocessing import scale_pixels
 from mobilenet_jax.weights.layout import HEAD_LAYERS, Architecture
 from mobilenet_jax.weights.metadata import Metadata
@@ -36,7 +38,8 @@ def make_sensitive_weights(
         input_scaling: see `Metadata`.
         variant: more attributes of `Architecture`.
     """
-    positions = (-(-size[0] // 32)) * (-(-size[1] // 32)) if head in ("article", "article_bn") else 1
+    feature_size = compute_feature_size(variant.get("padding", "keras"), size)
+    positions = math.prod(feature_size) if head in ("article", "article_bn") else 1
     architecture = Architecture(alpha, head, len(classes) if head else 0, positions, **variant)
     model = architecture.build_model().clone(batch_norm_momentum=0.0, dropout=0.0)
     tensors = {name: _sample(name, shape) for name, shape in architecture.compute_shapes().items()}

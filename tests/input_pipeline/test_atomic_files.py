@@ -1,9 +1,28 @@
+import errno
 import os
 import stat
+import subprocess
+import sys
 
 import pytest
 
-from input_pipeline.atomic_files import replace_atomically, write_atomically
+from input_pipeline.atomic_files import (
+    is_unfinished,
+    remove_leftovers,
+    replace_atomically,
+    replace_with_description,
+    write_atomically,
+)
+
+_WRITE_UNTIL_KILLED = """
+import sys
+from pathlib import Path
+from input_pipeline.atomic_files import replace_atomically
+with replace_atomically(Path(sys.argv[1])) as unfinished:
+    unfinished.write_text("half")
+    print(flush=True)
+    sys.stdin.read()
+"""
 
 
 @pytest.mark.parametrize("name", ["a.txt", "previous", "new", "old", "n" * 255])
@@ -32,3 +51,78 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     monkeypatch.setattr("os.replace", lambda *paths: events.append("rename") or replace(*paths))
     write_atomically(tmp_path / "file", "content")
     assert events == ["sync", "rename"]
+
+
+def test_leftovers_are_removed_as_soon_as_their_process_has_ended(tmp_path):
+    command = [sys.executable, "-c", _WRITE_UNTIL_KILLED, tmp_path / "file"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        [leftover] = tmp_path.iterdir()
+        os.utime(leftover, (0, 0))
+        remove_leftovers(tmp_path)
+        assert list(tmp_path.iterdir()) == [leftover]
+        process.kill()
+    remove_leftovers(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def write_pair(folder, name, content):
+    """Writes a file or a folder, and its description."""
+    with replace_with_description(folder / name, folder / f"{name}.json") as (unfinished, description):
+        if name == "folder":
+            unfinished.mkdir()
+            (unfinished / "a").write_text(content)
+        else:
+            unfinished.write_text(content)
+        description.write_text(content)
+
+
+def read_pair(folder, name):
+    """Returns the two contents, each None if it is missing."""
+    path = folder / name / "a" if name == "folder" else folder / name
+    return tuple(p.read_text() if p.exists() else None for p in (path, folder / f"{name}.json"))
+
+
+@pytest.mark.parametrize("name", ["file", "folder"])
+@pytest.mark.parametrize("before", [None, "before"])
+def test_a_file_is_never_next_to_the_description_of_another(tmp_path, monkeypatch, name, before):
+    """Observes the names before each step, where a process may be killed, and fails at each step."""
+    replace, states = os.replace, []
+
+    def observe(source, target):
+        states.append(read_pair(tmp_path, name))
+        replace(source, target)
+
+    if before:
+        write_pair(tmp_path, name, before)
+    monkeypatch.setattr("os.replace", observe)
+    write_pair(tmp_path, name, "after")
+    assert all(path in (None, description) for path, description in states)
+    assert read_pair(tmp_path, name) == ("after", "after")
+    for failing in range(len(states) * (before is not None)):
+        steps = iter(range(len(states)))
+
+        def fail(source, target, failing=failing, steps=steps):
+            if next(steps, None) == failing:
+                raise KeyboardInterrupt
+            replace(source, target)
+
+        monkeypatch.setattr("os.replace", fail)
+        with pytest.raises(KeyboardInterrupt):
+            write_pair(tmp_path, name, "failed")
+        assert read_pair(tmp_path, name) == ("after", "after")
+        assert not any(map(is_unfinished, tmp_path.iterdir()))
+
+
+@pytest.mark.parametrize("file", ["unnamed", "temporary", "other"])
+def test_an_error_of_the_disk_names_the_destination(tmp_path, file):
+    other = str(tmp_path / "image.jpg")  # such as one that is read
+
+    def fail(unfinished):
+        filename = {"unnamed": None, "temporary": str(unfinished / "a"), "other": other}[file]
+        with replace_atomically(unfinished):  # nested, as in `demo`
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), filename)
+
+    with pytest.raises(OSError, match="No space left") as caught, replace_atomically(tmp_path / "file") as unfinished:
+        fail(unfinished)
+    assert caught.value.filename == (other if file == "other" else str(tmp_path / "file"))

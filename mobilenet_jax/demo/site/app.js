@@ -5,22 +5,29 @@ import {loadModel} from './model.js';
 import {openPhotograph, readPixels} from './photograph.js';
 import {resize} from './preprocessing.js';
 
+const MAX_ROWS = 20; // ImageNet has 1000 classes
 const element = id => document.getElementById(id);
 const inputs = [element('camera'), element('file')];
 const crop = new Crop(() => run(showResult));
 let model;
 let bitmap;
+let tasks = 0;
 
 function setStatus(text) {
   element('status').textContent = text;
 }
 
-/** Runs a task, and tells the user if it fails. */
+/**
+ * Runs a task, and shows its error. A task that was overtaken by a later one, such as a smaller image, shows nothing.
+ * @param {function(function(): boolean): Promise<void>} task - its argument returns whether it is the latest task.
+ */
 async function run(task) {
+  const number = ++tasks;
+  const isLatest = () => number === tasks;
   try {
-    await task();
+    await task(isLatest);
   } catch (error) {
-    setStatus(error.message);
+    if (isLatest()) setStatus(error.message);
   }
 }
 
@@ -30,34 +37,40 @@ async function start() {
   describeModel(model.description);
   for (const input of inputs) {
     input.disabled = false;
-    input.addEventListener('change', () => run(() => open(input)));
+    input.addEventListener('change', () => {
+      const [file] = input.files;
+      input.value = ''; // so that the same file can be chosen again
+      if (file) run(isLatest => open(file, isLatest));
+    });
   }
   setStatus('Ready.');
 }
 
-async function open(input) {
-  const [file] = input.files;
-  input.value = ''; // so that the same file can be chosen again
-  if (!file) return;
+async function open(file, isLatest) {
   setStatus('Reading the image …');
   element('crop').hidden = element('result').hidden = true;
   const opened = await openPhotograph(file);
+  if (!isLatest()) {
+    opened.close();
+    return;
+  }
   bitmap?.close();
   bitmap = opened;
   element('crop').hidden = false;
   crop.show(bitmap);
-  await showResult();
+  await showResult(isLatest);
 }
 
-async function showResult() {
+async function showResult(isLatest) {
   if (!bitmap) return;
   const [, height, width] = model.description.input.shape;
   const part = crop.part;
   const pixels = resize(readPixels(bitmap, part), part.width, part.height, width, height);
   const probabilities = await model.classify(pixels);
+  if (!isLatest()) return;
   const names = model.description.classes ?? Array.from(probabilities, (_, i) => `class ${i}`);
   const order = Array.from(probabilities.keys()).sort((a, b) => probabilities[b] - probabilities[a]);
-  element('classes').replaceChildren(...order.map(i => makeRow(names[i], probabilities[i])));
+  element('classes').replaceChildren(...order.slice(0, MAX_ROWS).map(i => makeRow(names[i], probabilities[i])));
   element('result').hidden = false;
   setStatus(`Most probable of ${names.length} classes: ${names[order[0]]}, ${formatPercent(probabilities[order[0]])}. Not a diagnosis.`);
 }
@@ -79,7 +92,7 @@ function makeRow(name, probability) {
 }
 
 function formatPercent(probability) {
-  return `${(100 * probability).toFixed(1)} %`;
+  return `${(100 * probability).toFixed(1)}%`;
 }
 
 function describeModel(description) {

@@ -24,6 +24,7 @@ export class Crop {
     this.canvas.width = Math.max(1, Math.round(bitmap.width * scale));
     this.canvas.height = Math.max(1, Math.round(bitmap.height * scale));
     const [zoom, left, top] = this.sliders;
+    this.canvas.style.maxWidth = `${60 * bitmap.width / bitmap.height}vh`; // the height is at most 60vh
     zoom.value = 1;
     left.value = top.value = 0.5;
     this.draw();
@@ -56,6 +57,9 @@ export class Crop {
     const scale = this.canvas.width / this.bitmap.width;
     const {x, y, width, height} = this.part;
     context.drawImage(this.bitmap, 0, 0, this.canvas.width, this.canvas.height);
+    const isPart = width < this.bitmap.width || height < this.bitmap.height;
+    this.canvas.classList.toggle('movable', isPart); // otherwise a finger scrolls the page
+    if (!isPart) return;
     context.fillStyle = 'rgba(0, 0, 0, 0.6)';
     context.fillRect(0, 0, this.canvas.width, this.canvas.height);
     context.drawImage(this.bitmap, x, y, width, height, x * scale, y * scale, width * scale, height * scale);

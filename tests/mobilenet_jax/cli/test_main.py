@@ -144,3 +144,24 @@ def test_details_are_listed_before_the_error(capsys):
 def test_bugs_show_their_traceback():
     with pytest.raises(ValueError, match="invalid literal"):
         run_command(lambda: int("x"), debug=False)
+
+
+def test_an_interrupt_that_python_ignores_is_repeated():
+    """JAX has a callback at garbage collections; exceptions are ignored there, as in `__del__`."""
+    code = """
+import time
+from mobilenet_jax.cli.error_boundary import run_command
+
+class Collected:
+    def __del__(self):
+        raise KeyboardInterrupt
+
+def command():
+    Collected()
+    for _ in range(1000):
+        time.sleep(0.01)
+
+run_command(command, debug=False)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "stopped\n")

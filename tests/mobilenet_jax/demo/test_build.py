@@ -27,6 +27,15 @@ def test_the_service_worker_lists_all_files(without_npm, trained, tmp_path):
     assert '"./wasm-utils.js"' in (tmp_path / "site" / "litert" / "core.js").read_text()
     with pytest.raises(ExportError, match="replace it with --force"):
         build_demo(trained, tmp_path / "site")
+    build_demo(trained, tmp_path / "site", force=True)
+    (tmp_path / "site" / ".git").mkdir()
+    (tmp_path / "site" / ".git" / "HEAD").write_text("")
+    with pytest.raises(ExportError, match=r"site holds \.git/HEAD, which would be lost"):
+        build_demo(trained, tmp_path / "site", force=True)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "service-worker.js").write_text("// of another application\nself.skipWaiting();\n")
+    with pytest.raises(ExportError, match="is not a demo"):
+        build_demo(trained, tmp_path / "other", force=True)
 
 
 def test_nothing_is_left_of_a_build_that_fails(without_npm, trained, tmp_path, monkeypatch):

@@ -253,3 +253,71 @@ def test_names_of_classes_are_text_for_the_page(server, site, browser):
             other.quit()
     finally:
         file.write_text(original)
+
+
+def test_the_result_of_the_last_image_is_shown(page, sensitive, real_photographs, tmp_path):
+    """Chooses a large image, which takes longer to decode, and at once a small one."""
+    Image.fromarray(np.full((4000, 4000, 3), 200, np.uint8)).save(tmp_path / "large.png")
+    names, [expected] = predict(sensitive, [real_photographs[0]])
+    page.execute_script("document.getElementById('status').textContent = 'chosen'")
+    for image in (tmp_path / "large.png", real_photographs[0]):
+        page.find_element("id", "file").send_keys(str(image))
+    wait_for(page, lambda: read_status(page).startswith("Most probable"))
+    page.execute_async_script("setTimeout(arguments[0], 1000)")
+    assert [read_probabilities(page)[name] for name in names] == pytest.approx(list(expected), abs=0.01)
+
+
+def test_a_finger_moves_the_frame_only_after_zooming_in(page, real_data):
+    """Otherwise an image that fills the screen of a phone would keep the page from scrolling."""
+    choose(page, min(real_data.glob("*/*.jpg")))
+    actions = []
+    for zoom in (1, 2):
+        page.execute_script(
+            "const slider = document.getElementById('zoom'); slider.value = arguments[0];"
+            "slider.dispatchEvent(new Event('input'));", zoom
+        )  # fmt: skip
+        actions.append(page.execute_script("return getComputedStyle(document.getElementById('preview')).touchAction"))
+    assert actions == ["auto", "none"]
+
+
+def test_an_upright_image_fits_the_screen(page, tmp_path):
+    Image.new("RGB", (300, 900)).save(tmp_path / "upright.png")
+    choose(page, tmp_path / "upright.png")
+    fraction, ratio = page.execute_script(
+        "const {width, height} = document.getElementById('preview').getBoundingClientRect();"
+        "return [height / innerHeight, height / width]"
+    )
+    assert fraction == pytest.approx(0.6, abs=0.01)
+    assert ratio == pytest.approx(3, abs=0.02)
+
+
+def test_a_new_version_waits_until_the_page_is_closed(page, site):
+    """Its network and names of classes must not be mixed with those of an open page. Other caches are kept."""
+    cached = "fetch('model.tflite.json').then(response => response.json()).then(json => arguments[0](json.notice))"
+    page.execute_async_script("navigator.serviceWorker.ready.then(() => arguments[0]())")
+    page.execute_async_script("caches.open('other application').then(() => arguments[0]())")
+    worker, description = site / "service-worker.js", site / "model.tflite.json"
+    originals = {path: path.read_text() for path in (worker, description)}
+    try:
+        worker.write_text(originals[worker].replace("VERSION = '", "VERSION = 'new", 1))
+        content = json.loads(originals[description])
+        description.write_text(json.dumps({**content, "notice": "new"}))
+        page.execute_async_script(
+            "navigator.serviceWorker.ready.then(registration => registration.update()).then(() => arguments[0]())"
+        )
+        waiting = "navigator.serviceWorker.getRegistration().then(registration => arguments[0](!!registration.waiting))"
+        wait_for(page, lambda: page.execute_async_script(waiting))
+        assert page.execute_async_script(cached) == content["notice"]
+        url = page.current_url
+        page.get("about:blank")
+        wait_for(page, lambda: page.get(url) or page.execute_async_script(cached) == "new")
+        names = page.execute_async_script("caches.keys().then(arguments[0])")
+        assert "other application" in names
+        assert len(names) == 2
+    finally:
+        for path, text in originals.items():
+            path.write_text(text)
+        page.execute_async_script(
+            "navigator.serviceWorker.getRegistration().then(registration => registration.unregister())"
+            ".then(() => arguments[0]())"
+        )

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 
 import numpy as np
@@ -104,6 +105,43 @@ def test_destinations_are_validated_before_the_work(tmp_path):
         with pytest.raises(ExportError, match=message):
             check_destination(path, force=False)
     check_destination(tmp_path / "a.tflite", force=True)
+
+
+def test_other_content_is_not_replaced_even_by_force(tmp_path):
+    (tmp_path / "config.json").write_text('{"model": {}}')
+    with pytest.raises(ExportError, match=r"config\.json exists and does not describe an exported network"):
+        check_destination(tmp_path / "config", force=True)
+    (tmp_path / "saved").mkdir()
+    (tmp_path / "saved" / "saved_model.pb").write_bytes(b"")
+    check_destination(tmp_path / "saved", force=True)
+    (tmp_path / "saved" / "notes.txt").write_text("")
+    with pytest.raises(ExportError, match="saved exists and is not an exported network"):
+        check_destination(tmp_path / "saved", force=True)
+
+
+def test_leftovers_of_killed_exports_are_removed(tmp_path, monkeypatch):
+    leftover = tmp_path / ".abc.unfinished"
+    leftover.mkdir()
+    (leftover / "lock").touch()
+    os.utime(leftover, (0, 0))
+    write_weights(tmp_path / "w.safetensors", make_sensitive_weights("small", (32, 32)))
+    export_model(tmp_path / "w.safetensors", tmp_path / "a.onnx")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.onnx", "a.onnx.json", "w.safetensors"]
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_an_error_that_names_the_folder(tmp_path, monkeypatch):
+    tf = pytest.importorskip("tensorflow")
+
+    def fail(module, path, signatures):
+        raise tf.errors.ResourceExhaustedError(None, None, f"{path}/saved_model.pb.tmp; No space left on device")
+
+    monkeypatch.setattr(tf.saved_model, "save", fail)
+    write_weights(tmp_path / "w.safetensors", make_sensitive_weights("small", (32, 32)))
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        export_model(tmp_path / "w.safetensors", tmp_path / "a")
+    assert caught.value.filename == str(tmp_path / "a")
+    assert [path.name for path in tmp_path.iterdir()] == ["w.safetensors"]
 
 
 def test_float16_halves_the_file(trained, tmp_path):

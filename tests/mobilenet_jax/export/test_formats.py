@@ -1,3 +1,6 @@
+import subprocess
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -14,11 +17,30 @@ def test_the_ending_determines_the_format(monkeypatch):
 
 
 def test_unknown_endings_are_refused():
-    with pytest.raises(ExportError, match=r"a\.pt: the name determines the format: NAME\.tflite"):
-        get_format(Path("a.pt"))
+    for name in ("a.pt", "a.TFLITE", ".tflite", "v1.2"):
+        with pytest.raises(ExportError, match=r"the name determines the format: NAME\.tflite"):
+            get_format(Path(name))
 
 
 def test_missing_packages_are_named_with_the_command_that_installs_them(monkeypatch):
     monkeypatch.setattr(formats, "find_spec", lambda name: name != "onnx")
     with pytest.raises(ExportError, match=r"ONNX needs onnx, .* pip install 'mobilenet-jax\[export\]'"):
         get_format(Path("a.onnx"))
+
+
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [("a.tflite", "litert_converter.converter_api_ext"), pytest.param("a", "tensorflow", marks=pytest.mark.slow)],
+)
+def test_the_libraries_of_a_format_log_nothing(name, module):
+    if not find_spec(module.split(".")[0]):
+        pytest.skip(f"needs {module}")
+    code = f"""
+import jax
+from pathlib import Path
+from mobilenet_jax.export.formats import FORMATS
+FORMATS[{Path(name).suffix!r}].load_module()
+import {module}
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "")
