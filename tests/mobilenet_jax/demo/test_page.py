@@ -4,6 +4,7 @@ import importlib.util
 import json
 import shutil
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -294,6 +295,13 @@ def test_an_upright_image_fits_the_screen(page, tmp_path):
 def test_a_new_version_waits_until_the_page_is_closed(page, site):
     """Its network and names of classes must not be mixed with those of an open page. Other caches are kept."""
     cached = "fetch('model.tflite.json').then(response => response.json()).then(json => arguments[0](json.notice))"
+
+    def reopen(page, url):
+        page.get("about:blank")
+        time.sleep(0.5)  # until the browser has noticed that the page is closed
+        page.get(url)
+        return page.execute_async_script(cached)
+
     page.execute_async_script("navigator.serviceWorker.ready.then(() => arguments[0]())")
     page.execute_async_script("caches.open('other application').then(() => arguments[0]())")
     worker, description = site / "service-worker.js", site / "model.tflite.json"
@@ -309,8 +317,7 @@ def test_a_new_version_waits_until_the_page_is_closed(page, site):
         wait_for(page, lambda: page.execute_async_script(waiting))
         assert page.execute_async_script(cached) == content["notice"]
         url = page.current_url
-        page.get("about:blank")
-        wait_for(page, lambda: page.get(url) or page.execute_async_script(cached) == "new")
+        wait_for(page, lambda: reopen(page, url) == "new")
         names = page.execute_async_script("caches.keys().then(arguments[0])")
         assert "other application" in names
         assert len(names) == 2
