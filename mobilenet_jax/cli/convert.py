@@ -5,7 +5,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mobilenet_jax.cli.arguments import Subparsers, add_checkpoint_option
+from mobilenet_jax.cli.arguments import Subparsers, add_checkpoint_option, parse_model
 
 if TYPE_CHECKING:
     from mobilenet_jax.weights.weights import Weights
@@ -17,10 +17,14 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
         "convert",
         help="convert weights between formats",
         description="Reads Keras files (HDF5 of Keras 1 and 2, .weights.h5 and .keras of Keras 3), .safetensors files, "
-        "Orbax folders, and the workdirs of training runs; the format of SRC is detected from its content. Writes "
-        "NAME.safetensors, NAME.weights.h5 for Keras 3, or, to a name without a suffix, an Orbax folder.",
+        "Orbax folders, the workdirs of training runs, and hf://OWNER/NAME, a repository on the Hugging Face Hub; the "
+        "format of SRC is detected from its content. Writes NAME.safetensors, NAME.weights.h5 for Keras 3, or, to a "
+        "name without a suffix, an Orbax folder.",
     )
-    parser.add_argument("src", metavar="SRC", type=Path, help="weights to read: a file, an Orbax folder, or a workdir")
+    parser.add_argument(
+        "src", metavar="SRC", type=parse_model,
+        help="weights to read: a file, an Orbax folder, a workdir, or hf://OWNER/NAME[@REVISION]",
+    )  # fmt: skip
     parser.add_argument("dst", metavar="DST", type=Path, help="file or folder to write; its name determines the format")
     parser.add_argument("--dry-run", action="store_true", help="print the mapping of the tensors and write nothing")
     parser.add_argument("--force", action="store_true", help="overwrite existing weights")

@@ -15,6 +15,7 @@ from mobilenet_jax.evaluation.metrics import list_overall
 from mobilenet_jax.evaluation.trained_run import ISIC_NAME, TrainedRun
 from mobilenet_jax.reporting.limits import list_limits, name_object
 from mobilenet_jax.reporting.published_config import strip_folders
+from mobilenet_jax.weights.hub import strip_folder
 from mobilenet_jax.weights.save import write_weights
 
 _CLASS_METRICS = ("recall", "precision", "auc")
@@ -86,7 +87,7 @@ def _render_card(run: TrainedRun, results: dict[str, Any]) -> str:
         evaluation_data_is_isic=SOURCES[results["source"]].is_isic,
         training_data=training_data,
         data_license=data_license,
-        initial_weights=Path(run.config["init"]["weights"] or "random weights").name,
+        initial_weights=strip_folder(run.config["init"]["weights"] or "random weights"),
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from mobilenet_jax.errors import WeightsError
 from mobilenet_jax.model.mobilenet import MobileNet
-from mobilenet_jax.weights import orbax
+from mobilenet_jax.weights import hub, orbax
 from mobilenet_jax.weights.keras.files import open_archive, open_hdf5
 from mobilenet_jax.weights.keras.names import map_to_keras_3
 from mobilenet_jax.weights.layout import (
@@ -41,7 +41,8 @@ def load_pretrained(
 
     Args:
         path: a Keras file (HDF5 of Keras 1 or 2, `.weights.h5` or `.keras` of Keras 3), a file or folder that
-            `save_pretrained` wrote, or the workdir of a training run. The format is detected from the content.
+            `save_pretrained` wrote, the workdir of a training run, or `hf://owner/name[@revision]`, the
+            `model.safetensors` of a repository on the Hugging Face Hub. The format is detected from the content.
         alpha: the expected width multiplier; None accepts any.
         checkpoint: the checkpoint of a workdir, `"best"` or `"latest"`.
         allow_nonfinite: whether tensors may contain NaN and infinity.
@@ -51,7 +52,8 @@ def load_pretrained(
         `model.apply(variables, images, train=False)`; `read_weights` also returns the input range of the images.
 
     Raises:
-        WeightsError: the file is damaged, or a tensor is missing, unknown, or of another shape or type.
+        WeightsError: the file is damaged or cannot be downloaded, or a tensor is missing, unknown, or of another shape
+            or type.
     """
     weights = read_weights(path, alpha, checkpoint=checkpoint, allow_nonfinite=allow_nonfinite)
     return weights.architecture.build_model(), weights.variables
@@ -78,7 +80,6 @@ def read_weights(
     Raises:
         WeightsError: see `load_pretrained`.
     """
-    path = Path(path)
     with _open_checked(path, head, checkpoint) as (file, architecture):
         if alpha not in (None, architecture.alpha):
             raise WeightsError(f"it holds a MobileNet of alpha {architecture.alpha}, but the model has alpha {alpha}")
@@ -87,7 +88,7 @@ def read_weights(
     metadata = dataclasses.replace(
         file.metadata,
         classes=file.metadata.classes if head else None,
-        source=make_printable(f"{path.name} ({file.checkpoint})" if file.checkpoint else path.name),
+        source=make_printable(file.source or Path(path).name + (f" ({file.checkpoint})" if file.checkpoint else "")),
         source_sha256=digest,
     )
     return Weights(file.format, file.checkpoint or f"sha256:{digest}", architecture, tensors, metadata)
@@ -128,7 +129,7 @@ def map_tensors(
     Raises:
         WeightsError: see `load_pretrained`.
     """
-    with _open_checked(Path(path), head, checkpoint) as (file, architecture):
+    with _open_checked(path, head, checkpoint) as (file, architecture):
         shapes = architecture.compute_shapes()
         names = map_to_keras_3(shapes) if to_keras else {name: name for name in shapes}
         mappings = []
@@ -151,11 +152,14 @@ def make_printable(text: str) -> str:
 
 
 @contextlib.contextmanager
-def _open_checked(path: Path, head: bool, checkpoint: CheckpointName) -> Iterator[tuple[WeightsFile, Architecture]]:
+def _open_checked(
+    path: str | Path, head: bool, checkpoint: CheckpointName
+) -> Iterator[tuple[WeightsFile, Architecture]]:
     """Opens a weights file and validates it. Errors while it is open start with its path, in one printable line."""
     try:
-        with _open(path, head, checkpoint) as file:
-            yield file, _infer_architecture(file, head)
+        local, source = hub.download(str(path)) if hub.is_hub_location(path) else (Path(path), None)
+        with _open(local, head, checkpoint) as file:
+            yield dataclasses.replace(file, source=source), _infer_architecture(file, head)
     except (WeightsError, OSError) as error:
         raise WeightsError(make_printable(f"{path}: {error}")) from error
 
@@ -174,8 +178,9 @@ def _open(path: Path, head: bool, checkpoint: CheckpointName) -> AbstractContext
             return orbax.open_folder(path)
 
 
-def is_workdir(path: Path) -> bool:
+def is_workdir(path: str | Path) -> bool:
     """Returns whether a path is the workdir of a training run."""
+    path = Path(path)
     return (path / "config.json").is_file() and (path / "checkpoints").is_dir()
 
 

@@ -33,6 +33,7 @@ class WeightsFile:
         metadata: as far as the file records it; all else is as for Keras's ImageNet weights.
         alpha: the width multiplier that the file records, as text; None if it records none.
         checkpoint: identifies a checkpoint of a run, such as `best checkpoint, step 799`; None for other files.
+        source: the location on the Hub that the file was downloaded from, with its commit; None for other files.
     """
 
     format: str
@@ -42,6 +43,7 @@ class WeightsFile:
     metadata: Metadata
     alpha: str | None = None
     checkpoint: str | None = None
+    source: str | None = None
 
 
 def get_content_size(path: Path) -> int:
