@@ -93,8 +93,8 @@ def get_config(recipe: str = "sample") -> ConfigDict:
     config.loss.label_smoothing = 0.0  # fraction of the target that is spread over all classes
 
     config.init = ConfigDict()
-    # Initial weights of the backbone: a file or folder that `mobilenet-jax convert` reads, 'imagenet' for Keras's
-    # public file, or None for random weights (on the command line: --config.init.weights=None).
+    # Initial weights of the backbone: anything that `mobilenet-jax convert` reads, such as a file or hf://OWNER/NAME,
+    # 'imagenet' for Keras's public file, or None for random weights (on the command line: --config.init.weights=None).
     config.init.weights = placeholder(str)
     config.init.weights = "imagenet"
     config.init.input_scaling = "1/255"  # scales pixels to [0, 1], as the article did; 'weights': to the weights' range

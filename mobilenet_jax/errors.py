@@ -13,7 +13,7 @@ class ConfigError(UserError):
 
 
 class WeightsError(UserError):
-    """Weights are damaged, do not belong to the model, or cannot be written. The message names file and tensors."""
+    """Weights are damaged, do not belong to the model, or cannot be written, downloaded or published."""
 
 
 class WorkdirError(UserError):

@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from tests.helpers.datasets import write_isic
+from tests.helpers.hub_server import HubServer, connect
 from tests.helpers.runs import SHARED, make_config
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -139,6 +140,17 @@ def run(capsys, command_logging):
         return status, *capsys.readouterr()
 
     return run
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """Returns a `HubServer` without repositories, which huggingface_hub uses with an empty cache and no token."""
+    huggingface_hub = pytest.importorskip("huggingface_hub", reason="needs pip install 'mobilenet-jax[hub]'")
+    server = HubServer()
+    connect(server, monkeypatch, tmp_path / "hub-home")
+    yield server
+    huggingface_hub.utils.close_session()
+    server.stop()
 
 
 @pytest.fixture

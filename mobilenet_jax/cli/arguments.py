@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 Subparsers = Any  # argparse's own type of `add_subparsers()` is private
@@ -16,6 +17,13 @@ def parse_integer(minimum: int) -> Callable[[str], int]:
         return int(text)
 
     return integer
+
+
+def parse_model(text: str) -> str | Path:
+    """Returns the path of weights or of a workdir; a location on the Hub stays text, since a path would change it."""
+    from mobilenet_jax.weights.hub import is_hub_location
+
+    return text if is_hub_location(text) else Path(text)
 
 
 def add_config_option(parser: argparse.ArgumentParser) -> None:

@@ -5,7 +5,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mobilenet_jax.cli.arguments import Subparsers, add_checkpoint_option
+from mobilenet_jax.cli.arguments import Subparsers, add_checkpoint_option, parse_model
 
 if TYPE_CHECKING:
     from mobilenet_jax.weights.weights import Weights
@@ -17,11 +17,15 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
         "convert",
         help="convert weights between formats",
         description="Reads Keras files (HDF5 of Keras 1 and 2, .weights.h5 and .keras of Keras 3), .safetensors files "
-        "of this project, timm and Transformers, TensorFlow checkpoints, Orbax folders, and the workdirs of training "
-        "runs; the format of SRC is detected from its content. Writes NAME.safetensors, NAME.weights.h5 for Keras 3, "
-        "or, to a name without a suffix, an Orbax folder or, with --to, a folder for timm or Transformers.",
+        "of this project, timm and Transformers, TensorFlow checkpoints, Orbax folders, the workdirs of training runs, "
+        "and hf://OWNER/NAME, a repository on the Hugging Face Hub; the format of SRC is detected from its content. "
+        "Writes NAME.safetensors, NAME.weights.h5 for Keras 3, or, to a name without a suffix, an Orbax folder or, "
+        "with --to, a folder for timm or Transformers.",
     )
-    parser.add_argument("src", metavar="SRC", type=Path, help="weights to read: a file, an Orbax folder, or a workdir")
+    parser.add_argument(
+        "src", metavar="SRC", type=parse_model,
+        help="weights to read: a file, an Orbax folder, a workdir, or hf://OWNER/NAME[@REVISION]",
+    )  # fmt: skip
     parser.add_argument("dst", metavar="DST", type=Path, help="file or folder to write; its name determines the format")
     parser.add_argument(
         "--to", choices=("timm", "transformers"), help="write a folder that this library loads, with its config.json"

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from mobilenet_jax.cli.arguments import Subparsers, add_checkpoint_option
+from mobilenet_jax.cli.arguments import Subparsers, add_checkpoint_option, parse_model
 
 
 def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
@@ -15,7 +15,7 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
         "photographs are not uploaded, and it works without a network once it is loaded. Requires pip install "
         "'mobilenet-jax[export]' and, for the first build, npm.",
     )
-    parser.add_argument("model", metavar="MODEL", type=Path, help="a workdir, or weights with a classifier")
+    parser.add_argument("model", metavar="MODEL", type=parse_model, help="a workdir, or weights with a classifier")
     parser.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder to write")
     parser.add_argument(
         "--quantize", choices=("none", "float16", "int8"), default="none", help="see `export` (default: none)"

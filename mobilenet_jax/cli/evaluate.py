@@ -5,7 +5,7 @@ import logging
 import os
 from pathlib import Path
 
-from mobilenet_jax.cli.arguments import Subparsers, add_inference_options, parse_integer
+from mobilenet_jax.cli.arguments import Subparsers, add_inference_options, parse_integer, parse_model
 
 _logger = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
         "writes metrics.json, predictions.csv, plots and report.html.",
     )
     parser.add_argument(
-        "models", metavar="MODEL", type=Path, nargs="+",
+        "models", metavar="MODEL", type=parse_model, nargs="+",
         help="a workdir, several with --folds, or weights with a classifier, which require --data",
     )  # fmt: skip
     parser.add_argument(
@@ -44,7 +44,7 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
     parser.add_argument(
         "--out", type=Path, metavar="DIR",
         help="output folder (default: WORKDIR/evaluation/SPLIT, or NAME-evaluation/SPLIT next to weights of that name, "
-        "plus any non-default options)",
+        "in the current folder for hf://OWNER/NAME, plus any non-default options)",
     )  # fmt: skip
     parser.add_argument(
         "--malignant",
@@ -102,10 +102,14 @@ def run(args: argparse.Namespace) -> None:
 
 def _choose_folder(args: argparse.Namespace, split: str) -> Path:
     """Returns the default output folder, whose name contains every option that differs from its default."""
+    from mobilenet_jax.weights.hub import get_repository, is_hub_location
     from mobilenet_jax.weights.load import is_workdir
 
     model = args.models[0]
-    parent = model / "evaluation" if is_workdir(model) else model.with_name(f"{model.stem}-evaluation")
+    if is_hub_location(model):
+        parent = Path(f"{get_repository(model).partition('/')[2]}-evaluation")
+    else:
+        parent = model / "evaluation" if is_workdir(model) else model.with_name(f"{model.stem}-evaluation")
     own = split in ("validation", "training")  # the same images wherever the data set is stored
     names = (
         split.replace(":", "-"),

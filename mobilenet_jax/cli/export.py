@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mobilenet_jax.cli.arguments import Subparsers, add_checkpoint_option, parse_integer
+from mobilenet_jax.cli.arguments import Subparsers, add_checkpoint_option, parse_integer, parse_model
 
 _MAX_LISTED = 8  # types of operations
 
@@ -19,7 +19,7 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
         "The file is run with its own runtime and compared with the JAX model before it appears under its name. "
         "Requires pip install 'mobilenet-jax[export]'.",
     )
-    parser.add_argument("model", metavar="MODEL", type=Path, help="a workdir, or weights that `convert` reads")
+    parser.add_argument("model", metavar="MODEL", type=parse_model, help="a workdir, or weights that `convert` reads")
     parser.add_argument("out", metavar="OUT", type=Path, help="file or folder to write; its name determines the format")
     parser.add_argument(
         "--quantize", choices=("none", "float16", "int8"), default="none",

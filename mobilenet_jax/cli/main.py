@@ -18,13 +18,14 @@ from mobilenet_jax.cli import (
     predict,
     prepare,
     preview,
+    push,
     summary,
     train,
 )
 from mobilenet_jax.cli.error_boundary import end_at_closed_pipe, run_command
 from mobilenet_jax.cli.logs import configure_logging
 
-_COMMANDS = (train, configs, prepare, preview, convert, summary, evaluate, predict, compare, card, export, demo)
+_COMMANDS = (train, configs, prepare, preview, convert, summary, evaluate, predict, compare, card, push, export, demo)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mobilenet_jax.cli.arguments import Subparsers, add_inference_options
+from mobilenet_jax.cli.arguments import Subparsers, add_inference_options, parse_model
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +27,7 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
         description="Prints the five most probable classes of each image, or writes a table of all probabilities. "
         "Images that cannot be read are skipped, listed at the end, and make the exit status 1.",
     )
-    parser.add_argument("model", metavar="MODEL", type=Path, help="a workdir, or weights with a classifier")
+    parser.add_argument("model", metavar="MODEL", type=parse_model, help="a workdir, or weights with a classifier")
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="files, folders or glob patterns")
     parser.add_argument("--out", type=Path, metavar="PREDS.csv", help="write a table instead of printing")
     parser.add_argument(
@@ -77,7 +77,7 @@ def _read_correction(args: argparse.Namespace, weights: "Weights") -> "Callable[
         return None
     from mobilenet_jax.evaluation.calibration import CALIBRATION_FILE, describe_probabilities, read_calibration
 
-    calibration = read_calibration(args.model / CALIBRATION_FILE, describe_probabilities(weights, args.tta))
+    calibration = read_calibration(Path(args.model) / CALIBRATION_FILE, describe_probabilities(weights, args.tta))
     return functools.partial(calibration.correct, correction=args.correct)
 
 

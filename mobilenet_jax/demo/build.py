@@ -32,7 +32,7 @@ _ACCENT, _WHITE = "#0b5cad", "#ffffff"
 
 
 def build_demo(
-    model: Path,
+    model: str | Path,
     out: Path,
     *,
     quantize: Quantization = "none",

@@ -41,6 +41,7 @@ from mobilenet_jax.evaluation.predictions import Predictions, concatenate_predic
 from mobilenet_jax.evaluation.trained_run import EvaluatedModel
 from mobilenet_jax.inference.classifier import Classifier
 from mobilenet_jax.inference.predict_files import classify_files
+from mobilenet_jax.weights.hub import strip_folder
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def evaluate(
             predictions.lesions, lambda rows: compute_metrics(predictions.take(rows), malignant), resamples
         )
     facts = {
-        "workdirs": [run.path.resolve().name for run in runs],  # reports are passed on: the folders above are private
+        "workdirs": [strip_folder(run.path) for run in runs],  # reports are passed on
         "weights": [run.weights.identity for run in runs],
         "source": layout,
         "data": Path(folder).name or None,
@@ -161,7 +162,7 @@ def _read_stored_calibration(
 
     Returns None if nothing is to be corrected, or if the calibration is fitted to the split itself.
     """
-    workdir, is_single = runs[0].path, len(runs) == 1
+    workdir, is_single = Path(runs[0].path), len(runs) == 1
     if correction and any(run.prior is None for run in runs):
         raise EvaluationError(
             f"--correct requires the workdir of a run: {workdir} has no validation split that a correction could be "
@@ -189,7 +190,7 @@ def _calibrate(
     prior = np.mean([run.prior for run in runs if run.prior is not None], axis=0)
     if len(runs) == 1:
         fitted_to = describe_probabilities(runs[0].weights, views)
-        fit_calibration(predictions, prior).write(runs[0].path / CALIBRATION_FILE, fitted_to)
+        fit_calibration(predictions, prior).write(Path(runs[0].path) / CALIBRATION_FILE, fitted_to)
     return cross_fit(predictions, prior, correction) if correction else predictions
 
 

@@ -34,7 +34,7 @@ class EvaluatedModel:
     """Weights with the facts that an evaluation needs. Bare weights, without a workdir, have the first three only.
 
     Attributes:
-        path: the workdir of a run, or the file or folder of the weights.
+        path: the workdir of a run, or the file, folder or location on the Hub of the weights.
         weights: with a classifier.
         class_names: in the order of the labels.
         prior: float `[classes]`, the class frequencies in training; None if unknown.
@@ -44,7 +44,7 @@ class EvaluatedModel:
         config: the training configuration as nested dicts; None if unknown.
     """
 
-    path: Path
+    path: str | Path
     weights: Weights
     class_names: tuple[str, ...]
     prior: np.ndarray | None = None
@@ -135,7 +135,7 @@ class TrainedRun(EvaluatedModel):
     @property
     def workdir(self) -> Path:
         """The folder of the run."""
-        return self.path
+        return Path(self.path)
 
     @property
     def is_isic(self) -> bool:
@@ -265,12 +265,12 @@ def _check_config(config: Any) -> None:
 
 
 def read_evaluated_model(
-    path: Path, checkpoint: CheckpointName = "best", class_names: Sequence[str] | None = None
+    path: str | Path, checkpoint: CheckpointName = "best", class_names: Sequence[str] | None = None
 ) -> EvaluatedModel:
     """Reads a run from its workdir, or bare weights in any format that `read_weights` reads.
 
     Args:
-        path: the workdir, or the file or folder of the weights.
+        path: the workdir, or the file, folder or location on the Hub of the weights.
         checkpoint: the checkpoint of a workdir.
         class_names: the classes in the order of the logits, for weights that do not record them.
 
@@ -282,7 +282,7 @@ def read_evaluated_model(
     if is_workdir(path):
         if class_names:
             raise EvaluationError(f"{path} records its class names: leave out --classes")
-        return read_trained_run(path, checkpoint)
+        return read_trained_run(Path(path), checkpoint)
     weights = read_weights(path)
     if weights.architecture.head is None:
         raise WeightsError(f"{path} holds no classifier, only features")

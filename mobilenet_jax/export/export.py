@@ -33,7 +33,7 @@ _logger = logging.getLogger(__name__)
 
 
 def export_model(
-    model: Path,
+    model: str | Path,
     out: Path,
     *,
     quantize: Quantization = "none",
@@ -70,7 +70,7 @@ def export_model(
     chosen = get_format(out)
     if quantize != "none" and chosen.module != "litert":
         raise ExportError(f"--quantize={quantize} applies to .tflite files only, not to {out.name}")
-    run = read_trained_run(model, checkpoint) if is_workdir(model) else None
+    run = read_trained_run(Path(model), checkpoint) if is_workdir(model) else None
     network = Network(run.weights if run else read_weights(model), raw, plain=chosen.module == "litert")
     _warn_of_large_head(network)
     pixels = read_verification_images(run, data, network.image_size, _VERIFICATION_IMAGES)

@@ -15,6 +15,8 @@ from mobilenet_jax.evaluation.metrics import list_overall
 from mobilenet_jax.evaluation.trained_run import ISIC_NAME, TrainedRun
 from mobilenet_jax.reporting.limits import list_limits, name_object
 from mobilenet_jax.reporting.published_config import strip_folders
+from mobilenet_jax.weights.hub import strip_folder
+from mobilenet_jax.weights.load import make_printable
 from mobilenet_jax.weights.metadata import format_input_scaling
 from mobilenet_jax.weights.save import write_weights
 
@@ -66,6 +68,7 @@ def _read_metrics_json(run: TrainedRun, folder: Path) -> dict[str, Any]:
 def _render_card(run: TrainedRun, results: dict[str, Any]) -> str:
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["escape_markdown"] = escape_markdown
+    environment.filters["quote_yaml"] = quote_yaml
     source = files(__package__) / "templates" / "model_card.md.j2"
     (training_data, data_license), metadata = run.describe_training_data(), run.weights.metadata
     return environment.from_string(source.read_text(encoding="utf-8")).render(
@@ -87,13 +90,18 @@ def _render_card(run: TrainedRun, results: dict[str, Any]) -> str:
         evaluation_data_is_isic=SOURCES[results["source"]].is_isic,
         training_data=training_data,
         data_license=data_license,
-        initial_weights=Path(run.config["init"]["weights"] or "random weights").name,
+        initial_weights=strip_folder(run.config["init"]["weights"] or "random weights"),
     )
 
 
 def escape_markdown(text: str) -> str:
     """Returns a text that Markdown, and the HTML in it, shows as it is, in a single line."""
     return re.sub(r"([\\`*_\[\]<>#|~&$])", r"\\\1", " ".join(text.split()))
+
+
+def quote_yaml(text: str) -> str:
+    """Returns a text as a string of YAML. Its characters stay as they are: YAML lacks JSON's pairs of escapes."""
+    return json.dumps(make_printable(text), ensure_ascii=False)
 
 
 def _build_config(run: TrainedRun) -> dict[str, Any]:

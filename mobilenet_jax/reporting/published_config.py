@@ -1,8 +1,9 @@
 """The part of a configuration that reports and model cards publish."""
 
 import copy
-from pathlib import Path
 from typing import Any
+
+from mobilenet_jax.weights.hub import strip_folder
 
 
 def strip_folders(config: dict[str, Any]) -> dict[str, Any]:
@@ -11,5 +12,5 @@ def strip_folders(config: dict[str, Any]) -> dict[str, Any]:
     for section, key in (("data", "dir"), ("data", "split"), ("init", "weights")):
         value = published[section][key]
         if value and not value.startswith("fold:"):
-            published[section][key] = Path(value).name
+            published[section][key] = strip_folder(value)
     return published

@@ -31,6 +31,7 @@ from mobilenet_jax.training.step import (
     make_eval_step,
     make_train_step,
 )
+from mobilenet_jax.weights.hub import is_hub_location
 from mobilenet_jax.weights.imagenet import find_imagenet_weights
 from mobilenet_jax.weights.layout import VARIANT, Architecture
 from mobilenet_jax.weights.load import read_weights
@@ -241,7 +242,8 @@ def init_model(
         backbone = weights.variables
         if config.init.input_scaling == "weights":
             input_scaling = weights.metadata.input_scaling
-        _logger.info("backbone from %s; input scaling %s", path, format_input_scaling(input_scaling))
+        origin = weights.metadata.source if is_hub_location(path) else path  # a location with the commit
+        _logger.info("backbone from %s; input scaling %s", origin, format_input_scaling(input_scaling))
     rest = _init_variables(model, size, key, frozenset(backbone["params"]))
     return model, {name: {**rest[name], **layers} for name, layers in backbone.items()}, input_scaling
 

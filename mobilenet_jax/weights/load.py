@@ -11,7 +11,7 @@ import numpy as np
 
 from mobilenet_jax.errors import WeightsError
 from mobilenet_jax.model.mobilenet import MobileNet
-from mobilenet_jax.weights import orbax
+from mobilenet_jax.weights import hub, orbax
 from mobilenet_jax.weights.damage import PICKLE
 from mobilenet_jax.weights.formats import Format, check_expressible, get_layout, map_names
 from mobilenet_jax.weights.keras.files import open_archive, open_hdf5
@@ -44,8 +44,9 @@ def load_pretrained(
 
     Args:
         path: a Keras file (HDF5 of Keras 1 or 2, `.weights.h5` or `.keras` of Keras 3), a file or folder that
-            `save_pretrained`, timm or Transformers wrote (safetensors), the prefix of a TensorFlow checkpoint, or the
-            workdir of a training run. The format is detected from the content.
+            `save_pretrained`, timm or Transformers wrote (safetensors), the prefix of a TensorFlow checkpoint, the
+            workdir of a training run, or `hf://owner/name[@revision]`, the `model.safetensors` of a repository on the
+            Hugging Face Hub. The format is detected from the content.
         alpha: the expected width multiplier; None accepts any.
         checkpoint: the checkpoint of a workdir, `"best"` or `"latest"`.
         allow_nonfinite: whether tensors may contain NaN and infinity.
@@ -55,7 +56,8 @@ def load_pretrained(
         `model.apply(variables, images, train=False)`; `read_weights` also returns the input range of the images.
 
     Raises:
-        WeightsError: the file is damaged, or a tensor is missing, unknown, or of another shape or type.
+        WeightsError: the file is damaged or cannot be downloaded, or a tensor is missing, unknown, or of another shape
+            or type.
     """
     weights = read_weights(path, alpha, checkpoint=checkpoint, allow_nonfinite=allow_nonfinite)
     return weights.architecture.build_model(), weights.variables
@@ -82,7 +84,6 @@ def read_weights(
     Raises:
         WeightsError: see `load_pretrained`.
     """
-    path = Path(path)
     with _open_checked(path, head, checkpoint) as (file, architecture):
         if alpha not in (None, architecture.alpha):
             raise WeightsError(f"it holds a MobileNet of alpha {architecture.alpha}, but the model has alpha {alpha}")
@@ -94,7 +95,7 @@ def read_weights(
     metadata = dataclasses.replace(
         file.metadata,
         classes=file.metadata.classes if head else None,
-        source=make_printable(f"{path.name} ({file.checkpoint})" if file.checkpoint else path.name),
+        source=make_printable(file.source or Path(path).name + (f" ({file.checkpoint})" if file.checkpoint else "")),
         source_sha256=digest,
     )
     return Weights(file.format, file.checkpoint or f"sha256:{digest}", architecture, tensors, metadata)
@@ -135,7 +136,7 @@ def map_tensors(
     Raises:
         WeightsError: see `load_pretrained`; or the other format cannot express the model.
     """
-    with _open_checked(Path(path), head, checkpoint) as (file, architecture):
+    with _open_checked(path, head, checkpoint) as (file, architecture):
         check_expressible(architecture, file.metadata, target)
         shapes, layout = architecture.compute_shapes(), get_layout(target)
         names = map_names(shapes, target)
@@ -157,11 +158,14 @@ def make_printable(text: str) -> str:
 
 
 @contextlib.contextmanager
-def _open_checked(path: Path, head: bool, checkpoint: CheckpointName) -> Iterator[tuple[WeightsFile, Architecture]]:
+def _open_checked(
+    path: str | Path, head: bool, checkpoint: CheckpointName
+) -> Iterator[tuple[WeightsFile, Architecture]]:
     """Opens a weights file and validates it. Errors while it is open start with its path, in one printable line."""
     try:
-        with _open(path, head, checkpoint) as file:
-            yield file, _infer_architecture(file, head)
+        local, source = hub.download(str(path)) if hub.is_hub_location(path) else (Path(path), None)
+        with _open(local, head, checkpoint) as file:
+            yield dataclasses.replace(file, source=source), _infer_architecture(file, head)
     except (WeightsError, OSError) as error:
         raise WeightsError(make_printable(f"{path}: {error}")) from error
 
@@ -184,8 +188,9 @@ def _open(path: Path, head: bool, checkpoint: CheckpointName) -> AbstractContext
             return orbax.open_folder(path)
 
 
-def is_workdir(path: Path) -> bool:
+def is_workdir(path: str | Path) -> bool:
     """Returns whether a path is the workdir of a training run."""
+    path = Path(path)
     return (path / "config.json").is_file() and (path / "checkpoints").is_dir()
 
 

@@ -23,7 +23,7 @@ class Metadata:
         input_scaling: the `(low, high)` range that pixel values 0 and 255 are mapped to: (-1, 1) for ImageNet weights,
             (0, 1) in the article. If the channels have ranges of their own, both are tuples of three.
         classes: the class names in the order of the logits; None if unknown.
-        source: the name of the file that the weights were read from.
+        source: the name of the file that the weights were read from, or its location on the Hub with the commit.
         source_sha256: the SHA-256 of that file, see `compute_sha256`.
 
     Raises:

@@ -5,6 +5,7 @@ In the project's own, each tensor has its name of `layout.py` and Flax's layout.
 
 import contextlib
 import functools
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -81,11 +82,22 @@ def _read(file: Any, name: str) -> np.ndarray:
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], texts: Mapping[str, str]) -> None:
-    """Writes a file that any program can read that knows safetensors.
+    """Writes a file that any program can read that knows safetensors. The same weights always give the same bytes.
 
     Args:
         path: the file.
         tensors: by their names of `layout.py`, in Flax's layout.
         texts: metadata for the header.
     """
-    path.write_bytes(save({name: np.ascontiguousarray(value) for name, value in tensors.items()}, dict(texts)))
+    content = save({name: np.ascontiguousarray(value) for name, value in tensors.items()}, dict(texts))
+    path.write_bytes(_sort_metadata(content))
+
+
+def _sort_metadata(content: bytes) -> bytes:
+    """Sorts the metadata in the header: the library orders them at random, which would change the hash of the file."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # tensors are aligned to 8 bytes
+    return len(text).to_bytes(8, "little") + text + content[end:]

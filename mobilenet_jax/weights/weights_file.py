@@ -34,6 +34,7 @@ class WeightsFile:
         alpha: the width multiplier that the file records, as text; None if it records none.
         variant: attributes of `Architecture` that the shapes of the tensors do not show, if they differ from Keras's.
         checkpoint: identifies a checkpoint of a run, such as `best checkpoint, step 799`; None for other files.
+        source: the location on the Hub that the file was downloaded from, with its commit; None for other files.
     """
 
     format: str
@@ -44,6 +45,7 @@ class WeightsFile:
     alpha: str | None = None
     variant: Mapping[str, Any] = field(default_factory=dict)
     checkpoint: str | None = None
+    source: str | None = None
 
 
 def get_content_size(path: Path) -> int:

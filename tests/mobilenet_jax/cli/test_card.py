@@ -145,6 +145,31 @@ def test_class_names_of_others_cannot_change_the_page(run, evaluated, monkeypatc
     assert len(re.findall(r"(?<!\\)\|", row)) == 5  # the borders of four cells
 
 
+def test_the_hub_parses_the_metadata_of_a_card(run, evaluated):
+    """The same checks run on the Hub, which refuses a card that does not pass them."""
+    huggingface_hub = pytest.importorskip("huggingface_hub", reason="needs pip install 'mobilenet-jax[hub]'")
+    name = """größe "a": 'b' #1 <c> & 🔬 \\d"""
+    changes = {"source": "folders", "data": name}
+    _change_json(evaluated / METRICS, lambda results: results.update(changes))
+    _change_json(
+        evaluated / "config.json",
+        lambda config: (config["init"].update(weights="hf://owner/base"), config["data"].update(source="folders")),
+    )
+    assert run("card", evaluated)[0] == 0
+    card = huggingface_hub.ModelCard.load(evaluated / "card" / "README.md")
+    assert "initialized with hf://owner/base and" in card.text
+    [balanced, accuracy] = card.data.eval_results
+    assert balanced.dataset_name == f"the user's own images, {name}, split validation"
+    assert (balanced.task_type, balanced.metric_type) == ("image-classification", "balanced_accuracy")
+    metrics = json.loads((evaluated / METRICS).read_text())["metrics"]
+    assert accuracy.metric_value == pytest.approx(metrics["accuracy"], abs=1e-4)
+    assert type(accuracy.metric_value) is float
+    assert card.data.model_name == "mobilenet-v1-0.25"
+    assert card.data.license == "unknown"
+    config = json.loads((evaluated / "card" / "config.json").read_text())
+    assert config["training"]["init"]["weights"] == "hf://owner/base"
+
+
 def test_neither_report_nor_metrics_publish_folders(evaluated):
     folder = evaluated / "evaluation" / "validation"
     metrics = json.loads((folder / "metrics.json").read_text())

@@ -60,6 +60,16 @@ def test_metadata_are_written_as_text(tmp_path, weights):
         }
 
 
+def test_the_same_weights_give_the_same_bytes(tmp_path):
+    """The Hub recognizes files that it has by their hash."""
+    weights = read_weights(write_keras_2(tmp_path / "w.h5"))
+    contents = set()
+    for name in map(str, range(4)):
+        write_weights(path := tmp_path / f"{name}.safetensors", weights)
+        contents.add(path.read_bytes())
+    assert len(contents) == 1
+
+
 def test_sown_values_are_not_saved(tmp_path):
     model = MobileNet(0.25, "article_bn")
     images = np.zeros((1, 32, 32, 3), np.float32)
