@@ -162,7 +162,7 @@ def _read_stored_calibration(
 
     Returns None if nothing is to be corrected, or if the calibration is fitted to the split itself.
     """
-    workdir, is_single = Path(runs[0].path), len(runs) == 1
+    workdir, is_single = runs[0].path, len(runs) == 1
     if correction and any(run.prior is None for run in runs):
         raise EvaluationError(
             f"--correct requires the workdir of a run: {workdir} has no validation split that a correction could be "
@@ -180,7 +180,7 @@ def _read_stored_calibration(
         raise EvaluationError(
             "--correct requires a single run or the validation split: the mean of several models has no calibration"
         )
-    return read_calibration(workdir / CALIBRATION_FILE, describe_probabilities(runs[0].weights, views))
+    return read_calibration(Path(workdir) / CALIBRATION_FILE, describe_probabilities(runs[0].weights, views))
 
 
 def _calibrate(

@@ -166,7 +166,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _create(self, values):
         name = f"{values['organization']}/{values['name']}"
         exists = name in self.server.repositories
-        self.server.repositories.setdefault(name, Repository(values.get("visibility") == "private"))
+        private = values.get("visibility") == "private" or values.get("private", False)  # of huggingface_hub 2 and 1
+        self.server.repositories.setdefault(name, Repository(private))
         return self._send_json({"url": f"{self.server.url}/{name}"}, 409 if exists else 200)
 
     def _plan(self, item):

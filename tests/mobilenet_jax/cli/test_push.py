@@ -50,7 +50,20 @@ def test_a_published_model_loads_back_bit_for_bit(run, hub, evaluated, exported,
     assert published.metadata.classes == expected.metadata.classes
     assert not repository.private
     assert token not in out + err
-    assert run("predict", f"hf://{NAME}", min(evaluated.parent.rglob("*.png")))[0] == 0
+
+
+def test_published_models_predict_and_are_evaluated(run, hub, evaluated, token, data, tmp_path, monkeypatch):
+    run("push", evaluated, NAME)
+    monkeypatch.chdir(tmp_path)
+    assert run("predict", f"hf://{NAME}", min(data.glob("*Training_Input/*.jpg")))[0] == 0
+    options = (f"--data={data}", "--source=isic2018", "--resamples=0")
+    assert run("evaluate", f"hf://{NAME}", *options)[0] == 0
+    metrics = json.loads((tmp_path / "name-evaluation" / "all-isic" / "metrics.json").read_text())
+    assert metrics["workdirs"] == [f"hf://{NAME}"]
+    assert (
+        f"--correct requires the workdir of a run: hf://{NAME} has"
+        in run("evaluate", f"hf://{NAME}", *options, "--correct=prior")[2]
+    )
 
 
 def test_an_interrupted_upload_continues(run, hub, evaluated, exported, token):
