@@ -17,6 +17,7 @@ from mobilenet_jax.weights.worker import open_in_worker
 
 INDEX_SUFFIX, _DATA_SUFFIX = ".index", ".data-00000-of-00001"
 
+_PUBLIC_NAME = re.compile(r"mobilenet_v1_[\d.]+_(\d{2,4})\.ckpt")  # of Google's checkpoints
 _WORKER = Path(__file__).with_name("checkpoint_worker.py")
 _NORM_TENSORS = {
     "params.{}_bn.scale": "gamma",
@@ -49,7 +50,9 @@ def open_checkpoint(prefix: Path) -> Iterator[WeightsFile]:
                 shape, name = tuple(dataset["shape"]), names.get(path, path)
                 read = functools.partial(file.read, path, shape)
                 tensors[name] = FileTensor(path, shape, dataset["dtype"], read)
-        yield WeightsFile("TensorFlow checkpoint", data, tensors, "keras", Metadata(), variant={"padding": "same"})
+        public = _PUBLIC_NAME.fullmatch(prefix.name)
+        metadata = Metadata((int(public[1]), int(public[1]))) if public else Metadata()
+        yield WeightsFile("TensorFlow checkpoint", data, tensors, "keras", metadata, variant={"padding": "same"})
 
 
 def map_to_slim() -> dict[str, str]:

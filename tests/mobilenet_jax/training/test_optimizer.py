@@ -288,7 +288,7 @@ def test_a_block_in_bfloat16_is_that_in_float32_to_two_percent(stride):
 
     def make_block(dtype):
         norm = functools.partial(BatchNorm, use_running_average=False, momentum=0.99, dtype=dtype)
-        return DepthwiseSeparableBlock(1, 24, stride, norm, "auto")
+        return DepthwiseSeparableBlock(1, 24, stride, ((1, 1), (1, 1)), norm, plain_convolutions=False)
 
     x = jax.random.normal(jax.random.key(0), (4, 16, 16, 16))
     variables = make_block(jnp.float32).init(jax.random.key(1), x)

@@ -13,6 +13,7 @@ def test_a_checkpoint_is_read_by_its_prefix_or_its_index_without_the_variables_o
     prefix = write_checkpoint(tmp_path / "mobilenet_v1_0.25_128.ckpt", ARCHITECTURE)
     weights = read_weights(prefix)
     assert (weights.architecture, weights.format) == (ARCHITECTURE, "TensorFlow checkpoint")
+    assert weights.metadata.image_size == (128, 128)
     assert are_equal(weights.tensors, make_random_tensors(ARCHITECTURE))
     index = read_weights(prefix.with_name(f"{prefix.name}.index"), head=False)
     assert index.architecture == ARCHITECTURE._replace(head=None, num_classes=0)
