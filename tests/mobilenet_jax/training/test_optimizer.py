@@ -287,7 +287,7 @@ def test_a_block_in_bfloat16_is_that_in_float32_to_two_percent(stride):
     """Over the thirteen blocks of the network, batch normalization amplifies the rounding of each."""
 
     def make_block(dtype):
-        norm = functools.partial(BatchNorm, use_running_average=False, momentum=0.99, dtype=dtype)
+        norm = functools.partial(BatchNorm, use_running_average=False, momentum=0.99, epsilon=1e-3, dtype=dtype)
         return DepthwiseSeparableBlock(1, 24, stride, ((1, 1), (1, 1)), norm, plain_convolutions=False)
 
     x = jax.random.normal(jax.random.key(0), (4, 16, 16, 16))
