@@ -19,7 +19,7 @@ from mobilenet_jax.weights.damage import report_damage
 from mobilenet_jax.weights.layout import parse_variant
 from mobilenet_jax.weights.metadata import Metadata
 from mobilenet_jax.weights.pytorch.configs import read_description
-from mobilenet_jax.weights.pytorch.names import Library, detect_library, is_counter, map_to_library
+from mobilenet_jax.weights.pytorch.names import Library, detect_library, is_counter, map_from_library
 from mobilenet_jax.weights.weights_file import FileTensor, WeightsFile
 
 _MAX_HEADER = 8 << 20  # bytes; ours have 15 kB, and more with thousands of classes
@@ -48,7 +48,7 @@ def open_safetensors(path: Path) -> Iterator[WeightsFile]:
 
 def _open_library_file(path: Path, tensors: dict[str, FileTensor], library: Library) -> WeightsFile:
     """Renames the tensors of timm or Transformers, and reads the JSON files beside them."""
-    names = {theirs: ours for ours, theirs in map_to_library(library).items()}
+    names = map_from_library(library)
     renamed = {names.get(name, name): tensor for name, tensor in tensors.items() if not is_counter(name)}
     description = read_description(path.parent, library)
     return WeightsFile(

@@ -23,6 +23,7 @@ _CLASSIFIER = {
     for layer in ("conv_preds", "predictions")
     for ours, theirs in (("kernel", "weight"), ("bias", "bias"))
 }
+_PREFIX = "mobilenet_v1."  # of Transformers
 _COUNTER = "num_batches_tracked"  # of each batch normalization; PyTorch does not use it at a constant momentum
 
 
@@ -31,19 +32,26 @@ def detect_library(names: Iterable[str]) -> Library | None:
     names = set(names)
     if "conv_stem.weight" in names:
         return "timm"
-    return "transformers" if "mobilenet_v1.conv_stem.convolution.weight" in names else None
+    stem = "conv_stem.convolution.weight"
+    return "transformers" if stem in names or f"{_PREFIX}{stem}" in names else None
 
 
 def map_to_library(library: Library) -> dict[str, str]:
-    """Maps the names of `layout.py` to those of a library, in the order of the layers.
-
-    The inverse of the result has the names of the head `small` for the classifier.
-    """
+    """Maps the names of `layout.py` to those of a library, in the order of the layers."""
     names = {}
     for layer, (conv, norm) in _list_layers(library).items():
         names[f"params.{layer}.kernel"] = f"{conv}.weight"
         names |= {ours.format(layer): f"{norm}.{theirs}" for ours, theirs in _NORM_TENSORS.items()}
     return names | _CLASSIFIER
+
+
+def map_from_library(library: Library) -> dict[str, str]:
+    """Maps the names of a library to those of `layout.py`; a classifier has the names of the head `small`.
+
+    Transformers' `MobileNetV1Model`, which has no classifier, is saved without the prefix of the others.
+    """
+    names = map_to_library(library)
+    return {key: ours for ours, theirs in names.items() for key in (theirs, theirs.removeprefix(_PREFIX))}
 
 
 def list_counters(library: Library, layers: Iterable[str]) -> list[str]:
@@ -70,6 +78,6 @@ def _list_layers(library: Library) -> dict[str, tuple[str, str]]:
     layers = ["conv1", *(f"conv_{conv}_{i}" for i in range(1, len(BLOCKS) + 1) for conv in ("dw", "pw"))]
     paths = ["conv_stem", *(f"layer.{i}" for i in range(2 * len(BLOCKS)))]
     return {
-        layer: (f"mobilenet_v1.{path}.convolution", f"mobilenet_v1.{path}.normalization")
+        layer: (f"{_PREFIX}{path}.convolution", f"{_PREFIX}{path}.normalization")
         for layer, path in zip(layers, paths, strict=True)
     }

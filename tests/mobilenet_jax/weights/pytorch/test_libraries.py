@@ -173,3 +173,13 @@ def test_timm_loads_a_written_folder_and_predicts_the_same(tmp_path, fine_tuned,
             logits = model.eval()(torch.from_numpy(images.transpose(0, 3, 1, 2))).numpy()
         _check_predictions(logits, expected)
     assert model.pretrained_cfg["input_size"] == [3, 128, 128] or model.pretrained_cfg["input_size"] == (3, 128, 128)
+
+
+def test_a_model_of_transformers_without_a_classifier_is_read_without_its_prefix(tmp_path):
+    name = "mobilenet_v1_0.25"
+    tensors = {key.removeprefix("mobilenet_v1."): value for key, value in make_library_tensors(name).items()}
+    save_file({key: value for key, value in tensors.items() if "classifier" not in key}, tmp_path / "w.safetensors")
+    weights = read_weights(tmp_path / "w.safetensors")
+    assert weights.architecture == MODELS[name][1]._replace(head=None, num_classes=0)
+    complete = read_weights(_write_library_files(tmp_path / "w", name)).tensors
+    assert all(value.tobytes() == complete[key].tobytes() for key, value in weights.tensors.items())
