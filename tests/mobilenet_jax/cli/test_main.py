@@ -150,8 +150,10 @@ def test_bugs_show_their_traceback():
 def test_an_interrupt_that_python_ignores_is_repeated():
     """JAX has a callback at garbage collections; exceptions are ignored there, as in `__del__`."""
     code = """
-import time
+import signal, time
 from mobilenet_jax.cli.error_boundary import run_command
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it in background jobs
 
 class Collected:
     def __del__(self):

@@ -40,7 +40,7 @@ def test_weights_are_downloaded_once_and_read_from_the_cache(hub, files, monkeyp
         "config.json", "model.safetensors", "preprocessor_config.json",
     ]  # fmt: skip
     hub.requests.clear()
-    assert map_tensors(LOCATION, to_keras=True)
+    assert map_tensors(LOCATION, "keras")
     assert hub.requests == [("HEAD", "/owner/name/resolve/main/model.safetensors")]
     assert read_weights(f"{LOCATION}@{commit}").metadata == weights.metadata
     assert len(hub.requests) == 1, "files of a commit never change"
