@@ -18,7 +18,7 @@ from mobilenet_jax.weights.layout import Architecture, get_byte_count
 from mobilenet_jax.weights.metadata import Metadata
 from mobilenet_jax.weights.orbax import write_folder
 from mobilenet_jax.weights.pytorch.files import FILES as LIBRARY_FILES
-from mobilenet_jax.weights.pytorch.files import write_library_folder
+from mobilenet_jax.weights.pytorch.files import WEIGHTS_NAME, write_library_folder
 from mobilenet_jax.weights.pytorch.names import Library
 from mobilenet_jax.weights.safetensors import write_safetensors
 from mobilenet_jax.weights.weights import Weights, check_tensors
@@ -133,9 +133,9 @@ def check_destination(path: str | Path, *, library: Library | None = None, force
 
 
 def _holds_only(folder: Path, names: set[str]) -> bool:
-    """Returns whether a folder holds files of these names, at least one, and nothing else."""
+    """Returns whether a folder holds weights, and no files of other names."""
     found = {path.name for path in folder.iterdir()}
-    return bool(found) and found <= names
+    return bool(found & {"variables", WEIGHTS_NAME}) and found <= names
 
 
 def _check_free_space(path: Path, architecture: Architecture) -> None:

@@ -98,7 +98,8 @@ def _describe_transformers(config: dict[str, Any], processor: dict[str, Any]) ->
     if classes == _make_labels(len(labels)):
         classes = None
     if processor:
-        size = processor.get("crop_size") if processor.get("do_center_crop", True) else processor.get("size")
+        is_cropped = processor.get("do_center_crop", "crop_size" in processor)
+        size = processor.get("crop_size" if is_cropped else "size")
         scale = 255 * processor.get("rescale_factor", 1 / 255) if processor.get("do_rescale", True) else 255
         is_normalized = processor.get("do_normalize", True)
         mean = processor.get("image_mean", _NORMALIZED) if is_normalized else [0, 0, 0]

@@ -88,7 +88,7 @@ def test_the_heads_imagenet_and_small_are_the_same_classifier(tmp_path):
 
 def test_a_folder_of_something_else_is_never_overwritten(tmp_path):
     (tmp_path / "w").mkdir()
-    (tmp_path / "w" / "notes.txt").touch()
+    (tmp_path / "w" / "config.json").touch()
     with pytest.raises(WeightsError, match="exists and does not hold weights"):
         check_destination(tmp_path / "w", library="timm", force=True)
     with pytest.raises(WeightsError, match=r"timm reads a folder, so its name has no suffix"):
