@@ -39,7 +39,7 @@ def is_hub_location(location: str | Path) -> bool:
 
 
 def strip_folder(location: str | Path) -> str:
-    """Returns a file name without its folders, which are private; a location on the Hub is public and stays whole."""
+    """Returns a file name without its folders, which are private; a location on the Hub stays whole."""
     return str(location) if is_hub_location(location) else os.path.basename(os.path.abspath(location))
 
 
@@ -99,10 +99,10 @@ def import_hub(repository: str) -> Any:
     """
     try:
         hub = importlib.import_module("huggingface_hub")
-        from huggingface_hub.errors import HFValidationError
+        from huggingface_hub.errors import HFValidationError, RemoteEntryNotFoundError  # noqa: F401 (since 1.0)
         from huggingface_hub.utils import validate_repo_id
-    except ModuleNotFoundError as error:
-        raise WeightsError("huggingface_hub is not installed: pip install 'mobilenet-jax[hub]'") from error
+    except ImportError as error:
+        raise WeightsError("huggingface_hub 1.0 or newer is not installed: pip install 'mobilenet-jax[hub]'") from error
     token = hub.get_token() or ""
     if not (token.isascii() and token.isprintable()):
         raise WeightsError(f"the token of the Hub contains characters that no token has: {LOGIN}")

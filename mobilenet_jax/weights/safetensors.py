@@ -4,6 +4,7 @@ In the project's own, each tensor has its name of `layout.py` and Flax's layout.
 """
 
 import contextlib
+import dataclasses
 import functools
 import json
 from collections.abc import Iterator, Mapping
@@ -50,13 +51,18 @@ def _open_library_file(path: Path, tensors: dict[str, FileTensor], library: Libr
     """Renames the tensors of timm or Transformers, and reads the JSON files beside them."""
     names = map_from_library(library)
     renamed = {names.get(name, name): tensor for name, tensor in tensors.items() if not is_counter(name)}
+    if len(renamed) < sum(not is_counter(name) for name in tensors):
+        raise WeightsError("tensors of the same name, with and without a prefix")
     description = read_description(path.parent, library)
+    metadata = description.metadata
+    if "params.predictions.kernel" not in renamed:  # the names of a classifier that was left out may be there
+        metadata = dataclasses.replace(metadata, classes=None)
     return WeightsFile(
         f"safetensors of {library}",
         path,
         renamed,
         "pytorch",
-        description.metadata,
+        metadata,
         description.alpha,
         description.variant,
     )

@@ -24,7 +24,10 @@ _TIMM_PADDINGS: dict[StridedPadding, str] = {"symmetric": "", "same": "same"}  #
 # Arguments of a model that change nothing, or nothing that the shapes of the tensors do not show.
 _NEUTRAL_ARGUMENTS = {"num_classes", "in_chans", "drop_rate", "drop_path_rate"}
 _MIN_TRANSFORMERS_ALPHA = 0.25  # below it, Transformers does not narrow the first layer
-_NORMALIZED = [0.5, 0.5, 0.5]  # the default mean and standard deviation of both libraries: pixels from -1 to 1
+# Mean and standard deviation of pixels from -1 to 1: of all MobileNets v1 that both libraries publish.
+_NORMALIZED = [0.5, 0.5, 0.5]
+# timm's defaults for a described model: ImageNet's.
+_TIMM_MEAN, _TIMM_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
 class Description(NamedTuple):
@@ -60,7 +63,8 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _describe_timm(config: dict[str, Any]) -> Description:
-    arguments, pretrained = config.get("model_args") or {}, config.get("pretrained_cfg") or {}
+    arguments = config.get("model_args") or {}
+    pretrained = config.get("pretrained_cfg") or config  # older files have a single level
     if config.get("architecture", "mobilenetv1_100") not in _TIMM_NAMES.values():
         raise WeightsError(f"config.json beside it is of the model {str(config['architecture'])[:80]!r}")
     if unknown := sorted(arguments.keys() - _NEUTRAL_ARGUMENTS - {"pad_type", "bn_eps", "global_pool"}):
@@ -77,8 +81,11 @@ def _describe_timm(config: dict[str, Any]) -> Description:
         "batch_norm_epsilon": float(arguments.get("bn_eps", _TIMM_EPSILON)),
     }
     _, height, width = pretrained.get("input_size", (3, *KERAS_SIZE))
-    scaling = make_input_scaling(pretrained.get("mean", _NORMALIZED), pretrained.get("std", _NORMALIZED))
-    names = config.get("label_names") or pretrained.get("label_names")
+    mean, std = (_TIMM_MEAN, _TIMM_STD) if config else (_NORMALIZED, _NORMALIZED)
+    scaling = make_input_scaling(pretrained.get("mean", mean), pretrained.get("std", std))
+    names = config.get("label_names") or pretrained.get("label_names") or pretrained.get("labels")
+    if names is not None and not isinstance(names, list):
+        raise WeightsError("label_names in config.json beside it is not a list")
     return Description(
         Metadata((height, width), scaling, tuple(names) if names else None), None, check_variant(variant)
     )
@@ -89,6 +96,8 @@ def _describe_transformers(config: dict[str, Any], processor: dict[str, Any]) ->
         raise WeightsError(f"config.json beside it is of a model of the type {str(config['model_type'])[:80]!r}")
     if config.get("hidden_act", "relu6") != "relu6":
         raise WeightsError(f"config.json beside it has the activation {str(config['hidden_act'])[:80]!r}, not 'relu6'")
+    if processor.get("do_flip_channel_order"):
+        raise WeightsError("preprocessor_config.json beside it exchanges red and blue: MobileNet takes RGB")
     variant = {
         "padding": "same" if config.get("tf_padding", True) else "symmetric",
         "batch_norm_epsilon": float(config.get("layer_norm_eps", _TRANSFORMERS_EPSILON)),

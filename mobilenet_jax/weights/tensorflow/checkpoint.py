@@ -26,7 +26,7 @@ _NORM_TENSORS = {
     "batch_stats.{}_bn.var": "moving_variance",
 }
 # The step, the variables of the optimizer, and averages, which Transformers does not read either.
-_NOT_WEIGHTS = re.compile(r"global_step|.*/(RMSProp(_1)?|Momentum|ExponentialMovingAverage)")
+_NOT_WEIGHTS = re.compile(r"global_step|beta[12]_power|.*/(RMSProp|Momentum|Adam)(_\d)?|.*/ExponentialMovingAverage")
 
 
 @contextlib.contextmanager

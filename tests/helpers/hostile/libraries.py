@@ -32,6 +32,11 @@ def transformers_with_a_larger_kernel(path):
     write_library_file(path, "transformers", **{name: np.ones((16, 8, 3, 3), np.float32)})
 
 
+@CASES.add("tensors of the same name, with and without a prefix", ".safetensors")
+def transformers_with_a_tensor_twice(path):
+    write_library_file(path, "transformers", **{"conv_stem.convolution.weight": np.ones((8, 3, 3, 3), np.float32)})
+
+
 @CASES.add("damaged, or not weights", ".ckpt.index")
 def a_damaged_index(path):
     write_checkpoint(path.with_suffix(""))
@@ -69,13 +74,18 @@ for name, library, config, message in (
     ("timm_with_an_epsilon_of_text", "timm", {"model_args": {"bn_eps": "tiny"}}, "could not convert string to float"),
     ("timm_with_an_epsilon_of_5", "timm", {"model_args": {"bn_eps": 5}}, "epsilon of batch normalization is '5.0'"),
     ("timm_without_a_range", "timm", {"pretrained_cfg": {"std": [0, 1, 1]}}, "division by zero"),
+    (
+        "timm_with_labels_that_are_a_dict",
+        "timm",
+        {"label_names": {"a": 1}},
+        "label_names in config.json beside it is not",
+    ),
     ("a_list", "timm", [1], "config.json beside it is not a JSON object"),
     ("json_that_is_cut", "timm", '{"architecture": ', "damaged, or not weights"),
     ("endless_json", "timm", "[" * 100_000, "damaged, or not weights"),
     ("transformers_of_another_model", "transformers", {"model_type": "vit"}, "a model of the type 'vit'"),
     ("transformers_with_swish", "transformers", {"hidden_act": "swish"}, "has the activation 'swish', not 'relu6'"),
     ("transformers_of_another_width", "transformers", {"depth_multiplier": 0.5}, "its metadata record alpha 0.5"),
-    ("transformers_with_labels", "transformers", {"id2label": {"0": "a", "1": "b"}}, "classes has 2 names"),
     ("transformers_with_a_hole_in_its_labels", "transformers", {"id2label": {"0": "a", "7": "b"}}, "damaged"),
 ):
     _add_folder(name, library, {"config.json": config}, message)
@@ -85,6 +95,12 @@ _add_folder(
     "transformers",
     {"config.json": {}, "preprocessor_config.json": {"image_std": [0.5, 0.5, 0.0]}},
     "division by zero",
+)
+_add_folder(
+    "a_processor_that_exchanges_colors",
+    "transformers",
+    {"config.json": {}, "preprocessor_config.json": {"do_flip_channel_order": True}},
+    "exchanges red and blue",
 )
 _add_folder(
     "a_processor_of_enormous_images",
