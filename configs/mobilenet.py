@@ -63,6 +63,15 @@ def get_config(recipe: str = "sample") -> ConfigDict:
     config.augment.contrast = 0.0  # the factor is in [1 - contrast, 1 + contrast]
     config.augment.saturation = 0.0  # the factor is in [1 - saturation, 1 + saturation]
     config.augment.hue = 0.0  # fraction of the color circle; the turn is in [-hue, hue]
+    # After the geometry above, a random part of the image is enlarged to the size of the image: its area is in
+    # [crop_area, 1] of the image's, its width divided by its height in [1 / crop_ratio, crop_ratio].
+    config.augment.crop_area = 1.0
+    config.augment.crop_ratio = 1.0
+    # Such as 2: each image is changed by this number of random operations, of those above whose ranges are not 0. Flips
+    # and crops do not count. 0 applies all.
+    config.augment.operations = 0
+    config.augment.mixup = 0.0  # such as 0.2: alpha of mixup, which blends pairs of images on the device
+    config.augment.cutmix = 0.0  # such as 1.0: alpha of CutMix, which replaces a rectangle by that of another image
     config.augment.on_validation = False  # or True: augment validation images too, as the article's generator did
     config.augment.where = "host"  # OpenCV augments training images; or 'device': JAX does
 
@@ -89,8 +98,13 @@ def get_config(recipe: str = "sample") -> ConfigDict:
     config.regularizer.activity_l2 = 0.0
 
     config.loss = ConfigDict()  # the loss is the cross-entropy
-    config.loss.class_weights = "none"  # or 'balanced': every class contributes equally to the loss
+    # 'balanced': every class contributes equally to the loss. 'effective': weights by the effective number of examples,
+    # which raise rare classes less.
+    config.loss.class_weights = "none"
+    config.loss.weights_from_epoch = 0  # number of first epochs without class_weights
     config.loss.label_smoothing = 0.0  # fraction of the target that is spread over all classes
+    config.loss.focal_gamma = 0.0  # such as 2.0: the focal loss, which gives less weight to easy images
+    config.loss.logit_adjustment = 0.0  # such as 1.0: factor of the log class frequencies, added to logits in training
 
     config.init = ConfigDict()
     # Initial weights of the backbone: anything that `mobilenet-jax convert` reads, such as a file or hf://OWNER/NAME,
@@ -110,6 +124,7 @@ def get_config(recipe: str = "sample") -> ConfigDict:
     config.optimizer.clip_norm = 0.0  # upper bound of the global norm of the gradients; 0 disables clipping
     config.optimizer.weight_decay = 0.0  # applied to kernels only; decoupled from the gradients with 'adamw'
     config.optimizer.backbone_rate_ratio = 1.0  # learning rate of the backbone divided by that of the head
+    config.optimizer.block_rate_decay = 1.0  # learning rate of a block divided by that of the next block
 
     config.train = ConfigDict()
     config.train.batch_size = 32  # images per step over all devices together

@@ -3,7 +3,8 @@
 Parameters are sampled separately from the pixels. The ranges and the order of the factors are those of Keras's
 `ImageDataGenerator` (`keras/src/legacy/preprocessing/image.py`), with one deviation. There, `height_shift_range` moves
 images along their columns and `width_shift_range` along their rows; here, each is true to its name. With equal ranges,
-as in the article, the two have the same distribution.
+as in the article, the two have the same distribution. Crops, and the selection of a few operations per image, are
+additions that are off by default.
 """
 
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ from numpy.typing import ArrayLike
 FillMode = Literal["nearest", "constant", "reflect", "wrap"]
 
 # The random streams are separate from each other and from that of the order of the examples, which has the same seed.
-_GEOMETRY_STREAM, _COLOR_STREAM = 2, 3
+_GEOMETRY_STREAM, _COLOR_STREAM, _CROP_STREAM, _SELECTION_STREAM = 2, 3, 4, 5
+_OPERATIONS = 9  # that `Augmentation.operations` selects from: five of geometry, then four of color
 _LUMINANCE = np.array([0.299, 0.587, 0.114])  # weights of red, green and blue, Rec. 601
 _YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 
@@ -39,6 +41,12 @@ class Augmentation:
         contrast: the difference from the image's mean color is multiplied by a factor in the same way.
         saturation: the difference from gray is multiplied by a factor in the same way.
         hue: fraction of the color circle; the rotation is uniform in [-hue, hue].
+        crop_area: after the geometry above, a random part of the image is enlarged to the size of the image. Its
+            fraction of the area is uniform in [crop_area, 1]; 1 crops nothing.
+        crop_ratio: the width of that part divided by its height is log-uniform in [1 / crop_ratio, crop_ratio].
+        operations: the number of operations per image, chosen at random from rotation, the two shifts, zoom, shear
+            and the four changes of color, as far as their ranges are not 0; 0 applies all of them. Flips and crops are
+            not counted.
     """
 
     rotation: float = 0.0
@@ -54,6 +62,9 @@ class Augmentation:
     contrast: float = 0.0
     saturation: float = 0.0
     hue: float = 0.0
+    crop_area: float = 1.0
+    crop_ratio: float = 1.0
+    operations: int = 0
 
     @property
     def changes_color(self) -> bool:
@@ -75,17 +86,42 @@ def sample_affine(augmentation: Augmentation, seed: int, epoch: int, n: int, siz
         float32 `[n, 3, 3]`, see `make_affine_matrix`.
     """
     u = np.random.default_rng((seed, _GEOMETRY_STREAM, epoch)).random((n, 8)).T
-    return make_affine_matrix(
-        degrees=_spread(u[0], augmentation.rotation),
-        dx=_spread(u[1], augmentation.width_shift) * size,
-        dy=_spread(u[2], augmentation.height_shift) * size,
-        zoom_x=1 + _spread(u[3], augmentation.zoom),
-        zoom_y=1 + _spread(u[4], augmentation.zoom),
+    rotates, shifts_x, shifts_y, zooms, shears = select_operations(augmentation, seed, epoch, n)[:5]
+    affine = make_affine_matrix(
+        degrees=_spread(u[0], augmentation.rotation) * rotates,
+        dx=_spread(u[1], augmentation.width_shift) * size * shifts_x,
+        dy=_spread(u[2], augmentation.height_shift) * size * shifts_y,
+        zoom_x=1 + _spread(u[3], augmentation.zoom) * zooms,
+        zoom_y=1 + _spread(u[4], augmentation.zoom) * zooms,
         flip=augmentation.horizontal_flip & (u[5] < 0.5),
         size=size,
-        shear=_spread(u[6], augmentation.shear),
+        shear=_spread(u[6], augmentation.shear) * shears,
         upside_down=augmentation.vertical_flip & (u[7] < 0.5),
     )
+    if augmentation.crop_area == 1 and augmentation.crop_ratio == 1:
+        return affine
+    u = np.random.default_rng((seed, _CROP_STREAM, epoch)).random((n, 4)).T
+    area = augmentation.crop_area + (1 - augmentation.crop_area) * u[0]
+    ratio = np.exp(_spread(u[1], np.log(augmentation.crop_ratio)))
+    return affine @ make_crop_matrix(area, ratio, u[2], u[3], size)
+
+
+def select_operations(augmentation: Augmentation, seed: int, epoch: int, n: int) -> np.ndarray:
+    """Selects the operations that change each example in one epoch.
+
+    With `operations=N` they are N different ones of those whose range is not 0, each equally often, as RandAugment
+    (Cubuk et al. 2020, arXiv:1909.13719) selects its transformations. Its one magnitude is the ranges here.
+
+    Returns:
+        bool `[9, n]`: rotation, width shift, height shift, zoom, shear, brightness, contrast, saturation, hue.
+    """
+    if not augmentation.operations:
+        return np.ones((_OPERATIONS, n), bool)
+    a = augmentation
+    ranges = (a.rotation, a.width_shift, a.height_shift, a.zoom, a.shear, a.brightness, a.contrast, a.saturation, a.hue)
+    priority = np.random.default_rng((seed, _SELECTION_STREAM, epoch)).random((n, _OPERATIONS))
+    priority[:, np.array(ranges) == 0] = 2  # after all others
+    return (priority.argsort(1).argsort(1) < augmentation.operations).T
 
 
 def _spread(u: np.ndarray, reach: float) -> np.ndarray:
@@ -137,6 +173,25 @@ def make_affine_matrix(
     return matrix.astype(np.float32)
 
 
+def make_crop_matrix(area: ArrayLike, ratio: ArrayLike, x: ArrayLike, y: ArrayLike, size: int) -> np.ndarray:
+    """Makes the matrix that enlarges a part of a square image to all of it (Szegedy et al. 2015, section 6).
+
+    Args:
+        area: the fraction of the area; like the other arguments, a number or an array, all of one shape.
+        ratio: width divided by height. A part that does not fit is cut at the edge of the image.
+        x: the position along the columns: 0 is the leftmost one, 1 the rightmost.
+        y: the position along the rows.
+        size: height and width of the image in pixels.
+
+    Returns:
+        float32 `[..., 3, 3]`, see `make_affine_matrix`.
+    """
+    width, height = np.minimum(np.sqrt(np.multiply(area, ratio)), 1), np.minimum(np.sqrt(np.divide(area, ratio)), 1)
+    left, top = (1 - width) * x * size, (1 - height) * y * size
+    # The centers of pixels have integer coordinates, so the edge of the image is at -1/2.
+    return _build_affine(width, 0, left + (width - 1) / 2, 0, height, top + (height - 1) / 2).astype(np.float32)
+
+
 def _build_affine(*rows: ArrayLike) -> np.ndarray:
     """Builds `[..., 3, 3]` from the entries of the first two rows."""
     return _build_matrix(*rows, 0, 0, 1)
@@ -155,9 +210,12 @@ def sample_color(augmentation: Augmentation, seed: int, epoch: int, n: int) -> n
         float32 `[n, 4, 3]`: the 3x3 matrix that pixels are multiplied by, and a row that repeats the contrast factor.
     """
     u = np.random.default_rng((seed, _COLOR_STREAM, epoch)).random((n, 4)).T
-    ranges = (augmentation.brightness, augmentation.contrast, augmentation.saturation)
-    brightness, contrast, saturation = (1 + _spread(x, reach) for x, reach in zip(u[:3], ranges, strict=True))
-    return make_color_matrix(brightness, contrast, saturation, _spread(u[3], augmentation.hue))
+    ranges = (augmentation.brightness, augmentation.contrast, augmentation.saturation, augmentation.hue)
+    selected = select_operations(augmentation, seed, epoch, n)[5:]
+    brightness, contrast, saturation, hue = (
+        _spread(x, reach) * is_selected for x, reach, is_selected in zip(u, ranges, selected, strict=True)
+    )
+    return make_color_matrix(1 + brightness, 1 + contrast, 1 + saturation, hue)
 
 
 def make_color_matrix(brightness: ArrayLike, contrast: ArrayLike, saturation: ArrayLike, hue: ArrayLike) -> np.ndarray:

@@ -190,12 +190,12 @@ class MobileNet(nn.Module):
     @property
     def frozen_layers(self) -> set[str]:
         """The names of the layers that have parameters and are not trained."""
-        return _list_layers(self.frozen_blocks) if self.frozen_blocks else set()
+        return list_layers(self.frozen_blocks) if self.frozen_blocks else set()
 
     @property
     def backbone_layers(self) -> set[str]:
         """The names of the layers that have parameters and do not belong to the head."""
-        return _list_layers(len(BLOCKS)) | ({"conv_head", "conv_head_bn"} if self.conv_head else set())
+        return list_layers(len(BLOCKS)) | ({"conv_head", "conv_head_bn"} if self.conv_head else set())
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool) -> jax.Array:
@@ -272,7 +272,7 @@ class MobileNet(nn.Module):
             raise ValueError(f"images are {images.shape}: expected (batch, height >= 32, width >= 32, 3)")
 
 
-def _list_layers(blocks: int) -> set[str]:
+def list_layers(blocks: int) -> set[str]:
     """Returns the names of the layers of the stem and of the first blocks that have parameters."""
     convs = {"conv1", *(f"conv_{conv}_{i + 1}" for i in range(blocks) for conv in ("dw", "pw"))}
     return convs | {f"{conv}_bn" for conv in convs}

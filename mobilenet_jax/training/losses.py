@@ -1,4 +1,4 @@
-"""Training objective: weighted and smoothed cross-entropy, and the regularizers of the head."""
+"""Training objective: the cross-entropy and its variants for imbalanced classes, and the regularizers of the head."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
@@ -8,7 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-ClassWeighting = Literal["none", "balanced"]
+ClassWeighting = Literal["none", "balanced", "effective"]
+
+_SMALLEST_REST = 1e-7  # of 1 - p in the focal loss, whose gradient is infinite at 0 if focal_gamma is below 1
+_OVERLAP = 0.9999  # beta of Cui et al. 2019, for data sets of 10,000 images
 
 
 class Regularizer(NamedTuple):
@@ -59,26 +62,87 @@ class Regularizer(NamedTuple):
 
 def cross_entropy(
     logits: jax.Array,
-    labels: jax.Array,
+    targets: jax.Array,
     *,
     class_weights: jax.typing.ArrayLike | None = None,
     label_smoothing: float = 0.0,
+    focal_gamma: float = 0.0,
+    logit_offset: jax.typing.ArrayLike | None = None,
 ) -> jax.Array:
-    """Computes the cross-entropy of each example in nats.
+    """Computes the cross-entropy of each example in nats, or a variant of it for imbalanced classes.
 
     Args:
         logits: float32 `[batch, classes]`.
-        labels: int32 `[batch]`.
+        targets: int32 `[batch]`, the labels; or float32 `[batch, classes]`, the probabilities of the classes.
         class_weights: float32 `[classes]`, factors of the losses by class. As with Keras's `class_weight`, the mean
             over a batch then divides by the batch size, not by the sum of the weights.
         label_smoothing: the fraction of the target that is spread over all classes (Szegedy et al. 2016).
+        focal_gamma: the term of each class is multiplied by `(1 - p) ** focal_gamma`, where p is its predicted
+            probability (the focal loss, Lin et al. 2017, arXiv:1708.02002).
+        logit_offset: float32 `[classes]`, added to the logits. With the log frequencies of the classes, the logits
+            themselves become those of balanced classes (Menon et al. 2021, arXiv:2007.07314, equation 10).
 
     Returns:
         float32 `[batch]`.
     """
-    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), label_smoothing)
-    losses = optax.softmax_cross_entropy(logits, targets)
-    return losses if class_weights is None else losses * jnp.asarray(class_weights)[labels]
+    classes = logits.shape[-1]
+    expected = jax.nn.one_hot(targets, classes) if targets.ndim == 1 else targets
+    smoothed = optax.smooth_labels(expected, label_smoothing)
+    shifted = logits if logit_offset is None else logits + jnp.asarray(logit_offset)[None]
+    if focal_gamma:
+        log_p = jax.nn.log_softmax(shifted)
+        rest = jnp.maximum(1 - jnp.exp(log_p), _SMALLEST_REST)
+        losses = -(smoothed * rest**focal_gamma * log_p).sum(-1)
+    else:
+        losses = optax.softmax_cross_entropy(shifted, smoothed)
+    return (
+        losses if class_weights is None else losses * jnp.dot(expected, jnp.asarray(class_weights), precision="highest")
+    )
+
+
+def compute_class_weights(labels: np.ndarray, num_classes: int, weighting: ClassWeighting) -> np.ndarray | None:
+    """Computes the factors of the losses by class.
+
+    Args:
+        labels: int `[n]`, the labels of the training examples.
+        num_classes: the number of classes, including those that do not occur in `labels`.
+        weighting: `"balanced"`: see `compute_balanced_class_weights`; `"effective"`: see
+            `compute_effective_class_weights`; `"none"`: None is returned.
+
+    Returns:
+        float32 `[num_classes]`, or None.
+    """
+    match weighting:
+        case "balanced":
+            return compute_balanced_class_weights(labels, num_classes)
+        case "effective":
+            return compute_effective_class_weights(labels, num_classes)
+    return None
+
+
+def compute_log_prior(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Computes the log frequencies of the classes, float32 `[num_classes]`; a class without examples counts as one."""
+    counts = np.maximum(np.bincount(labels, minlength=num_classes), 1)
+    return np.log(counts / counts.sum()).astype(np.float32)
+
+
+def compute_effective_class_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Computes weights that are inverse to the effective number of examples of a class (Cui et al. 2019).
+
+    The effective number of n examples is `(1 - beta**n) / (1 - beta)` with beta 0.9999 (arXiv:1901.05555, equation 2).
+    It grows slower than n, so rare classes get smaller weights than with `compute_balanced_class_weights`.
+
+    Args:
+        labels: int `[n]`.
+        num_classes: the number of classes, including those that do not occur in `labels`.
+
+    Returns:
+        float32 `[num_classes]`, whose mean over the examples is 1; 0 for a class that does not occur.
+    """
+    counts = np.bincount(labels, minlength=num_classes)
+    effective = (1 - _OVERLAP ** np.maximum(counts, 1)) / (1 - _OVERLAP)
+    weights = (counts > 0) / effective
+    return (weights * len(labels) / (weights * counts).sum()).astype(np.float32)
 
 
 def compute_balanced_class_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from mobilenet_jax.model.mobilenet import MobileNet
+from mobilenet_jax.model.mobilenet import BLOCKS, MobileNet, list_layers
 
 OptimizerName = Literal["sgd", "adadelta", "adam", "adamw"]
 ScheduleName = Literal["constant", "cosine", "plateau"]
@@ -55,7 +55,8 @@ def make_optimizer(settings: ConfigDict, schedule: optax.Schedule, model: Mobile
     Gradients are first clipped by their global norm. Weight decay applies to kernels only, not to biases or batch
     normalization: it is added to the gradients, but `"adamw"` subtracts it from the parameters, times the learning
     rate. Finally, all updates of the backbone are multiplied by `backbone_rate_ratio`, which equals a learning rate of
-    that ratio. Frozen layers are not updated, and the optimizer holds no state for them.
+    that ratio, and those of each block by `block_rate_decay` once for each block that follows. Frozen layers are not
+    updated, and the optimizer holds no state for them.
 
     Args:
         settings: the section `config.optimizer`.
@@ -73,6 +74,8 @@ def make_optimizer(settings: ConfigDict, schedule: optax.Schedule, model: Mobile
     transformations.append(_make_rule(settings, schedule))
     if settings.backbone_rate_ratio != 1:
         transformations.append(_scale_backbone(settings.backbone_rate_ratio, model))
+    if settings.block_rate_decay != 1:
+        transformations.append(_scale_blocks(settings.block_rate_decay))
     optimizer = optax.chain(*transformations)
     if not model.frozen_layers:
         return optimizer
@@ -105,6 +108,21 @@ def _scale_backbone(ratio: float, model: MobileNet) -> optax.GradientTransformat
         return {layer: layer in model.backbone_layers for layer in params}
 
     return optax.masked(optax.scale(ratio), mask_backbone)
+
+
+def _scale_blocks(decay: float) -> optax.GradientTransformation:
+    """Returns the multiplication of the updates of each block by a power of `decay`: 0 for the last block.
+
+    The stem counts as a block. This is the layer-wise decay of Clark et al. 2020 (arXiv:2003.10555) by blocks.
+    """
+    last = len(BLOCKS)
+    block_of = {layer: block for block in range(last, -1, -1) for layer in list_layers(block)}
+
+    def scale(updates: Any, params: Any) -> Any:
+        factors = {layer: decay ** (last - block_of.get(layer, last)) for layer in updates}
+        return {layer: optax.tree.scale(factors[layer], tensors) for layer, tensors in updates.items()}
+
+    return optax.stateless(scale)
 
 
 def _mask_kernels(params: Any) -> Any:

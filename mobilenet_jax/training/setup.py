@@ -21,7 +21,8 @@ from mobilenet_jax.errors import ConfigError
 from mobilenet_jax.model.mobilenet import MobileNet
 from mobilenet_jax.sharding import make_data_mesh, replicate
 from mobilenet_jax.training.batch_statistics import StatisticsEstimator, make_statistics_estimator
-from mobilenet_jax.training.losses import Regularizer, compute_balanced_class_weights
+from mobilenet_jax.training.losses import Regularizer, compute_class_weights, compute_log_prior
+from mobilenet_jax.training.mixing import Mixing
 from mobilenet_jax.training.optimizer import make_optimizer, make_schedule
 from mobilenet_jax.training.step import (
     BatchResult,
@@ -102,10 +103,14 @@ def _log_numbers(training: Examples, validation: Examples, split: str) -> None:
 
 def warn_of_contradictions(config: ConfigDict) -> None:
     """Logs a warning for each pair of settings that conflict."""
-    if config.data.sampling == "balanced" and config.loss.class_weights == "balanced":
-        _logger.warning(
-            "data.sampling and loss.class_weights are both 'balanced': rare classes are corrected for twice; use one"
-        )
+    corrections = {
+        "data.sampling=balanced": config.data.sampling == "balanced",
+        f"loss.class_weights={config.loss.class_weights}": config.loss.class_weights != "none",
+        "loss.logit_adjustment": config.loss.logit_adjustment > 0,
+    }
+    active = [name for name, is_active in corrections.items() if is_active]
+    if len(active) > 1:
+        _logger.warning("%s: rare classes are corrected for twice; use one", " and ".join(active))
     unused = [key for key, factor in config.regularizer.items() if factor]
     if unused and config.model.head == "small":
         _logger.warning(
@@ -152,17 +157,23 @@ def count_steps_per_epoch(batch_size: int, training_images: int) -> int:
 
 def make_augmentation(augment: ConfigDict) -> Augmentation:
     """Returns the augmentation of the configuration section `augment`."""
-    return Augmentation(**{key: value for key, value in augment.items() if key not in ("on_validation", "where")})
+    others = ("on_validation", "where", *Mixing._fields)
+    return Augmentation(**{key: value for key, value in augment.items() if key not in others})
 
 
-def make_objective(config: ConfigDict, labels: np.ndarray) -> Objective:
+def make_objective(config: ConfigDict, labels: np.ndarray, steps_per_epoch: int) -> Objective:
     """Returns the training objective of a configuration, given the labels of the training examples."""
-    balanced = config.loss.class_weights == "balanced"
+    loss, classes = config.loss, config.model.num_classes
+    adjustment = loss.logit_adjustment
     return Objective(
         Regularizer(**config.regularizer),
-        compute_balanced_class_weights(labels, config.model.num_classes) if balanced else None,
-        config.loss.label_smoothing,
-        config.train.ema_decay,
+        class_weights=compute_class_weights(labels, classes, loss.class_weights),
+        label_smoothing=loss.label_smoothing,
+        focal_gamma=loss.focal_gamma,
+        logit_offset=adjustment * compute_log_prior(labels, classes) if adjustment else None,
+        first_weighted_step=loss.weights_from_epoch * steps_per_epoch,
+        mixing=Mixing(config.augment.mixup, config.augment.cutmix),
+        ema_decay=config.train.ema_decay,
     )
 
 
@@ -206,7 +217,7 @@ def build_program(
     model, variables, input_scaling = init_model(config, init_key, pretrained=pretrained)
     schedule = make_schedule(config.optimizer, epochs=config.train.epochs, steps_per_epoch=steps_per_epoch)
     optimizer = make_optimizer(config.optimizer, schedule, model)
-    train_step = make_train_step(model, optimizer, dropout_key, make_objective(config, labels))
+    train_step = make_train_step(model, optimizer, dropout_key, make_objective(config, labels, steps_per_epoch))
     state = create_train_state(variables["params"], variables["batch_stats"], optimizer, ema=config.train.ema_decay > 0)
     log_model_size(model, state.params)
     program = Program(model, schedule, train_step, make_eval_step(model), make_statistics_estimator(model))

@@ -13,6 +13,7 @@ from mobilenet_jax.model.folding import fold_batch_norm
 from mobilenet_jax.model.inference import apply_in_parts
 from mobilenet_jax.model.mobilenet import MobileNet
 from mobilenet_jax.training.losses import Regularizer, cross_entropy
+from mobilenet_jax.training.mixing import Mixing, mix_examples
 
 Arrays = Mapping[str, jax.Array]
 
@@ -47,7 +48,8 @@ class BatchResult:
     """Per-example results of one batch.
 
     Attributes:
-        loss: float32 `[batch]`, cross-entropy in nats, neither weighted nor smoothed.
+        loss: float32 `[batch]`, cross-entropy in nats, neither weighted nor smoothed; with `label` alone, even where
+            a second image is mixed in.
         predicted: int32 `[batch]`, the class with the largest logit.
         label: int32 `[batch]`.
         mask: bool `[batch]`, False for padding.
@@ -66,6 +68,11 @@ class Objective(NamedTuple):
         regularizer: the penalties on the head.
         class_weights: float32 `[classes]`, or None.
         label_smoothing: from 0 to 1.
+        focal_gamma: see `losses.cross_entropy`.
+        logit_offset: float32 `[classes]`, or None.
+        first_weighted_step: `class_weights` apply from this step on (deferred re-weighting, Cao et al. 2019,
+            arXiv:1906.07413).
+        mixing: the mixing of pairs of images.
         ema_decay: the highest factor of the moving average, see `compute_ema_decay`; only used if the state has an
             average.
     """
@@ -73,7 +80,25 @@ class Objective(NamedTuple):
     regularizer: Regularizer = Regularizer()
     class_weights: Any = None
     label_smoothing: float = 0.0
+    focal_gamma: float = 0.0
+    logit_offset: Any = None
+    first_weighted_step: int = 0
+    mixing: Mixing = Mixing()
     ema_decay: float = 0.0
+
+    def compute_loss(self, logits: jax.Array, targets: jax.Array, step: jax.Array) -> jax.Array:
+        """Computes the mean loss of a batch, without the penalties; see `losses.cross_entropy`."""
+        weights = self.class_weights
+        if weights is not None and self.first_weighted_step:
+            weights = jnp.where(step < self.first_weighted_step, 1.0, weights)
+        return cross_entropy(
+            logits,
+            targets,
+            class_weights=weights,
+            label_smoothing=self.label_smoothing,
+            focal_gamma=self.focal_gamma,
+            logit_offset=self.logit_offset,
+        ).mean()
 
 
 CROSS_ENTROPY = Objective()
@@ -102,7 +127,7 @@ def make_train_step(
 ) -> Callable[[TrainState, Arrays, jax.Array], tuple[TrainState, BatchResult, jax.Array]]:
     """Builds the jitted train step. The input state is donated, so callers use the returned one.
 
-    Dropout depends only on `dropout_key` and the step, so there is no random state to save.
+    Dropout and mixing depend only on `dropout_key` and the step, so there is no random state to save.
 
     Returns:
         A function `(state, batch, scale) -> (state, result, value)`. `batch` holds `image` `[batch, height, width, 3]`
@@ -111,21 +136,17 @@ def make_train_step(
     """
 
     def compute_objective(params: Any, state: TrainState, batch: Arrays) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+        step_key = jax.random.fold_in(dropout_key, state.step)
+        images, targets = mix_examples(objective.mixing, step_key, batch["image"], batch["label"], model.num_classes)
         logits, updated = model.apply(
             {"params": params, "batch_stats": state.batch_stats},
-            batch["image"],
+            images,
             train=True,
-            rngs={"dropout": jax.random.fold_in(dropout_key, state.step)},
+            rngs={"dropout": step_key},
             mutable=["batch_stats", "activities"],
         )
-        losses = cross_entropy(
-            logits,
-            batch["label"],
-            class_weights=objective.class_weights,
-            label_smoothing=objective.label_smoothing,
-        )
         penalty = objective.regularizer.compute_penalty(params, updated.get("activities", {}))
-        return losses.mean() + penalty, (logits, updated["batch_stats"])
+        return objective.compute_loss(logits, targets, state.step) + penalty, (logits, updated["batch_stats"])
 
     def train_step(state: TrainState, batch: Arrays, scale: jax.Array) -> tuple[TrainState, BatchResult, jax.Array]:
         differentiate = jax.value_and_grad(compute_objective, has_aux=True)

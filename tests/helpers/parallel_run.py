@@ -29,6 +29,9 @@ def main(data: str, weights: str, epochs: str, out: str, coordinator: str | None
         {
             "data.dir": data, "data.image_size": 64, "init.weights": weights, "model.alpha": 0.25,
             "model.head": "small", "train.batch_size": 8, "train.epochs": int(epochs), "train.precision": "float64",
+            "augment.mixup": 0.2, "augment.cutmix": 1.0, "augment.crop_area": 0.5, "loss.focal_gamma": 1.0,
+            "loss.class_weights": "effective", "loss.weights_from_epoch": 1, "loss.logit_adjustment": 0.5,
+            "optimizer.block_rate_decay": 0.9,
         }
     )  # fmt: skip
     training, validation = load_examples(config.data, config.model.num_classes, config.seed)

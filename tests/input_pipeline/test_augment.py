@@ -3,10 +3,18 @@ import pytest
 from keras.src.legacy.preprocessing.image import ImageDataGenerator
 from scipy.stats import kstest
 
-from input_pipeline.augment import Augmentation, make_color_matrix, sample_affine, sample_color
+from input_pipeline.augment import (
+    Augmentation,
+    make_color_matrix,
+    make_crop_matrix,
+    sample_affine,
+    sample_color,
+    select_operations,
+)
 
 ARTICLE = Augmentation(rotation=30, width_shift=0.3, height_shift=0.3, zoom=0.3, horizontal_flip=True)
 ALL = Augmentation(30, 0.3, 0.3, 0.3, 20, True, True, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.1)
+CROPPED = Augmentation(30, 0.3, hue=0.1, saturation=0.2, crop_area=0.3, crop_ratio=1.5, operations=2)
 
 
 def test_the_default_augmentation_is_the_identity():
@@ -55,8 +63,46 @@ def test_half_of_the_images_are_flipped():
 
 
 def test_parameters_depend_on_seed_epoch_and_index_alone():
-    for sample in (lambda *key: sample_affine(ALL, *key, 64), lambda *key: sample_color(ALL, *key)):
+    samplers = [lambda *key: sample_affine(ALL, *key, 64), lambda *key: sample_color(ALL, *key)]
+    samplers += [lambda *key: sample_affine(CROPPED, *key, 64), lambda *key: select_operations(CROPPED, *key).T]
+    for sample in samplers:
         first = sample(0, 0, 5)
         np.testing.assert_array_equal(sample(0, 0, 9)[:5], first)  # regardless of the number of examples
         for other in (sample(1, 0, 5), sample(0, 1, 5), sample(0, 0, 6)[1:]):
-            assert not any(np.allclose(a, b) for a, b in zip(first, other, strict=True))
+            assert not all(np.allclose(a, b) for a, b in zip(first, other, strict=True))
+
+
+def test_a_crop_maps_the_edges_of_the_output_to_those_of_the_part():
+    matrix = make_crop_matrix(area=0.25, ratio=4.0, x=0.5, y=1.0, size=100).astype(float)  # all columns, lowest quarter
+    corners = np.array([[-0.5, -0.5, 1], [99.5, 99.5, 1]]).T
+    np.testing.assert_allclose(matrix @ corners, np.array([[-0.5, 74.5, 1], [99.5, 99.5, 1]]).T, atol=1e-4)
+    tall = make_crop_matrix(
+        area=0.9, ratio=0.5, x=0.3, y=0.3, size=100
+    )  # does not fit: cut at the upper and lower edge
+    np.testing.assert_allclose(np.diag(tall), [np.sqrt(0.45), 1, 1], rtol=1e-6)
+
+
+def test_crops_have_the_configured_areas_and_ratios_and_lie_within_the_image():
+    matrices = sample_affine(Augmentation(crop_area=0.4, crop_ratio=1.25), 0, 0, 10_000, 100).astype(float)
+    width, height = matrices[:, 0, 0], matrices[:, 1, 1]
+    square = sample_affine(Augmentation(crop_area=0.4), 0, 0, 10_000, 100)
+    assert kstest(square[:, 0, 0] * square[:, 1, 1], "uniform", (0.4, 0.6)).pvalue > 1e-3
+    inside = (width < 1) & (height < 1)
+    assert np.log(width / height)[inside].min() < -0.2
+    assert (np.abs(np.log(width / height)) <= np.log(1.25) + 1e-6).all()
+    left, top = matrices[:, 0, 2] - width / 2, matrices[:, 1, 2] - height / 2
+    assert min(left.min(), top.min()) >= -0.5 - 1e-4
+    assert max((left + 100 * width).max(), (top + 100 * height).max()) <= 99.5 + 1e-4
+
+
+def test_the_configured_number_of_operations_changes_each_image():
+    selected = select_operations(CROPPED, 0, 0, 20_000)
+    np.testing.assert_array_equal(selected.sum(0), 2)
+    np.testing.assert_allclose(selected.mean(1)[[0, 1, 7, 8]], 0.5, atol=0.02)  # those with a range
+    assert not selected[[2, 3, 4, 5, 6]].any()
+    assert select_operations(ALL, 0, 0, 3).all()
+    only_one = Augmentation(30, 0.3, saturation=0.2, operations=1)
+    turned = ~np.isclose(sample_affine(only_one, 0, 0, 1000, 64)[:, 0, 1], 0)
+    shifted = ~np.isclose(sample_affine(only_one, 0, 0, 1000, 64)[:, 0, 2], 0) & ~turned
+    recolored = ~np.isclose(sample_color(only_one, 0, 0, 1000)[:, 0, 1], 0)
+    np.testing.assert_array_equal(turned.astype(int) + shifted + recolored, 1)

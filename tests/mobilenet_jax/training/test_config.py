@@ -27,7 +27,7 @@ def test_the_isic2018_recipe_is_that_of_the_article():
     keras = {"batch_norm_momentum": 0.99, "batch_norm_epsilon": 1e-3, "padding": "keras", "conv_head": False}
     assert config["model"] == {**model, **keras, "frozen_blocks": 0, "batch_norm": "frozen"}
     optimizer = {"name": "sgd", "learning_rate": 0.001, "momentum": 0.9, "schedule": "constant"}
-    added = {"plateau_factor": 0.1, "plateau_patience": 10, "backbone_rate_ratio": 1.0}  # used by other recipes
+    added = {"plateau_factor": 0.1, "plateau_patience": 10, "backbone_rate_ratio": 1.0, "block_rate_decay": 1.0}
     assert {name: value for name, value in config["optimizer"].items() if value} == {**optimizer, **added}
     assert {name: value for name, value in config["train"].items() if value} == {
         "batch_size": 32,
@@ -47,7 +47,9 @@ def test_the_isic2018_recipe_is_that_of_the_article():
         "fill_mode": "nearest",
         "where": "host",
     }
-    assert {name: value for name, value in config["augment"].items() if value} == shifts
+    no_crop = {"crop_area": 1.0, "crop_ratio": 1.0}
+    assert {name: value for name, value in config["augment"].items() if value} == {**shifts, **no_crop}
+    assert {name: value for name, value in config["loss"].items() if value} == {"class_weights": "none"}
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,13 @@ import pytest
 from sklearn.metrics import log_loss
 from sklearn.utils.class_weight import compute_class_weight
 
-from mobilenet_jax.training.losses import Regularizer, compute_balanced_class_weights, cross_entropy
+from mobilenet_jax.training.losses import (
+    Regularizer,
+    compute_balanced_class_weights,
+    compute_effective_class_weights,
+    compute_log_prior,
+    cross_entropy,
+)
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(0, 3, (20, 7)).astype(np.float32)
@@ -60,6 +66,68 @@ def test_balanced_class_weights_equal_sklearn(labels):
     np.testing.assert_array_equal(np.delete(weights, occurring), 0)
     assert weights.dtype == np.float32
     assert weights[labels].mean() == pytest.approx(1)  # so the learning rate keeps its meaning
+
+
+def test_targets_that_are_one_hot_are_labels():
+    one_hot = np.eye(7, dtype=np.float32)[LABELS]
+    options = {
+        "class_weights": CLASS_WEIGHTS,
+        "label_smoothing": 0.1,
+        "focal_gamma": 2.0,
+        "logit_offset": CLASS_WEIGHTS,
+    }
+    by_label = cross_entropy(jnp.array(LOGITS), LABELS, **options)
+    np.testing.assert_array_equal(cross_entropy(jnp.array(LOGITS), jnp.array(one_hot), **options), by_label)
+
+
+def test_the_loss_of_mixed_targets_is_the_mixture_of_the_losses():
+    one_hot = np.eye(7, dtype=np.float32)[LABELS]
+    for options in ({"class_weights": CLASS_WEIGHTS}, {"label_smoothing": 0.1}, {"focal_gamma": 2.0}):
+        losses = cross_entropy(jnp.array(LOGITS), 0.3 * one_hot + 0.7 * one_hot[::-1], **options)
+        first, second = (cross_entropy(jnp.array(LOGITS), labels, **options) for labels in (LABELS, LABELS[::-1]))
+        if "class_weights" not in options:
+            np.testing.assert_allclose(losses, 0.3 * first + 0.7 * second, rtol=1e-4, atol=1e-5)
+            continue
+        weights = 0.3 * CLASS_WEIGHTS[LABELS] + 0.7 * CLASS_WEIGHTS[LABELS[::-1]]
+        plain = [cross_entropy(jnp.array(LOGITS), labels) for labels in (LABELS, LABELS[::-1])]
+        np.testing.assert_allclose(losses, weights * (0.3 * plain[0] + 0.7 * plain[1]), rtol=1e-4, atol=1e-5)
+
+
+def test_the_focal_loss_equals_keras():
+    one_hot = np.eye(7, dtype=np.float32)[LABELS]
+    focal = keras.losses.CategoricalFocalCrossentropy(alpha=1.0, gamma=2.0, from_logits=True, reduction=None)
+    losses = cross_entropy(jnp.array(LOGITS), LABELS, focal_gamma=2.0)
+    np.testing.assert_allclose(losses, np.asarray(focal(one_hot, LOGITS)), rtol=1e-3, atol=1e-5)
+
+
+def test_gradients_of_the_focal_loss_are_finite_for_extreme_logits():
+    gradient = jax.grad(lambda z: cross_entropy(z, jnp.array([0, 1]), focal_gamma=0.5).sum())
+    assert np.isfinite(gradient(jnp.array([[1e4, -1e4], [1e4, -1e4]]))).all()
+
+
+def test_the_log_prior_of_a_class_that_does_not_occur_is_finite():
+    np.testing.assert_allclose(np.exp(compute_log_prior(np.array([0, 0, 1]), 3)), [0.5, 0.25, 0.25], rtol=1e-6)
+
+
+def test_equal_logits_minimize_the_adjusted_loss_of_images_without_information():
+    labels = np.repeat([0, 1], [90, 10])
+    offset = compute_log_prior(labels, 2)
+
+    def compute_mean(z):
+        logits = jnp.stack([z, -z])[None].repeat(100, 0)
+        return cross_entropy(logits, labels, logit_offset=offset).mean()
+
+    assert float(jax.grad(compute_mean)(0.0)) == pytest.approx(0, abs=1e-6)
+
+
+def test_effective_class_weights_follow_the_formula():
+    counts = np.array([6705, 115, 0])
+    weights = compute_effective_class_weights(np.repeat([0, 1, 2], counts), 3)
+    ratio = (1 - 0.9999**6705) / (1 - 0.9999**115)
+    assert weights[1] / weights[0] == pytest.approx(ratio, rel=1e-5)
+    assert ratio < 6705 / 115
+    assert weights[2] == 0
+    assert (weights * counts).sum() / counts.sum() == pytest.approx(1, rel=1e-6)
 
 
 def test_the_penalty_equals_keras():

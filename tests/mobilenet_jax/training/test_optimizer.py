@@ -209,6 +209,18 @@ def test_the_ratio_multiplies_the_learning_rate_of_the_backbone_only(variables, 
             assert np.array_equal(value, start[layer][tensor]) == (layer in model.frozen_layers)
 
 
+@pytest.mark.parametrize("frozen_blocks", [0, 3])
+def test_the_learning_rate_decays_by_blocks(variables, frozen_blocks):
+    model = MobileNet(0.25, "small", frozen_blocks=frozen_blocks)
+    start = variables["params"]
+    decayed, whole = (_step_twice(_make_optimizer(model, **c), start) for c in ({"block_rate_decay": 0.5}, {}))
+    powers = {"conv1": 13, "conv_dw_4": 9, "conv_pw_12_bn": 1, "conv_pw_13": 0, "predictions": 0}
+    for layer, power in powers.items():
+        for name, value in decayed[layer].items():
+            expected = 0.5**power * (whole[layer][name] - start[layer][name])
+            np.testing.assert_allclose(value - start[layer][name], expected, rtol=1e-3, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("name", "make_keras_optimizer"),
     [
@@ -320,6 +332,17 @@ def test_class_weights_and_smoothing_affect_the_objective_but_not_the_result(var
     _, plain, smoothed = _run_step(variables, batch, objective=Objective(label_smoothing=0.2))
     np.testing.assert_allclose(plain.loss, result.loss, rtol=1e-5)
     assert float(smoothed) != pytest.approx(float(plain.loss.mean()), rel=1e-4)
+
+
+def test_deferred_class_weights_apply_from_their_step_on(variables, batch):
+    weights = np.linspace(0.5, 2, 7, dtype=np.float32)
+    for first, is_weighted in ((0, True), (1, False)):
+        objective = Objective(class_weights=weights, first_weighted_step=first)
+        _, result, value = _run_step(variables, batch, objective=objective)
+        factors = weights[batch["label"]] if is_weighted else 1
+        assert float(value) == pytest.approx(float(np.mean(np.asarray(result.loss) * factors)), rel=1e-5)
+    logits, targets = jnp.zeros((1, 7)), jnp.array([6])
+    assert float(objective.compute_loss(logits, targets, jnp.int32(1))) == pytest.approx(2 * np.log(7))
 
 
 def test_unknown_names_are_refused():
