@@ -1,5 +1,6 @@
 """The facts that the JSON files of timm and Transformers add to the tensors."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -69,6 +70,16 @@ def test_transformers_takes_a_number_for_all_channels(tmp_path):
 
 def test_the_image_size_of_transformers_may_be_a_height_and_a_width(tmp_path):
     assert _read(tmp_path, "transformers", config={"image_size": [160, 128]}).image_size == (160, 128)
+
+
+@pytest.mark.parametrize(("library", "read"), [("timm", 1), ("transformers", 2)])
+def test_the_hash_of_the_weights_includes_the_files_that_describe_them(tmp_path, library, read):
+    plain = _read(tmp_path, library).source_sha256
+    assert plain == hashlib.sha256((tmp_path / "model.safetensors").read_bytes()).hexdigest()
+    described = _read(tmp_path, library, config={}, preprocessor_config={}).source_sha256
+    content = (tmp_path / "model.safetensors").read_bytes() + read * b"{}"
+    assert described == hashlib.sha256(content).hexdigest()
+    assert read_weights(tmp_path).identity == f"sha256:{described}"
 
 
 SIZES = "a height and a width from 32 to 2048 pixels"
