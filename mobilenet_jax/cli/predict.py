@@ -46,8 +46,10 @@ def run(args: argparse.Namespace) -> None:
     from mobilenet_jax.errors import EvaluationError
     from mobilenet_jax.inference.classifier import Classifier
     from mobilenet_jax.inference.predict_files import find_images, find_root, make_explainer, write_predictions
-    from mobilenet_jax.weights.load import read_weights
+    from mobilenet_jax.weights.load import is_workdir, read_weights
 
+    if args.correct and not is_workdir(args.model):
+        raise EvaluationError(f"--correct requires the workdir of a run: {args.model} is not one")
     if args.format and not args.out:
         raise EvaluationError("--format is the format of a table: add --out=FILE")
     paths, root = find_images(args.images), find_root(args.images)

@@ -1,10 +1,13 @@
 """`mobilenet-jax push`: publishes an evaluated run on the Hugging Face Hub."""
 
 import argparse
+import logging
 import tempfile
 from pathlib import Path
 
 from mobilenet_jax.cli.arguments import Subparsers, add_checkpoint_option, add_evaluation_option
+
+_logger = logging.getLogger(__name__)
 
 
 def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
@@ -34,12 +37,17 @@ def run(args: argparse.Namespace) -> None:
     """Uploads the files and prints the URL of the commit, or lists them in a dry run."""
     from mobilenet_jax.evaluation.trained_run import read_trained_run
     from mobilenet_jax.reporting.publish import collect_files, upload
-    from mobilenet_jax.weights.hub import import_hub
+    from mobilenet_jax.weights.hub import import_hub, is_hub_location
 
     import_hub(args.repository)  # fails before the files are written
     with tempfile.TemporaryDirectory() as folder:
         trained_run = read_trained_run(args.workdir, args.checkpoint)
         files = collect_files(trained_run, args.evaluation, args.files, Path(folder))
+        initial_weights = trained_run.config["init"]["weights"]
+        if is_hub_location(initial_weights):
+            _logger.warning(
+                "the card names the initial weights %s, even if that repository is private", initial_weights
+            )
         if args.dry_run:
             for name, path in files.items():
                 print(f"{name:<24}{path.stat().st_size:>12,} bytes")

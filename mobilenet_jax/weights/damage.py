@@ -14,15 +14,18 @@ PICKLE = (
 
 
 @contextlib.contextmanager
-def report_damage() -> Iterator[None]:
+def report_damage(problem: str = "damaged, or not weights") -> Iterator[None]:
     """Raises `WeightsError` for any exception in its block. Libraries raise almost any type for a damaged file.
 
     `WeightsError` and `OSError` (no permission, no room to unpack an archive) pass unchanged. Only code that reads a
     file belongs in the block: a bug would be reported as damage.
+
+    Args:
+        problem: the start of the message.
     """
     try:
         yield
     except (WeightsError, OSError):
         raise
     except Exception as error:
-        raise WeightsError(f"damaged, or not weights ({get_first_line(error)})") from error
+        raise WeightsError(f"{problem} ({get_first_line(error)})") from error

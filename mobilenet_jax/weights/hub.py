@@ -76,7 +76,7 @@ def download(location: str) -> HubFiles:
         commit = path.parent.name
         for name in _DESCRIPTIONS:
             _download_if_present(repository, name, commit)
-    _check_hash(path)
+    _check_hash(path, repository, commit)
     return HubFiles(path, f"{_PREFIX}{repository}@{commit}")
 
 
@@ -135,16 +135,28 @@ def _describe_missing_weights(repository: str, revision: str | None) -> str:
     return f"it has no {_WEIGHTS}: name a repository or a revision that has it"
 
 
-def _check_hash(path: Path) -> None:
+def _check_hash(path: Path, repository: str, commit: str) -> None:
     """Compares a file with its SHA-256 on the Hub, which names the file that the cache's link refers to.
 
-    Small files have another hash there, and a cache on a file system without links has none.
+    Small files have another hash there. On a file system without links, the hash is requested; without a connection,
+    the file is not compared.
     """
-    expected = Path(os.readlink(path)).name if path.is_symlink() else ""
+    expected = Path(os.readlink(path)).name if path.is_symlink() else _request_hash(repository, commit)
     if _SHA256.fullmatch(expected):
         with path.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != expected:
                 raise WeightsError(f"{path.name} does not have its SHA-256: delete {path.resolve()} and try again")
+
+
+def _request_hash(repository: str, commit: str) -> str:
+    """Requests the hash of the weights; an empty one if the Hub cannot be reached."""
+    from huggingface_hub import HfApi, hf_hub_url
+    from huggingface_hub.errors import HTTPError
+
+    with contextlib.suppress(HTTPError, OSError):
+        url = hf_hub_url(repository, _WEIGHTS, revision=commit)
+        return HfApi().get_hf_file_metadata(url=url).etag or ""
+    return ""
 
 
 @contextlib.contextmanager

@@ -91,7 +91,7 @@ def read_weights(
             name: _read_tensor(file, name, architecture.batch_norm_epsilon, allow_nonfinite)
             for name in architecture.compute_shapes()
         }
-        digest = compute_sha256(file.path)
+        digest = compute_sha256(file.path, *file.descriptions)
     metadata = dataclasses.replace(
         file.metadata,
         classes=file.metadata.classes if head else None,

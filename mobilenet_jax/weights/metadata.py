@@ -24,7 +24,7 @@ class Metadata:
             (0, 1) in the article. If the channels have ranges of their own, both are tuples of three.
         classes: the class names in the order of the logits; None if unknown.
         source: the name of the file that the weights were read from, or its location on the Hub with the commit.
-        source_sha256: the SHA-256 of that file, see `compute_sha256`.
+        source_sha256: the SHA-256 of that file and of the JSON files beside it that were read, see `compute_sha256`.
 
     Raises:
         WeightsError: a value is out of range.

@@ -65,6 +65,7 @@ def _open_library_file(path: Path, tensors: dict[str, FileTensor], library: Libr
         metadata,
         description.alpha,
         description.variant,
+        descriptions=description.files,
     )
 
 

@@ -35,6 +35,7 @@ class WeightsFile:
         variant: attributes of `Architecture` that the shapes of the tensors do not show, if they differ from Keras's.
         checkpoint: identifies a checkpoint of a run, such as `best checkpoint, step 799`; None for other files.
         source: the location on the Hub that the file was downloaded from, with its commit; None for other files.
+        descriptions: the JSON files beside it that were read; they belong to its hash.
     """
 
     format: str
@@ -46,6 +47,7 @@ class WeightsFile:
     variant: Mapping[str, Any] = field(default_factory=dict)
     checkpoint: str | None = None
     source: str | None = None
+    descriptions: tuple[Path, ...] = ()
 
 
 def get_content_size(path: Path) -> int:
@@ -54,15 +56,15 @@ def get_content_size(path: Path) -> int:
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
-def compute_sha256(path: Path) -> str:
-    """Returns the SHA-256 of a file, as hexadecimal digits.
+def compute_sha256(path: Path, *following: Path) -> str:
+    """Returns the SHA-256 of a file, followed by others if there are any, as hexadecimal digits.
 
     That of a folder is the SHA-256 of the names, sizes and contents of its files, sorted by name.
     """
     digest = hashlib.sha256()
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    files = [path, *following] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     for file in files:
-        if file != path:
+        if path.is_dir():
             digest.update(f"{file.relative_to(path).as_posix()}\n{file.stat().st_size}\n".encode())
         with file.open("rb") as content:
             while block := content.read(1 << 20):

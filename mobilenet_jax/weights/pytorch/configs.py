@@ -8,22 +8,32 @@ Sources: timm's `models/_hub.py` and `models/efficientnet.py`, and Transformers'
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from mobilenet_jax.errors import WeightsError
-from mobilenet_jax.model.mobilenet import StridedPadding
+from mobilenet_jax.model.mobilenet import MAX_IMAGE_SIZE, MIN_IMAGE_SIZE, StridedPadding
 from mobilenet_jax.weights.damage import report_damage
 from mobilenet_jax.weights.layout import KERAS_SIZE, Architecture, check_variant, express_padding
 from mobilenet_jax.weights.metadata import Metadata, compute_mean_std, make_input_scaling
 from mobilenet_jax.weights.pytorch.names import Library
 
+if TYPE_CHECKING:
+    from input_pipeline.image_ops import InputScaling
+
+_FILES: dict[Library, tuple[str, ...]] = {
+    "timm": ("config.json",),
+    "transformers": ("config.json", "preprocessor_config.json"),
+}
 _MAX_BYTES = 8 << 20
+_MAX_SHOWN = 80  # characters of a value that a message shows
 _TIMM_NAMES = {(1.0, False): "mobilenetv1_100", (1.0, True): "mobilenetv1_100h", (1.25, False): "mobilenetv1_125"}
 _TIMM_EPSILON, _TRANSFORMERS_EPSILON = 1e-5, 1e-3
 _TIMM_PADDINGS: dict[StridedPadding, str] = {"symmetric": "", "same": "same"}  # by `pad_type`
 # Arguments of a model that change nothing, or nothing that the shapes of the tensors do not show.
 _NEUTRAL_ARGUMENTS = {"num_classes", "in_chans", "drop_rate", "drop_path_rate"}
 _MIN_TRANSFORMERS_ALPHA = 0.25  # below it, Transformers does not narrow the first layer
+# Between these, an input range can be computed and is not empty.
+_SMALLEST, _LARGEST = 1e-6, 1e6
 # Mean and standard deviation of pixels from -1 to 1: of all MobileNets v1 that both libraries publish.
 _NORMALIZED = [0.5, 0.5, 0.5]
 # timm's defaults for a described model: ImageNet's.
@@ -31,11 +41,12 @@ _TIMM_MEAN, _TIMM_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
 class Description(NamedTuple):
-    """The facts in the files beside the weights; see `WeightsFile`."""
+    """The facts in the files beside the weights; see `WeightsFile`. `files` are those that exist."""
 
     metadata: Metadata
     alpha: str | None
     variant: dict[str, Any]
+    files: tuple[Path, ...] = ()
 
 
 def read_description(folder: Path, library: Library) -> Description:
@@ -44,11 +55,10 @@ def read_description(folder: Path, library: Library) -> Description:
     Raises:
         WeightsError: they are damaged, or describe a model that `MobileNet` cannot express.
     """
-    with report_damage():
-        config = _read_json(folder / "config.json")
-        if library == "timm":
-            return _describe_timm(config)
-        return _describe_transformers(config, _read_json(folder / "preprocessor_config.json"))
+    paths = [folder / name for name in _FILES[library]]
+    objects = [_JsonObject(path.name, _read_json(path)) for path in paths]
+    description = _describe_timm(*objects) if library == "timm" else _describe_transformers(*objects)
+    return description._replace(files=tuple(path for path in paths if path.is_file()))
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -56,79 +66,177 @@ def _read_json(path: Path) -> dict[str, Any]:
         return {}
     if path.stat().st_size > _MAX_BYTES:
         raise WeightsError(f"{path.name} beside it has more than {_MAX_BYTES:,} bytes")
-    content = json.loads(path.read_text(encoding="utf-8"))
+    with report_damage(f"{path.name} beside it is damaged"):
+        content = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict):
         raise WeightsError(f"{path.name} beside it is not a JSON object")
     return content
 
 
-def _describe_timm(config: dict[str, Any]) -> Description:
-    arguments = config.get("model_args") or {}
-    pretrained = config.get("pretrained_cfg") or config  # older files have a single level
-    if config.get("architecture", "mobilenetv1_100") not in _TIMM_NAMES.values():
-        raise WeightsError(f"config.json beside it is of the model {str(config['architecture'])[:80]!r}")
-    if unknown := sorted(arguments.keys() - _NEUTRAL_ARGUMENTS - {"pad_type", "bn_eps", "global_pool"}):
+class _JsonObject(NamedTuple):
+    """An object in a JSON file. Its methods validate values; errors name the file, the key, the value and valid ones.
+
+    Attributes:
+        file: the name of the file, for errors.
+        values: the values by key.
+    """
+
+    file: str
+    values: dict[str, Any]
+
+    def refuse(self, key: str, valid: str) -> NoReturn:
+        """Raises `WeightsError` for the value of a key."""
+        raise WeightsError(f"{key} in {self.file} beside it is {_format_json(self.values[key])}, not {valid}")
+
+    def read_number(self, key: str, default: float, low: float, high: float) -> float:
+        """Returns a number between two others."""
+        value = self.values.get(key, default)
+        if not _is_number(value, low, high):
+            self.refuse(key, f"a number between {low:g} and {high:g}")
+        return float(value)
+
+    def read_channels(self, key: str, default: list[float], low: float) -> list[float]:
+        """Returns a number for each channel. Both libraries also take a single one for all channels."""
+        value = self.values.get(key, default)
+        numbers = value if isinstance(value, list) else [value]
+        if len(numbers) not in (1, 3) or not all(_is_number(number, low, _LARGEST) for number in numbers):
+            self.refuse(key, f"a number between {low:g} and {_LARGEST:g}, or one for each of three channels")
+        return numbers * (3 // len(numbers))
+
+    def read_object(self, key: str) -> "_JsonObject":
+        """Returns an object; null and a missing one are empty."""
+        value = self.values.get(key) or {}
+        if not isinstance(value, dict):
+            self.refuse(key, "an object")
+        return _JsonObject(self.file, value)
+
+    def read_size(self, key: str) -> tuple[int, int] | None:
+        """Returns a height and a width, from either or one number for both; None if the object has neither."""
+        value = self.values.get(key)
+        sides = value
+        if isinstance(value, dict):
+            sides = [value["height"], value.get("width")] if "height" in value else None
+        elif isinstance(value, int):
+            sides = [value, value]
+        return None if sides is None else self.check_sides(key, sides)
+
+    def check_sides(self, key: str, sides: Any) -> tuple[int, int]:
+        """Returns a height and a width after validating them."""
+        is_pair = isinstance(sides, list) and len(sides) == 2 and all(type(side) is int for side in sides)
+        if not is_pair or not MIN_IMAGE_SIZE <= min(sides) <= max(sides) <= MAX_IMAGE_SIZE:
+            self.refuse(key, f"a height and a width from {MIN_IMAGE_SIZE} to {MAX_IMAGE_SIZE} pixels")
+        return sides[0], sides[1]
+
+    def check_classes(self, key: str, names: list[Any]) -> tuple[str, ...]:
+        """Returns class names after validating them."""
+        if not all(isinstance(name, str) and name.isprintable() for name in names):
+            self.refuse(key, "printable names")
+        return tuple(names)
+
+
+def _format_json(value: Any) -> str:
+    """Returns the start of a value as JSON."""
+    try:
+        text = json.dumps(value)
+    except RecursionError:
+        text = "too deeply nested"
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
+
+
+def _is_number(value: Any, low: float, high: float) -> bool:
+    return type(value) in (int, float) and low < value < high
+
+
+def _describe_timm(config: _JsonObject) -> Description:
+    values, arguments = config.values, config.read_object("model_args")
+    pretrained = config.read_object("pretrained_cfg")
+    if not pretrained.values:
+        pretrained = config  # older files have a single level
+    if values.get("architecture", "mobilenetv1_100") not in _TIMM_NAMES.values():
+        config.refuse("architecture", f"one of {', '.join(_TIMM_NAMES.values())}")
+    if unknown := sorted(arguments.values.keys() - _NEUTRAL_ARGUMENTS - {"pad_type", "bn_eps", "global_pool"}):
         raise WeightsError(f"config.json beside it changes the model by {', '.join(unknown)[:200]}")
-    for pool in (config.get("global_pool", "avg"), arguments.get("global_pool", "avg")):
-        if pool not in ("avg", ""):  # "" for a model without pooling, which ends with its features
-            raise WeightsError(f"config.json beside it has the pooling {str(pool)[:80]!r}, not 'avg'")
-    paddings = {pad_type: padding for padding, pad_type in _TIMM_PADDINGS.items()}
-    pad_type = arguments.get("pad_type", "")
-    if pad_type not in paddings:
-        raise WeightsError(f"config.json beside it has the padding {str(pad_type)[:80]!r}, not '' or 'same'")
-    variant = {
-        "padding": paddings[pad_type],
-        "batch_norm_epsilon": float(arguments.get("bn_eps", _TIMM_EPSILON)),
-    }
-    _, height, width = pretrained.get("input_size", (3, *KERAS_SIZE))
-    mean, std = (_TIMM_MEAN, _TIMM_STD) if config else (_NORMALIZED, _NORMALIZED)
-    scaling = make_input_scaling(pretrained.get("mean", mean), pretrained.get("std", std))
-    names = config.get("label_names") or pretrained.get("label_names") or pretrained.get("labels")
-    if names is not None and not isinstance(names, list):
-        raise WeightsError("label_names in config.json beside it is not a list")
-    return Description(
-        Metadata((height, width), scaling, tuple(names) if names else None), None, check_variant(variant)
-    )
+    if values.get("global_pool") not in (None, "avg", ""):  # "" for a model that ends with its features
+        config.refuse("global_pool", '"avg"')
+    if arguments.values.get("global_pool", "avg") not in ("avg", ""):
+        arguments.refuse("global_pool", '"avg"')
+    paddings = [padding for padding, name in _TIMM_PADDINGS.items() if name == arguments.values.get("pad_type", "")]
+    if not paddings:
+        arguments.refuse("pad_type", '"" or "same"')
+    # timm takes null for its default, and 0 and an empty list too for the range.
+    epsilon = _TIMM_EPSILON
+    if arguments.values.get("bn_eps") is not None:
+        epsilon = arguments.read_number("bn_eps", epsilon, 0, 1)
+    mean, std = (_TIMM_MEAN, _TIMM_STD) if values else (_NORMALIZED, _NORMALIZED)
+    if pretrained.values.get("mean"):
+        mean = pretrained.read_channels("mean", mean, -_LARGEST)
+    if pretrained.values.get("std"):
+        std = pretrained.read_channels("std", std, _SMALLEST)
+    size = KERAS_SIZE
+    if (shape := pretrained.values.get("input_size")) is not None:
+        size = pretrained.check_sides("input_size", shape[1:] if isinstance(shape, list) and len(shape) == 3 else None)
+    labels = [(config, "label_names"), (pretrained, "label_names"), (pretrained, "labels")]
+    classes = next((_read_labels(*label) for label in labels if label[0].values.get(label[1])), None)
+    variant = {"padding": paddings[0], "batch_norm_epsilon": epsilon}
+    return Description(Metadata(size, make_input_scaling(mean, std), classes), None, check_variant(variant))
 
 
-def _describe_transformers(config: dict[str, Any], processor: dict[str, Any]) -> Description:
-    if config.get("model_type", "mobilenet_v1") != "mobilenet_v1":
-        raise WeightsError(f"config.json beside it is of a model of the type {str(config['model_type'])[:80]!r}")
-    if config.get("hidden_act", "relu6") != "relu6":
-        raise WeightsError(f"config.json beside it has the activation {str(config['hidden_act'])[:80]!r}, not 'relu6'")
-    if processor.get("do_flip_channel_order"):
+def _read_labels(labels: _JsonObject, key: str) -> tuple[str, ...]:
+    names = labels.values[key]
+    if not isinstance(names, list):
+        labels.refuse(key, "a list")
+    return labels.check_classes(key, names)
+
+
+def _describe_transformers(config: _JsonObject, processor: _JsonObject) -> Description:
+    if config.values.get("model_type", "mobilenet_v1") != "mobilenet_v1":
+        config.refuse("model_type", '"mobilenet_v1"')
+    if config.values.get("hidden_act", "relu6") != "relu6":
+        config.refuse("hidden_act", '"relu6"')
+    if processor.values.get("do_flip_channel_order"):
         raise WeightsError("preprocessor_config.json beside it exchanges red and blue: MobileNet takes RGB")
+    tf_padding = config.values.get("tf_padding", True)
+    if not isinstance(tf_padding, bool):
+        config.refuse("tf_padding", "true or false")
     variant = {
-        "padding": "same" if config.get("tf_padding", True) else "symmetric",
-        "batch_norm_epsilon": float(config.get("layer_norm_eps", _TRANSFORMERS_EPSILON)),
+        "padding": "same" if tf_padding else "symmetric",
+        "batch_norm_epsilon": config.read_number("layer_norm_eps", _TRANSFORMERS_EPSILON, 0, 1),
     }
-    labels = config.get("id2label") or {}
-    classes: tuple[str, ...] | None = tuple(labels[str(i)] for i in range(len(labels)))
-    if classes == _make_labels(len(labels)):
-        classes = None
-    if processor:
-        is_cropped = processor.get("do_center_crop", "crop_size" in processor)
-        size = processor.get("crop_size" if is_cropped else "size")
-        scale = 255 * processor.get("rescale_factor", 1 / 255) if processor.get("do_rescale", True) else 255
-        is_normalized = processor.get("do_normalize", True)
-        mean = processor.get("image_mean", _NORMALIZED) if is_normalized else [0, 0, 0]
-        std = processor.get("image_std", _NORMALIZED) if is_normalized else [1, 1, 1]
-        scaling = make_input_scaling([m / scale for m in mean], [s / scale for s in std])
+    alpha = None
+    if "depth_multiplier" in config.values:
+        alpha = str(config.read_number("depth_multiplier", 1, 0, _LARGEST))
+    if processor.values:
+        is_cropped = processor.values.get("do_center_crop", "crop_size" in processor.values)
+        size = processor.read_size("crop_size" if is_cropped else "size")
+        scaling = _read_processor_range(processor)
     else:
-        size, scaling = config.get("image_size"), make_input_scaling(_NORMALIZED, _NORMALIZED)
-    alpha = str(float(config["depth_multiplier"])) if "depth_multiplier" in config else None
-    return Description(Metadata(_parse_size(size), scaling, classes), alpha, check_variant(variant))
+        size, scaling = config.read_size("image_size"), make_input_scaling(_NORMALIZED, _NORMALIZED)
+    return Description(Metadata(size, scaling, _read_id2label(config)), alpha, check_variant(variant))
+
+
+def _read_processor_range(processor: _JsonObject) -> "InputScaling":
+    scale, mean, std = 255.0, [0.0, 0.0, 0.0], [1.0, 1.0, 1.0]
+    if processor.values.get("do_rescale", True):
+        scale *= processor.read_number("rescale_factor", 1 / 255, _SMALLEST, _LARGEST)
+    if processor.values.get("do_normalize", True):
+        mean = processor.read_channels("image_mean", _NORMALIZED, -_LARGEST)
+        std = processor.read_channels("image_std", _NORMALIZED, _SMALLEST)
+    return make_input_scaling([m / scale for m in mean], [s / scale for s in std])
+
+
+def _read_id2label(config: _JsonObject) -> tuple[str, ...] | None:
+    """Returns the class names; None if there are none, or only those that Transformers makes up."""
+    labels = config.read_object("id2label").values
+    ids = [str(i) for i in range(len(labels))]
+    if labels.keys() != set(ids):
+        config.refuse("id2label", f"an object of {len(ids)} names with the ids 0 to {len(ids) - 1}")
+    classes = config.check_classes("id2label", [labels[i] for i in ids])
+    return classes if classes and classes != _make_labels(len(ids)) else None
 
 
 def _make_labels(number: int) -> tuple[str, ...]:
     """Returns the class names that Transformers makes up where none are known."""
     return tuple(f"LABEL_{i}" for i in range(number))
-
-
-def _parse_size(size: Any) -> tuple[int, int] | None:
-    if isinstance(size, dict):
-        return (size["height"], size["width"]) if "height" in size else None
-    return (size, size) if size else None
 
 
 def build_files(library: Library, architecture: Architecture, metadata: Metadata) -> dict[str, dict[str, Any]]:

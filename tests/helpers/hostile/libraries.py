@@ -67,26 +67,26 @@ def _add_folder(name, library, files, message):
 
 
 for name, library, config, message in (
-    ("timm_of_another_model", "timm", {"architecture": "resnet50"}, "is of the model 'resnet50'"),
+    ("timm_of_another_model", "timm", {"architecture": "resnet50"}, "architecture in config.json beside it"),
     ("timm_with_other_activations", "timm", {"model_args": {"act_layer": "swish"}}, "changes the model by act_layer"),
-    ("timm_with_other_padding", "timm", {"model_args": {"pad_type": "valid"}}, "has the padding 'valid'"),
-    ("timm_with_other_pooling", "timm", {"global_pool": "max"}, "has the pooling 'max'"),
-    ("timm_with_an_epsilon_of_text", "timm", {"model_args": {"bn_eps": "tiny"}}, "could not convert string to float"),
-    ("timm_with_an_epsilon_of_5", "timm", {"model_args": {"bn_eps": 5}}, "epsilon of batch normalization is '5.0'"),
-    ("timm_without_a_range", "timm", {"pretrained_cfg": {"std": [0, 1, 1]}}, "division by zero"),
+    ("timm_with_other_padding", "timm", {"model_args": {"pad_type": "valid"}}, 'not "" or "same"'),
+    ("timm_with_other_pooling", "timm", {"global_pool": "max"}, 'global_pool in config.json beside it is "max"'),
+    ("timm_with_an_epsilon_of_text", "timm", {"model_args": {"bn_eps": "tiny"}}, 'beside it is "tiny"'),
+    ("timm_with_an_epsilon_of_5", "timm", {"model_args": {"bn_eps": 5}}, "not a number between 0 and 1"),
+    ("timm_without_a_range", "timm", {"pretrained_cfg": {"std": [0, 1, 1]}}, "beside it is [0, 1, 1]"),
     (
         "timm_with_labels_that_are_a_dict",
         "timm",
         {"label_names": {"a": 1}},
-        "label_names in config.json beside it is not",
+        'label_names in config.json beside it is {"a": 1}, not a list',
     ),
     ("a_list", "timm", [1], "config.json beside it is not a JSON object"),
-    ("json_that_is_cut", "timm", '{"architecture": ', "damaged, or not weights"),
-    ("endless_json", "timm", "[" * 100_000, "damaged, or not weights"),
-    ("transformers_of_another_model", "transformers", {"model_type": "vit"}, "a model of the type 'vit'"),
-    ("transformers_with_swish", "transformers", {"hidden_act": "swish"}, "has the activation 'swish', not 'relu6'"),
+    ("json_that_is_cut", "timm", '{"architecture": ', "config.json beside it is damaged (Expecting value"),
+    ("endless_json", "timm", "[" * 100_000, "config.json beside it is damaged (maximum recursion"),
+    ("transformers_of_another_model", "transformers", {"model_type": "vit"}, '"vit", not "mobilenet_v1"'),
+    ("transformers_with_swish", "transformers", {"hidden_act": "swish"}, '"swish", not "relu6"'),
     ("transformers_of_another_width", "transformers", {"depth_multiplier": 0.5}, "its metadata record alpha 0.5"),
-    ("transformers_with_a_hole_in_its_labels", "transformers", {"id2label": {"0": "a", "7": "b"}}, "damaged"),
+    ("transformers_with_a_hole_in_its_labels", "transformers", {"id2label": {"0": "a", "7": "b"}}, "ids 0 to 1"),
 ):
     _add_folder(name, library, {"config.json": config}, message)
 
@@ -94,7 +94,7 @@ _add_folder(
     "a_processor_with_a_range_of_nothing",
     "transformers",
     {"config.json": {}, "preprocessor_config.json": {"image_std": [0.5, 0.5, 0.0]}},
-    "division by zero",
+    "image_std in preprocessor_config.json beside it is [0.5, 0.5, 0.0], not",
 )
 _add_folder(
     "a_processor_that_exchanges_colors",
@@ -106,5 +106,5 @@ _add_folder(
     "a_processor_of_enormous_images",
     "transformers",
     {"config.json": {}, "preprocessor_config.json": {"crop_size": {"height": 1 << 40, "width": 32}}},
-    "is not a height and a width from 32 to 2048 pixels",
+    "not a height and a width from 32 to 2048 pixels",
 )

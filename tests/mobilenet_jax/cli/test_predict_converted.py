@@ -46,6 +46,12 @@ def test_predict_prints_the_class_names_of_the_metadata(run, tmp_path, head):
     assert sum(float(row[1]) for row in rows) == pytest.approx(1, abs=1e-3)
 
 
+@pytest.mark.parametrize("model", ["hf://owner/name", "w.h5"])
+def test_a_correction_requires_a_workdir(run, model):
+    status, _, err = run("predict", model, "i.png", "--correct=prior")
+    assert (status, err) == (1, f"error: --correct requires the workdir of a run: {model} is not one\n")
+
+
 def test_files_that_predict_cannot_use_are_named(run, tmp_path):
     source = write_keras_2(tmp_path / "w.h5", Architecture(0.25, "imagenet", 1000, 1))
     (tmp_path / "text.jpg").write_text("no image")

@@ -37,6 +37,18 @@ def test_a_dry_run_lists_the_files_and_makes_no_request(run, hub, evaluated, exp
     assert sorted(evaluated.parent.rglob("*")) == before
 
 
+@pytest.mark.parametrize("option", ["--dry-run", "--private"])
+def test_a_published_location_of_initial_weights_is_named_before_the_upload(run, hub, evaluated, token, option):
+    file = evaluated / "config.json"
+    config = json.loads(file.read_text())
+    config["init"]["weights"] = "hf://owner/base"
+    file.write_text(json.dumps(config))
+    status, out, err = run("push", evaluated, NAME, option)
+    line = "warning: the card names the initial weights hf://owner/base, even if that repository is private"
+    assert (status, err.splitlines()[0]) == (0, line)
+    assert "hf://owner/base" not in out
+
+
 def test_a_published_model_loads_back_bit_for_bit(run, hub, evaluated, exported, token):
     status, out, err = run("push", evaluated, NAME, "--file", exported)
     repository = hub.repositories[NAME]

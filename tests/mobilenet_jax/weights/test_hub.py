@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import pytest
@@ -122,6 +123,25 @@ def test_damaged_downloads_are_refused(hub, files, content):
         load_pretrained("hf://owner/text")
 
 
+def test_damaged_downloads_are_refused_where_the_cache_has_no_links(hub, files, content, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.file_download.are_symlinks_supported", lambda folder=None: False)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    hub.add("owner/name", files, private=True)
+    hub.replaced["model.safetensors"] = content[:-1] + b"@"
+    with pytest.raises(WeightsError, match=r"SHA-256: delete .*/model\.safetensors and try again$") as error:
+        load_pretrained(LOCATION)
+    path = Path(str(error.value).partition("delete ")[2].removesuffix(" and try again"))
+    path.unlink()
+    hub.replaced.clear()
+    assert load_pretrained(LOCATION)[0].alpha == 0.25
+    assert not path.is_symlink()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert load_pretrained(LOCATION)[0].alpha == 0.25
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    hub.stop()
+    assert load_pretrained(LOCATION)[0].alpha == 0.25
+
+
 def test_what_is_not_in_the_cache_needs_a_server(hub, files, monkeypatch):
     hub.add("owner/name", files)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
@@ -150,6 +170,13 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatc
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(WeightsError, match=r"^hf://owner/name: .*pip install 'mobilenet-jax\[hub\]'$"):
         read_weights(LOCATION)
+
+
+def test_an_old_package_is_refused_with_the_command_that_updates_it(hub, monkeypatch):
+    monkeypatch.delattr("huggingface_hub.errors.RemoteEntryNotFoundError")  # exists since 1.0
+    with pytest.raises(WeightsError, match=r"huggingface_hub 1\.0 or newer is not installed: pip install"):
+        read_weights(LOCATION)
+    assert hub.requests == []
 
 
 def test_training_starts_from_weights_on_the_hub_and_logs_their_commit(hub, files, data, caplog):

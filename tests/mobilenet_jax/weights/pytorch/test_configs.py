@@ -1,10 +1,12 @@
 """The facts that the JSON files of timm and Transformers add to the tensors."""
 
+import hashlib
 import json
 
 import numpy as np
 import pytest
 
+from mobilenet_jax.errors import WeightsError
 from mobilenet_jax.weights.load import read_weights
 from mobilenet_jax.weights.metadata import make_input_scaling
 from tests.helpers.weights_files import write_library_file
@@ -41,3 +43,75 @@ def test_a_processor_that_does_not_mention_a_crop_has_its_size(tmp_path):
 
 def test_class_names_of_a_classifier_that_was_left_out_are_dropped(tmp_path):
     assert _read(tmp_path, "transformers", config={"id2label": {"0": "a", "1": "b"}}).classes is None
+
+
+@pytest.mark.parametrize(
+    ("config", "scaling"),
+    [
+        ({"pretrained_cfg": {"mean": None, "std": None, "input_size": None}}, IMAGENET),
+        ({"pretrained_cfg": {"mean": 0, "std": []}}, IMAGENET),
+        ({"pretrained_cfg": {"mean": 0.5, "std": [0.5]}}, (-1, 1)),
+        ({"model_args": {"bn_eps": None}, "pretrained_cfg": HALF, "global_pool": None}, (-1, 1)),
+    ],
+)
+def test_timm_takes_null_for_its_default_and_a_number_for_all_channels(tmp_path, config, scaling):
+    metadata = _read(tmp_path, "timm", config=config)
+    np.testing.assert_allclose(metadata.input_scaling, scaling, rtol=1e-12)
+    assert metadata.image_size == (224, 224)
+    assert read_weights(tmp_path).architecture.batch_norm_epsilon == 1e-5
+
+
+def test_transformers_takes_a_number_for_all_channels(tmp_path):
+    processor = {"image_mean": 0, "image_std": [1.0], "do_center_crop": True, "crop_size": [160, 128]}
+    metadata = _read(tmp_path, "transformers", preprocessor_config=processor)
+    assert metadata.input_scaling == (0, 1)
+    assert metadata.image_size == (160, 128)
+
+
+def test_the_image_size_of_transformers_may_be_a_height_and_a_width(tmp_path):
+    assert _read(tmp_path, "transformers", config={"image_size": [160, 128]}).image_size == (160, 128)
+
+
+@pytest.mark.parametrize(("library", "read"), [("timm", 1), ("transformers", 2)])
+def test_the_hash_of_the_weights_includes_the_files_that_describe_them(tmp_path, library, read):
+    plain = _read(tmp_path, library).source_sha256
+    assert plain == hashlib.sha256((tmp_path / "model.safetensors").read_bytes()).hexdigest()
+    described = _read(tmp_path, library, config={}, preprocessor_config={}).source_sha256
+    content = (tmp_path / "model.safetensors").read_bytes() + read * b"{}"
+    assert described == hashlib.sha256(content).hexdigest()
+    assert read_weights(tmp_path).identity == f"sha256:{described}"
+
+
+SIZES = "a height and a width from 32 to 2048 pixels"
+MEANS, STDS = (f"a number between {low} and 1e+06, or one for each of three channels" for low in ("-1e+06", "1e-06"))
+
+
+@pytest.mark.parametrize(
+    ("library", "file", "content", "message"),
+    [
+        ("timm", "config", {"pretrained_cfg": {"mean": [0.5, 0.5]}}, f"mean = [0.5, 0.5], not {MEANS}"),
+        ("timm", "config", {"pretrained_cfg": {"std": "half"}}, f'std = "half", not {STDS}'),
+        ("timm", "config", {"pretrained_cfg": {"input_size": 160}}, f"input_size = 160, not {SIZES}"),
+        ("timm", "config", {"pretrained_cfg": [1]}, "pretrained_cfg = [1], not an object"),
+        ("timm", "config", {"model_args": {"bn_eps": 0}}, "bn_eps = 0, not a number between 0 and 1"),
+        ("timm", "config", {"model_args": {"pad_type": ["same"]}}, 'pad_type = ["same"], not "" or "same"'),
+        ("timm", "config", {"label_names": ["a", 1]}, 'label_names = ["a", 1], not printable names'),
+        ("transformers", "config", {"depth_multiplier": None}, "depth_multiplier = null, not a number between"),
+        ("transformers", "config", {"layer_norm_eps": None}, "layer_norm_eps = null, not a number between 0 and 1"),
+        ("transformers", "config", {"tf_padding": None}, "tf_padding = null, not true or false"),
+        ("transformers", "config", {"image_size": [160]}, f"image_size = [160], not {SIZES}"),
+        ("transformers", "config", {"id2label": {"1": "a", "2": "b"}},
+         'id2label = {"1": "a", "2": "b"}, not an object of 2 names with the ids 0 to 1'),
+        ("transformers", "config", {"id2label": ["a" * 99]}, f'id2label = ["{"a" * 78}..., not an object'),
+        ("transformers", "preprocessor_config", {"image_mean": None}, f"image_mean = null, not {MEANS}"),
+        ("transformers", "preprocessor_config", {"rescale_factor": None}, "rescale_factor = null, not a number"),
+        ("transformers", "preprocessor_config", {"size": {"height": 96, "width": None}},
+         f'size = {{"height": 96, "width": null}}, not {SIZES}'),
+    ],
+)  # fmt: skip
+def test_an_unsupported_value_is_named_with_its_file_and_the_valid_ones(tmp_path, library, file, content, message):
+    with pytest.raises(WeightsError) as error:
+        _read(tmp_path, library, **{file: content})
+    expected = message.replace(" = ", f" in {file}.json beside it is ", 1)
+    assert expected in str(error.value)
+    assert "damaged" not in str(error.value)
