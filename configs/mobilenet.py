@@ -38,6 +38,8 @@ def get_config(recipe: str = "sample") -> ConfigDict:
     config.data.dir = ""  # folder that holds the images and their tables; for 'csv' the table itself
     config.data.skip_damaged = False  # or True: leaves out images that cannot be read, and logs them
     config.data.image_size = 224  # height and width in pixels, at least 32
+    config.data.resize = "stretch"  # or 'crop': keeps the proportions, and cuts the longer side at both ends
+    config.data.color_constancy = "none"  # or 'shades_of_gray': removes the color cast of the light
     # Assignment of the images to training and validation. 'lesion': the subsets that the data give, such as train/
     # and val/; if they give none, all images of a lesion are in the same subset, and each class has the same fraction
     # of its lesions in validation. 'given': the subsets that the data give, or an error. 'fold:K/N': the same rule for

@@ -19,6 +19,7 @@ from input_pipeline.augment import Augmentation, sample_affine, sample_color
 from input_pipeline.cache import Cache
 from input_pipeline.examples import Batch, Examples
 from input_pipeline.image_ops import InputScaling, augment_images, scale_pixels
+from input_pipeline.preprocessing import STRETCH, Preprocessing
 
 AugmentOn = Literal["host", "device"]
 Sampling = Literal["uniform", "balanced"]
@@ -50,6 +51,7 @@ class BatchOptions:
         batch_size: images per batch, over all processes.
         seed: seed of the order and of the augmentation.
         cache: the decoded images; None reads the image files.
+        preprocessing: of the image files; images in the cache are preprocessed already.
         shard: this process's share of every batch.
     """
 
@@ -58,6 +60,7 @@ class BatchOptions:
     batch_size: int
     seed: int
     cache: Cache | None = None
+    preprocessing: Preprocessing = STRETCH
     shard: ShardOptions = field(default_factory=ShardOptions)
 
     def __post_init__(self) -> None:
@@ -219,7 +222,8 @@ def _add_pixels(
     augment = None
     if augmentation:
         augment = partial(augment_images, augmentation=augmentation, input_scaling=options.input_scaling)
-    yield from run_plan(plan, options.image_size, options.local_batch_size, augment, cache.images if cache else None)
+    images = cache.images if cache else None
+    yield from run_plan(plan, options.image_size, options.local_batch_size, augment, images, options.preprocessing)
 
 
 def _pad(batch: Batch, size: int) -> Batch:

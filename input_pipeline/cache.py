@@ -3,9 +3,9 @@
 CACHE/decoded/NAME/images.npy    uint8 [n, size, size, 3]
 CACHE/decoded/NAME/index.json    the format, shape and source files; written last, so that it marks a complete cache
 
-CACHE is the user's cache folder, NAME a hash of the file names, in alphabetical order, and of the size, so that all
-splits of the same images share a cache. Caches that no run has opened for 30 days are removed. Reading requires numpy
-only.
+CACHE is the user's cache folder, NAME a hash of the file names, in alphabetical order, of the size and of the
+preprocessing, so that all splits of the same images share a cache. Caches that no run has opened for 30 days are
+removed. Reading requires numpy only.
 """
 
 import contextlib
@@ -27,6 +27,7 @@ from input_pipeline.atomic_files import get_free_bytes, replace_atomically, writ
 from input_pipeline.errors import DataError
 from input_pipeline.image_files import hash_files
 from input_pipeline.memory import measure_free_memory
+from input_pipeline.preprocessing import STRETCH, Preprocessing
 from input_pipeline.user_cache import create_cache_folder
 
 CacheKind = Literal["none", "memory", "disk"]
@@ -54,13 +55,16 @@ class Cache:
         return np.array([self.row_of[path] for path in paths], np.int64)
 
 
-def open_cache(kind: CacheKind, paths: np.ndarray, image_size: int) -> Cache | None:
+def open_cache(
+    kind: CacheKind, paths: np.ndarray, image_size: int, preprocessing: Preprocessing = STRETCH
+) -> Cache | None:
     """Opens a cache, and decodes the images that are not in it yet.
 
     Args:
         kind: where to cache; `"none"` returns None.
         paths: `[n]` str, the image files.
         image_size: height and width in pixels.
+        preprocessing: of the decoded images.
 
     Raises:
         DataError: there is not enough space; the message gives the size of the images.
@@ -71,15 +75,16 @@ def open_cache(kind: CacheKind, paths: np.ndarray, image_size: int) -> Cache | N
     paths = np.sort(paths)
     shape = (len(paths), image_size, image_size, 3)
     if kind == "disk":
-        images = _open_disk_cache(paths, shape)
+        images = _open_disk_cache(paths, shape, preprocessing)
     else:
         _check_space("memory", shape, measure_free_memory(), "")
-        images = _decode_into(np.empty(shape, np.uint8), paths)
+        images = _decode_into(np.empty(shape, np.uint8), paths, preprocessing)
     return Cache(images, {path: row for row, path in enumerate(paths.tolist())})
 
 
-def _open_disk_cache(paths: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    names = "\n".join([str(shape[1]), *sorted(os.path.basename(path) for path in paths)])
+def _open_disk_cache(paths: np.ndarray, shape: tuple[int, ...], preprocessing: Preprocessing) -> np.ndarray:
+    variant = "" if preprocessing == STRETCH else " ".join(preprocessing)  # empty in earlier versions
+    names = "\n".join([f"{shape[1]}{variant}", *sorted(os.path.basename(path) for path in paths)])
     folder = create_cache_folder(f"decoded/{hashlib.sha256(names.encode()).hexdigest()[:16]}")
     file, index = folder / "images.npy", folder / "index.json"
     description = {"format": _FORMAT, "shape": list(shape), "files": hash_files(paths.tolist())}
@@ -90,7 +95,7 @@ def _open_disk_cache(paths: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
             index.unlink(missing_ok=True)
             with replace_atomically(file) as unfinished:
                 images = np.lib.format.open_memmap(unfinished, "w+", np.uint8, shape)
-                _decode_into(images, paths)
+                _decode_into(images, paths, preprocessing)
                 images.flush()
                 del images  # Windows does not rename a file that is mapped
             write_atomically(index, json.dumps(description, indent=2) + "\n")
@@ -152,10 +157,10 @@ def _check_space(kind: CacheKind, shape: tuple[int, ...], free: int, place: str)
         )
 
 
-def _decode_into(images: np.ndarray, paths: np.ndarray) -> np.ndarray:
+def _decode_into(images: np.ndarray, paths: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
     from input_pipeline.tf_graph import decode_images  # imports TensorFlow, which an existing cache does not need
 
-    decoded = decode_images(paths, images.shape[1])
+    decoded = decode_images(paths, images.shape[1], preprocessing)
     for row, image in enumerate(tqdm(decoded, "decoding", len(paths), unit=" images", disable=None, leave=False)):
         images[row] = image
     return images

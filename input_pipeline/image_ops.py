@@ -11,6 +11,7 @@ from PIL import Image
 
 from input_pipeline.augment import Augmentation, FillMode
 from input_pipeline.errors import DataError
+from input_pipeline.preprocessing import STRETCH, Preprocessing
 
 # The values that pixel values 0 and 255 are mapped to; tuples of three if those of red, green and blue differ.
 InputScaling = tuple[float, float] | tuple[tuple[float, float, float], tuple[float, float, float]]
@@ -22,6 +23,7 @@ cv2.setNumThreads(0)  # one thread per image, since many images are processed at
 
 _REDUCED = ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4), (2, cv2.IMREAD_REDUCED_COLOR_2))
 _DEEP_MODES = ("I", "F")  # Pillow would clip these to 8 bits; 16-bit modes are named "I;16" and alike
+_MINKOWSKI_NORM = 6  # of shades of gray; Finlayson and Trezzi found it best
 _BORDERS: dict[FillMode, int] = {
     "nearest": cv2.BORDER_REPLICATE,
     "constant": cv2.BORDER_CONSTANT,
@@ -30,14 +32,15 @@ _BORDERS: dict[FillMode, int] = {
 }
 
 
-def decode_image(data: bytes, size: tuple[int, int]) -> np.ndarray:
-    """Decodes an image and resizes it, to the same pixels as the TensorFlow graph of training.
+def decode_image(data: bytes, size: tuple[int, int], preprocessing: Preprocessing = STRETCH) -> np.ndarray:
+    """Decodes and preprocesses an image, to the same pixels as the TensorFlow graph of training.
 
     CMYK JPEGs are the exception: their pixels can differ by two levels of 255.
 
     Args:
         data: the content of the file.
         size: height and width of the result.
+        preprocessing: see `preprocess`.
 
     Returns:
         uint8 `[height, width, 3]`.
@@ -52,14 +55,14 @@ def decode_image(data: bytes, size: tuple[int, int]) -> np.ndarray:
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"it is not one of {', '.join(FORMATS)}, or it is damaged") from error
     if not is_fast:
-        return resize(decode_with_pillow(data), size)
+        return preprocess(decode_with_pillow(data), size, preprocessing)
     flags = next((flag for reduction, flag in _REDUCED if is_jpeg and ratio >= reduction), cv2.IMREAD_COLOR_RGB)
     decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
     if decoded is None:
         raise DataError("it is a truncated or damaged image")
     if flags != cv2.IMREAD_COLOR_RGB:
         decoded = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
-    return resize(decoded, size)
+    return preprocess(decoded, size, preprocessing)
 
 
 def decode_with_pillow(data: bytes) -> np.ndarray:
@@ -75,6 +78,52 @@ def decode_with_pillow(data: bytes) -> np.ndarray:
             return np.array(image.convert("RGB"))
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise DataError("it is a truncated or damaged image") from error
+
+
+def preprocess(image: np.ndarray, size: tuple[int, int], preprocessing: Preprocessing) -> np.ndarray:
+    """Applies the steps of `preprocessing` to uint8 `[any height, any width, 3]`.
+
+    Args:
+        image: the decoded image.
+        size: height and width of the result.
+        preprocessing: the steps.
+
+    Returns:
+        uint8 `[height, width, 3]`.
+    """
+    if preprocessing.resize == "crop":
+        image = crop_center(image, size)
+    image = resize(image, size)
+    return remove_color_cast(image) if preprocessing.color_constancy == "shades_of_gray" else image
+
+
+def crop_center(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Returns the largest part of `[any height, any width, 3]` that has the proportions of `size` and the same center.
+
+    Cropping first and resizing afterwards is what torchvision's `Resize` and `CenterCrop` do in the other order.
+    """
+    height, width = image.shape[:2]
+    scale = min(height / size[0], width / size[1])
+    rows, columns = max(1, round(scale * size[0])), max(1, round(scale * size[1]))
+    top, left = (height - rows) // 2, (width - columns) // 2
+    return image[top : top + rows, left : left + columns]
+
+
+def remove_color_cast(image: np.ndarray) -> np.ndarray:
+    """Removes the color of the light that "shades of gray" estimates (Finlayson and Trezzi 2004).
+
+    The light's channels are proportional to the Minkowski means of the image's with the norm 6. Each channel is divided
+    by its own mean and multiplied by the average of the three, so that gray light changes nothing.
+
+    Args:
+        image: uint8 `[height, width, 3]`.
+
+    Returns:
+        uint8 of the same shape.
+    """
+    means = np.mean((image / 255.0) ** _MINKOWSKI_NORM, (0, 1)) ** (1 / _MINKOWSKI_NORM)
+    gains = means.mean() / np.maximum(means, 1 / 255)  # a channel of zeros stays
+    return cv2.convertScaleAbs(image * gains)
 
 
 def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

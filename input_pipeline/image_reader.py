@@ -11,6 +11,7 @@ import numpy as np
 from input_pipeline.errors import DataError
 from input_pipeline.image_files import read_image_bytes
 from input_pipeline.image_ops import decode_image
+from input_pipeline.preprocessing import STRETCH, Preprocessing
 
 _BATCHES_AHEAD = 3  # batches that are read while the model is at work
 _FILES_PER_TASK = 16  # with one task per file, small files take a third longer
@@ -32,7 +33,12 @@ class ImageBatch(NamedTuple):
     faults: list[str]
 
 
-def read_images(paths: Sequence[str] | np.ndarray, size: tuple[int, int], batch_size: int) -> Iterator[ImageBatch]:
+def read_images(
+    paths: Sequence[str] | np.ndarray,
+    size: tuple[int, int],
+    batch_size: int,
+    preprocessing: Preprocessing = STRETCH,
+) -> Iterator[ImageBatch]:
     """Reads files in batches, in several threads and a few batches ahead.
 
     Memory use does not depend on the number of files.
@@ -41,10 +47,11 @@ def read_images(paths: Sequence[str] | np.ndarray, size: tuple[int, int], batch_
         paths: image files, or addresses of records of a TFDS data set.
         size: height and width that all images are resized to.
         batch_size: files per batch, including those that cannot be read.
+        preprocessing: see `image_ops.preprocess`.
     """
 
     def read_files(part: Sequence[str] | np.ndarray) -> list[_Result]:
-        return [_read_file(path, size) for path in part]
+        return [_read_file(path, size, preprocessing) for path in part]
 
     pending: deque[tuple[int, list[Future[list[_Result]]]]] = deque()
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
@@ -61,10 +68,10 @@ def read_images(paths: Sequence[str] | np.ndarray, size: tuple[int, int], batch_
             pool.shutdown(cancel_futures=True)
 
 
-def _read_file(path: str, size: tuple[int, int]) -> _Result:
+def _read_file(path: str, size: tuple[int, int], preprocessing: Preprocessing) -> _Result:
     try:
         path.encode()
-        return decode_image(read_image_bytes(path), size)
+        return decode_image(read_image_bytes(path), size, preprocessing)
     except UnicodeEncodeError:
         return f"{path!a} cannot be read (its name is not UTF-8, so no table could hold it)"
     except OSError as error:

@@ -10,6 +10,7 @@ from input_pipeline.atomic_files import write_atomically
 from input_pipeline.augment import Augmentation, sample_affine, sample_color
 from input_pipeline.examples import Examples
 from input_pipeline.image_ops import augment_images, scale_pixels
+from input_pipeline.preprocessing import STRETCH, Preprocessing
 from input_pipeline.tf_graph import decode_images
 
 _EPOCHS = 8
@@ -18,7 +19,15 @@ _INCHES = 1.25  # per image
 _UNIT_RANGE = (0.0, 1.0)  # the range of matplotlib's float images
 
 
-def write_preview(path: Path, examples: Examples, augmentation: Augmentation, *, image_size: int, seed: int) -> None:
+def write_preview(
+    path: Path,
+    examples: Examples,
+    augmentation: Augmentation,
+    *,
+    image_size: int,
+    preprocessing: Preprocessing = STRETCH,
+    seed: int,
+) -> None:
     """Writes a PNG with one row per class: its first example, unchanged and as the first eight epochs see it.
 
     Args:
@@ -26,6 +35,7 @@ def write_preview(path: Path, examples: Examples, augmentation: Augmentation, *,
         examples: the training examples.
         augmentation: the ranges of the random augmentation.
         image_size: height and width in pixels.
+        preprocessing: of the image files.
         seed: seed of the run.
 
     Raises:
@@ -33,7 +43,7 @@ def write_preview(path: Path, examples: Examples, augmentation: Augmentation, *,
     """
     labels, indices = np.unique(examples.labels, return_index=True)
     labels, indices = labels[:_MAX_CLASSES], indices[:_MAX_CLASSES]
-    originals = np.stack(list(decode_images(examples.paths[indices], image_size)))
+    originals = np.stack(list(decode_images(examples.paths[indices], image_size, preprocessing)))
     columns = {"unchanged": scale_pixels(originals, _UNIT_RANGE)}
     for epoch in range(_EPOCHS):
         affine = sample_affine(augmentation, seed, epoch, len(examples), image_size)[indices]

@@ -16,7 +16,8 @@ import tensorflow as tf
 from input_pipeline.errors import DataError, get_first_line
 from input_pipeline.examples import Batch
 from input_pipeline.image_files import is_address, read_record
-from input_pipeline.image_ops import decode_with_pillow, resize
+from input_pipeline.image_ops import decode_with_pillow, preprocess
+from input_pipeline.preprocessing import STRETCH, Preprocessing
 
 with suppress(RuntimeError):  # TensorFlow is initialized already, by other code
     tf.config.set_visible_devices([], "GPU")  # otherwise TensorFlow allocates all the memory that JAX needs
@@ -29,10 +30,11 @@ _PARALLEL = os.cpu_count() or 1
 _PREFETCH = 2  # batches; a fixed number, so that memory use does not depend on tf.data's tuning
 
 
-def decode_images(paths: np.ndarray, image_size: int) -> Iterator[np.ndarray]:
+def decode_images(paths: np.ndarray, image_size: int, preprocessing: Preprocessing = STRETCH) -> Iterator[np.ndarray]:
     """Yields each image in order, uint8 `[image_size, image_size, 3]`."""
     dataset, read = tf.data.Dataset.from_tensor_slices(paths), _make_reader(paths[0])
-    yield from _iterate(dataset.map(lambda path: _decode_resized(read(path), image_size), num_parallel_calls=_PARALLEL))
+    dataset = dataset.map(lambda path: _preprocess(read(path), image_size, preprocessing), num_parallel_calls=_PARALLEL)
+    yield from _iterate(dataset)
 
 
 def can_decode(data: bytes) -> bool:
@@ -50,6 +52,7 @@ def run_plan(
     batch_size: int,
     augment: Augment | None,
     images: np.ndarray | None,
+    preprocessing: Preprocessing,
 ) -> Iterator[Batch]:
     """Yields the batches of a plan with their pixels.
 
@@ -59,6 +62,7 @@ def run_plan(
         batch_size: the size of all batches, except possibly the last.
         augment: maps images, affine and color to float32 images; None leaves the images and both columns as they are.
         images: uint8 `[n, image_size, image_size, 3]`, the decoded images; None reads the files.
+        preprocessing: of the files.
 
     Returns:
         An iterator of the plan's columns with `image` instead of `source`; if images are augmented, instead of
@@ -70,7 +74,7 @@ def run_plan(
 
     def read_image(example: Mapping[str, tf.Tensor]) -> _Columns:
         columns = dict(example)
-        return {"image": _decode_resized(read(columns.pop("source")), image_size), **columns}
+        return {"image": _preprocess(read(columns.pop("source")), image_size, preprocessing), **columns}
 
     def gather_images(batch: Mapping[str, tf.Tensor]) -> _Columns:
         columns = dict(batch)
@@ -103,10 +107,11 @@ def _make_reader(path: str) -> Callable[[tf.Tensor], tf.Tensor]:
     )
 
 
-def _decode_resized(data: tf.Tensor, image_size: int) -> tf.Tensor:
+def _preprocess(data: tf.Tensor, image_size: int, preprocessing: Preprocessing) -> tf.Tensor:
     size = (image_size, image_size)
-    resized = tf.numpy_function(lambda image: resize(image, size), [_decode(data, image_size)], tf.uint8)
-    return tf.ensure_shape(resized, [*size, 3])
+    decoded = _decode(data, image_size)
+    pixels = tf.numpy_function(lambda image: preprocess(image, size, preprocessing), [decoded], tf.uint8)
+    return tf.ensure_shape(pixels, [*size, 3])
 
 
 def _decode(data: tf.Tensor, image_size: int) -> tf.Tensor:

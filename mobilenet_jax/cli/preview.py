@@ -23,11 +23,17 @@ def run(args: argparse.Namespace) -> None:
     """Writes the picture and prints its path."""
     from input_pipeline.preview import write_preview
     from mobilenet_jax.training.config import check_config, parse_config
-    from mobilenet_jax.training.setup import load_examples, make_augmentation
+    from mobilenet_jax.training.setup import get_preprocessing, load_examples, make_augmentation
 
     config, _ = parse_config(args.config, args.overrides)
     check_config(config)
     training, _ = load_examples(config.data, config.model.num_classes, config.seed)
-    augmentation = make_augmentation(config.augment)
-    write_preview(args.out, training, augmentation, image_size=config.data.image_size, seed=config.seed)
+    write_preview(
+        args.out,
+        training,
+        make_augmentation(config.augment),
+        image_size=config.data.image_size,
+        preprocessing=get_preprocessing(config.data),
+        seed=config.seed,
+    )
     print(args.out)

@@ -31,6 +31,7 @@ class Classifier:
         model: the network, with batch normalization folded into the kernels.
         variables: its weights, replicated on every device.
         image_size: `(height, width)` of its input images.
+        preprocessing: of the decoded images.
         class_names: the class names in the order of the probabilities; indices where the weights record no names.
     """
 
@@ -58,6 +59,7 @@ class Classifier:
         self.class_names = metadata.classes or tuple(map(str, range(architecture.num_classes)))
         self.model: Any
         self.model, variables = fold_batch_norm(architecture.build_model(), weights.variables)
+        self.preprocessing = metadata.preprocessing
         self._input_scaling, self._views = metadata.input_scaling, views
         self._correct = correct or (lambda probabilities: probabilities)
         self._mesh = sharding.make_data_mesh()

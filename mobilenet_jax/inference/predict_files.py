@@ -112,7 +112,8 @@ def classify_files(
     """
     hidden = None if progress else True  # None: shown on a terminal only
     with tqdm(total=len(paths), desc="predicting", unit=" images", disable=hidden, leave=False) as bar:
-        for images in read_images(paths, classifier.image_size, classifier.round_up_batch_size(batch_size)):
+        rounded = classifier.round_up_batch_size(batch_size)
+        for images in read_images(paths, classifier.image_size, rounded, classifier.preprocessing):
             if len(images.positions):
                 probabilities = classifier.compute_probabilities(images.pixels, batch_size)
             else:

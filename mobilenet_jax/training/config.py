@@ -16,6 +16,7 @@ from ml_collections import ConfigDict, config_flags
 from input_pipeline.augment import FillMode
 from input_pipeline.batches import AugmentOn, Sampling
 from input_pipeline.cache import CacheKind
+from input_pipeline.preprocessing import ColorConstancy, Resize
 from input_pipeline.sources.registry import SOURCES
 from mobilenet_jax.errors import ConfigError
 from mobilenet_jax.model.mobilenet import (
@@ -38,6 +39,8 @@ from mobilenet_jax.training.setup import InputScalingName, Precision, has_initia
 # line here, so that these runs can be resumed.
 ADDED_KEYS: dict[str, Any] = {
     "data.skip_damaged": False,
+    "data.resize": "stretch",
+    "data.color_constancy": "none",
     "augment.crop_area": 1.0,
     "augment.crop_ratio": 1.0,
     "augment.operations": 0,
@@ -100,6 +103,8 @@ _RULES: dict[str, _Rule] = {
     "data.source": _one_of(*SOURCES),
     "data.dir": _TEXT,
     "data.image_size": _integer(MIN_IMAGE_SIZE, MAX_IMAGE_SIZE),
+    "data.resize": _one_of(*get_args(Resize)),
+    "data.color_constancy": _one_of(*get_args(ColorConstancy)),
     "data.split": _TEXT,
     "data.val_fraction": _number(0, 1, exclude_low=True, exclude_high=True),
     "data.cache": _one_of(*get_args(CacheKind)),

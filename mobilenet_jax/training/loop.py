@@ -35,6 +35,7 @@ from mobilenet_jax.training.setup import (
     build_program,
     count_steps_per_epoch,
     format_parameters,
+    get_preprocessing,
     load_examples,
     make_augmentation,
     resolve_config,
@@ -79,7 +80,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, profile: bool
     is_new = not broadcast(np.bool_(has_checkpoints(workdir / "checkpoints")))
     program, state, scaling = build_program(config, training.labels, steps_per_epoch, pretrained=is_new)
     history = History.create(training, validation, scaling)
-    cache = open_cache(config.data.cache, np.concatenate([training.paths, validation.paths]), config.data.image_size)
+    paths = np.concatenate([training.paths, validation.paths])
+    cache = open_cache(config.data.cache, paths, config.data.image_size, get_preprocessing(config.data))
 
     checkpoint_bytes = sum(x.nbytes for x in jax.tree.leaves(state))
     with (
@@ -181,6 +183,7 @@ def make_feed(
         batch_size=config.train.batch_size,
         seed=config.seed,
         cache=cache,
+        preprocessing=get_preprocessing(config.data),
         shard=ShardOptions(jax.process_index(), jax.process_count()),
     )
     release_free_memory()  # the initialization of the model was compiled before

@@ -15,6 +15,7 @@ from input_pipeline.augment import Augmentation
 from input_pipeline.errors import DataError
 from input_pipeline.examples import Examples
 from input_pipeline.image_ops import InputScaling
+from input_pipeline.preprocessing import Preprocessing
 from input_pipeline.sources.registry import read_split
 from input_pipeline.splits import count_crossing_lesions, format_split, hash_split, resolve_split
 from mobilenet_jax.errors import ConfigError
@@ -153,6 +154,11 @@ def count_steps_per_epoch(batch_size: int, training_images: int) -> int:
             f"config.train.batch_size is {batch_size}, not divisible by {devices} devices: the nearest are {nearest}"
         )
     return training_images // batch_size
+
+
+def get_preprocessing(data: ConfigDict) -> Preprocessing:
+    """Returns the preprocessing of the configuration section `data`."""
+    return Preprocessing(data.resize, data.color_constancy)
 
 
 def make_augmentation(augment: ConfigDict) -> Augmentation:

@@ -3,10 +3,11 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
+from input_pipeline.preprocessing import STRETCH, ColorConstancy, Preprocessing, Resize
 from mobilenet_jax.errors import WeightsError
 from mobilenet_jax.model.mobilenet import MAX_IMAGE_SIZE, MIN_IMAGE_SIZE
 
@@ -23,6 +24,7 @@ class Metadata:
         input_scaling: the `(low, high)` range that pixel values 0 and 255 are mapped to: (-1, 1) for ImageNet weights,
             (0, 1) in the article. If the channels have ranges of their own, both are tuples of three.
         classes: the class names in the order of the logits; None if unknown.
+        preprocessing: of the decoded images.
         source: the name of the file that the weights were read from, or its location on the Hub with the commit.
         source_sha256: the SHA-256 of that file and of the JSON files beside it that were read, see `compute_sha256`.
 
@@ -33,6 +35,7 @@ class Metadata:
     image_size: tuple[int, int] | None = None
     input_scaling: "InputScaling" = (-1.0, 1.0)
     classes: tuple[str, ...] | None = None
+    preprocessing: Preprocessing = STRETCH
     source: str = ""
     source_sha256: str = ""
 
@@ -47,6 +50,10 @@ class Metadata:
             raise WeightsError(f"input_scaling {scaling} is not a low number and a higher one, or three of each")
         if classes is not None and not all(isinstance(name, str) and name.isprintable() for name in classes):
             raise WeightsError("classes contains a name that is not printable text")
+        choices = (get_args(Resize), get_args(ColorConstancy))
+        for key, value, known in zip(Preprocessing._fields, self.preprocessing, choices, strict=True):
+            if value not in known:
+                raise WeightsError(f"{key} is {str(value)[:80]!r}, not one of {', '.join(known)}")
 
     def check_class_count(self, num_classes: int) -> None:
         """Compares the number of class names with the size of the last layer.
@@ -59,7 +66,9 @@ class Metadata:
 
     def to_texts(self) -> dict[str, str]:
         """Returns the known values by name, lists as JSON. Every file format can store texts."""
-        known = {name: value for name, value in self.__dict__.items() if value not in (None, "")}
+        facts = {name: value for name, value in self.__dict__.items() if name != "preprocessing"}
+        unusual = set(self.preprocessing._asdict().items()) - set(STRETCH._asdict().items())
+        known = {name: value for name, value in [*facts.items(), *sorted(unusual)] if value not in (None, "")}
         return {
             name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
             for name, value in known.items()
@@ -81,7 +90,8 @@ class Metadata:
                         raise ValueError
                     values[name] = parse_input_scaling(value) if name == "input_scaling" else tuple(value)
             values |= {name: texts[name] for name in ("source", "source_sha256") if name in texts}
-            return cls(**values)
+            steps: Any = {name: texts[name] for name in Preprocessing._fields if name in texts}
+            return cls(**values, preprocessing=Preprocessing(**steps))
         except (ValueError, TypeError, ArithmeticError, RecursionError) as error:
             raise WeightsError(f"the metadata {name} cannot be {str(texts[name])[:80]!r}") from error
 

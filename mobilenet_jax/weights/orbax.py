@@ -20,6 +20,7 @@ import tensorstore as ts
 from flax.traverse_util import unflatten_dict
 
 from input_pipeline.errors import get_first_line
+from input_pipeline.preprocessing import Preprocessing
 from mobilenet_jax.errors import WeightsError
 from mobilenet_jax.weights.damage import report_damage
 from mobilenet_jax.weights.layout import VARIANT, parse_variant
@@ -117,7 +118,8 @@ def open_workdir(path: Path, name: CheckpointName) -> Iterator[WeightsFile]:
         config = _read_json(path / "config.json")
         size = config["data"]["image_size"]
         scaling = parse_input_scaling(history["input_scaling"])
-        metadata = Metadata((size, size), scaling, tuple(history["classes"]))
+        steps = {key: config["data"][key] for key in Preprocessing._fields if key in config["data"]}
+        metadata = Metadata((size, size), scaling, tuple(history["classes"]), Preprocessing(**steps))
         variant = {
             name: config["model"][name] for name in VARIANT if name in config["model"]
         }  # not in earlier versions

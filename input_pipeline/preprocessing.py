@@ -1,0 +1,39 @@
+"""What happens to a decoded image before augmentation: the same in training and in inference."""
+
+from typing import Literal, NamedTuple
+
+Resize = Literal["stretch", "crop"]
+ColorConstancy = Literal["none", "shades_of_gray"]
+
+
+class Preprocessing(NamedTuple):
+    """The steps from a decoded image to the pixels of a network, which its weights record.
+
+    Attributes:
+        resize: `"stretch"` resizes the whole image, so that its proportions change unless they are those of the
+            network's input. `"crop"` keeps them: it cuts the longer side, equally at both ends.
+        color_constancy: `"shades_of_gray"` removes the color cast of the light, see `image_ops.remove_color_cast`.
+    """
+
+    resize: Resize = "stretch"
+    color_constancy: ColorConstancy = "none"
+
+    def describe(self, size: tuple[int, int]) -> str:
+        """Returns instructions for other programs.
+
+        Args:
+            size: height and width of the result in pixels.
+        """
+        height, width = size
+        cut = "cut the longer side equally at both ends to the proportions of the result, then " * (
+            self.resize == "crop"
+        )
+        whole = "the whole image " * (self.resize == "stretch")
+        gray = "; then remove the color cast by shades of gray with the norm 6" * (self.color_constancy != "none")
+        return (
+            f"{cut}resize {whole}to {height} x {width} (height x width): area averaging if both sides become smaller, "
+            f"else bilinear interpolation{gray}"
+        )
+
+
+STRETCH = Preprocessing()
