@@ -11,6 +11,7 @@ The ground truth is one-hot, in the archive's numbers (`1.0`, `0.0`) or in the a
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,11 @@ GROUPINGS = "ISIC2018_Task3_Training_LesionGroupings.csv"
 _DOWNLOADS = "https://challenge.isic-archive.com/data/#2018"
 
 _logger = logging.getLogger(__name__)
+
+
+def find_malignant(class_names: Sequence[str]) -> tuple[str, ...]:
+    """Returns the malignant classes of the ISIC archive if `class_names` include all of them; otherwise none."""
+    return MALIGNANT if set(MALIGNANT) <= set(class_names) else ()
 
 
 def read_isic(folder: str | Path, part: Part = "Training", faults: Faults | None = None) -> Examples:

@@ -4,8 +4,13 @@ import argparse
 import logging
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mobilenet_jax.cli.arguments import Subparsers, add_inference_options, parse_integer, parse_model
+
+if TYPE_CHECKING:
+    from mobilenet_jax.evaluation.bootstrap import Intervals
+    from mobilenet_jax.evaluation.metrics import Metrics
 
 _logger = logging.getLogger(__name__)
 
@@ -61,17 +66,16 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     """Evaluates, writes the report, and prints the overall metrics."""
-    from input_pipeline.sources.isic import MALIGNANT
+    from input_pipeline.sources.isic import find_malignant
     from mobilenet_jax.errors import EvaluationError
     from mobilenet_jax.evaluation.evaluate import evaluate
-    from mobilenet_jax.evaluation.metrics import list_overall
     from mobilenet_jax.evaluation.trained_run import read_evaluated_model
     from mobilenet_jax.reporting.limits import list_warnings
     from mobilenet_jax.reporting.report import write_report
 
     class_names = args.classes.split(",") if args.classes else None
     runs = [read_evaluated_model(path, args.checkpoint, class_names) for path in args.models]
-    default_malignant = MALIGNANT if set(MALIGNANT) <= set(runs[0].class_names) else ()
+    names = runs[0].class_names
     runs[0].locate_images(args.data, args.source)  # fails before a folder is created
     if len(runs) > 1 and not (args.folds and args.out):
         raise EvaluationError("several workdirs require --folds, and --out for the folder of the joint evaluation")
@@ -87,21 +91,31 @@ def run(args: argparse.Namespace) -> None:
         split=split,
         views=args.tta,
         correction=args.correct,
-        malignant=default_malignant if args.malignant is None else [m for m in args.malignant.split(",") if m],
+        malignant=find_malignant(names) if args.malignant is None else [m for m in args.malignant.split(",") if m],
         resamples=args.resamples,
         batch_size=args.batch_size,
     )
     write_report(evaluation, out)
     for warning in list_warnings(evaluation):
         _logger.warning(warning)
-    for name, (label, _) in list_overall(len(runs[0].class_names)).items():
-        interval = "  [{:.4f}, {:.4f}]".format(*evaluation.intervals[name]) if evaluation.intervals else ""
-        print(f"{label:<24}{evaluation.metrics[name]:.4f}{interval}")
+    print_metrics(evaluation.metrics, evaluation.intervals)
     print(f"{out / 'report.html'}, {out / 'metrics.json'}, {out / 'predictions.csv'}")
+
+
+def print_metrics(metrics: "Metrics", intervals: "Intervals") -> None:
+    """Prints the overall metrics, with their intervals if there are any."""
+    from mobilenet_jax.evaluation.metrics import OVERALL
+
+    for name, (label, _) in OVERALL.items():
+        if name not in metrics:  # top-k accuracy for k classes or fewer
+            continue
+        interval = "  [{:.4f}, {:.4f}]".format(*intervals[name]) if intervals else ""
+        print(f"{label:<24}{metrics[name]:.4f}{interval}")
 
 
 def _choose_folder(args: argparse.Namespace, split: str) -> Path:
     """Returns the default output folder, whose name contains every option that differs from its default."""
+    from mobilenet_jax.evaluation.evaluate import name_evaluation
     from mobilenet_jax.weights.hub import get_repository, is_hub_location
     from mobilenet_jax.weights.load import is_workdir
 
@@ -111,11 +125,10 @@ def _choose_folder(args: argparse.Namespace, split: str) -> Path:
     else:
         parent = model / "evaluation" if is_workdir(model) else model.with_name(f"{model.stem}-evaluation")
     own = split in ("validation", "training")  # the same images wherever the data set is stored
-    names = (
-        split.replace(":", "-"),
-        Path(args.data).name if args.data and not own else "",
-        "latest" if args.checkpoint == "latest" else "",
-        f"tta{args.tta}" if args.tta > 1 else "",
+    return parent / name_evaluation(
+        split,
+        args.tta,
         args.correct,
+        data=Path(args.data).name if args.data and not own else "",
+        checkpoint="latest" if args.checkpoint == "latest" else "",
     )
-    return parent / "-".join(filter(None, names))

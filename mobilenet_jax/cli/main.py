@@ -12,6 +12,7 @@ from mobilenet_jax.cli import (
     compare,
     configs,
     convert,
+    cross_validate,
     demo,
     evaluate,
     export,
@@ -20,12 +21,16 @@ from mobilenet_jax.cli import (
     preview,
     push,
     summary,
+    sweep,
     train,
 )
 from mobilenet_jax.cli.error_boundary import end_at_closed_pipe, run_command
 from mobilenet_jax.cli.logs import configure_logging
 
-_COMMANDS = (train, configs, prepare, preview, convert, summary, evaluate, predict, compare, card, push, export, demo)
+_COMMANDS = (
+    train, cross_validate, sweep, configs, prepare, preview, convert, summary, evaluate, predict, compare, card, push,
+    export, demo,
+)  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

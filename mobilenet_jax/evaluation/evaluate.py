@@ -130,6 +130,22 @@ def evaluate(
     return Evaluation(runs, predictions, examples.paths, metrics, intervals, facts)
 
 
+def name_evaluation(
+    split: str, views: int, correction: Correction | None, *, data: str = "", checkpoint: str = ""
+) -> str:
+    """Returns the name of an evaluation's folder, which contains every option that differs from its default.
+
+    Args:
+        split: see `evaluate`.
+        views: see `evaluate`.
+        correction: see `evaluate`.
+        data: the name of the folder of the images, if it is not the default one.
+        checkpoint: the name of the checkpoint, if it is not the default one.
+    """
+    options = (split.replace(":", "-"), data, checkpoint, f"tta{views}" if views > 1 else "", correction)
+    return "-".join(filter(None, options))
+
+
 def predict_examples(run: EvaluatedModel, examples: Examples, views: int = 1, batch_size: int = 64) -> Predictions:
     """Classifies labeled images with the model of a run.
 

@@ -1,4 +1,4 @@
-"""Configuration files: lists the shipped ones, finds a file by its name, and loads it.
+"""Configuration files: lists the shipped ones, finds a file by its name, and executes it.
 
 The shipped files are in the folder `configs`. In the repository it is next to this package; the wheel has a copy inside
 this package (`setup.py`). Its parent folder is importable while a file is loaded, so that every configuration file can
@@ -12,9 +12,9 @@ import importlib.machinery
 import importlib.util
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -76,6 +76,18 @@ def load_config(specification: str) -> ConfigDict:
         ConfigError: there is no such file or recipe, or the file cannot be executed.
     """
     file, recipe = _find_config(specification)
+    config = execute_file(file, lambda module: module.get_config(*([] if recipe is None else [recipe])))
+    if not isinstance(config, ConfigDict):
+        raise ConfigError(f"{file}: get_config() returns {type(config).__name__}, expected ml_collections.ConfigDict")
+    return config
+
+
+def execute_file(file: Path, call: Callable[[Any], Any]) -> Any:
+    """Executes a Python file, and returns what `call` returns for its module.
+
+    Raises:
+        ConfigError: the file or `call` raises an exception.
+    """
     loader = importlib.machinery.SourceFileLoader("_loaded_config", str(file))
     spec = importlib.util.spec_from_file_location(loader.name, file, loader=loader)
     assert spec is not None, "there is a loader"
@@ -84,13 +96,10 @@ def load_config(specification: str) -> ConfigDict:
     try:
         with _extend_path():
             loader.exec_module(module)
-            config = module.get_config(*([] if recipe is None else [recipe]))
+            return call(module)
     except Exception as error:  # the file may raise anything
-        name = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        name = "" if isinstance(error, ValueError | ConfigError) else f"{type(error).__name__}: "
         raise ConfigError(f"{file} cannot be loaded: {name}{error}") from error
-    if not isinstance(config, ConfigDict):
-        raise ConfigError(f"{file}: get_config() returns {type(config).__name__}, expected ml_collections.ConfigDict")
-    return config
 
 
 def _find_config(specification: str) -> tuple[Path, str | None]:

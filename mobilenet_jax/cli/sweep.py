@@ -1,0 +1,88 @@
+"""`mobilenet-jax sweep`: trains and compares variants of a configuration."""
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mobilenet_jax.cli.arguments import Subparsers, add_correction_options, parse_integer
+
+if TYPE_CHECKING:
+    from mobilenet_jax.sweeps.cross_validation import EvaluationOptions
+    from mobilenet_jax.sweeps.runner import Runner, TrainingRun
+
+
+def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
+    """Adds the command's parser."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "sweep",
+        help="train and compare variants of a configuration",
+        description="Cross-validates each variant that SWEEP.py defines, once per seed, and writes a table with the "
+        "differences from the first one to DIR/sweep.md. The same command continues what was stopped.",
+        epilog="--config.SECTION.KEY=VALUE overrides a value of all variants.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("sweep", metavar="SWEEP.py", type=Path, help="a file with a function get_sweep(), see docs")
+    parser.add_argument("--out", type=Path, metavar="DIR", required=True, help="output folder")
+    add_sweep_options(parser)
+    parser.set_defaults(takes_config=True)
+    return parser
+
+
+def add_sweep_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the commands that start several runs and evaluate them together."""
+    parser.add_argument(
+        "--jobs", type=parse_integer(1), default=1, metavar="N", help="number of runs at once (default: 1)"
+    )
+    parser.add_argument(
+        "--command", default="{command}", metavar="TEMPLATE",
+        help="command line that starts a run: {command} stands for its own command, {slot} for a number from 0 to "
+        "N - 1, such as 'env CUDA_VISIBLE_DEVICES={slot} {command}' or 'sbatch --wait --wrap \"{command}\"'",
+    )  # fmt: skip
+    parser.add_argument("--dry-run", action="store_true", help="print the commands of the runs, one per line")
+    add_correction_options(parser)
+    parser.add_argument(
+        "--resamples", type=parse_integer(1), default=1000, metavar="N", help="bootstrap samples (default: 1000)"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    """Runs the sweep, and prints the table."""
+    from mobilenet_jax.errors import ConfigError
+    from mobilenet_jax.sweeps.sweep import list_variants, load_sweep, run_variants, search, write_table
+
+    sweep, runner, options = load_sweep(args.sweep), make_runner(args), read_evaluation_options(args)
+    if sweep.search and args.dry_run:
+        raise ConfigError("the runs of a search depend on their results: leave out --dry-run")
+    if sweep.search:
+        variants = search(sweep, args.out, args.overrides, runner, options)
+    else:
+        variants = list_variants(sweep, args.out, args.overrides)
+        if args.dry_run:
+            print_commands(runner, [run for v in variants for c in v.cross_validations for run in c.list_runs()])
+            return
+        run_variants(variants, runner, options)
+    print(write_table(variants, options, args.out), end="")
+    print(f"\n{args.out / 'sweep.md'}")
+
+
+def make_runner(args: argparse.Namespace) -> "Runner":
+    """Returns the runner that `--jobs` and `--command` specify."""
+    from mobilenet_jax.sweeps.runner import Runner
+
+    return Runner(args.jobs, args.command)
+
+
+def read_evaluation_options(args: argparse.Namespace) -> "EvaluationOptions":
+    """Returns the options of the joint evaluations."""
+    from mobilenet_jax.sweeps.cross_validation import EvaluationOptions
+
+    return EvaluationOptions(args.tta, args.correct, args.resamples)
+
+
+def print_commands(runner: "Runner", runs: "Sequence[TrainingRun]") -> None:
+    """Prints the command of each run that is not finished, such as for the tasks of a Slurm array."""
+    for run in runs:
+        if not run.is_finished():
+            print(shlex.join(runner.format_command(run)))

@@ -1,0 +1,229 @@
+"""Sweeps: variants of a configuration times folds and seeds, and one table that compares them.
+
+OUT/VARIANT/seedS/foldK     the workdirs; OUT/VARIANT/seedS is a cross-validation
+OUT/sweep.md                the table
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from input_pipeline.atomic_files import write_atomically
+from mobilenet_jax.errors import ConfigError
+from mobilenet_jax.evaluation.bootstrap import Intervals, compute_intervals
+from mobilenet_jax.evaluation.metrics import Metrics, compute_metrics
+from mobilenet_jax.evaluation.predictions import Predictions, concatenate_predictions, read_predictions
+from mobilenet_jax.evaluation.trained_run import read_records
+from mobilenet_jax.sweeps.cross_validation import CrossValidation, EvaluationOptions
+from mobilenet_jax.sweeps.runner import Runner
+from mobilenet_jax.training.config_files import execute_file
+
+_NAME = re.compile(r"\w[\w.+=-]*")
+_COLUMNS = {"balanced_accuracy": "balanced accuracy", "macro_auc": "AUC", "nll": "NLL", "ece": "calibration error"}
+
+Overrides = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The description of a sweep, which `get_sweep()` of a file returns.
+
+    Attributes:
+        config: the configuration that all runs start from, as `--config` takes it.
+        variants: overrides by the name of the variant, such as `{"mixup": {"augment.mixup": 0.2}}`. The first variant
+            is the baseline of the differences.
+        common: overrides of all variants.
+        folds: the number of folds of the cross-validation, at least 2.
+        seeds: the number of repetitions; repetition S, from 0, has `seed=S`, which changes the folds too.
+        search: samples the overrides of a trial of Optuna from `trial.suggest_float(...)` and alike, instead of
+            `variants`; None searches nothing.
+        trials: the number of trials of the search.
+
+    Raises:
+        ConfigError: a name is not one of a folder, a number is too small, or there is nothing to run.
+    """
+
+    config: str
+    variants: Mapping[str, Overrides] = field(default_factory=dict)
+    common: Overrides = field(default_factory=dict)
+    folds: int = 5
+    seeds: int = 1
+    search: Callable[[Any], Overrides] | None = None
+    trials: int = 20
+
+    def __post_init__(self) -> None:
+        for name in self.variants:
+            if not _NAME.fullmatch(name):
+                raise ConfigError(f"the name of the variant {name!r} is not one of a folder: use letters and digits")
+        for name, minimum in (("folds", 2), ("seeds", 1), ("trials", 1)):
+            if getattr(self, name) < minimum:
+                raise ConfigError(f"{name} is {getattr(self, name)}, less than {minimum}")
+        if not self.variants and not self.search:
+            raise ConfigError("the sweep has neither variants nor a search")
+
+
+class Variant(NamedTuple):
+    """A variant of a sweep: its name, and its cross-validations, one per seed."""
+
+    name: str
+    cross_validations: list[CrossValidation]
+
+
+def load_sweep(path: Path) -> Sweep:
+    """Loads a sweep from a Python file that defines `get_sweep()`.
+
+    Raises:
+        ConfigError: there is no such file, it cannot be executed, or it defines no sweep.
+    """
+    if not path.is_file():
+        raise ConfigError(f"no such file: {path}")
+    sweep = execute_file(path, lambda module: module.get_sweep())
+    if not isinstance(sweep, Sweep):
+        raise ConfigError(f"{path}: get_sweep() returns {type(sweep).__name__}, expected Sweep")
+    return sweep
+
+
+def list_variants(sweep: Sweep, out: Path, overrides: Sequence[str] = ()) -> list[Variant]:
+    """Returns the variants of a sweep without a search.
+
+    Args:
+        sweep: the sweep.
+        out: its folder.
+        overrides: arguments of the form `--config.SECTION.KEY=VALUE` for all runs, which precede those of the sweep.
+
+    Raises:
+        ConfigError: a configuration is not valid.
+    """
+    return [make_variant(sweep, out, name, values, overrides) for name, values in sweep.variants.items()]
+
+
+def make_variant(sweep: Sweep, out: Path, name: str, values: Overrides, overrides: Sequence[str]) -> Variant:
+    """Returns the cross-validations of one variant; see `list_variants`."""
+    changes = tuple(f"--config.{key}={value}" for key, value in {**sweep.common, **values}.items())
+    return Variant(
+        name,
+        [
+            CrossValidation(
+                out / name / f"seed{seed}", sweep.config, (*overrides, *changes, f"--config.seed={seed}"), sweep.folds
+            )
+            for seed in range(sweep.seeds)
+        ],
+    )
+
+
+def run_variants(variants: Sequence[Variant], runner: Runner, options: EvaluationOptions) -> None:
+    """Trains and evaluates all variants; what is finished is not repeated.
+
+    All folds of a variant are trained before the next variant, so that a table of the first ones is soon complete.
+
+    Raises:
+        Interrupted, TrainingError: see `Runner.run`.
+    """
+    runner.run([run for variant in variants for c in variant.cross_validations for run in c.list_runs()])
+    for variant in variants:
+        for cross_validation in variant.cross_validations:
+            cross_validation.evaluate(options)
+
+
+def search(
+    sweep: Sweep, out: Path, overrides: Sequence[str], runner: Runner, options: EvaluationOptions
+) -> list[Variant]:
+    """Searches with Optuna for the overrides with the highest balanced accuracy, one trial after another.
+
+    Samples depend on the results of the earlier trials alone. A search that is started again therefore repeats its
+    trials, whose runs are finished, and continues.
+
+    Returns:
+        The trials as variants, the best first.
+
+    Raises:
+        ConfigError: Optuna is not installed.
+        Interrupted, TrainingError: see `Runner.run`.
+    """
+    try:
+        import optuna
+    except ImportError as error:
+        raise ConfigError("a search requires Optuna: pip install optuna") from error
+    assert sweep.search is not None, "the caller has a search"
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=0))
+    variants = []
+    for number in range(sweep.trials):
+        trial = study.ask()
+        variant = make_variant(sweep, out, f"trial{number:03}", sweep.search(trial), overrides)
+        run_variants([variant], runner, options)
+        value = compute_metrics(read_pooled_predictions(variant, options))["balanced_accuracy"]
+        study.tell(trial, value)
+        variants.append((value, variant))
+    return [variant for _, variant in sorted(variants, key=lambda pair: -pair[0])]
+
+
+def read_pooled_predictions(variant: Variant, options: EvaluationOptions) -> Predictions:
+    """Returns the predictions of all seeds of an evaluated variant, each seed sorted by image."""
+    tables = []
+    for cross_validation in variant.cross_validations:
+        table = read_predictions(cross_validation.get_evaluation_folder(options) / "predictions.csv")
+        tables.append(table.take(np.argsort(table.images)))
+    return concatenate_predictions(tables)
+
+
+def format_table(variants: Sequence[Variant], options: EvaluationOptions) -> str:
+    """Formats a Markdown table of evaluated variants, with 95% intervals.
+
+    The predictions of all seeds are pooled. The last columns are the difference of the balanced accuracy from that of
+    the first variant, paired by lesion, with a star if its interval excludes 0, and the median seconds per epoch.
+    """
+    baseline = read_pooled_predictions(variants[0], options)
+    rows = [["variant", *_COLUMNS.values(), "difference", "seconds per epoch"]]
+    for variant in variants:
+        table = read_pooled_predictions(variant, options)
+        subtract = partial(_subtract_baseline, table, baseline)
+        intervals = compute_intervals(table.lesions, subtract, options.resamples)
+        metrics, seconds = subtract(np.arange(len(table))), _measure_seconds(variant)
+        cells = [_format_value(metrics, intervals, name) for name in _COLUMNS]
+        difference = "" if variant is variants[0] else _format_difference(metrics, intervals)
+        rows.append([variant.name, *cells, difference, f"{seconds:.1f}"])
+    rows.insert(1, ["---"] * len(rows[0]))
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def write_table(variants: Sequence[Variant], options: EvaluationOptions, out: Path) -> str:
+    """Writes `sweep.md`, and returns its text."""
+    evaluation = variants[0].cross_validations[0].get_evaluation_folder(options).name
+    seeds, folds = len(variants[0].cross_validations), variants[0].cross_validations[0].folds
+    images = len(read_pooled_predictions(variants[0], options)) // seeds
+    text = (
+        f"{images} images, {folds} folds, {seeds} seed{'s' * (seeds > 1)}; last epoch; evaluation {evaluation}\n\n"
+        f"{format_table(variants, options)}\n"
+    )
+    write_atomically(out / "sweep.md", text)
+    return text
+
+
+def _subtract_baseline(table: Predictions, baseline: Predictions, rows: np.ndarray) -> Metrics:
+    """Returns the metrics of some rows, and the difference of the balanced accuracy from that of the same rows."""
+    metrics, others = (compute_metrics(predictions.take(rows)) for predictions in (table, baseline))
+    difference = metrics["balanced_accuracy"] - others["balanced_accuracy"]
+    return {**{name: metrics[name] for name in _COLUMNS}, "difference": difference}
+
+
+def _format_value(metrics: Metrics, intervals: Intervals, name: str) -> str:
+    low, high = intervals[name]
+    return f"{metrics[name]:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _format_difference(metrics: Metrics, intervals: Intervals) -> str:
+    low, high = intervals["difference"]
+    star = " *" if low > 0 or high < 0 else ""
+    return f"{metrics['difference']:+.3f} [{low:+.3f}, {high:+.3f}]{star}"
+
+
+def _measure_seconds(variant: Variant) -> float:
+    """Returns the median seconds per epoch, over all runs of a variant."""
+    runs = [run for c in variant.cross_validations for run in c.list_runs()]
+    return float(np.median([record["seconds"] for run in runs for record in read_records(run.workdir)]))
