@@ -28,7 +28,7 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> None:
     """Trains the folds, evaluates them together, and prints the overall metrics."""
     from mobilenet_jax.errors import ConfigError
-    from mobilenet_jax.sweeps.cross_validation import CrossValidation
+    from mobilenet_jax.sweeps.cross_validation import CrossValidation, run_cross_validations
 
     if not args.config:
         raise ConfigError("--config is missing: name a file or a shipped configuration, such as --config=phone")
@@ -37,8 +37,7 @@ def run(args: argparse.Namespace) -> None:
     if args.dry_run:
         print_commands(runner, runs)
         return
-    runner.run(runs)
-    cross_validation.evaluate(options)
+    run_cross_validations([cross_validation], runner, options)
     results = cross_validation.read_results(options)
     print_metrics(results["metrics"], results["intervals"])
     print(cross_validation.get_evaluation_folder(options) / "report.html")

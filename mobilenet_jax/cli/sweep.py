@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from mobilenet_jax.cli.arguments import Subparsers, add_correction_options, parse_integer
 
 if TYPE_CHECKING:
-    from mobilenet_jax.sweeps.cross_validation import EvaluationOptions
-    from mobilenet_jax.sweeps.runner import Runner, TrainingRun
+    from mobilenet_jax.sweeps.cross_validation import EvaluationOptions, TrainingRun
+    from mobilenet_jax.sweeps.runner import Runner
 
 
 def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
@@ -85,4 +85,4 @@ def print_commands(runner: "Runner", runs: "Sequence[TrainingRun]") -> None:
     """Prints the command of each run that is not finished, such as for the tasks of a Slurm array."""
     for run in runs:
         if not run.is_finished():
-            print(shlex.join(runner.format_command(run)))
+            print(shlex.join(runner.format_command(run.job)))

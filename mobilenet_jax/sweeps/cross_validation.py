@@ -5,17 +5,22 @@ OUT/evaluation/NAME                the joint evaluation, as of `mobilenet-jax ev
 """
 
 import json
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from input_pipeline.sources.isic import find_malignant
+from ml_collections import ConfigDict
+
 from mobilenet_jax.evaluation.calibration import Correction
-from mobilenet_jax.evaluation.evaluate import evaluate, name_evaluation
-from mobilenet_jax.evaluation.trained_run import read_trained_run
-from mobilenet_jax.reporting.report import write_report
-from mobilenet_jax.sweeps.runner import TrainingRun
+from mobilenet_jax.evaluation.evaluate import name_evaluation
+from mobilenet_jax.sweeps.runner import Job, Runner
+from mobilenet_jax.training.config import check_config, find_differences, parse_config
+from mobilenet_jax.weights.load import read_weights
+
+_FROM_DATA = ("model.num_classes", "train.epochs")  # keys whose 0 is replaced by a value of the data
+_logger = logging.getLogger(__name__)
 
 
 class EvaluationOptions(NamedTuple):
@@ -30,6 +35,48 @@ class EvaluationOptions(NamedTuple):
     views: int = 1
     correction: Correction | None = None
     resamples: int = 1000
+
+
+class TrainingRun(NamedTuple):
+    """The training run of one fold.
+
+    Attributes:
+        workdir: its folder.
+        specification: the configuration, as `--config` takes it.
+        overrides: arguments of the form `--config.SECTION.KEY=VALUE`.
+    """
+
+    workdir: Path
+    specification: str
+    overrides: tuple[str, ...]
+
+    @property
+    def job(self) -> Job:
+        """The command that starts or continues the run."""
+        return Job(
+            self.workdir,
+            ("train", f"--config={self.specification}", f"--workdir={self.workdir}", *self.overrides),
+        )
+
+    def load_config(self) -> ConfigDict:
+        """Returns the validated configuration.
+
+        Raises:
+            ConfigError: it is not valid.
+        """
+        config, _ = parse_config(self.specification, self.overrides)
+        check_config(config)
+        return config
+
+    def is_finished(self) -> bool:
+        """Returns whether the run has been completed with the same configuration."""
+        try:
+            json.loads((self.workdir / "summary.json").read_text())
+            stored = json.loads((self.workdir / "config.json").read_text())
+        except (OSError, ValueError):
+            return False
+        differences = find_differences(stored, self.load_config().to_dict())
+        return all(new == 0 and key in _FROM_DATA for key, (_, new) in differences.items())
 
 
 class CrossValidation(NamedTuple):
@@ -68,27 +115,25 @@ class CrossValidation(NamedTuple):
         """Returns the folder of the joint evaluation."""
         return self.folder / "evaluation" / name_evaluation("validation", options.views, options.correction)
 
-    def evaluate(self, options: EvaluationOptions) -> None:
-        """Evaluates the last checkpoints of the folds together, and writes the report unless it exists.
+    def make_evaluation_job(self, options: EvaluationOptions) -> Job:
+        """Returns the command that evaluates the last checkpoints of the folds together.
 
-        The last epoch is evaluated, because the best one is chosen on the images that are evaluated.
-
-        Raises:
-            EvaluationError, WeightsError, DataError: a run is missing, or a file cannot be read.
+        They are not the best ones, because these are chosen on the images that are evaluated.
         """
-        runs = [read_trained_run(run.workdir, "latest") for run in self.list_runs()]
         folder = self.get_evaluation_folder(options)
-        if _is_evaluation_of(folder, [run.weights.identity for run in runs], options):
-            return
-        evaluation = evaluate(
-            runs,
-            split="validation",
-            views=options.views,
-            correction=options.correction,
-            malignant=find_malignant(runs[0].class_names),
-            resamples=options.resamples,
-        )
-        write_report(evaluation, folder)
+        correction = [f"--correct={options.correction}"] if options.correction else []
+        folds = [str(run.workdir) for run in self.list_runs()]
+        settings = [f"--out={folder}", f"--tta={options.views}", f"--resamples={options.resamples}", *correction]
+        return Job(folder, ("evaluate", *folds, "--folds", "--checkpoint=latest", *settings))
+
+    def is_evaluated(self, options: EvaluationOptions) -> bool:
+        """Returns whether the joint evaluation of the last checkpoints is complete."""
+        folder = self.get_evaluation_folder(options)
+        if not (folder / "report.html").exists():  # written last
+            return False
+        results = self.read_results(options)
+        identities = [read_weights(run.workdir, checkpoint="latest").identity for run in self.list_runs()]
+        return results["weights"] == identities and results["resamples"] == options.resamples
 
     def read_results(self, options: EvaluationOptions) -> dict[str, Any]:
         """Returns the content of the `metrics.json` of an evaluation; undefined metrics are NaN."""
@@ -97,12 +142,18 @@ class CrossValidation(NamedTuple):
         return {**results, "metrics": metrics}
 
 
-def _is_evaluation_of(folder: Path, identities: Sequence[str], options: EvaluationOptions) -> bool:
-    """Returns whether a folder holds the complete report of these checkpoints and options."""
-    expected = {"weights": list(identities), "resamples": options.resamples}
-    try:
-        facts = json.loads((folder / "metrics.json").read_text())
-    except (OSError, ValueError):
-        return False
-    is_complete = (folder / "report.html").exists()  # written last
-    return is_complete and all(facts.get(key) == value for key, value in expected.items())
+def run_cross_validations(
+    cross_validations: Sequence[CrossValidation], runner: Runner, options: EvaluationOptions
+) -> None:
+    """Trains and evaluates cross-validations; what is finished is not repeated.
+
+    Raises:
+        ConfigError: a configuration is not valid; raised before the first run.
+        Interrupted, TrainingError: see `Runner.run`.
+    """
+    runs = [run for c in cross_validations for run in c.list_runs()]
+    waiting = [run.job for run in runs if not run.is_finished()]
+    if len(waiting) < len(runs):
+        _logger.info("%d of %d runs are finished", len(runs) - len(waiting), len(runs))
+    runner.run(waiting)
+    runner.run([c.make_evaluation_job(options) for c in cross_validations if not c.is_evaluated(options)])

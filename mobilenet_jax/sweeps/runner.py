@@ -1,7 +1,6 @@
-"""Runs training commands as processes of their own: one after another, several at once, or through another program."""
+"""Runs commands as processes of their own: one after another, several at once, or through another program."""
 
 import contextlib
-import json
 import logging
 import os
 import shlex
@@ -9,67 +8,40 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
-from ml_collections import ConfigDict
-
 from input_pipeline.errors import get_first_line
 from mobilenet_jax.errors import ConfigError, Interrupted, TrainingError
-from mobilenet_jax.training.config import check_config, find_differences, parse_config
 
 DEFAULT_TEMPLATE = "{command}"
 _ENTRY = "from mobilenet_jax.cli.main import main; main()"
-_FROM_DATA = ("model.num_classes", "train.epochs")  # keys whose 0 is replaced by a value of the data
 _POLL_SECONDS = 0.2
 _logger = logging.getLogger(__name__)
 
 
-class TrainingRun(NamedTuple):
-    """One training run of a plan.
+class Job(NamedTuple):
+    """A command of `mobilenet-jax` that writes a folder.
 
     Attributes:
-        workdir: its folder; the output of the command goes to a file next to it, `NAME.log`.
-        specification: the configuration, as `--config` takes it.
-        overrides: arguments of the form `--config.SECTION.KEY=VALUE`.
+        folder: what it writes; its output goes to a file next to it, `NAME.log`.
+        arguments: those of `mobilenet-jax`.
     """
 
-    workdir: Path
-    specification: str
-    overrides: tuple[str, ...]
+    folder: Path
+    arguments: tuple[str, ...]
 
     @property
     def log(self) -> Path:
-        """The file with the output of the command."""
-        return self.workdir.with_name(f"{self.workdir.name}.log")
+        """The file with the output."""
+        return self.folder.with_name(f"{self.folder.name}.log")
 
     @property
     def command(self) -> list[str]:
-        """The command that starts or continues the run."""
-        arguments = ["train", f"--config={self.specification}", f"--workdir={self.workdir}", *self.overrides]
-        return [sys.executable, "-c", _ENTRY, *arguments]
-
-    def load_config(self) -> ConfigDict:
-        """Returns the validated configuration.
-
-        Raises:
-            ConfigError: it is not valid.
-        """
-        config, _ = parse_config(self.specification, self.overrides)
-        check_config(config)
-        return config
-
-    def is_finished(self) -> bool:
-        """Returns whether the run has been completed with the same configuration."""
-        try:
-            json.loads((self.workdir / "summary.json").read_text())
-            stored = json.loads((self.workdir / "config.json").read_text())
-        except (OSError, ValueError):
-            return False
-        differences = find_differences(stored, self.load_config().to_dict())
-        return all(new == 0 and key in _FROM_DATA for key, (_, new) in differences.items())
+        """The arguments of the process."""
+        return [sys.executable, "-c", _ENTRY, *self.arguments]
 
 
 class Runner:
@@ -95,71 +67,73 @@ class Runner:
             raise ConfigError(f"--command={template} lacks {{command}}, which stands for the command of a run")
         self._jobs = jobs
 
-    def format_command(self, run: TrainingRun, slot: int = 0) -> list[str]:
-        """Returns the arguments that run a command in a slot."""
+    def format_command(self, job: Job, slot: int = 0) -> list[str]:
+        """Returns the arguments that run a job in a slot."""
         arguments: list[str] = []
         for part in self._template:
             if part == "{command}":
-                arguments += run.command
+                arguments += job.command
             else:
                 text = part.replace("{slot}", str(slot))
-                arguments.append(text.replace("{command}", shlex.join(run.command)))
+                arguments.append(text.replace("{command}", shlex.join(job.command)))
         return arguments
 
-    def run(self, runs: Sequence[TrainingRun]) -> None:
-        """Runs all commands that are not finished. A command that fails does not stop the others.
+    def run(self, jobs: Sequence[Job]) -> None:
+        """Runs all jobs. One that fails does not stop the others.
 
         SIGTERM and Ctrl-C make the running commands save their state, and end.
 
         Raises:
             Interrupted: a signal was received.
-            TrainingError: commands failed; the message has the last line of the first one's output.
+            TrainingError: jobs failed; the message has the last line of the first one's output.
         """
-        waiting = [run for run in runs if not run.is_finished()]
-        if done := len(runs) - len(waiting):
-            _logger.info("%d of %d runs are finished", done, len(runs))
-        active: dict[int, tuple[TrainingRun, subprocess.Popen[bytes]]] = {}
-        failed: list[TrainingRun] = []
+        waiting, failed, ended = list(jobs), [], 0
+        active: dict[int, _Process] = {}
         with _record_signals() as received:
             try:
-                while (waiting and not received) or active:
-                    for slot in sorted(set(range(self._jobs)) - active.keys()) if not received else []:
-                        if waiting:
-                            active[slot] = (waiting[0], self._start(waiting.pop(0), slot))
+                while active or (waiting and not received):
+                    for slot in sorted(set(range(self._jobs)) - active.keys()):
+                        if waiting and not received:
+                            active[slot] = self._start(waiting.pop(0), slot)
                     time.sleep(_POLL_SECONDS)
                     if received:
-                        _stop(process for _, process in active.values())
-                    for slot, (run, process) in list(active.items()):
-                        if process.poll() is None:
-                            continue
-                        del active[slot]
-                        if process.returncode == 0:
-                            done += 1
-                            _logger.info("%d of %d: %s", done, len(runs), _describe_result(run))
+                        _stop(active.values())
+                    for slot in [slot for slot, process in active.items() if process.popen.poll() is not None]:
+                        job, popen, start = active.pop(slot)
+                        ended += 1
+                        if popen.returncode == 0:
+                            _logger.info("%d of %d: %s, %.0f s", ended, len(jobs), job.folder, time.time() - start)
                         elif not received:
-                            failed.append(run)
-                            _logger.warning("%s failed: %s", run.workdir, _read_last_line(run.log))
+                            failed.append(job)
+                            _logger.warning("%s failed: %s", job.folder, _read_last_line(job.log))
             finally:
-                _stop(process for _, process in active.values())
+                _stop(active.values())
         if received:
             raise Interrupted("stopped: the same command continues from here")
         if failed:
             raise TrainingError(
-                f"{len(failed)} of {len(runs)} runs failed, the first with: {_read_last_line(failed[0].log)}; its "
+                f"{len(failed)} of {len(jobs)} runs failed, the first with: {_read_last_line(failed[0].log)}; its "
                 f"output is in {failed[0].log}"
             )
 
-    def _start(self, run: TrainingRun, slot: int) -> subprocess.Popen[bytes]:
-        run.workdir.parent.mkdir(parents=True, exist_ok=True)
-        command = self.format_command(run, slot)
-        with run.log.open("ab") as log:
+    def _start(self, job: Job, slot: int) -> "_Process":
+        job.folder.parent.mkdir(parents=True, exist_ok=True)
+        command = self.format_command(job, slot)
+        with job.log.open("ab") as log:
             try:
                 # In a session of its own, Ctrl-C reaches this process only, which passes it on once.
-                return subprocess.Popen(
+                popen = subprocess.Popen(
                     command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
                 )
             except OSError as error:
                 raise ConfigError(f"--command cannot be run: {command[0]}: {error.strerror}") from error
+        return _Process(job, popen, time.time())
+
+
+class _Process(NamedTuple):
+    job: Job
+    popen: subprocess.Popen[bytes]
+    start: float
 
 
 @contextlib.contextmanager
@@ -178,24 +152,14 @@ def _record_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _stop(processes: Iterator[subprocess.Popen[bytes]]) -> None:
+def _stop(processes: Iterable[_Process]) -> None:
     """Asks processes to save their state and to end; waits until they have."""
-    running = [process for process in processes if process.poll() is None]
-    for process in running:
+    running = [process.popen for process in processes if process.popen.poll() is None]
+    for popen in running:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
-    for process in running:
-        process.wait()
-
-
-def _describe_result(run: TrainingRun) -> str:
-    """Returns a line about a finished run."""
-    try:
-        summary = json.loads((run.workdir / "summary.json").read_text())
-        accuracy, seconds = summary["last"]["val_balanced_accuracy"], summary["seconds"]
-    except (OSError, ValueError, KeyError):  # the command of the template ended without the run
-        return f"{run.workdir}: no summary.json"
-    return f"{run.workdir}: balanced accuracy {accuracy:.4f} after {seconds:.0f} s"
+            os.killpg(popen.pid, signal.SIGTERM)
+    for popen in running:
+        popen.wait()
 
 
 def _read_last_line(log: Path) -> str:

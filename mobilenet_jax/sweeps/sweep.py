@@ -19,7 +19,7 @@ from mobilenet_jax.evaluation.bootstrap import Intervals, compute_intervals
 from mobilenet_jax.evaluation.metrics import Metrics, compute_metrics
 from mobilenet_jax.evaluation.predictions import Predictions, concatenate_predictions, read_predictions
 from mobilenet_jax.evaluation.trained_run import read_records
-from mobilenet_jax.sweeps.cross_validation import CrossValidation, EvaluationOptions
+from mobilenet_jax.sweeps.cross_validation import CrossValidation, EvaluationOptions, run_cross_validations
 from mobilenet_jax.sweeps.runner import Runner
 from mobilenet_jax.training.config_files import execute_file
 
@@ -117,17 +117,8 @@ def make_variant(sweep: Sweep, out: Path, name: str, values: Overrides, override
 
 
 def run_variants(variants: Sequence[Variant], runner: Runner, options: EvaluationOptions) -> None:
-    """Trains and evaluates all variants; what is finished is not repeated.
-
-    All folds of a variant are trained before the next variant, so that a table of the first ones is soon complete.
-
-    Raises:
-        Interrupted, TrainingError: see `Runner.run`.
-    """
-    runner.run([run for variant in variants for c in variant.cross_validations for run in c.list_runs()])
-    for variant in variants:
-        for cross_validation in variant.cross_validations:
-            cross_validation.evaluate(options)
+    """Trains and evaluates all variants, see `run_cross_validations`."""
+    run_cross_validations([c for variant in variants for c in variant.cross_validations], runner, options)
 
 
 def search(
