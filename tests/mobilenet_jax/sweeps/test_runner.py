@@ -63,7 +63,7 @@ def test_the_template_is_split_into_arguments_without_a_shell():
     job = Job(ROOT, ("evaluate", "a b; rm"))
     assert Runner(2, "env GPU={slot} {command}").format_command(job, 1)[:2] == ["env", "GPU=1"]
     assert Runner(1, "{command}").format_command(job)[-2:] == ["evaluate", "a b; rm"]
-    [*_, text] = Runner(1, "sbatch --wait --wrap '{command}'").format_command(job)
+    [*_, text] = Runner(1, "sbatch --wait --wrap={command}").format_command(job)
     assert text.endswith("evaluate 'a b; rm'")  # quoted for the shell of the job
 
 
