@@ -43,9 +43,9 @@ def get_config(recipe: str = "sample") -> ConfigDict:
     # Assignment of the images to training and validation. 'lesion': the subsets that the data give, such as train/
     # and val/; if they give none, all images of a lesion are in the same subset, and each class has the same fraction
     # of its lesions in validation. 'given': the subsets that the data give, or an error. 'fold:K/N': the same rule for
-    # fold K of an N-fold cross-validation. 'last:0.3', 'first:0.3', 'per_class:0.3': the splits of the article,
-    # which separate images of one lesion. 'official', 'official:test': the archive's own validation or test set.
-    # 'FILE.csv': the splits.csv of an earlier run.
+    # fold K of an N-fold cross-validation. 'all': all images are for training, none for validation. 'last:0.3',
+    # 'first:0.3', 'per_class:0.3': the splits of the article, which separate images of one lesion. 'official',
+    # 'official:test': the archive's own validation or test set. 'FILE.csv': the splits.csv of an earlier run.
     config.data.split = "lesion"
     config.data.val_fraction = 0.3  # fraction of the lesions in validation; applies to 'lesion' only
     config.data.sampling = "uniform"  # or 'balanced': training samples all classes equally often

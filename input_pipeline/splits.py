@@ -17,7 +17,7 @@ SUBSETS = ("training", "validation")
 
 _SPLITS = (
     "lesion, fold:K/N (K from 1 to N), last:S, first:S, per_class:S (S a fraction such as 0.3), official, "
-    "official:test, given, or FILE.csv"
+    "official:test, given, all, or FILE.csv"
 )
 _FOLD = re.compile(r"fold:([1-9]\d*)/([1-9]\d*)")
 _FRACTION = re.compile(r"(first|last|per_class):(0\.\d+)")
@@ -31,6 +31,7 @@ def split_examples(examples: Examples, split: str, *, val_fraction: float, seed:
         split: one of
             `"given"`: the sides that the source assigns;
             `"lesion"`: the sides that the source assigns, if it does; otherwise see `split_by_lesion`;
+            `"all"`: all examples are for training;
             `"fold:K/N"`: fold K, counted from 1, of an N-fold cross-validation in which no lesion is in two folds;
             `"last:S"` and `"first:S"`: that fraction of the examples in the order of their table, regardless of their
             lesions, as the article did by hand;
@@ -46,7 +47,9 @@ def split_examples(examples: Examples, split: str, *, val_fraction: float, seed:
     split = resolve_split(examples, split)
     if split == "lesion":
         return split_by_lesion(examples, val_fraction, seed)
-    if split == "given":
+    if split == "all":
+        held_out = np.zeros(len(examples), bool)
+    elif split == "given":
         held_out = _get_given_sides(examples) == "validation"
     elif split.endswith(".csv"):
         held_out = _read_held_out(examples, Path(split))
@@ -56,7 +59,8 @@ def split_examples(examples: Examples, split: str, *, val_fraction: float, seed:
         selection, _, fraction = split.partition(":")
         held_out = _select_fraction(examples, selection, float(fraction))
     training, validation = _divide(examples, held_out)
-    if not len(training) or not len(validation):
+    allows_no_validation = split == "all" or split.endswith(".csv")  # a table that a run with "all" wrote
+    if not len(training) or (not len(validation) and not allows_no_validation):
         raise DataError(
             f"data.split={split} leaves {len(training)} images for training, {len(validation)} for validation"
         )
@@ -76,7 +80,7 @@ def check_split_name(split: str) -> None:
     """
     fold = _FOLD.fullmatch(split)
     is_fold = fold and int(fold[1]) <= int(fold[2]) > 1
-    if not (split in ("lesion", "given") or split.endswith(".csv") or is_fold or _FRACTION.fullmatch(split)):
+    if not (split in ("lesion", "given", "all") or split.endswith(".csv") or is_fold or _FRACTION.fullmatch(split)):
         raise DataError(f"data.split is {split!r}, expected one of {_SPLITS}")
 
 

@@ -5,6 +5,7 @@ scikit-learn computes the confusion matrix and the ROC and precision-recall curv
 """
 
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -56,7 +57,9 @@ def draw_curves(records: Sequence[Mapping[str, Any]], best_epoch: int | None, *,
     panels = figure.subplots(*((3, 1) if narrow else (1, 3)), gridspec_kw=narrow_margins if narrow else margins)
     for axes, (metric, title) in zip(panels, _CURVES.items(), strict=True):
         for prefix, label, style in (("train", "training", "o-"), ("val", "validation", "s-")):
-            axes.plot(epochs, [r[f"{prefix}_{metric}"] for r in records], style, markersize=3, label=label)
+            name = f"{prefix}_{metric}"
+            if all(name in r for r in records):  # a run on all images has no validation
+                axes.plot(epochs, [r[name] for r in records], style, markersize=3, label=label)
         if best_epoch is not None:
             axes.axvline(best_epoch, color="gray", linestyle="--", linewidth=1, label=f"best epoch, {best_epoch}")
         _label_epochs(axes, title)
@@ -80,12 +83,13 @@ def draw_comparison(
         for axes, (metric, title) in zip(panels, _CURVES.items(), strict=True):
             for name, run in records.items():
                 epochs = [r["epoch"] for r in run]
-                [line] = axes.plot(epochs, [r[f"val_{metric}"] for r in run], "o-", markersize=3, label=name)
+                values = [r.get(f"val_{metric}", math.nan) for r in run]
+                [line] = axes.plot(epochs, values, "o-", markersize=3, label=name)
                 axes.plot(epochs, [r[f"train_{metric}"] for r in run], ":", color=line.get_color())
                 best = [r for r in run if r["epoch"] == best_epochs[name]]
                 axes.plot(
                     [r["epoch"] for r in best],
-                    [r[f"val_{metric}"] for r in best],
+                    [r.get(f"val_{metric}", math.nan) for r in best],
                     "*",
                     markersize=12,
                     color=line.get_color(),

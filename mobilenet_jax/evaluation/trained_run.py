@@ -21,11 +21,9 @@ from mobilenet_jax.weights.orbax import CheckpointName, find_checkpoint
 from mobilenet_jax.weights.weights import Weights
 
 ISIC_NAME = "ISIC 2018 Task 3 (HAM10000)"
-_RECORDED = (
-    "epoch",
-    "step",
-    *(f"{p}_{m}" for p in ("train", "val") for m in ("loss", "accuracy", "balanced_accuracy")),
-)
+_METRICS = ("loss", "accuracy", "balanced_accuracy")
+_RECORDED = ("epoch", "step", *(f"train_{name}" for name in _METRICS))
+_VALIDATED = tuple(f"val_{name}" for name in _METRICS)  # all of them, or none without validation images
 _CONFIGURED = {"data": ("source", "dir", "split"), "init": ("weights",)}
 
 
@@ -99,7 +97,12 @@ class EvaluatedModel:
         """
         data, source = self.locate_images(data, source)
         if split in SUBSETS:
-            return self._relabel(self._read_subsets(source, data)[SUBSETS.index(split)])
+            examples = self._read_subsets(source, data)[SUBSETS.index(split)]
+            if not len(examples):
+                raise EvaluationError(
+                    f"{self.path} was trained on all images, without validation: use another --split, such as training"
+                )
+            return self._relabel(examples)
         part = OFFICIAL_SPLITS.get(split, "Training")
         return self._relabel(read_valid_examples(source, data, part, skip_damaged=self._skips_damaged))
 
@@ -200,7 +203,8 @@ def read_records(workdir: Path) -> list[dict[str, Any]]:
     try:
         for number, line in enumerate(path.read_text().splitlines() if path.exists() else [], 1):
             records.append(record := json.loads(line))
-            if not isinstance(record, dict) or any(not isinstance(record.get(key), int | float) for key in _RECORDED):
+            keys = _RECORDED + _VALIDATED * any(key in record for key in _VALIDATED)
+            if not isinstance(record, dict) or any(not isinstance(record.get(key), int | float) for key in keys):
                 raise ValueError(f"line {number} is not the record of an epoch")
     except (OSError, ValueError) as error:
         raise EvaluationError(f"cannot read {path} ({error})") from error

@@ -125,10 +125,11 @@ def compute_score(record: Record, settings: ConfigDict) -> float:
     Args:
         record: the record of the epoch.
         settings: the configuration section `early_stopping`. The score is its monitor, negated if lower is better, or
-            the validation balanced accuracy if early stopping is disabled.
+            the validation balanced accuracy if early stopping is disabled. Without validation examples, it is the
+            number of the epoch, so that the last one is the best.
     """
     if not settings.enabled:
-        return record[_DEFAULT_MONITOR]
+        return record[_DEFAULT_MONITOR if _DEFAULT_MONITOR in record else "epoch"]
     value = record[settings.monitor]
     return -value if is_lower_better(settings.monitor, settings.mode) else value
 

@@ -104,15 +104,17 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, profile: bool
         while not is_finished(history, config):
             start = time.perf_counter()
             files.check_space(checkpoint_bytes)
-            scale = compute_plateau_scale(config.optimizer, [record["val_loss"] for record in history.records])
+            scale = compute_plateau_scale(config.optimizer, [r.get("val_loss") for r in history.records])
             state, speed = trainer.train_epoch(state, history, scale)
             step = int(state.step)
             statistics = reestimate_statistics(program, state, feed, config.train.reestimate_batch_norm)
             if history.steps_done < steps_per_epoch:
                 checkpoints.save(state, history.to_json(), score=None, statistics=statistics)
                 raise Interrupted(_INTERRUPTED.format(step))
-            val_metrics = evaluate(program.eval_step, state, feed.iterate_validation(history.epoch), statistics)
-            trainer.check_finite("validation loss", val_metrics["loss"], step, history, scale)
+            val_metrics: dict[str, float] = {}
+            if len(validation):
+                val_metrics = evaluate(program.eval_step, state, feed.iterate_validation(history.epoch), statistics)
+                trainer.check_finite("validation loss", val_metrics["loss"], step, history, scale)
             learning_rate = float(program.schedule(step - 1)) * scale
             record = make_record(history, step, val_metrics, learning_rate, time.perf_counter() - start, speed)
             history.finish_epoch(record)
@@ -244,7 +246,10 @@ def make_record(
     seconds: float,
     speed: dict[str, float],
 ) -> Record:
-    """Returns the record of the current epoch, one line of `metrics.jsonl` (a stable on-disk format)."""
+    """Returns the record of the current epoch, one line of `metrics.jsonl` (a stable on-disk format).
+
+    Without validation examples, it has no metrics `val_...`.
+    """
     return {
         "epoch": history.epoch + 1,
         "step": step,
@@ -278,6 +283,7 @@ def format_record(record: Record, epochs: int) -> str:
         f"{name} loss {record[f'{prefix}_loss']:.4f} accuracy {record[f'{prefix}_accuracy']:.4f} "
         f"balanced {record[f'{prefix}_balanced_accuracy']:.4f}"
         for prefix, name in (("train", "training"), ("val", "validation"))
+        if f"{prefix}_loss" in record
     )
     return (
         f"epoch {record['epoch']:>{len(str(epochs))}}/{epochs}   {metrics}   "
@@ -290,10 +296,11 @@ def log_summary(summary: dict[str, Any], workdir: Path) -> None:
     best, last = summary["best"], summary["last"]
     if summary["stopped_early"]:
         _logger.info("stopped early after epoch %d", last["epoch"])
-    _logger.info(
-        "best: epoch %d, validation balanced accuracy %.4f, accuracy %.4f, loss %.4f",
-        best["epoch"], best["val_balanced_accuracy"], best["val_accuracy"], best["val_loss"],
-    )  # fmt: skip
+    if "val_loss" in best:
+        _logger.info(
+            "best: epoch %d, validation balanced accuracy %.4f, accuracy %.4f, loss %.4f",
+            best["epoch"], best["val_balanced_accuracy"], best["val_accuracy"], best["val_loss"],
+        )  # fmt: skip
     files = ", ".join(str(workdir / name) for name in ("metrics.jsonl", "summary.json", "curves.png"))
     _logger.info("metrics: %s", files)
     _logger.info("checkpoints: %s (latest %d, best %d)", workdir / "checkpoints", last["step"], best["step"])

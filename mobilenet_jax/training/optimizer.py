@@ -130,7 +130,7 @@ def _mask_kernels(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
-def compute_plateau_scale(settings: ConfigDict, val_losses: Sequence[float]) -> float:
+def compute_plateau_scale(settings: ConfigDict, val_losses: Sequence[float | None]) -> float:
     """Computes the multiplier of the learning rate for the epoch that follows `val_losses`.
 
     The multiplier is 1 unless the schedule is `"plateau"`. Then it is multiplied by `plateau_factor` each time the
@@ -139,7 +139,8 @@ def compute_plateau_scale(settings: ConfigDict, val_losses: Sequence[float]) -> 
 
     Args:
         settings: the section `config.optimizer`.
-        val_losses: the validation losses of all epochs of the run so far.
+        val_losses: the validation losses of all epochs of the run so far; only used by `"plateau"`, which requires
+            validation examples.
     """
     if settings.schedule != "plateau":
         return 1.0
