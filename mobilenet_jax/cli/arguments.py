@@ -43,8 +43,8 @@ def add_checkpoint_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_correction_options(parser: argparse.ArgumentParser) -> None:
-    """Adds `--tta` and `--correct`."""
+def add_probability_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that determine the probabilities of a model."""
     parser.add_argument(
         "--tta", type=parse_integer(1), default=1, metavar="N",
         help="test-time augmentation: average over N flipped and transposed views, at most 8 (default: 1)",
@@ -53,11 +53,15 @@ def add_correction_options(parser: argparse.ArgumentParser) -> None:
         "--correct", choices=("temperature", "prior"),
         help="correct the probabilities, as fitted by evaluate: temperature scaling, or removal of the training prior",
     )  # fmt: skip
+    parser.add_argument(
+        "--image-size", type=parse_integer(1), metavar="N",
+        help="resize images to N x N pixels instead of the size of training; not for the article's heads",
+    )  # fmt: skip
 
 
 def add_inference_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the commands that apply a model to images."""
-    add_correction_options(parser)
+    add_probability_options(parser)
     add_checkpoint_option(parser)
     parser.add_argument(
         "--batch-size", type=parse_integer(1), default=64, metavar="N", help="images per batch (default: 64)"

@@ -75,6 +75,7 @@ def run(args: argparse.Namespace) -> None:
 
     class_names = args.classes.split(",") if args.classes else None
     runs = [read_evaluated_model(path, args.checkpoint, class_names) for path in args.models]
+    runs = [run.with_image_size(args.image_size) for run in runs] if args.image_size else runs
     names = runs[0].class_names
     runs[0].locate_images(args.data, args.source)  # fails before a folder is created
     if len(runs) > 1 and not (args.folds and args.out):
@@ -131,4 +132,5 @@ def _choose_folder(args: argparse.Namespace, split: str) -> Path:
         args.correct,
         data=Path(args.data).name if args.data and not own else "",
         checkpoint="latest" if args.checkpoint == "latest" else "",
+        size=args.image_size,
     )

@@ -54,6 +54,7 @@ def run(args: argparse.Namespace) -> None:
         raise EvaluationError("--format is the format of a table: add --out=FILE")
     paths, root = find_images(args.images), find_root(args.images)
     weights = read_weights(args.model, checkpoint=args.checkpoint)
+    weights = weights.with_image_size(args.image_size) if args.image_size else weights
     classifier = Classifier(weights, args.tta, _read_correction(args, weights))
     explain = None
     if args.explain:

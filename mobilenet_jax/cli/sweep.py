@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mobilenet_jax.cli.arguments import Subparsers, add_correction_options, parse_integer
+from mobilenet_jax.cli.arguments import Subparsers, add_probability_options, parse_integer
 
 if TYPE_CHECKING:
     from mobilenet_jax.sweeps.cross_validation import EvaluationOptions, TrainingRun
@@ -41,7 +41,7 @@ def add_sweep_options(parser: argparse.ArgumentParser) -> None:
         "N - 1, such as 'env CUDA_VISIBLE_DEVICES={slot} {command}' or 'sbatch --wait --wrap={command}'",
     )  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="print the commands of the runs, one per line")
-    add_correction_options(parser)
+    add_probability_options(parser)
     parser.add_argument(
         "--resamples", type=parse_integer(1), default=1000, metavar="N", help="bootstrap samples (default: 1000)"
     )
@@ -78,7 +78,7 @@ def read_evaluation_options(args: argparse.Namespace) -> "EvaluationOptions":
     """Returns the options of the joint evaluations."""
     from mobilenet_jax.sweeps.cross_validation import EvaluationOptions
 
-    return EvaluationOptions(args.tta, args.correct, args.resamples)
+    return EvaluationOptions(args.tta, args.correct, args.image_size, args.resamples)
 
 
 def print_commands(runner: "Runner", runs: "Sequence[TrainingRun]") -> None:

@@ -131,7 +131,13 @@ def evaluate(
 
 
 def name_evaluation(
-    split: str, views: int, correction: Correction | None, *, data: str = "", checkpoint: str = ""
+    split: str,
+    views: int,
+    correction: Correction | None,
+    *,
+    data: str = "",
+    checkpoint: str = "",
+    size: int | None = None,
 ) -> str:
     """Returns the name of an evaluation's folder, which contains every option that differs from its default.
 
@@ -141,8 +147,10 @@ def name_evaluation(
         correction: see `evaluate`.
         data: the name of the folder of the images, if it is not the default one.
         checkpoint: the name of the checkpoint, if it is not the default one.
+        size: height and width of the images, if they are not those of training.
     """
-    options = (split.replace(":", "-"), data, checkpoint, f"tta{views}" if views > 1 else "", correction)
+    pixels, flips = f"{size}px" if size else "", f"tta{views}" if views > 1 else ""
+    options = (split.replace(":", "-"), data, checkpoint, pixels, flips, correction)
     return "-".join(filter(None, options))
 
 

@@ -56,6 +56,10 @@ class EvaluatedModel:
         """True if the training images are known to come from the ISIC archive."""
         return False
 
+    def with_image_size(self, size: int) -> "EvaluatedModel":
+        """Returns the model for images of another size, see `Weights.with_image_size`."""
+        return replace(self, weights=self.weights.with_image_size(size))
+
     def describe_training_data(self) -> tuple[str, str]:
         """Returns the name of the training data and their license."""
         return "not known", "not known"

@@ -29,11 +29,13 @@ class EvaluationOptions(NamedTuple):
     Attributes:
         views: number of views per image, see `Classifier`.
         correction: the correction of the probabilities, which is cross-fitted; None applies none.
+        image_size: height and width of the images; None for those of training.
         resamples: number of bootstrap samples.
     """
 
     views: int = 1
     correction: Correction | None = None
+    image_size: int | None = None
     resamples: int = 1000
 
 
@@ -113,7 +115,8 @@ class CrossValidation(NamedTuple):
 
     def get_evaluation_folder(self, options: EvaluationOptions) -> Path:
         """Returns the folder of the joint evaluation."""
-        return self.folder / "evaluation" / name_evaluation("validation", options.views, options.correction)
+        name = name_evaluation("validation", options.views, options.correction, size=options.image_size)
+        return self.folder / "evaluation" / name
 
     def make_evaluation_job(self, options: EvaluationOptions) -> Job:
         """Returns the command that evaluates the last checkpoints of the folds together.
@@ -121,9 +124,10 @@ class CrossValidation(NamedTuple):
         They are not the best ones, because these are chosen on the images that are evaluated.
         """
         folder = self.get_evaluation_folder(options)
-        correction = [f"--correct={options.correction}"] if options.correction else []
+        chosen = [f"--correct={options.correction}"] if options.correction else []
+        chosen += [f"--image-size={options.image_size}"] if options.image_size else []
         folds = [str(run.workdir) for run in self.list_runs()]
-        settings = [f"--out={folder}", f"--tta={options.views}", f"--resamples={options.resamples}", *correction]
+        settings = [f"--out={folder}", f"--tta={options.views}", f"--resamples={options.resamples}", *chosen]
         return Job(folder, ("evaluate", *folds, "--folds", "--checkpoint=latest", *settings))
 
     def is_evaluated(self, options: EvaluationOptions) -> bool:
@@ -132,8 +136,10 @@ class CrossValidation(NamedTuple):
         if not (folder / "report.html").exists():  # written last
             return False
         results = self.read_results(options)
-        identities = [read_weights(run.workdir, checkpoint="latest").identity for run in self.list_runs()]
-        return results["weights"] == identities and results["resamples"] == options.resamples
+        weights = [read_weights(run.workdir, checkpoint="latest") for run in self.list_runs()]
+        if options.image_size:
+            weights = [w.with_image_size(options.image_size) for w in weights]
+        return results["weights"] == [w.identity for w in weights] and results["resamples"] == options.resamples
 
     def read_results(self, options: EvaluationOptions) -> dict[str, Any]:
         """Returns the content of the `metrics.json` of an evaluation; undefined metrics are NaN."""

@@ -1,10 +1,14 @@
+import csv
 import json
 import re
 import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from mobilenet_jax.evaluation.predictions import read_predictions
 from mobilenet_jax.training.loop import train_and_evaluate
 from mobilenet_jax.weights.layout import Architecture
 from tests.helpers.datasets import add_official_sets, write_photographs
@@ -269,3 +273,28 @@ def test_impossible_evaluations_are_refused_in_one_line(run, workdir, data, prep
 @pytest.mark.parametrize("option", ["--resamples=-1", "--batch-size=0", "--tta=0"])
 def test_numbers_out_of_range_are_refused(run, workdir, option):
     assert run("evaluate", workdir, option)[0] == 2
+
+
+def test_images_of_another_size_are_evaluated_and_predicted_consistently(workdir, data, tmp_path, run):
+    assert run("evaluate", workdir, "--image-size=48", "--resamples=0")[0] == 0
+    folder = workdir / "evaluation" / "validation-48px"
+    assert json.loads((folder / "metrics.json").read_text())["weights"][0].endswith(", 48 x 48 pixels")
+    table = read_predictions(folder / "predictions.csv")
+    images = [str(next(data.rglob(f"{name}.jpg"))) for name in table.images]
+    assert run("predict", workdir, *images, "--image-size=48", "--out", tmp_path / "p.csv")[0] == 0
+    rows = list(csv.DictReader((tmp_path / "p.csv").read_text().splitlines()))
+    of_image = {Path(row["image"]).stem: [float(row[name]) for name in table.class_names] for row in rows}
+    np.testing.assert_allclose([of_image[name] for name in table.images], table.probabilities, atol=1e-6)
+    plain = run("predict", workdir, *images, "--out", tmp_path / "q.csv")
+    assert plain[0] == 0
+    assert (tmp_path / "q.csv").read_text() != (tmp_path / "p.csv").read_text()
+    status, _, err = run("predict", workdir, *images, "--correct=prior")  # was fitted to 48 x 48 pixels
+    assert status == 1
+    assert "48 x 48 pixels" in err
+
+
+def test_the_articles_head_takes_images_of_one_size_only(data, tmp_path, run):
+    train_and_evaluate(make_config(data, model__head="article", train__epochs=1), tmp_path / "run")
+    assert run("evaluate", tmp_path / "run", "--image-size=48") == (
+        1, "", "error: the head 'article' fits images of one size only\n",
+    )  # fmt: skip
