@@ -107,6 +107,10 @@ def get_config(recipe: str = "sample") -> ConfigDict:
     config.loss.label_smoothing = 0.0  # fraction of the target that is spread over all classes
     config.loss.focal_gamma = 0.0  # such as 2.0: the focal loss, which gives less weight to easy images
     config.loss.logit_adjustment = 0.0  # such as 1.0: factor of the log class frequencies, added to logits in training
+    # The predictions.csv of an evaluation of another model on the training images: a teacher, whose probabilities are
+    # mixed with the labels. A teacher that was trained on validation images makes validation metrics optimistic.
+    config.loss.soft_labels = ""
+    config.loss.soft_labels_weight = 0.5  # share of the teacher's probabilities
 
     config.init = ConfigDict()
     # Initial weights of the backbone: anything that `mobilenet-jax convert` reads, such as a file or hf://OWNER/NAME,

@@ -121,7 +121,8 @@ def make_train_batches(
 
     Returns:
         An iterator of `image` float32 `[batch, size, size, 3]`, `label` int32 `[batch]` and `index` int64 `[batch]`,
-        the index of the example in `examples`. `batch` is this process's share.
+        the index of the example in `examples`; and of `soft_label` float32 `[batch, classes]`, if the examples have
+        soft labels. `batch` is this process's share.
 
     Raises:
         DataError: an image cannot be read.
@@ -137,10 +138,12 @@ def make_train_batches(
             share = _slice_share(position * options.batch_size, options)
             index = order[share]
             rows = share if sampling == "balanced" else index
+            soft = {} if examples.soft_labels is None else {"soft_label": examples.soft_labels[index]}
             yield {
                 "source": source[index],
                 "label": examples.labels[index],
                 "index": index,
+                **soft,
                 **{name: column[rows] for name, column in parameters.items()},
             }
 

@@ -16,7 +16,7 @@ Part = Literal["Training", "Validation", "Test"]  # the archive's sets
 Batch = dict[str, np.ndarray]  # columns of one length
 
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # the last: how Python decodes bytes that are not UTF-8
-_COLUMNS = ("paths", "labels", "lesions", "rows", "relative_paths", "sides")
+_COLUMNS = ("paths", "labels", "lesions", "rows", "relative_paths", "sides", "soft_labels")
 
 
 class Faults(list[str]):
@@ -59,6 +59,7 @@ class Examples:
         class_names: the classes in the order of the labels.
         relative_paths: `[n]` str, the names of the images if file names repeat, see `name_by_path`; otherwise None.
         sides: `[n]` str, `"training"` or `"validation"`, if the source assigns its images; otherwise None.
+        soft_labels: float32 `[n, classes]`, the probabilities that training aims at; None for those of the labels.
     """
 
     paths: np.ndarray
@@ -68,6 +69,7 @@ class Examples:
     class_names: tuple[str, ...]
     relative_paths: np.ndarray | None = None
     sides: np.ndarray | None = None
+    soft_labels: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -127,10 +129,12 @@ class Examples:
         )
 
     def compute_fingerprint(self) -> str:
-        """Computes the SHA-256 of file names, labels and lesions in order, independent of the folder."""
+        """Computes the SHA-256 of file names, labels, lesions and soft labels in order, independent of the folder."""
         digest = hashlib.sha256(repr(self.class_names).encode())
         for path, label, lesion in zip(self.paths, self.labels, self.lesions, strict=True):
             digest.update(f"{PurePath(path).name},{label},{lesion}\n".encode())
+        if self.soft_labels is not None:
+            digest.update(self.soft_labels.tobytes())
         return digest.hexdigest()
 
 

@@ -32,6 +32,7 @@ from mobilenet_jax.training.preemption import StopRequest
 from mobilenet_jax.training.profiling import Profiler, measure_memory, release_free_memory
 from mobilenet_jax.training.setup import (
     Program,
+    add_soft_labels,
     build_program,
     count_steps_per_epoch,
     format_parameters,
@@ -75,6 +76,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, profile: bool
 
     # Data, model and state of a new run.
     training, validation = load_examples(config.data, config.model.num_classes, config.seed)
+    training = add_soft_labels(training, config.loss)
     steps_per_epoch = count_steps_per_epoch(config.train.batch_size, len(training))
     config = resolve_config(config, training, steps_per_epoch)
     is_new = not broadcast(np.bool_(has_checkpoints(workdir / "checkpoints")))

@@ -25,22 +25,22 @@ class Mixing(NamedTuple):
 
 
 def mix_examples(
-    mixing: Mixing, key: jax.Array, images: jax.Array, labels: jax.Array, num_classes: int
+    mixing: Mixing, key: jax.Array, images: jax.Array, targets: jax.Array, num_classes: int
 ) -> tuple[jax.Array, jax.Array]:
     """Mixes each image of a batch with another one.
 
     Args:
-        mixing: without factors, images and labels are returned as they are.
+        mixing: without factors, images and targets are returned as they are.
         key: the random key of the step.
         images: `[batch, height, width, 3]`.
-        labels: int32 `[batch]`.
+        targets: int32 `[batch]`, the labels; or float32 `[batch, classes]`, the probabilities of the classes.
         num_classes: the number of classes.
 
     Returns:
         The images; and the targets, float32 `[batch, classes]`, in which both labels have the share of their image.
     """
     if not mixing.mixup and not mixing.cutmix:
-        return images, labels
+        return images, targets
     share_key, box_key, choice_key = jax.random.split(jax.random.fold_in(key, 1), 3)
     is_random = mixing.mixup > 0 and mixing.cutmix > 0
     uses_cutmix = jax.random.bernoulli(choice_key) if is_random else jnp.asarray(mixing.cutmix > 0)
@@ -53,9 +53,9 @@ def mix_examples(
         kept = jnp.where(uses_cutmix, 1 - box, share)[None, :, :, None]
     else:
         kept = share
-    probabilities = jax.nn.one_hot(labels, num_classes)
-    targets = share * probabilities + (1 - share) * probabilities[::-1]
-    return (kept * images + (1 - kept) * others).astype(images.dtype), targets
+    probabilities = jax.nn.one_hot(targets, num_classes) if targets.ndim == 1 else targets
+    mixed = share * probabilities + (1 - share) * probabilities[::-1]
+    return (kept * images + (1 - kept) * others).astype(images.dtype), mixed
 
 
 def make_box(key: jax.Array, share: jax.Array, size: tuple[int, int]) -> jax.Array:

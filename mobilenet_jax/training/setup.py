@@ -3,6 +3,8 @@
 import functools
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -19,6 +21,7 @@ from input_pipeline.preprocessing import Preprocessing
 from input_pipeline.sources.registry import read_split
 from input_pipeline.splits import count_crossing_lesions, format_split, hash_split, resolve_split
 from mobilenet_jax.errors import ConfigError
+from mobilenet_jax.evaluation.predictions import read_predictions
 from mobilenet_jax.model.mobilenet import MobileNet
 from mobilenet_jax.sharding import make_data_mesh, replicate
 from mobilenet_jax.training.batch_statistics import StatisticsEstimator, make_statistics_estimator
@@ -82,6 +85,37 @@ def load_examples(data: ConfigDict, num_classes: int, seed: int) -> tuple[Exampl
         )
     _log_numbers(training, validation, resolve_split(training, data.split))
     return training, validation
+
+
+def add_soft_labels(training: Examples, loss: ConfigDict) -> Examples:
+    """Returns training examples with the soft labels that the configuration section `loss` specifies.
+
+    They are the mean of the one-hot label and of the probabilities of a teacher, weighted by `soft_labels_weight`:
+    knowledge distillation (Hinton et al. 2015, arXiv:1503.02531) at the temperature 1.
+
+    Raises:
+        ConfigError: the table has other classes, or lacks an image.
+        EvaluationError: the table cannot be read.
+    """
+    if not loss.soft_labels:
+        return training
+    teacher = read_predictions(Path(loss.soft_labels))
+    if set(teacher.class_names) != set(training.class_names):
+        raise ConfigError(
+            f"{loss.soft_labels} has the classes {', '.join(teacher.class_names)}, but the data have "
+            f"{', '.join(training.class_names)}"
+        )
+    row_of = {name: row for row, name in enumerate(teacher.images.tolist())}
+    names = training.names.tolist()
+    if missing := [name for name in names if name not in row_of]:
+        raise ConfigError(
+            f"{loss.soft_labels} lacks {len(missing)} training images, the first: {missing[0]}: evaluate the teacher "
+            "on them with --split=training or --split=all"
+        )
+    columns = [teacher.class_names.index(name) for name in training.class_names]
+    probabilities = teacher.probabilities[[row_of[name] for name in names]][:, columns]
+    one_hot, weight = np.eye(len(columns))[training.labels], loss.soft_labels_weight
+    return replace(training, soft_labels=((1 - weight) * one_hot + weight * probabilities).astype(np.float32))
 
 
 def _log_numbers(training: Examples, validation: Examples, split: str) -> None:

@@ -131,13 +131,14 @@ def make_train_step(
 
     Returns:
         A function `(state, batch, scale) -> (state, result, value)`. `batch` holds `image` `[batch, height, width, 3]`
-        and `label` `[batch]`; the update is multiplied by `scale`; `result` and `value`, the objective, are computed
-        before the update.
+        and `label` `[batch]`, and may hold `soft_label` `[batch, classes]`; the update is multiplied by `scale`;
+        `result` and `value`, the objective, are computed before the update.
     """
 
     def compute_objective(params: Any, state: TrainState, batch: Arrays) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+        targets = batch.get("soft_label", batch["label"])
         step_key = jax.random.fold_in(dropout_key, state.step)
-        images, targets = mix_examples(objective.mixing, step_key, batch["image"], batch["label"], model.num_classes)
+        images, targets = mix_examples(objective.mixing, step_key, batch["image"], targets, model.num_classes)
         logits, updated = model.apply(
             {"params": params, "batch_stats": state.batch_stats},
             images,

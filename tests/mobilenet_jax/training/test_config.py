@@ -49,7 +49,10 @@ def test_the_isic2018_recipe_is_that_of_the_article():
     }
     no_crop = {"crop_area": 1.0, "crop_ratio": 1.0}
     assert {name: value for name, value in config["augment"].items() if value} == {**shifts, **no_crop}
-    assert {name: value for name, value in config["loss"].items() if value} == {"class_weights": "none"}
+    assert {name: value for name, value in config["loss"].items() if value} == {
+        "class_weights": "none",
+        "soft_labels_weight": 0.5,
+    }
 
 
 @pytest.mark.parametrize(

@@ -345,6 +345,16 @@ def test_deferred_class_weights_apply_from_their_step_on(variables, batch):
     assert float(objective.compute_loss(logits, targets, jnp.int32(1))) == pytest.approx(2 * np.log(7))
 
 
+def test_soft_labels_replace_the_labels_in_the_objective_but_not_in_the_result(variables, batch):
+    soft = np.random.default_rng(0).dirichlet(np.ones(7), 8).astype(np.float32)
+    _, hard, value = _run_step(variables, batch)
+    assert float(value) == pytest.approx(float(hard.loss.mean()), rel=1e-5)
+    _, result, value = _run_step(variables, {**batch, "soft_label": soft})
+    np.testing.assert_allclose(result.loss, hard.loss, rtol=1e-5)
+    all_labels = [_run_step(variables, {**batch, "label": np.full(8, c, np.int32)})[1].loss for c in range(7)]
+    assert float(value) == pytest.approx(float((soft * np.stack(all_labels, 1)).sum(1).mean()), rel=1e-4)
+
+
 def test_unknown_names_are_refused():
     settings = _make_settings()
     with pytest.raises(ValueError, match="unknown schedule 'linear'"):

@@ -8,9 +8,10 @@ import pytest
 from input_pipeline.errors import DataError
 from input_pipeline.sources.isic import INPUT
 from mobilenet_jax.errors import ConfigError
+from mobilenet_jax.evaluation.predictions import Predictions
 from mobilenet_jax.training.config import parse_config
 from mobilenet_jax.training.loop import train_and_evaluate
-from mobilenet_jax.training.setup import choose_epochs, has_initial_weights, init_model, load_examples
+from mobilenet_jax.training.setup import add_soft_labels, choose_epochs, has_initial_weights, init_model, load_examples
 from mobilenet_jax.weights.load import load_pretrained
 from tests.helpers.datasets import write_photographs
 from tests.helpers.runs import make_config
@@ -94,3 +95,22 @@ def test_another_number_of_classes_names_the_option(data):
 @pytest.mark.parametrize(("steps_per_epoch", "epochs"), [(1, 60), (25, 60), (26, 58), (100, 15), (500, 15)])
 def test_small_data_are_trained_for_more_epochs(steps_per_epoch, epochs):
     assert choose_epochs(steps_per_epoch) == epochs
+
+
+def test_soft_labels_are_the_weighted_mean_of_labels_and_teacher(data, tmp_path):
+    config = make_config(data)
+    training, _ = load_examples(config.data, 7, 0)
+    rng, n = np.random.default_rng(0), len(training)
+    probabilities = rng.dirichlet(np.ones(7), n)
+    reverse, order = training.class_names[::-1], rng.permutation(n)
+    labels = 6 - training.labels
+    teacher = Predictions(training.names, training.lesions, labels, probabilities[:, ::-1], reverse).take(order)
+    config.loss.update(soft_labels=str(tmp_path / "teacher.csv"), soft_labels_weight=0.25)
+    (tmp_path / "teacher.csv").write_text(teacher.to_csv())
+    soft = add_soft_labels(training, config.loss).soft_labels
+    np.testing.assert_allclose(soft, 0.75 * np.eye(7)[training.labels] + 0.25 * probabilities, atol=1e-6)
+    (tmp_path / "teacher.csv").write_text(teacher.take(np.arange(n - 2)).to_csv())
+    with pytest.raises(ConfigError, match="lacks 2 training images, the first: ISIC"):
+        add_soft_labels(training, config.loss)
+    config.loss.soft_labels = ""
+    assert add_soft_labels(training, config.loss) is training
