@@ -49,7 +49,7 @@ def test_evaluate_reproduces_the_validation_metrics_of_training(run, workdir):
 def test_a_run_is_evaluated_with_the_preprocessing_of_its_training(run, tmp_path, steps):
     photographs = write_photos(tmp_path / "photos")
     changes = {"data__source": "folders", "model__num_classes": 3, "train__batch_size": 4, "train__epochs": 1}
-    data = {"data__resize": steps[0], "data__color_constancy": steps[1]}
+    data = {"data__resize": steps[0], "data__color_constancy": steps[1], "train__reestimate_batch_norm": 12}
     train_and_evaluate(make_config(tmp_path / "photos", **changes, **data), tmp_path / "run")
     assert run("evaluate", tmp_path / "run", "--resamples=0")[0] == 0
     [record] = read_records(tmp_path / "run")

@@ -142,7 +142,7 @@ def test_page_cuts_the_part_that_the_weights_record(site, tmp_path, steps):
     write_weights(weights := tmp_path / "w.safetensors", make_sensitive_weights(size=(64, 96), preprocessing=steps))
     build_demo(weights, tmp_path / "site")
     paths = [tmp_path / f"{name}.png" for name in ("wide", "upright", "bottom")]
-    for path, size in zip(paths, ((200, 149), (150, 201), (150, 100)), strict=True):
+    for path, size in zip(paths, ((200, 150), (150, 201), (150, 100)), strict=True):
         pixels = make_images(1, size[::-1])[0] * np.array([1, 0.7, 0.5])
         Image.fromarray(pixels.astype(np.uint8)).save(path)
     Image.open(paths[1]).crop((0, 101, 150, 201)).save(paths[2])
