@@ -47,7 +47,7 @@ def _compare(workdir: Path) -> None:
     run = read_trained_run(workdir)
     network, validation = Network(run.weights), run.read_examples(None, None, "validation")
     chosen = np.sort(np.random.default_rng(1).permutation(len(validation))[:_IMAGES])
-    batches = read_images([validation.paths[i] for i in chosen], network.image_size, 64)
+    batches = read_images([validation.paths[i] for i in chosen], network.image_size, 64, network.preprocessing)
     pixels, labels = np.concatenate([batch.pixels for batch in batches]), validation.labels[chosen]
     expected = network.compute_reference(pixels)
     accuracy = balanced_accuracy_score(labels, expected.argmax(1))

@@ -11,7 +11,7 @@ from PIL import Image
 
 from input_pipeline.augment import Augmentation, FillMode
 from input_pipeline.errors import DataError
-from input_pipeline.preprocessing import STRETCH, Preprocessing
+from input_pipeline.preprocessing import MINKOWSKI_NORM, STRETCH, Preprocessing
 
 # The values that pixel values 0 and 255 are mapped to; tuples of three if those of red, green and blue differ.
 InputScaling = tuple[float, float] | tuple[tuple[float, float, float], tuple[float, float, float]]
@@ -23,7 +23,6 @@ cv2.setNumThreads(0)  # one thread per image, since many images are processed at
 
 _REDUCED = ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4), (2, cv2.IMREAD_REDUCED_COLOR_2))
 _DEEP_MODES = ("I", "F")  # Pillow would clip these to 8 bits; 16-bit modes are named "I;16" and alike
-_MINKOWSKI_NORM = 6  # of shades of gray; Finlayson and Trezzi found it best
 _BORDERS: dict[FillMode, int] = {
     "nearest": cv2.BORDER_REPLICATE,
     "constant": cv2.BORDER_CONSTANT,
@@ -121,9 +120,20 @@ def remove_color_cast(image: np.ndarray) -> np.ndarray:
     Returns:
         uint8 of the same shape.
     """
-    means = np.mean((image / 255.0) ** _MINKOWSKI_NORM, (0, 1)) ** (1 / _MINKOWSKI_NORM)
-    gains = means.mean() / np.maximum(means, 1 / 255)  # a channel of zeros stays
-    return cv2.convertScaleAbs(image * gains)
+    return cv2.convertScaleAbs(image * compute_color_gains(image))
+
+
+def compute_color_gains(image: np.ndarray) -> np.ndarray:
+    """Computes the factors that `remove_color_cast` multiplies the channels by.
+
+    Args:
+        image: uint8 `[height, width, 3]`.
+
+    Returns:
+        float64 `[3]`.
+    """
+    means = np.mean((image / 255.0) ** MINKOWSKI_NORM, (0, 1)) ** (1 / MINKOWSKI_NORM)
+    return means.mean() / np.maximum(means, 1 / 255)  # a channel of zeros stays
 
 
 def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -1,9 +1,10 @@
 """What happens to a decoded image before augmentation: the same in training and in inference."""
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 Resize = Literal["stretch", "crop"]
 ColorConstancy = Literal["none", "shades_of_gray"]
+MINKOWSKI_NORM = 6  # of shades of gray; Finlayson and Trezzi found it best
 
 
 class Preprocessing(NamedTuple):
@@ -18,6 +19,10 @@ class Preprocessing(NamedTuple):
     resize: Resize = "stretch"
     color_constancy: ColorConstancy = "none"
 
+    def list_changes(self) -> dict[str, Any]:
+        """Returns the steps that differ from the defaults, by name."""
+        return {name: value for name, value in self._asdict().items() if value != self._field_defaults[name]}
+
     def describe(self, size: tuple[int, int]) -> str:
         """Returns instructions for other programs.
 
@@ -29,7 +34,9 @@ class Preprocessing(NamedTuple):
             self.resize == "crop"
         )
         whole = "the whole image " * (self.resize == "stretch")
-        gray = "; then remove the color cast by shades of gray with the norm 6" * (self.color_constancy != "none")
+        gray = f"; then remove the color cast by shades of gray with the norm {MINKOWSKI_NORM}" * (
+            self.color_constancy != "none"
+        )
         return (
             f"{cut}resize {whole}to {height} x {width} (height x width): area averaging if both sides become smaller, "
             f"else bilinear interpolation{gray}"

@@ -14,7 +14,6 @@ from flax import linen as nn
 
 from mobilenet_jax.export.network import Network
 from mobilenet_jax.model.layers import Bias
-from mobilenet_jax.model.preprocessing import scale_pixels
 
 _MAX_IMAGES = 64  # more change little
 _Params = dict[str, dict[str, Any]]
@@ -38,7 +37,7 @@ def correct_biases(network: Network, round_kernel: Callable[[np.ndarray], np.nda
     def compute_means(params: _Params) -> dict[str, jax.Array]:
         _, state = model.apply(
             {"params": params},
-            scale_pixels(images, network.input_scaling),
+            network.scale(images),
             train=False,
             capture_intermediates=_is_bias,
             mutable=["intermediates"],

@@ -72,10 +72,15 @@ def export_model(
         raise ExportError(f"--quantize={quantize} applies to .tflite files only, not to {out.name}")
     run = read_trained_run(Path(model), checkpoint) if is_workdir(model) else None
     network = Network(run.weights if run else read_weights(model), raw, plain=chosen.module == "litert")
+    if quantize == "int8" and network.removes_color_cast:
+        raise ExportError(
+            "int8 cannot express the removal of the color cast (color_constancy is shades_of_gray): export "
+            "--quantize=float16, or with --raw, and remove it in the application"
+        )
     _warn_of_large_head(network)
-    pixels = read_verification_images(run, data, network.image_size, _VERIFICATION_IMAGES)
+    pixels = read_verification_images(run, data, network, _VERIFICATION_IMAGES)
     if quantize == "int8":
-        typical = read_calibration_images(run, data, network.image_size, calibration_images)
+        typical = read_calibration_images(run, data, network, calibration_images)
     elif quantize == "float16":
         typical = _read_typical_images(network, run, data)
     module = chosen.load_module()
@@ -102,9 +107,9 @@ def export_model(
 def _read_typical_images(network: Network, run: TrainedRun | None, data: str | None) -> np.ndarray:
     """Reads training images if there are any, else those of the verification."""
     try:
-        return read_calibration_images(run, data, network.image_size, _VERIFICATION_IMAGES)
+        return read_calibration_images(run, data, network, _VERIFICATION_IMAGES)
     except (UserError, OSError):
-        return read_verification_images(run, data, network.image_size, _VERIFICATION_IMAGES)
+        return read_verification_images(run, data, network, _VERIFICATION_IMAGES)
 
 
 def get_description_path(out: Path) -> Path:
@@ -181,7 +186,6 @@ def _describe(
 ) -> dict[str, Any]:
     """Returns everything that an application needs to know about an exported file."""
     weights, chosen = network.weights, get_format(path)
-    height, width = network.image_size
     data, data_license = run.describe_training_data() if run else ("not known", "not known")
     values = f"RGB scaled to {format_input_scaling(network.input_scaling)}" if network.raw else "RGB, 0 to 255"
     return {
@@ -193,8 +197,8 @@ def _describe(
             "type": network.input_type.__name__,
             "values": values,
             "scaling": network.input_scaling,
-            "preprocessing": f"resize the whole image to {height} x {width} (height x width): area averaging if both "
-            "sides become smaller, else bilinear interpolation",
+            **network.preprocessing._asdict(),
+            "preprocessing": network.preprocessing.describe(network.image_size),
         },
         "output": {"name": network.output, "type": "float32"},
         "format": chosen.name,

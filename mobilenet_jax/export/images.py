@@ -10,6 +10,7 @@ from input_pipeline.image_reader import read_images
 from input_pipeline.sources.registry import read_valid_examples
 from mobilenet_jax.errors import DataError, EvaluationError, ExportError
 from mobilenet_jax.evaluation.trained_run import TrainedRun
+from mobilenet_jax.export.network import Network
 from mobilenet_jax.inference.predict_files import find_images
 
 _BATCH = 64
@@ -17,13 +18,13 @@ _SEED = 0
 _logger = logging.getLogger(__name__)
 
 
-def read_verification_images(run: TrainedRun | None, data: str | None, size: tuple[int, int], count: int) -> np.ndarray:
+def read_verification_images(run: TrainedRun | None, data: str | None, network: Network, count: int) -> np.ndarray:
     """Reads images of the validation split of a run, or of a folder; drawings of the sample if there are neither.
 
     Args:
         run: the run; None for bare weights.
         data: see `read_calibration_images`.
-        size: height and width of the result.
+        network: specifies height, width and preprocessing of the images.
         count: at most as many images are read.
 
     Returns:
@@ -33,22 +34,22 @@ def read_verification_images(run: TrainedRun | None, data: str | None, size: tup
         ExportError: `data` holds no readable image.
     """
     try:
-        return _read(_find_paths(run, data, "validation"), size, count)
+        return _read(_find_paths(run, data, "validation"), network, count)
     except (DataError, EvaluationError, ExportError, OSError) as error:
         if data:
             raise
         _logger.warning("verified with drawings of lesions, because %s", error)
-    return _read(read_valid_examples("sample", "", "Training").paths, size, count)
+    return _read(read_valid_examples("sample", "", "Training").paths, network, count)
 
 
-def read_calibration_images(run: TrainedRun | None, data: str | None, size: tuple[int, int], count: int) -> np.ndarray:
+def read_calibration_images(run: TrainedRun | None, data: str | None, network: Network, count: int) -> np.ndarray:
     """Reads images of the training split of a run, or of a folder.
 
     Args:
         run: the run; None for bare weights.
         data: the folder of the images of the run, if it is not where they were in training; for bare weights, any
             folder of images.
-        size: see `read_verification_images`.
+        network: see `read_verification_images`.
         count: see `read_verification_images`.
 
     Returns:
@@ -57,7 +58,7 @@ def read_calibration_images(run: TrainedRun | None, data: str | None, size: tupl
     Raises:
         DataError, ExportError: the images cannot be read, or bare weights have no folder.
     """
-    return _read(_find_paths(run, data, "training"), size, count)
+    return _read(_find_paths(run, data, "training"), network, count)
 
 
 def _find_paths(run: TrainedRun | None, data: str | None, split: str) -> Sequence[str] | np.ndarray:
@@ -70,10 +71,10 @@ def _find_paths(run: TrainedRun | None, data: str | None, split: str) -> Sequenc
     )
 
 
-def _read(paths: Sequence[str] | np.ndarray, size: tuple[int, int], count: int) -> np.ndarray:
+def _read(paths: Sequence[str] | np.ndarray, network: Network, count: int) -> np.ndarray:
     """Reads a random sample of images, always the same one."""
     chosen = np.sort(np.random.default_rng(_SEED).permutation(len(paths))[:count])
-    batches = list(read_images([paths[i] for i in chosen], size, _BATCH))
+    batches = list(read_images([paths[i] for i in chosen], network.image_size, _BATCH, network.preprocessing))
     pixels = np.concatenate([batch.pixels for batch in batches])
     if not len(pixels):
         raise ExportError(f"no image can be read: {next(fault for batch in batches for fault in batch.faults)}")

@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from input_pipeline.preprocessing import Preprocessing
 from mobilenet_jax.inference.classifier import get_image_size
 from mobilenet_jax.model.folding import fold_batch_norm
 from mobilenet_jax.model.mobilenet import MobileNet
-from mobilenet_jax.model.preprocessing import scale_pixels
+from mobilenet_jax.model.preprocessing import remove_color_cast, scale_pixels
 from mobilenet_jax.weights.weights import Weights
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ class Network:
     Attributes:
         weights: the weights and their metadata.
         raw: whether the input is float32 in the input range of the network, and the output logits. Otherwise the input
-            is uint8, and the output probabilities. A network without a classifier returns features in both cases.
+            is uint8, and the output probabilities; the color cast of the light is removed in the network, if it was in
+            training. A network without a classifier returns features in both cases.
         plain: whether each convolution is one operation of XLA, as converters expect; see `MobileNet`.
         params: parameters of the folded network in place of those that follow from the weights.
     """
@@ -66,21 +68,43 @@ class Network:
         """The range that pixel values 0 and 255 are mapped to."""
         return self.weights.metadata.input_scaling
 
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """The steps from a decoded image to the pixels, which applications apply."""
+        recorded = self.weights.metadata.preprocessing
+        return recorded if self.raw else recorded._replace(color_constancy="none")
+
+    @property
+    def removes_color_cast(self) -> bool:
+        """Whether the network itself removes the color cast of the light."""
+        return self.preprocessing != self.weights.metadata.preprocessing
+
+    def scale(self, pixels: jax.Array) -> jax.Array:
+        """Maps pixels to the input range of the network, after removing their color cast if the network does so.
+
+        Args:
+            pixels: uint8 `[n, height, width, 3]`, after the steps of `preprocessing`.
+
+        Returns:
+            float32, the same shape.
+        """
+        return scale_pixels(remove_color_cast(pixels) if self.removes_color_cast else pixels, self.input_scaling)
+
     def prepare(self, pixels: np.ndarray) -> np.ndarray:
         """Converts pixels to the input of the exported network.
 
         Args:
-            pixels: uint8 `[n, height, width, 3]`.
+            pixels: see `scale`.
 
         Returns:
             The same shape, of type `input_type`.
         """
-        return np.asarray(scale_pixels(jnp.asarray(pixels), self.input_scaling)) if self.raw else pixels
+        return np.asarray(self.scale(jnp.asarray(pixels))) if self.raw else pixels
 
     def apply(self, image: jax.Array) -> jax.Array:
         """Computes the output for the input; this function of JAX is exported. Batch normalization is folded."""
         model, variables = self.fold()
-        return self.finish(model, variables, image if self.raw else scale_pixels(image, self.input_scaling))
+        return self.finish(model, variables, image if self.raw else self.scale(image))
 
     def fold(self) -> tuple[MobileNet, dict[str, Any]]:
         """Returns the model without batch normalization, and its variables."""
@@ -97,7 +121,7 @@ class Network:
         """Computes the outputs as in evaluation, without folding: the values that exported files are compared with.
 
         Args:
-            pixels: uint8 `[n, height, width, 3]`.
+            pixels: see `scale`.
 
         Returns:
             float32 `[n, ...]`.
@@ -106,7 +130,7 @@ class Network:
 
         @jax.jit
         def classify(pixels: jax.Array) -> jax.Array:
-            return self.finish(model, variables, scale_pixels(pixels, self.input_scaling))
+            return self.finish(model, variables, self.scale(pixels))
 
         batches = [pixels[i : i + _IMAGES_PER_BATCH] for i in range(0, len(pixels), _IMAGES_PER_BATCH)]
         return np.concatenate([np.asarray(classify(batch)) for batch in batches])

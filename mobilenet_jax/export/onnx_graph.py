@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from input_pipeline.preprocessing import MINKOWSKI_NORM
 from mobilenet_jax.kernels.depthwise import Padding
 from mobilenet_jax.model.mobilenet import BLOCKS, trace_strided_layers
 
@@ -95,6 +96,7 @@ def _add_network(graph: _Graph, network: "Network") -> str:
     if not network.raw:
         low, high = map(np.asarray, network.input_scaling)
         x = graph.add("Cast", x, to=1)  # to float32
+        x = _remove_color_cast(graph, x) if network.removes_color_cast else x
         x = graph.add("Mul", x, np.float32((high - low) / 255))
         x = graph.add("Add", x, np.float32(low)) if low.any() else x
     x = graph.add("Transpose", x, perm=_CHANNELS_FIRST)
@@ -107,6 +109,15 @@ def _add_network(graph: _Graph, network: "Network") -> str:
     if network.weights.architecture.conv_head:
         x = graph.add_conv(x, params, "conv_head")
     return _add_head(graph, network, params, x)
+
+
+def _remove_color_cast(graph: _Graph, x: str) -> str:
+    """Adds `model.preprocessing.remove_color_cast` and returns the name of its output."""
+    powers = graph.add("Pow", graph.add("Div", x, np.float32(255)), np.float32(MINKOWSKI_NORM))
+    means = graph.add("ReduceMean", graph.add("ReduceMean", powers, axes=(1,)), axes=(2,))
+    means = graph.add("Pow", means, np.float32(1 / MINKOWSKI_NORM))
+    gains = graph.add("Div", graph.add("ReduceMean", means, axes=(3,)), graph.add("Max", means, np.float32(1 / 255)))
+    return graph.add("Min", graph.add("Round", graph.add("Mul", x, gains)), np.float32(255))
 
 
 def _add_head(graph: _Graph, network: "Network", params: dict[str, Any], x: str) -> str:

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from input_pipeline.preprocessing import MINKOWSKI_NORM
+
 if TYPE_CHECKING:
     from input_pipeline.image_ops import InputScaling
 
@@ -24,3 +26,20 @@ def scale_pixels(pixels: jax.Array, input_scaling: "InputScaling") -> jax.Array:
     if low.ndim:  # one value per channel
         low, high = (value.reshape((1,) * (pixels.ndim - 1) + (3,)) for value in (low, high))
     return np.float32(low) + np.float32((high - low) / 255) * pixels.astype(jnp.float32)
+
+
+def remove_color_cast(pixels: jax.Array) -> jax.Array:
+    """Removes the color cast of the light as `image_ops.remove_color_cast` does, to one level of 255.
+
+    Args:
+        pixels: `[n, height, width, 3]`, of any type.
+
+    Returns:
+        float32, the same shape: whole numbers from 0 to 255.
+    """
+    pixels = pixels.astype(jnp.float32)
+    powers = (pixels / 255) ** MINKOWSKI_NORM
+    # Some runtimes of exported networks add in one sequence: over rows, then columns, the error is a hundredth.
+    means = powers.mean(1, keepdims=True).mean(2, keepdims=True) ** (1 / MINKOWSKI_NORM)
+    gains = means.mean(3, keepdims=True) / jnp.maximum(means, 1 / 255)
+    return jnp.minimum(jnp.round(pixels * gains), 255)

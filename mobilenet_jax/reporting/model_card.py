@@ -9,6 +9,7 @@ from typing import Any
 import jinja2
 
 from input_pipeline.atomic_files import write_atomically
+from input_pipeline.preprocessing import MINKOWSKI_NORM
 from input_pipeline.sources.registry import SOURCES
 from mobilenet_jax.errors import EvaluationError
 from mobilenet_jax.evaluation.metrics import list_overall
@@ -74,6 +75,8 @@ def _render_card(run: TrainedRun, results: dict[str, Any]) -> str:
     return environment.from_string(source.read_text(encoding="utf-8")).render(
         run=run,
         image_size=metadata.image_size,
+        preprocessing=metadata.preprocessing,
+        norm=MINKOWSKI_NORM,
         scaling=format_input_scaling(metadata.input_scaling),
         low_high=", ".join(f"np.array({value})" for value in metadata.input_scaling),
         results=results,
@@ -114,6 +117,7 @@ def _build_config(run: TrainedRun) -> dict[str, Any]:
         "num_classes": weights.architecture.num_classes,
         "image_size": weights.metadata.image_size,
         "input_scaling": weights.metadata.input_scaling,
+        **weights.metadata.preprocessing.list_changes(),
         "id2label": dict(enumerate(run.class_names)),
         "label2id": {name: i for i, name in enumerate(run.class_names)},
         "training": strip_folders(run.config),

@@ -67,8 +67,8 @@ class Metadata:
     def to_texts(self) -> dict[str, str]:
         """Returns the known values by name, lists as JSON. Every file format can store texts."""
         facts = {name: value for name, value in self.__dict__.items() if name != "preprocessing"}
-        unusual = set(self.preprocessing._asdict().items()) - set(STRETCH._asdict().items())
-        known = {name: value for name, value in [*facts.items(), *sorted(unusual)] if value not in (None, "")}
+        facts |= self.preprocessing.list_changes()
+        known = {name: value for name, value in facts.items() if value not in (None, "")}
         return {
             name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
             for name, value in known.items()

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from input_pipeline.preprocessing import STRETCH
 from mobilenet_jax.model.mobilenet import compute_feature_size
 from mobilenet_jax.model.preprocessing import scale_pixels
 from mobilenet_jax.weights.layout import HEAD_LAYERS, Architecture
@@ -26,7 +27,14 @@ def make_images(count, size):
 
 
 def make_sensitive_weights(
-    head="small", size=(64, 64), *, alpha=0.25, classes=CLASSES, input_scaling=(-1.0, 1.0), **variant
+    head="small",
+    size=(64, 64),
+    *,
+    alpha=0.25,
+    classes=CLASSES,
+    input_scaling=(-1.0, 1.0),
+    preprocessing=STRETCH,
+    **variant,
 ):
     """Returns weights with the statistics of `make_images`, and with a last layer that separates these images.
 
@@ -36,6 +44,7 @@ def make_sensitive_weights(
         alpha: the width multiplier.
         classes: names of the classes.
         input_scaling: see `Metadata`.
+        preprocessing: see `Metadata`.
         variant: more attributes of `Architecture`.
     """
     feature_size = compute_feature_size(variant.get("padding", "keras"), size)
@@ -56,7 +65,7 @@ def make_sensitive_weights(
         factor = SPREAD / np.std(np.asarray(outputs), 0)
         tensors[f"params.{last}.kernel"] = tensors[f"params.{last}.kernel"] * factor
         tensors[f"params.{last}.bias"] = -np.mean(np.asarray(outputs), 0) * factor
-    metadata = Metadata(size, input_scaling, tuple(classes) if head else None, "random weights")
+    metadata = Metadata(size, input_scaling, tuple(classes) if head else None, preprocessing, "random weights")
     return Weights("memory", "", architecture, tensors, metadata)
 
 

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from input_pipeline.augment import Augmentation
 from input_pipeline.batches import BatchOptions, make_eval_batches, make_train_batches
 from input_pipeline.cache import open_cache
 from input_pipeline.errors import DataError
+from input_pipeline.preprocessing import Preprocessing
 from input_pipeline.sources.isic import read_isic
 from tests.helpers.cached_run import train_from_a_disk_cache
 from tests.helpers.runs import ROOT
@@ -68,6 +70,18 @@ def test_the_size_is_logged_before_decoding_and_the_folder_when_the_cache_is_use
     assert (folder / "images.npy").stat().st_mtime_ns == written
     open_cache("disk", examples.paths, 40)
     assert len(list(folder.parent.iterdir())) == 2
+
+
+def test_each_preprocessing_has_a_cache_and_the_default_that_of_earlier_versions(examples, tmp_path):
+    open_cache("disk", examples.paths, SIZE)
+    names = sorted(os.path.basename(path) for path in examples.paths)
+    earlier = hashlib.sha256("\n".join([str(SIZE), *names]).encode()).hexdigest()[:16]
+    assert _find_folder(tmp_path).name == earlier
+    for resize, color_constancy in (("crop", "none"), ("stretch", "shades_of_gray"), ("crop", "shades_of_gray")):
+        steps = Preprocessing(resize, color_constancy)
+        images = open_cache("disk", examples.paths, SIZE, steps).images
+        np.testing.assert_array_equal(images, open_cache("memory", examples.paths, SIZE, steps).images)
+    assert len(list((tmp_path / "cache" / "mobilenet-jax" / "decoded").iterdir())) == 4
 
 
 def _replace_source(examples, folder):

@@ -11,15 +11,27 @@ from PIL import Image
 
 from input_pipeline.augment import Augmentation, make_affine_matrix, make_color_matrix, sample_affine, sample_color
 from input_pipeline.errors import DataError
-from input_pipeline.image_ops import augment_images, decode_image, recolor, resize, scale_pixels, warp
+from input_pipeline.image_ops import (
+    augment_images,
+    crop_center,
+    decode_image,
+    preprocess,
+    recolor,
+    remove_color_cast,
+    resize,
+    scale_pixels,
+    warp,
+)
+from input_pipeline.preprocessing import STRETCH, Preprocessing
 from input_pipeline.tf_graph import decode_images
 
+CROP, GRAY = Preprocessing("crop"), Preprocessing("stretch", "shades_of_gray")
 ALL = Augmentation(30, 0.3, 0.3, 0.3, 20, True, True, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.1)
 
 
-def _assert_decoded_as_in_training(path, size):
-    [expected] = decode_images(np.array([str(path)]), size)
-    np.testing.assert_array_equal(decode_image(path.read_bytes(), (size, size)), expected)
+def _assert_decoded_as_in_training(path, size, preprocessing=STRETCH):
+    [expected] = decode_images(np.array([str(path)]), size, preprocessing)
+    np.testing.assert_array_equal(decode_image(path.read_bytes(), (size, size), preprocessing), expected)
 
 
 @pytest.mark.parametrize("size", [32, 50, 128, 224, 700])
@@ -37,6 +49,18 @@ def test_all_color_modes_are_decoded_as_in_training(tmp_path, mode, suffix):
     Image.fromarray(noise).convert(mode).save(tmp_path / f"i.{suffix}")
     for size in (32, 64, 200):
         _assert_decoded_as_in_training(tmp_path / f"i.{suffix}", size)
+
+
+@pytest.mark.parametrize("preprocessing", [CROP, GRAY, Preprocessing("crop", "shades_of_gray")])
+@pytest.mark.parametrize(("shape", "suffix"), [((90, 130), "jpeg"), ((301, 75), "jpeg"), ((75, 101), "bmp")])
+def test_every_preprocessing_is_that_of_training(tmp_path, preprocessing, shape, suffix):
+    noise = np.random.default_rng(0).integers(0, (256, 200, 120), (*shape, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / f"i.{suffix}")
+    plain = decode_image((tmp_path / f"i.{suffix}").read_bytes(), (32, 32))
+    for size in (32, 64, 200):
+        _assert_decoded_as_in_training(tmp_path / f"i.{suffix}", size, preprocessing)
+    changed = decode_image((tmp_path / f"i.{suffix}").read_bytes(), (32, 32), preprocessing)
+    assert np.abs(changed.astype(int) - plain).mean() > 1
 
 
 OTHER_FORMATS = [
@@ -121,6 +145,53 @@ def test_images_are_resized_by_area_or_by_interpolation():
     np.testing.assert_allclose(resize(image, (20, 20)), image.reshape(20, 2, 20, 2, 3).mean((1, 3)), atol=0.5)
     expected = tf.image.resize(image, (60, 60)).numpy()
     np.testing.assert_allclose(resize(image, (60, 60)), expected, atol=1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "part"),
+    [
+        ((150, 200), (64, 64), np.s_[:, 25:175]),
+        ((200, 150), (64, 64), np.s_[25:175]),
+        ((150, 201), (224, 224), np.s_[:, 25:175]),
+        ((150, 200), (32, 64), np.s_[25:125]),
+        ((150, 200), (64, 32), np.s_[:, 62:137]),
+        ((100, 100), (64, 64), np.s_[:]),
+        ((90, 120), (48, 64), np.s_[:]),
+        ((1, 300), (64, 64), np.s_[:, 149:150]),
+    ],
+)
+def test_the_longer_side_is_cut_equally_at_both_ends(shape, size, part):
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    np.testing.assert_array_equal(crop_center(image, size), image[part])
+    np.testing.assert_array_equal(preprocess(image, size, CROP), resize(image[part], size))
+
+
+def test_the_shortest_part_of_an_image_has_one_pixel():
+    assert crop_center(np.zeros((1, 300, 3), np.uint8), (32, 64)).shape == (1, 2, 3)
+    assert crop_center(np.zeros((1, 300, 3), np.uint8), (64, 32)).shape == (1, 1, 3)
+
+
+def test_the_color_cast_is_that_of_shades_of_gray():
+    image = np.random.default_rng(0).integers(0, (256, 180, 90), (40, 50, 3), np.uint8)
+    image[0, 0] = 255
+    light = [(np.float64(image[..., i]) ** 6).mean() ** (1 / 6) for i in range(3)]
+    expected = np.stack([image[..., i] * np.mean(light) / light[i] for i in range(3)], -1)
+    corrected = remove_color_cast(image)
+    assert corrected.dtype == np.uint8
+    np.testing.assert_array_equal(corrected, np.clip(np.round(expected), 0, 255))
+    assert (expected > 255).any(), "the clipping is tested, too"
+
+
+def test_gray_light_is_left_as_it_is():
+    gray = np.random.default_rng(0).integers(0, 256, (40, 50, 1), np.uint8).repeat(3, 2)
+    assert np.abs(remove_color_cast(gray).astype(int) - gray).max() <= 1
+
+
+def test_the_color_cast_of_black_is_defined():
+    black, red = np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8, 3), np.uint8)
+    red[..., 0] = 90
+    np.testing.assert_array_equal(remove_color_cast(black), black)
+    np.testing.assert_array_equal(remove_color_cast(red), red // 3)  # the average of 90, 0 and 0
 
 
 def _warp(image, matrix, fill_mode="nearest"):

@@ -57,7 +57,8 @@ async function open(file, isLatest) {
   bitmap?.close();
   bitmap = opened;
   element('crop').hidden = false;
-  crop.show(bitmap);
+  const {shape: [, height, width], resize} = model.description.input;
+  crop.show(bitmap, resize === 'crop' ? width / height : bitmap.width / bitmap.height);
   await showResult(isLatest);
 }
 

@@ -1,4 +1,4 @@
-// The part of the image that is classified. It has the proportions of the image, and can be dragged or set by sliders.
+// The part of the image that is classified. It has given proportions, and can be dragged or set by sliders.
 
 const MAX_SIDE = 1024; // pixels of the preview
 
@@ -17,9 +17,14 @@ export class Crop {
     this.canvas.addEventListener('pointerup', onChange);
   }
 
-  /** Shows another image, all of which is the part. */
-  show(bitmap) {
+  /**
+   * Shows another image. The part is the largest one of the given proportions in its center.
+   * @param {ImageBitmap} bitmap
+   * @param {number} ratio - the width of the part divided by its height.
+   */
+  show(bitmap, ratio) {
     this.bitmap = bitmap;
+    this.largest = {width: Math.min(bitmap.width, bitmap.height * ratio), height: Math.min(bitmap.height, bitmap.width / ratio)};
     const scale = Math.min(1, MAX_SIDE / Math.max(bitmap.width, bitmap.height));
     this.canvas.width = Math.max(1, Math.round(bitmap.width * scale));
     this.canvas.height = Math.max(1, Math.round(bitmap.height * scale));
@@ -33,10 +38,10 @@ export class Crop {
   /** Returns the part in pixels of the image. */
   get part() {
     const [zoom, left, top] = this.sliders.map(slider => Number(slider.value));
-    const width = Math.max(1, Math.round(this.bitmap.width / zoom));
-    const height = Math.max(1, Math.round(this.bitmap.height / zoom));
+    const width = Math.max(1, Math.round(this.largest.width / zoom));
+    const height = Math.max(1, Math.round(this.largest.height / zoom));
     return {
-      x: Math.round(left * (this.bitmap.width - width)), y: Math.round(top * (this.bitmap.height - height)),
+      x: Math.floor(left * (this.bitmap.width - width)), y: Math.floor(top * (this.bitmap.height - height)),
       width, height,
     };
   }

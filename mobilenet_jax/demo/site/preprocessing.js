@@ -1,4 +1,4 @@
-// The preprocessing of training: the part of an image is resized as a whole, without keeping its proportions.
+// The preprocessing of training: the part of an image is resized to the input of the network.
 
 /**
  * Resizes pixels as OpenCV does: by area averaging if both sides become smaller, else by bilinear interpolation.

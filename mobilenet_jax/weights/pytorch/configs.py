@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
+from input_pipeline.preprocessing import STRETCH, Preprocessing
 from mobilenet_jax.errors import WeightsError
 from mobilenet_jax.model.mobilenet import MAX_IMAGE_SIZE, MIN_IMAGE_SIZE, StridedPadding
 from mobilenet_jax.weights.damage import report_damage
@@ -28,6 +29,7 @@ _MAX_BYTES = 8 << 20
 _MAX_SHOWN = 80  # characters of a value that a message shows
 _TIMM_NAMES = {(1.0, False): "mobilenetv1_100", (1.0, True): "mobilenetv1_100h", (1.25, False): "mobilenetv1_125"}
 _TIMM_EPSILON, _TRANSFORMERS_EPSILON = 1e-5, 1e-3
+_CROP = Preprocessing("crop")
 _TIMM_PADDINGS: dict[StridedPadding, str] = {"symmetric": "", "same": "same"}  # by `pad_type`
 # Arguments of a model that change nothing, or nothing that the shapes of the tensors do not show.
 _NEUTRAL_ARGUMENTS = {"num_classes", "in_chans", "drop_rate", "drop_path_rate"}
@@ -178,7 +180,9 @@ def _describe_timm(config: _JsonObject) -> Description:
     labels = [(config, "label_names"), (pretrained, "label_names"), (pretrained, "labels")]
     classes = next((_read_labels(*label) for label in labels if label[0].values.get(label[1])), None)
     variant = {"padding": paddings[0], "batch_norm_epsilon": epsilon}
-    return Description(Metadata(size, make_input_scaling(mean, std), classes), None, check_variant(variant))
+    crops = pretrained.values.get("crop_mode") == "center" and pretrained.values.get("crop_pct") == 1
+    metadata = Metadata(size, make_input_scaling(mean, std), classes, _CROP if crops else STRETCH)
+    return Description(metadata, None, check_variant(variant))
 
 
 def _read_labels(labels: _JsonObject, key: str) -> tuple[str, ...]:
@@ -202,16 +206,19 @@ def _describe_transformers(config: _JsonObject, processor: _JsonObject) -> Descr
         "padding": "same" if tf_padding else "symmetric",
         "batch_norm_epsilon": config.read_number("layer_norm_eps", _TRANSFORMERS_EPSILON, 0, 1),
     }
-    alpha = None
+    alpha, preprocessing = None, STRETCH
     if "depth_multiplier" in config.values:
         alpha = str(config.read_number("depth_multiplier", 1, 0, _LARGEST))
     if processor.values:
         is_cropped = processor.values.get("do_center_crop", "crop_size" in processor.values)
         size = processor.read_size("crop_size" if is_cropped else "size")
+        if is_cropped and size and processor.values.get("size") == {"shortest_edge": size[0]} and size[0] == size[1]:
+            preprocessing = _CROP
         scaling = _read_processor_range(processor)
     else:
         size, scaling = config.read_size("image_size"), make_input_scaling(_NORMALIZED, _NORMALIZED)
-    return Description(Metadata(size, scaling, _read_id2label(config)), alpha, check_variant(variant))
+    metadata = Metadata(size, scaling, _read_id2label(config), preprocessing)
+    return Description(metadata, alpha, check_variant(variant))
 
 
 def _read_processor_range(processor: _JsonObject) -> "InputScaling":
@@ -248,33 +255,21 @@ def build_files(library: Library, architecture: Architecture, metadata: Metadata
         metadata: the metadata of the weights.
 
     Raises:
-        WeightsError: the library's MobileNet v1 cannot express the model.
+        WeightsError: the library's MobileNet v1 or its preprocessing cannot express the model.
     """
     if architecture.has_fixed_size:
         raise WeightsError(
             f"{library} has no MobileNet v1 with the head {architecture.head!r}, only with a single layer"
         )
+    if (steps := metadata.preprocessing).color_constancy != "none":
+        raise WeightsError(f"{library} cannot express color_constancy={steps.color_constancy}")
     size = metadata.image_size or KERAS_SIZE
     padding = express_padding(library, architecture.padding, size, ("same", "symmetric"))
     if library == "timm":
         return {"config.json": _build_timm_config(architecture, metadata, size, _TIMM_PADDINGS[padding])}
-    mean, std = compute_mean_std(metadata.input_scaling)
-    processor = {
-        # The processor of ViT, which resizes the whole image to a height and a width, as `image_reader` does.
-        "image_processor_type": "ViTImageProcessor",
-        "do_resize": True,
-        "size": {"height": size[0], "width": size[1]},
-        "resample": 2,  # bilinear; when it reduces an image, the filter is as wide as the areas that are averaged here
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": mean,
-        "image_std": std,
-        "do_center_crop": False,
-    }
     return {
         "config.json": _build_transformers_config(architecture, metadata, size, padding == "same"),
-        "preprocessor_config.json": processor,
+        "preprocessor_config.json": _build_processor(metadata, size),
     }
 
 
@@ -295,7 +290,7 @@ def _build_timm_config(
         "std": std,
         "interpolation": "bilinear",
         "crop_pct": 1.0,
-        "crop_mode": "squash",  # resizes the whole image
+        "crop_mode": "center" if metadata.preprocessing == _CROP else "squash",  # squash: resizes the whole image
         "num_classes": architecture.num_classes,
         "first_conv": "conv_stem",
         "classifier": "classifier",
@@ -334,4 +329,32 @@ def _build_transformers_config(
         "classifier_dropout_prob": 0.001,
         "id2label": {str(i): name for i, name in classes.items()},
         "label2id": {name: i for i, name in classes.items()},
+    }
+
+
+def _build_processor(metadata: Metadata, size: tuple[int, int]) -> dict[str, Any]:
+    """Returns the settings of the processor of Transformers that resizes as `image_ops.preprocess` does."""
+    height, width = size
+    if metadata.preprocessing.resize == "stretch":
+        name, crop = "ViTImageProcessor", {"size": {"height": height, "width": width}, "do_center_crop": False}
+    elif height == width:
+        crop = {
+            "size": {"shortest_edge": height},
+            "do_center_crop": True,
+            "crop_size": {"height": height, "width": width},
+        }
+        name = "MobileNetV1ImageProcessor"
+    else:
+        raise WeightsError(f"transformers cannot express resize=crop for {height} x {width} pixels, only for squares")
+    mean, std = compute_mean_std(metadata.input_scaling)
+    return {
+        "image_processor_type": name,
+        "do_resize": True,
+        **crop,
+        "resample": 2,  # bilinear; when it reduces an image, the filter is as wide as the areas that are averaged here
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": mean,
+        "image_std": std,
     }

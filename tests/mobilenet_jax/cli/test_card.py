@@ -6,7 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
+from input_pipeline.image_ops import preprocess
+from input_pipeline.preprocessing import Preprocessing
 from input_pipeline.sources.isic import CLASS_NAMES as NAMES
 from input_pipeline.sources.isic import INPUT
 from input_pipeline.sources.registry import SOURCES
@@ -16,6 +19,7 @@ from mobilenet_jax.weights.load import read_weights
 from tests.helpers.documents import run_python_blocks, write_photos
 from tests.helpers.runs import make_config
 
+KEYS = Preprocessing._fields
 METRICS = "evaluation/validation/metrics.json"
 
 
@@ -99,6 +103,38 @@ def test_the_python_of_a_card_runs_and_gives_the_probabilities_of_predict(run, e
     run("predict", evaluated, "photo.jpg", "--out=p.jsonl", "--format=jsonl")
     expected = json.loads((evaluated / "card" / "p.jsonl").read_text())["probabilities"]
     np.testing.assert_allclose(names["probabilities"][0], list(expected.values()), atol=2e-2)
+
+
+@pytest.mark.parametrize("steps", [("crop", "none"), ("stretch", "shades_of_gray"), ("crop", "shades_of_gray")])
+def test_a_card_describes_the_preprocessing_of_the_weights(run, evaluated, monkeypatch, steps):
+    """Its Python applies it to a photograph that is not square, with this package and without it."""
+    resize, color_constancy = steps
+    _change_json(evaluated / "config.json", lambda config: config["data"].update(zip(KEYS, steps, strict=True)))
+    assert run("card", evaluated)[0] == 0
+    card = (evaluated / "card" / "README.md").read_text()
+    text = " ".join(card.split())
+    assert ("The longer side of a photograph is cut equally at both ends" in text) == (resize == "crop")
+    assert ("resized to 32 x 32 pixels (height x width) as a whole" in text) == (resize == "stretch")
+    assert ("The color cast of the light is removed" in text) == (color_constancy != "none")
+    published = json.loads((evaluated / "card" / "config.json").read_text())
+    assert (published.get("resize", "stretch"), published.get("color_constancy", "none")) == steps
+    assert read_weights(evaluated / "card" / "model.safetensors").metadata.preprocessing == steps
+    monkeypatch.chdir(evaluated / "card")
+    photograph = np.random.default_rng(0).integers(0, (256, 180, 90), (90, 130, 3), np.uint8)
+    Image.fromarray(photograph).save("photo.jpg", "PNG")  # which every program decodes to the same pixels
+    expected = preprocess(photograph, (32, 32), Preprocessing(*steps)) / 255
+    package, opencv, _ = re.findall(r"^```python\n(.*?)^```", card, re.DOTALL | re.MULTILINE)
+    for block in (package, opencv):
+        exec(block, names := {})
+        np.testing.assert_allclose(names["images"][0], expected, atol=1e-6)
+
+
+def test_a_card_of_the_default_preprocessing_does_not_mention_other_steps(run, evaluated):
+    assert run("card", evaluated)[0] == 0
+    card = (evaluated / "card" / "README.md").read_text()
+    for word in ("Preprocessing(", "cut equally", "color cast"):
+        assert word not in card
+    assert not {*KEYS} & json.loads((evaluated / "card" / "config.json").read_text()).keys()
 
 
 def test_cards_and_reports_of_other_images_do_not_mention_skin(run, evaluated, tmp_path):

@@ -8,9 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from input_pipeline.image_ops import preprocess
+from input_pipeline.preprocessing import Preprocessing
 from mobilenet_jax.evaluation.predictions import read_predictions
+from mobilenet_jax.inference.classifier import Classifier
 from mobilenet_jax.training.loop import train_and_evaluate
 from mobilenet_jax.weights.layout import Architecture
+from mobilenet_jax.weights.load import read_weights
 from tests.helpers.datasets import add_official_sets, write_photographs
 from tests.helpers.documents import PREPARATIONS, write_photos
 from tests.helpers.runs import make_config, read_records, read_table
@@ -42,6 +46,27 @@ def test_evaluate_reproduces_the_validation_metrics_of_training(run, workdir):
         "metrics.json", "predictions.csv", "report.html", "curves.png", "confusion.png", "roc.png",
         "precision_recall.png", "reliability.png", "scores.png",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("steps", [("crop", "none"), ("crop", "shades_of_gray")])
+def test_a_run_is_evaluated_with_the_preprocessing_of_its_training(run, tmp_path, steps):
+    photographs = write_photos(tmp_path / "photos")
+    changes = {"data__source": "folders", "model__num_classes": 3, "train__batch_size": 4, "train__epochs": 1}
+    data = {"data__resize": steps[0], "data__color_constancy": steps[1], "train__reestimate_batch_norm": 12}
+    train_and_evaluate(make_config(tmp_path / "photos", **changes, **data), tmp_path / "run")
+    assert run("evaluate", tmp_path / "run", "--resamples=0")[0] == 0
+    [record] = read_records(tmp_path / "run")
+    assert read_metrics(tmp_path / "run", "validation")["metrics"]["nll"] == pytest.approx(record["val_loss"], rel=1e-4)
+    run("predict", tmp_path / "run", *photographs, f"--out={tmp_path / 'p.csv'}")
+    weights = read_weights(tmp_path / "run")
+    assert weights.metadata.preprocessing == steps
+    pixels = [np.asarray(Image.open(path)) for path in photographs]
+    images = np.stack([preprocess(image, (32, 32), Preprocessing(*steps)) for image in pixels])
+    expected = Classifier(weights).compute_probabilities(images, 4)
+    predicted = [[float(row[name]) for name in weights.metadata.classes] for row in read_table(tmp_path / "p.csv")]
+    np.testing.assert_allclose(predicted, expected, atol=1e-5)
+    stretched = np.stack([preprocess(image, (32, 32), Preprocessing()) for image in pixels])
+    assert np.abs(Classifier(weights).compute_probabilities(stretched, 4) - expected).max() > 1e-4
 
 
 def test_the_report_is_one_file_that_needs_no_network(evaluated_once):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from input_pipeline.preprocessing import Preprocessing
 from mobilenet_jax.demo.build import build_demo
 from mobilenet_jax.demo.npm import Package, read_package_files
 from mobilenet_jax.demo.serve import make_server
@@ -19,7 +20,7 @@ from mobilenet_jax.inference.predict_files import classify_files
 from mobilenet_jax.weights.load import read_weights
 from mobilenet_jax.weights.save import write_weights
 from tests.helpers.browser import start_browser
-from tests.helpers.sensitive_weights import make_sensitive_weights
+from tests.helpers.sensitive_weights import make_images, make_sensitive_weights
 
 AXE = Package(
     "axe-core",
@@ -105,6 +106,14 @@ def read_probabilities(browser):
     return dict(rows)
 
 
+def move(browser, slider, value):
+    """Moves a slider, as a user does."""
+    browser.execute_script(
+        "const slider = document.getElementById(arguments[0]); slider.value = arguments[1];"
+        "slider.dispatchEvent(new Event('input')); slider.dispatchEvent(new Event('change'));", slider, value
+    )  # fmt: skip
+
+
 def predict(weights, paths):
     classifier = Classifier(read_weights(weights))
     [batch] = classify_files(classifier, list(map(str, paths)), batch_size=32)
@@ -125,6 +134,34 @@ def test_page_and_python_compute_the_same_probabilities(page, sensitive, real_ph
         assert max(shown, key=shown.get) == names[row.argmax()]
     others = ("console-api", "rendering")  # LiteRT logs to the first; Chromium without a GPU to the second
     assert [entry for entry in page.get_log("browser") if entry["source"] not in others] == []
+
+
+@pytest.mark.parametrize("steps", [Preprocessing("crop"), Preprocessing("crop", "shades_of_gray")])
+def test_page_cuts_the_part_that_the_weights_record(site, tmp_path, steps):
+    """Classifies a wide and an upright image by a network for images that are not square, and moves the frame."""
+    write_weights(weights := tmp_path / "w.safetensors", make_sensitive_weights(size=(64, 96), preprocessing=steps))
+    build_demo(weights, tmp_path / "site")
+    paths = [tmp_path / f"{name}.png" for name in ("wide", "upright", "bottom")]
+    for path, size in zip(paths, ((200, 150), (150, 201), (150, 100)), strict=True):
+        pixels = make_images(1, size[::-1])[0] * np.array([1, 0.7, 0.5])
+        Image.fromarray(pixels.astype(np.uint8)).save(path)
+    Image.open(paths[1]).crop((0, 101, 150, 201)).save(paths[2])
+    names, expected = predict(weights, paths)
+    server = make_server(tmp_path / "site")
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    browser = start_browser()
+    try:
+        browser.get(f"http://localhost:{server.server_port}/")
+        wait_for(browser, lambda: read_status(browser) == "Ready.")
+        for path, row in zip(paths[:2], expected, strict=False):
+            choose(browser, path)
+            assert [read_probabilities(browser)[name] for name in names] == pytest.approx(list(row), abs=0.01)
+        move(browser, "top", 1)
+        wait_for(browser, lambda: np.allclose([read_probabilities(browser)[n] for n in names], expected[2], atol=0.01))
+    finally:
+        browser.quit()
+        server.shutdown()
+        server.server_close()
 
 
 def test_page_applies_the_orientation_of_a_photograph(page, sensitive, real_photographs, tmp_path):
@@ -164,10 +201,7 @@ def test_moving_the_frame_classifies_another_part(page, sensitive, tmp_path):
     choose(page, tmp_path / "whole.png")
     whole = read_probabilities(page)
     for slider, value in (("zoom", 2), ("left", 0), ("top", 0)):
-        page.execute_script(
-            "const slider = document.getElementById(arguments[0]); slider.value = arguments[1];"
-            "slider.dispatchEvent(new Event('input')); slider.dispatchEvent(new Event('change'));", slider, value
-        )  # fmt: skip
+        move(page, slider, value)
     names, [expected] = predict(sensitive, [tmp_path / "part.png"])
     wait_for(page, lambda: read_probabilities(page) != whole)
     wait_for(page, lambda: np.allclose([read_probabilities(page)[n] for n in names], expected, atol=0.01))

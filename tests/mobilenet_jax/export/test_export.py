@@ -4,10 +4,14 @@ import subprocess
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from input_pipeline.image_ops import preprocess
+from input_pipeline.preprocessing import Preprocessing
 from mobilenet_jax.errors import ExportError
-from mobilenet_jax.export import verification
+from mobilenet_jax.export import images, verification
 from mobilenet_jax.export.export import check_destination, export_model
+from mobilenet_jax.export.network import Network
 from mobilenet_jax.export.verification import Verification
 from mobilenet_jax.weights.save import write_weights
 from mobilenet_jax.weights.weights_file import compute_sha256
@@ -85,9 +89,50 @@ def test_other_formats_are_verified_with_their_own_runtimes(trained, tmp_path, n
     assert description["verification"]["milliseconds"][1] > 0
 
 
+def _write_weights(path, steps):
+    write_weights(path, make_sensitive_weights("small", (32, 32), preprocessing=steps))
+    return path
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a.tflite", "a.onnx", pytest.param("a.mlir", marks=pytest.mark.slow), pytest.param("a", marks=pytest.mark.slow)],
+)
+@pytest.mark.parametrize("raw", [False, True])
+def test_the_description_leaves_the_color_cast_to_the_application_if_the_network_does(tmp_path, name, raw):
+    path = _write_weights(tmp_path / "w.safetensors", Preprocessing("crop", "shades_of_gray"))
+    description = export_model(path, tmp_path / name, raw=raw)
+    assert description["verification"]["largest_difference"] < 1e-4
+    source = description["input"]
+    assert (source["resize"], source["color_constancy"]) == ("crop", "shades_of_gray" if raw else "none")
+    assert source["preprocessing"].startswith("cut the longer side equally at both ends")
+    assert ("shades of gray" in source["preprocessing"]) == raw
+
+
+def test_int8_refuses_to_remove_the_color_cast(tmp_path):
+    path = _write_weights(tmp_path / "w.safetensors", Preprocessing("stretch", "shades_of_gray"))
+    photograph = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(photograph).save(tmp_path / "photos" / "a.png")
+    options = {"quantize": "int8", "data": str(tmp_path / "photos")}
+    with pytest.raises(ExportError, match=r"^int8 cannot express the removal of the color cast .* --raw.*$"):
+        export_model(path, tmp_path / "a.tflite", **options)
+    assert not (tmp_path / "a.tflite").exists()
+    assert export_model(path, tmp_path / "a.tflite", raw=True, **options)["quantization"] == "int8"
+
+
+@pytest.mark.parametrize("raw", [False, True])
+@pytest.mark.parametrize("steps", [Preprocessing("crop"), Preprocessing("crop", "shades_of_gray")])
+def test_images_are_read_with_the_steps_outside_of_the_network(tmp_path, raw, steps):
+    photograph = np.random.default_rng(0).integers(0, (256, 180, 90), (48, 64, 3), np.uint8)
+    Image.fromarray(photograph).save(tmp_path / "a.png")
+    network = Network(make_sensitive_weights("small", (32, 32), preprocessing=steps), raw)
+    [pixels] = images.read_verification_images(None, str(tmp_path), network, 1)
+    np.testing.assert_array_equal(pixels, preprocess(photograph, (32, 32), steps if raw else Preprocessing("crop")))
+
+
 def test_a_large_head_is_warned_of(tmp_path, caplog):
     from mobilenet_jax.export.export import _warn_of_large_head
-    from mobilenet_jax.export.network import Network
 
     weights = make_sensitive_weights("article", (224, 224), alpha=0.25)
     _warn_of_large_head(Network(weights))

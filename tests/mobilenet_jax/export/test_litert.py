@@ -3,8 +3,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from input_pipeline.preprocessing import Preprocessing
 from mobilenet_jax.errors import ExportError
-from mobilenet_jax.export import litert, onnx_graph, quantization, stablehlo
+from mobilenet_jax.export import litert, onnx_graph, quantization, stablehlo, verification
 from mobilenet_jax.export.network import Network
 from mobilenet_jax.weights.metadata import make_input_scaling
 from tests.helpers.sensitive_weights import make_images, make_sensitive_weights
@@ -54,6 +55,30 @@ def test_files_compute_what_the_jax_model_computes(head, raw, tmp_path):
     scaling = Counter() if raw else Counter(CAST=1, MUL=1, ADD=1)
     softmax = Counter(SOFTMAX=int(head is not None and not raw))
     assert litert.count_operations(tmp_path / "a.tflite") == LAYERS + HEADS[head] + scaling + softmax
+
+
+@pytest.mark.parametrize("size", [(32, 32), (64, 96)])
+def test_files_remove_the_color_cast_as_the_jax_model_does(size, tmp_path):
+    weights = make_sensitive_weights("small", size, preprocessing=Preprocessing("stretch", "shades_of_gray"))
+    network, unaware = Network(weights, plain=True), Network(make_sensitive_weights("small", size))
+    pixels = verification._select_unambiguous(np.uint8(make_images(16, size) * np.array([1, 0.7, 0.5])))
+    assert len(pixels) > 8
+    expected = network.compute_reference(pixels)
+    assert np.abs(expected - unaware.compute_reference(pixels)).max() > 0.1
+    for module, name in ((litert, "a.tflite"), (onnx_graph, "a.onnx"), (stablehlo, "a.mlir")):
+        module.write(network, tmp_path / name)
+        assert np.abs(run(module, tmp_path / name, pixels) - expected).max() < 1e-4
+    removal = Counter(MUL=5, POW=1, MAXIMUM=1, DIV=1, ROUND=1, MINIMUM=1)
+    scaling, softmax, means = Counter(CAST=1, MUL=1, ADD=1), Counter(SOFTMAX=1), Counter(MEAN=9, SUM=9)
+    operations = LAYERS + HEADS["small"] + scaling + softmax + removal
+    assert litert.count_operations(tmp_path / "a.tflite") - means == operations - means
+    quantization.write_float16(network, tmp_path / "float16", pixels)
+    assert np.abs(run(litert, tmp_path / "float16", pixels) - expected).max() < 0.01
+    raw = Network(weights, raw=True)
+    assert (raw.preprocessing, network.preprocessing) == (weights.metadata.preprocessing, Preprocessing())
+    np.testing.assert_array_equal(
+        raw.compute_reference(pixels), Network(unaware.weights, True).compute_reference(pixels)
+    )
 
 
 @pytest.mark.parametrize("size", [(75, 50), (97, 161)])

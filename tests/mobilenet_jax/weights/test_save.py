@@ -1,6 +1,7 @@
 """Weights that are written: their tensors, metadata and round trips."""
 
 import hashlib
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import safetensors
 
+from input_pipeline.preprocessing import Preprocessing
 from mobilenet_jax.errors import WeightsError
 from mobilenet_jax.model.mobilenet import MobileNet
 from mobilenet_jax.weights.load import load_pretrained, read_weights
@@ -58,6 +60,22 @@ def test_metadata_are_written_as_text(tmp_path, weights):
             "source": "mobilenet_2_5_224_tf_no_top.h5",
             "source_sha256": hashlib.sha256(weights[0.25].read_bytes()).hexdigest(),
         }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_format_keeps_the_preprocessing(tmp_path, name):
+    weights, steps = read_weights(write_keras_2(tmp_path / "w.h5")), Preprocessing("crop", "shades_of_gray")
+    assert "resize" not in weights.metadata.to_texts()
+    write_weights(tmp_path / name, replace(weights, metadata=Metadata(preprocessing=steps)))
+    metadata = read_weights(tmp_path / name).metadata
+    assert metadata.preprocessing == steps
+    assert (metadata.to_texts()["resize"], metadata.to_texts()["color_constancy"]) == steps
+
+
+@pytest.mark.parametrize(("name", "known"), [("resize", "stretch, crop"), ("color_constancy", "none, shades_of_gray")])
+def test_unknown_preprocessing_is_refused(name, known):
+    with pytest.raises(WeightsError, match=f"{name} is 'new', not one of {known}"):
+        Metadata.from_texts({name: "new"})
 
 
 def test_the_same_weights_give_the_same_bytes(tmp_path):

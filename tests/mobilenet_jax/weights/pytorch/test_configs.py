@@ -6,9 +6,12 @@ import json
 import numpy as np
 import pytest
 
+from input_pipeline.preprocessing import Preprocessing
 from mobilenet_jax.errors import WeightsError
+from mobilenet_jax.weights.layout import Architecture
 from mobilenet_jax.weights.load import read_weights
-from mobilenet_jax.weights.metadata import make_input_scaling
+from mobilenet_jax.weights.metadata import Metadata, make_input_scaling
+from mobilenet_jax.weights.pytorch.configs import build_files
 from tests.helpers.weights_files import write_library_file
 
 IMAGENET = make_input_scaling((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -39,6 +42,51 @@ def test_the_range_and_size_are_those_that_timm_takes(tmp_path, config, scaling,
 def test_a_processor_that_does_not_mention_a_crop_has_its_size(tmp_path):
     processor = {"image_processor_type": "ViTImageProcessor", "size": {"height": 160, "width": 96}}
     assert _read(tmp_path, "transformers", config={}, preprocessor_config=processor).image_size == (160, 96)
+
+
+@pytest.mark.parametrize(
+    ("config", "resize"),
+    [
+        ({"crop_mode": "center", "crop_pct": 1.0}, "crop"),
+        ({"crop_mode": "center", "crop_pct": 0.875}, "stretch"),
+        ({"crop_mode": "squash", "crop_pct": 1.0}, "stretch"),
+        ({"crop_mode": ["center"], "crop_pct": None}, "stretch"),
+        ({"crop_pct": 1.0}, "stretch"),
+    ],
+)
+def test_a_crop_of_timm_that_cuts_one_side_only_is_recorded(tmp_path, config, resize):
+    assert _read(tmp_path, "timm", config={"pretrained_cfg": config}).preprocessing == Preprocessing(resize)
+
+
+@pytest.mark.parametrize(
+    ("processor", "resize"),
+    [
+        ({"size": {"shortest_edge": 160}, "crop_size": {"height": 160, "width": 160}}, "crop"),
+        ({"size": {"shortest_edge": 160}, "crop_size": 160, "do_center_crop": True}, "crop"),
+        ({"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}}, "stretch"),
+        ({"size": {"shortest_edge": 160}, "crop_size": {"height": 160, "width": 128}}, "stretch"),
+        ({"size": {"height": 160, "width": 160}, "crop_size": {"height": 160, "width": 160}}, "stretch"),
+        ({"size": {"shortest_edge": 160}, "crop_size": 160, "do_center_crop": False}, "stretch"),
+        ({"size": None, "crop_size": 160}, "stretch"),
+    ],
+)
+def test_a_crop_of_transformers_that_cuts_one_side_only_is_recorded(tmp_path, processor, resize):
+    metadata = _read(tmp_path, "transformers", preprocessor_config=processor)
+    assert metadata.preprocessing == Preprocessing(resize)
+
+
+@pytest.mark.parametrize(
+    ("library", "size", "steps", "message"),
+    [
+        ("timm", (64, 64), ("stretch", "shades_of_gray"), "timm cannot express color_constancy=shades_of_gray"),
+        ("transformers", (64, 64), ("crop", "shades_of_gray"), "transformers cannot express color_constancy=shades"),
+        ("transformers", (64, 96), ("crop", "none"), "transformers cannot express resize=crop for 64 x 96 pixels"),
+    ],
+)
+def test_preprocessing_that_a_library_lacks_is_refused(library, size, steps, message):
+    architecture = Architecture(1.0, "small", 7, 1, False, 1e-3, "same")
+    with pytest.raises(WeightsError, match=message):
+        build_files(library, architecture, Metadata(size, preprocessing=Preprocessing(*steps)))
 
 
 def test_class_names_of_a_classifier_that_was_left_out_are_dropped(tmp_path):

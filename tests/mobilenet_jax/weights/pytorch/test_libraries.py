@@ -1,14 +1,18 @@
 """Weights of timm and Transformers: outputs equal to those of the libraries, in both directions."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import load_file, save_file
 
+from input_pipeline.image_ops import preprocess
 from input_pipeline.image_reader import read_images
+from input_pipeline.preprocessing import Preprocessing
 from mobilenet_jax.model.preprocessing import scale_pixels
 from mobilenet_jax.weights.load import read_weights
 from mobilenet_jax.weights.metadata import Metadata
@@ -176,6 +180,45 @@ def test_timm_loads_a_written_folder_and_predicts_the_same(tmp_path, fine_tuned,
             logits = model.eval()(torch.from_numpy(images.transpose(0, 3, 1, 2))).numpy()
         _check_predictions(logits, expected)
     assert model.pretrained_cfg["input_size"] == [3, 128, 128] or model.pretrained_cfg["input_size"] == (3, 128, 128)
+
+
+def _make_smooth_image(shape):
+    y, x = np.mgrid[: shape[0], : shape[1]] / np.array(shape)[:, None, None]
+    return np.uint8(255 * np.stack([x, y, (x + y) / 2], -1))
+
+
+@pytest.mark.parametrize("resize", ["stretch", "crop"])
+@pytest.mark.parametrize("size", [(128, 128), (64, 96)])
+def test_timm_resizes_as_the_weights_record(tmp_path, fine_tuned, resize, size):
+    import_torch()
+    data = pytest.importorskip("timm.data")
+    model, variables, metadata = fine_tuned
+    metadata = replace(metadata, image_size=size, preprocessing=Preprocessing(resize))
+    save_pretrained(tmp_path / "w", model, variables, metadata, library="timm")
+    assert read_weights(tmp_path / "w").metadata.preprocessing == metadata.preprocessing
+    config = json.loads((tmp_path / "w" / "config.json").read_text())["pretrained_cfg"]
+    transform = data.create_transform(**data.resolve_data_config(pretrained_cfg=config))
+    for shape in ((200, 300), (300, 200)):
+        image = _make_smooth_image(shape)
+        expected = scale_pixels(preprocess(image, size, metadata.preprocessing), metadata.input_scaling)
+        values = transform(Image.fromarray(image)).numpy().transpose(1, 2, 0)
+        np.testing.assert_allclose(values, expected, atol=0.03)  # four levels of 255
+
+
+@pytest.mark.parametrize("resize", ["stretch", "crop"])
+def test_transformers_resizes_as_the_weights_record(tmp_path, fine_tuned, resize):
+    import_torch()
+    transformers = pytest.importorskip("transformers")
+    model, variables, metadata = fine_tuned
+    metadata = replace(metadata, preprocessing=Preprocessing(resize))
+    save_pretrained(tmp_path / "w", model, variables, metadata, library="transformers")
+    assert read_weights(tmp_path / "w").metadata.preprocessing == metadata.preprocessing
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "w")
+    for shape in ((200, 300), (300, 200)):
+        image = _make_smooth_image(shape)
+        expected = scale_pixels(preprocess(image, (128, 128), metadata.preprocessing), metadata.input_scaling)
+        [values] = processor(image, return_tensors="np")["pixel_values"]
+        np.testing.assert_allclose(values.transpose(1, 2, 0), expected, atol=0.03)  # four levels of 255
 
 
 def test_a_model_of_transformers_without_a_classifier_is_read_without_its_prefix(tmp_path):
