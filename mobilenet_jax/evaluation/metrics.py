@@ -75,13 +75,10 @@ def compute_metrics(predictions: Predictions, malignant: Sequence[str] = ()) -> 
     y, p, names = predictions.labels, predictions.probabilities, predictions.class_names
     predicted = predictions.predicted
     classes = range(len(names))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "y_pred contains classes not in y_true")
-        warnings.filterwarnings("ignore", "A single label was found")  # images and predictions of one class
-        metrics = {
-            "accuracy": sk.accuracy_score(y, predicted),
-            "balanced_accuracy": sk.balanced_accuracy_score(y, predicted),
-        }
+    metrics = {
+        "accuracy": sk.accuracy_score(y, predicted),
+        "balanced_accuracy": compute_balanced_accuracy(predictions),
+    }
     for name, k in _TOP_K.items():
         if k < len(names):
             metrics[name] = sk.top_k_accuracy_score(y, p, k=k, labels=classes)
@@ -99,6 +96,31 @@ def compute_metrics(predictions: Predictions, malignant: Sequence[str] = ()) -> 
     for name, values in binary.items():
         metrics |= {f"{name}.{metric}": value for metric, value in values.items()}
     return {name: float(value) for name, value in metrics.items()}
+
+
+def compute_key_metrics(predictions: Predictions) -> Metrics:
+    """Computes four of the metrics of `compute_metrics`, in a fraction of its time.
+
+    Returns:
+        `balanced_accuracy`, `macro_auc`, `nll` and `ece`.
+    """
+    y, p, predicted = predictions.labels, predictions.probabilities, predictions.predicted
+    counts = np.bincount(y, minlength=p.shape[1])
+    aucs = [sk.roc_auc_score(y == c, p[:, c]) for c, count in enumerate(counts) if 0 < count < len(y)]
+    return {
+        "balanced_accuracy": compute_balanced_accuracy(predictions),
+        "macro_auc": _average_defined(aucs),
+        "nll": float(sk.log_loss(y, p, labels=range(p.shape[1]))),
+        "ece": compute_calibration_error(predicted == y, p.max(1)),
+    }
+
+
+def compute_balanced_accuracy(predictions: Predictions) -> float:
+    """Computes the mean recall of the classes that have images."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "y_pred contains classes not in y_true")
+        warnings.filterwarnings("ignore", "A single label was found")  # images and predictions of one class
+        return float(sk.balanced_accuracy_score(predictions.labels, predictions.predicted))
 
 
 def _compute_binary_metrics(truth: np.ndarray, predicted: np.ndarray, score: np.ndarray) -> Metrics:

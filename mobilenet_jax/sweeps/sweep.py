@@ -16,7 +16,7 @@ import numpy as np
 from input_pipeline.atomic_files import write_atomically
 from mobilenet_jax.errors import ConfigError
 from mobilenet_jax.evaluation.bootstrap import Intervals, compute_intervals
-from mobilenet_jax.evaluation.metrics import Metrics, compute_metrics
+from mobilenet_jax.evaluation.metrics import Metrics, compute_balanced_accuracy, compute_key_metrics
 from mobilenet_jax.evaluation.predictions import Predictions, concatenate_predictions, read_predictions
 from mobilenet_jax.evaluation.trained_run import read_records
 from mobilenet_jax.sweeps.cross_validation import CrossValidation, EvaluationOptions, run_cross_validations
@@ -148,7 +148,7 @@ def search(
         trial = study.ask()
         variant = make_variant(sweep, out, f"trial{number:03}", sweep.search(trial), overrides)
         run_variants([variant], runner, options)
-        value = compute_metrics(read_pooled_predictions(variant, options))["balanced_accuracy"]
+        value = compute_balanced_accuracy(read_pooled_predictions(variant, options))
         study.tell(trial, value)
         variants.append((value, variant))
     return [variant for _, variant in sorted(variants, key=lambda pair: -pair[0])]
@@ -198,9 +198,9 @@ def write_table(variants: Sequence[Variant], options: EvaluationOptions, out: Pa
 
 def _subtract_baseline(table: Predictions, baseline: Predictions, rows: np.ndarray) -> Metrics:
     """Returns the metrics of some rows, and the difference of the balanced accuracy from that of the same rows."""
-    metrics, others = (compute_metrics(predictions.take(rows)) for predictions in (table, baseline))
-    difference = metrics["balanced_accuracy"] - others["balanced_accuracy"]
-    return {**{name: metrics[name] for name in _COLUMNS}, "difference": difference}
+    metrics = compute_key_metrics(table.take(rows))
+    difference = metrics["balanced_accuracy"] - compute_balanced_accuracy(baseline.take(rows))
+    return {**metrics, "difference": difference}
 
 
 def _format_value(metrics: Metrics, intervals: Intervals, name: str) -> str:

@@ -13,6 +13,7 @@ from mobilenet_jax.evaluation.metrics import (
     CALIBRATION_BINS,
     assign_bins,
     compute_calibration_error,
+    compute_key_metrics,
     compute_metrics,
     list_overall,
 )
@@ -105,3 +106,12 @@ def test_top_k_accuracy_is_left_out_for_k_classes_or_fewer(classes, missing):
     expected = {f"top_{k}_accuracy" for k in {2, 3} - missing}
     assert {name for name in compute_metrics(predictions) if name.startswith("top_")} == expected
     assert {name for name in list_overall(classes) if name.startswith("top_")} == expected
+
+
+@pytest.mark.parametrize("classes", [range(4), [1, 3], [2]])
+def test_the_key_metrics_are_those_of_all_metrics(classes):
+    labels, probabilities = sample_outputs()
+    rows = np.flatnonzero(np.isin(labels, list(classes)))
+    table = make_predictions(labels[rows], probabilities[rows])
+    key, metrics = compute_key_metrics(table), compute_metrics(table)
+    assert key == pytest.approx({name: metrics[name] for name in key}, nan_ok=True)
