@@ -105,14 +105,14 @@ def test_every_python_file_named_in_a_document_exists(document):
         return
     files = [f"/{path.relative_to(ROOT)}" for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
     for name in re.findall(r"(?<![\w./])[\w/]+\.py\b", document.read_text()):
-        is_example = "NAME" in name or name in ("cli/export.py", "utils.py", "mine.py")
+        is_example = "NAME" in name or name in ("cli/export.py", "utils.py", "mine.py", "SWEEP.py")
         assert is_example or (ROOT / name).is_file() or any(file.endswith(f"/{name}") for file in files), name
 
 
 @each_document
 def test_every_command_named_in_a_document_exists_with_its_options(document, capsys):
     for line in _list_code_lines(document.read_text()):
-        for command in re.findall(r"\bmobilenet-jax ([a-z]+)", line):
+        for command in re.findall(r"\bmobilenet-jax ([a-z-]+)", line):
             with pytest.raises(SystemExit) as exit_:
                 main([command, "--help"])
             assert exit_.value.code == 0, line
