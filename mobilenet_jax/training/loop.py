@@ -113,10 +113,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, profile: bool
             if history.steps_done < steps_per_epoch:
                 checkpoints.save(state, history.to_json(), score=None, statistics=statistics)
                 raise Interrupted(_INTERRUPTED.format(step))
-            val_metrics: dict[str, float] = {}
-            if len(validation):
-                val_metrics = evaluate(program.eval_step, state, feed.iterate_validation(history.epoch), statistics)
-                trainer.check_finite("validation loss", val_metrics["loss"], step, history, scale)
+            val_metrics = evaluate(program.eval_step, state, feed.iterate_validation(history.epoch), statistics)
+            trainer.check_finite("validation loss", val_metrics.get("loss", 0.0), step, history, scale)
             learning_rate = float(program.schedule(step - 1)) * scale
             record = make_record(history, step, val_metrics, learning_rate, time.perf_counter() - start, speed)
             history.finish_epoch(record)
@@ -223,7 +221,7 @@ def evaluate(
     batches: Iterable[DeviceBatch],
     statistics: Any | None = None,
 ) -> dict[str, float]:
-    """Returns the metrics of a state over all examples of `batches`.
+    """Returns the metrics of a state over all examples of `batches`; none without batches.
 
     Args:
         eval_step: see `step.make_eval_step`.
@@ -237,7 +235,7 @@ def evaluate(
     for batch in batches:
         results.append(eval_step(state, batch))
         jax.block_until_ready(results[-2:-1])  # one step late, as in training
-    return compute_epoch_metrics([gather_to_host(result) for result in results])
+    return compute_epoch_metrics([gather_to_host(result) for result in results]) if results else {}
 
 
 def make_record(

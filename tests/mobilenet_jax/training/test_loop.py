@@ -395,33 +395,3 @@ def test_a_run_whose_only_checkpoint_is_damaged_does_not_start_over_without_its_
     caplog.set_level("INFO")
     train_and_evaluate(make_config(data, **changes), workdir)
     assert [message for message in caplog.messages if message.startswith("backbone from")]
-
-
-def test_a_run_on_all_images_has_no_validation_and_its_last_epoch_is_the_best(data, tmp_path, run, caplog):
-    workdir = tmp_path / "run"
-    summary = train_and_evaluate(make_config(data, data__split="all"), workdir)
-    assert summary["validation_images"] == 0
-    assert summary["best"]["epoch"] == summary["last"]["epoch"] == 2
-    for record in read_records(workdir):
-        assert not any(name.startswith("val_") for name in record)
-    assert "validation loss" not in caplog.text
-    status, _, err = run("evaluate", workdir)
-    assert (status, err) == (
-        1,
-        f"error: {workdir} was trained on all images, without validation: use another --split, such as training\n",
-    )
-    assert run("evaluate", workdir, "--split=training", "--resamples=2")[0] == 0
-    name = read_weights(workdir).identity
-    assert name == f"best checkpoint, step {summary['last']['step']}"
-
-
-@pytest.mark.parametrize(
-    ("changes", "key"),
-    [
-        ({"optimizer__schedule": "plateau"}, "optimizer.schedule=plateau"),
-        ({"early_stopping__enabled": True}, "early_stopping.monitor=val_loss"),
-    ],
-)
-def test_settings_that_need_validation_images_are_refused_without_them(data, tmp_path, changes, key):
-    with pytest.raises(ConfigError, match=f"leaves no validation images, but config.{key} needs them"):
-        train_and_evaluate(make_config(data, data__split="all", **changes), tmp_path / "run")
