@@ -66,7 +66,8 @@ def get_config(recipe: str = "sample") -> ConfigDict:
     config.augment.saturation = 0.0  # the factor is in [1 - saturation, 1 + saturation]
     config.augment.hue = 0.0  # fraction of the color circle; the turn is in [-hue, hue]
     # After the geometry above, a random part of the image is enlarged to the size of the image: its area is in
-    # [crop_area, 1] of the image's, its width divided by its height in [1 / crop_ratio, crop_ratio].
+    # [crop_area, 1] of the image's, its width divided by its height in [1 / crop_ratio, crop_ratio]. A part that does
+    # not fit is cut at the edges of the image. 1 for both crops nothing.
     config.augment.crop_area = 1.0
     config.augment.crop_ratio = 1.0
     # Such as 2: each image is changed by this number of random operations, of those above whose ranges are not 0. Flips

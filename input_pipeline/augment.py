@@ -42,8 +42,9 @@ class Augmentation:
         saturation: the difference from gray is multiplied by a factor in the same way.
         hue: fraction of the color circle; the rotation is uniform in [-hue, hue].
         crop_area: after the geometry above, a random part of the image is enlarged to the size of the image. Its
-            fraction of the area is uniform in [crop_area, 1]; 1 crops nothing.
-        crop_ratio: the width of that part divided by its height is log-uniform in [1 / crop_ratio, crop_ratio].
+            fraction of the area is uniform in [crop_area, 1].
+        crop_ratio: the width of that part divided by its height is log-uniform in [1 / crop_ratio, crop_ratio]. A part
+            that does not fit into the image is cut at its edges, which makes it smaller. 1 for both crops nothing.
         operations: the number of operations per image, chosen at random from rotation, the two shifts, zoom, shear
             and the four changes of color, as far as their ranges are not 0; 0 applies all of them. Flips and crops are
             not counted.

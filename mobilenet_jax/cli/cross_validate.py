@@ -15,7 +15,7 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
         help="train and evaluate the folds of a cross-validation",
         description="Divides the images into N folds, none of which share a lesion, trains one model per fold on the "
         "others, and evaluates every image with the model that was not trained on it, after its last epoch. Writes the "
-        "runs and the joint evaluation to DIR. The same command continues what was stopped.",
+        "runs and the joint evaluation to DIR. The same command resumes unfinished runs.",
         allow_abbrev=False,
     )
     add_config_option(parser)
@@ -28,16 +28,17 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> None:
     """Trains the folds, evaluates them together, and prints the overall metrics."""
     from mobilenet_jax.errors import ConfigError
-    from mobilenet_jax.sweeps.cross_validation import CrossValidation, run_cross_validations
+    from mobilenet_jax.sweeps.cross_validation import CrossValidation, check_overrides, list_keys, run_cross_validations
 
     if not args.config:
         raise ConfigError("--config is missing: name a file or a shipped configuration, such as --config=phone")
     cross_validation = CrossValidation(args.out, args.config, tuple(args.overrides), args.folds)
+    check_overrides(list_keys(args.overrides))
     runs, runner, options = cross_validation.list_runs(), make_runner(args), read_evaluation_options(args)
     if args.dry_run:
         print_commands(runner, runs)
         return
-    run_cross_validations([cross_validation], runner, options)
+    run_cross_validations([cross_validation], args.out, runner, options)
     results = cross_validation.read_results(options)
     print_metrics(results["metrics"], results["intervals"])
     print(cross_validation.get_evaluation_folder(options) / "report.html")

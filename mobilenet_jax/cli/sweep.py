@@ -19,8 +19,8 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
         "sweep",
         help="train and compare variants of a configuration",
         description="Cross-validates each variant that SWEEP.py defines, once per seed, and writes a table with the "
-        "differences from the first one to DIR/sweep.md. The same command continues what was stopped.",
-        epilog="--config.SECTION.KEY=VALUE overrides a value of all variants.",
+        "differences from the first one to DIR/sweep.md. The same command resumes unfinished runs.",
+        epilog="--config.SECTION.KEY=VALUE sets a value of all variants.",
         allow_abbrev=False,
     )
     parser.add_argument("sweep", metavar="SWEEP.py", type=Path, help="a file with a function get_sweep(), see docs")
@@ -38,7 +38,7 @@ def add_sweep_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--command", default="{command}", metavar="TEMPLATE",
         help="command line that starts a run: {command} stands for its own command, {slot} for a number from 0 to "
-        "N - 1, such as 'env CUDA_VISIBLE_DEVICES={slot} {command}' or 'sbatch --wait --wrap={command}'",
+        "N - 1, such as 'env CUDA_VISIBLE_DEVICES={slot} {command}' or 'srun --gres=gpu:1 {command}'",
     )  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="print the commands of the runs, one per line")
     add_probability_options(parser)
@@ -48,13 +48,14 @@ def add_sweep_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Runs the sweep, and prints the table."""
-    from mobilenet_jax.errors import ConfigError
+    """Runs the sweep, and prints the table of the variants that are complete, even if others failed."""
+    from mobilenet_jax.errors import ConfigError, TrainingError
     from mobilenet_jax.sweeps.sweep import list_variants, load_sweep, run_variants, search, write_table
 
     sweep, runner, options = load_sweep(args.sweep), make_runner(args), read_evaluation_options(args)
     if sweep.search and args.dry_run:
         raise ConfigError("the runs of a search depend on their results: leave out --dry-run")
+    failure: TrainingError | None = None
     if sweep.search:
         variants = search(sweep, args.out, args.overrides, runner, options)
     else:
@@ -62,9 +63,16 @@ def run(args: argparse.Namespace) -> None:
         if args.dry_run:
             print_commands(runner, [run for v in variants for c in v.cross_validations for run in c.list_runs()])
             return
-        run_variants(variants, runner, options)
-    print(write_table(variants, options, args.out), end="")
-    print(f"\n{args.out / 'sweep.md'}")
+        try:
+            run_variants(variants, args.out, runner, options)
+        except TrainingError as error:
+            failure = error
+        variants = [v for v in variants if all(c.is_evaluated(options) for c in v.cross_validations)]
+    if variants:
+        print(write_table(variants, options, args.out), end="")
+        print(f"\n{args.out / 'sweep.md'}")
+    if failure:
+        raise failure
 
 
 def make_runner(args: argparse.Namespace) -> "Runner":

@@ -63,6 +63,7 @@ def read_calibration_images(run: TrainedRun | None, data: str | None, network: N
 
 def _find_paths(run: TrainedRun | None, data: str | None, split: str) -> Sequence[str] | np.ndarray:
     if run:
+        split = "training" if run.config["data"]["split"] == "all" else split  # there is no validation
         return run.read_examples(data, None, split).paths
     if data and Path(data).is_dir():
         return find_images([data])

@@ -16,6 +16,9 @@ _SELECTION = (
     "The best checkpoint of a run is selected on its validation split, so metrics on that split are slightly "
     "optimistic. Metrics on a test set are not."
 )
+_ALL_IMAGES = (
+    "The model was trained on all images of the data set, and has not been evaluated on any that are held out."
+)
 _UNKNOWN_TRAINING = "The images that these weights were trained on are not known."
 _ISIC_LIMITS = (
     "Trained and evaluated on images of one archive, from few clinics and mostly of light skin. Performance on other "
@@ -33,7 +36,8 @@ def name_object(model: EvaluatedModel) -> str:
 def list_limits(model: EvaluatedModel) -> tuple[str, ...]:
     """Lists the limitations of a model."""
     classes = _LESIONS_ONLY if model.shows_lesions else _CLASSES_ONLY
-    training = _UNKNOWN_TRAINING if model.lesions is None else _SELECTION
+    is_selected = model.config is not None and model.config["data"]["split"] != "all"
+    training = _UNKNOWN_TRAINING if model.lesions is None else _SELECTION if is_selected else _ALL_IMAGES
     return (classes, training, *(_ISIC_LIMITS if model.is_isic else ()))
 
 

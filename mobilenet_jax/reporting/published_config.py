@@ -9,8 +9,8 @@ from mobilenet_jax.weights.hub import strip_folder
 def strip_folders(config: dict[str, Any]) -> dict[str, Any]:
     """Returns a copy in which paths are file names: the folders of the training machine are private."""
     published = copy.deepcopy(config)
-    for section, key in (("data", "dir"), ("data", "split"), ("init", "weights")):
-        value = published[section][key]
+    for section, key in (("data", "dir"), ("data", "split"), ("init", "weights"), ("loss", "soft_labels")):
+        value = published.get(section, {}).get(key)  # runs of earlier versions lack some keys
         if value and not value.startswith("fold:"):
             published[section][key] = strip_folder(value)
     return published

@@ -4,22 +4,25 @@ OUT/fold1 ... OUT/foldN            the workdirs
 OUT/evaluation/NAME                the joint evaluation, as of `mobilenet-jax evaluate --folds`
 """
 
+import contextlib
 import json
 import logging
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import filelock
 from ml_collections import ConfigDict
 
+from mobilenet_jax.errors import ConfigError, TrainingError, WorkdirError
 from mobilenet_jax.evaluation.calibration import Correction
 from mobilenet_jax.evaluation.evaluate import name_evaluation
-from mobilenet_jax.sweeps.runner import Job, Runner
+from mobilenet_jax.sweeps.runner import Job, Runner, describe_failures
 from mobilenet_jax.training.config import check_config, find_differences, parse_config
-from mobilenet_jax.weights.load import read_weights
+from mobilenet_jax.training.setup import choose_epochs
 
-_FROM_DATA = ("model.num_classes", "train.epochs")  # keys whose 0 is replaced by a value of the data
 _logger = logging.getLogger(__name__)
 
 
@@ -72,13 +75,19 @@ class TrainingRun(NamedTuple):
 
     def is_finished(self) -> bool:
         """Returns whether the run has been completed with the same configuration."""
+        config = self.load_config()
         try:
-            json.loads((self.workdir / "summary.json").read_text())
-            stored = json.loads((self.workdir / "config.json").read_text())
-        except (OSError, ValueError):
+            summary, stored = (
+                json.loads((self.workdir / f"{name}.json").read_text()) for name in ("summary", "config")
+            )
+            epochs = config.train.epochs or choose_epochs(summary["training_images"] // config.train.batch_size)
+            is_complete = summary["last"]["epoch"] == epochs or summary["stopped_early"]
+            differences = find_differences(stored, config.to_dict())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # missing or damaged
             return False
-        differences = find_differences(stored, self.load_config().to_dict())
-        return all(new == 0 and key in _FROM_DATA for key, (_, new) in differences.items())
+        classes_from_data = config.model.num_classes == 0
+        ignored = {"train.epochs", "model.num_classes"} if classes_from_data else {"train.epochs"}
+        return is_complete and differences.keys() <= ignored
 
 
 class CrossValidation(NamedTuple):
@@ -131,15 +140,14 @@ class CrossValidation(NamedTuple):
         return Job(folder, ("evaluate", *folds, "--folds", "--checkpoint=latest", *settings))
 
     def is_evaluated(self, options: EvaluationOptions) -> bool:
-        """Returns whether the joint evaluation of the last checkpoints is complete."""
-        folder = self.get_evaluation_folder(options)
-        if not (folder / "report.html").exists():  # written last
+        """Returns whether the joint evaluation is complete and newer than all runs."""
+        report = self.get_evaluation_folder(options) / "report.html"  # written last
+        try:
+            evaluated = report.stat().st_mtime_ns
+            is_newer = all((run.workdir / "summary.json").stat().st_mtime_ns <= evaluated for run in self.list_runs())
+            return is_newer and self.read_results(options)["resamples"] == options.resamples
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # missing or damaged
             return False
-        results = self.read_results(options)
-        weights = [read_weights(run.workdir, checkpoint="latest") for run in self.list_runs()]
-        if options.image_size:
-            weights = [w.with_image_size(options.image_size) for w in weights]
-        return results["weights"] == [w.identity for w in weights] and results["resamples"] == options.resamples
 
     def read_results(self, options: EvaluationOptions) -> dict[str, Any]:
         """Returns the content of the `metrics.json` of an evaluation; undefined metrics are NaN."""
@@ -149,17 +157,56 @@ class CrossValidation(NamedTuple):
 
 
 def run_cross_validations(
-    cross_validations: Sequence[CrossValidation], runner: Runner, options: EvaluationOptions
+    cross_validations: Sequence[CrossValidation], folder: Path, runner: Runner, options: EvaluationOptions
 ) -> None:
-    """Trains and evaluates cross-validations; what is finished is not repeated.
+    """Trains and evaluates cross-validations; finished runs are skipped.
+
+    Cross-validations whose runs are all finished are evaluated even if others failed.
+
+    Args:
+        cross_validations: what to run.
+        folder: holds all of them; it is locked meanwhile.
+        runner: runs the commands.
+        options: the options of the evaluations.
 
     Raises:
         ConfigError: a configuration is not valid; raised before the first run.
-        Interrupted, TrainingError: see `Runner.run`.
+        WorkdirError: another process uses the folder.
+        Interrupted: see `Runner.run`.
+        TrainingError: runs failed.
     """
     runs = [run for c in cross_validations for run in c.list_runs()]
     waiting = [run.job for run in runs if not run.is_finished()]
-    if len(waiting) < len(runs):
-        _logger.info("%d of %d runs are finished", len(runs) - len(waiting), len(runs))
-    runner.run(waiting)
-    runner.run([c.make_evaluation_job(options) for c in cross_validations if not c.is_evaluated(options)])
+    with _lock(folder):
+        if len(waiting) < len(runs):
+            _logger.info("%d of %d runs are finished", len(runs) - len(waiting), len(runs))
+        failed = runner.run(waiting)
+        complete = [c for c in cross_validations if all(run.is_finished() for run in c.list_runs())]
+        failed += runner.run([c.make_evaluation_job(options) for c in complete if not c.is_evaluated(options)])
+    if failed:
+        raise TrainingError(describe_failures(failed))
+
+
+@contextlib.contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with filelock.FileLock(folder / ".lock", blocking=False):
+            yield
+    except filelock.Timeout as error:
+        raise WorkdirError(f"{folder} is in use by another process: wait for it, or choose another --out") from error
+
+
+def check_overrides(keys: Iterable[str]) -> None:
+    """Checks that overrides leave the keys alone that a cross-validation sets itself.
+
+    Raises:
+        ConfigError: a key is `data.split`.
+    """
+    if "data.split" in keys:
+        raise ConfigError("config.data.split is set for each fold: leave it out")
+
+
+def list_keys(overrides: Sequence[str]) -> set[str]:
+    """Returns the keys of arguments of the form `--config.SECTION.KEY=VALUE`."""
+    return set(re.findall(r"--config\.([\w.]+)", " ".join(overrides)))

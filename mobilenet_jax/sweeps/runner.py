@@ -14,11 +14,12 @@ from types import FrameType
 from typing import NamedTuple
 
 from input_pipeline.errors import get_first_line
-from mobilenet_jax.errors import ConfigError, Interrupted, TrainingError
+from mobilenet_jax.errors import ConfigError, Interrupted
 
 DEFAULT_TEMPLATE = "{command}"
 _ENTRY = "from mobilenet_jax.cli.main import main; main()"
 _POLL_SECONDS = 0.2
+_SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP")  # the last is sent when a terminal is closed; Windows lacks it
 _logger = logging.getLogger(__name__)
 
 
@@ -41,7 +42,7 @@ class Job(NamedTuple):
     @property
     def command(self) -> list[str]:
         """The arguments of the process."""
-        return [sys.executable, "-c", _ENTRY, *self.arguments]
+        return [sys.executable, "-P", "-c", _ENTRY, *self.arguments]
 
 
 class Runner:
@@ -78,16 +79,17 @@ class Runner:
                 arguments.append(text.replace("{command}", shlex.join(job.command)))
         return arguments
 
-    def run(self, jobs: Sequence[Job]) -> None:
-        """Runs all jobs. One that fails does not stop the others.
+    def run(self, jobs: Sequence[Job]) -> list[Job]:
+        """Runs all jobs, and returns those that failed. One that fails does not stop the others.
 
-        SIGTERM and Ctrl-C make the running commands save their state, and end.
+        SIGTERM, SIGHUP and Ctrl-C make the running commands save their state, and end; a second signal kills them.
 
         Raises:
+            ConfigError: the program of the template cannot be run.
             Interrupted: a signal was received.
-            TrainingError: jobs failed; the message has the last line of the first one's output.
         """
-        waiting, failed, ended = list(jobs), [], 0
+        waiting, ended = list(jobs), 0
+        failed: list[Job] = []
         active: dict[int, _Process] = {}
         with _record_signals() as received:
             try:
@@ -97,7 +99,7 @@ class Runner:
                             active[slot] = self._start(waiting.pop(0), slot)
                     time.sleep(_POLL_SECONDS)
                     if received:
-                        _stop(active.values())
+                        _stop(active.values(), received)
                     for slot in [slot for slot, process in active.items() if process.popen.poll() is not None]:
                         job, popen, start = active.pop(slot)
                         ended += 1
@@ -107,14 +109,10 @@ class Runner:
                             failed.append(job)
                             _logger.warning("%s failed: %s", job.folder, _read_last_line(job.log))
             finally:
-                _stop(active.values())
+                _stop(active.values(), received)
         if received:
             raise Interrupted("stopped: the same command continues from here")
-        if failed:
-            raise TrainingError(
-                f"{len(failed)} of {len(jobs)} runs failed, the first with: {_read_last_line(failed[0].log)}; its "
-                f"output is in {failed[0].log}"
-            )
+        return failed
 
     def _start(self, job: Job, slot: int) -> "_Process":
         job.folder.parent.mkdir(parents=True, exist_ok=True)
@@ -144,7 +142,8 @@ def _record_signals() -> Iterator[list[int]]:
     def record(number: int, frame: FrameType | None) -> None:
         received.append(number)
 
-    previous = {number: signal.signal(number, record) for number in (signal.SIGTERM, signal.SIGINT)}
+    numbers = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
+    previous = {n: signal.signal(n, record) for n in numbers if signal.getsignal(n) != signal.SIG_IGN}  # of nohup
     try:
         yield received
     finally:
@@ -152,14 +151,26 @@ def _record_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _stop(processes: Iterable[_Process]) -> None:
-    """Asks processes to save their state and to end; waits until they have."""
+def _stop(processes: Iterable[_Process], received: Sequence[int]) -> None:
+    """Asks processes to save their state and to end, and waits until they have; kills them at the second signal."""
     running = [process.popen for process in processes if process.popen.poll() is None]
-    for popen in running:
+    _signal_groups(running, signal.SIGTERM)
+    while any(popen.poll() is None for popen in running):
+        if len(received) > 1:
+            _signal_groups(running, signal.SIGKILL)
+        time.sleep(_POLL_SECONDS)
+
+
+def _signal_groups(processes: Sequence[subprocess.Popen[bytes]], number: int) -> None:
+    for popen in processes:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(popen.pid, signal.SIGTERM)
-    for popen in running:
-        popen.wait()
+            os.killpg(popen.pid, number)
+
+
+def describe_failures(failed: Sequence[Job]) -> str:
+    """Returns one line about jobs that failed, with the last line of the first one's output."""
+    first = failed[0]
+    return f"{len(failed)} runs failed, the first with: {_read_last_line(first.log)}; its output is in {first.log}"
 
 
 def _read_last_line(log: Path) -> str:

@@ -4,6 +4,7 @@ OUT/VARIANT/seedS/foldK     the workdirs; OUT/VARIANT/seedS is a cross-validatio
 OUT/sweep.md                the table
 """
 
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,17 +15,25 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from input_pipeline.atomic_files import write_atomically
-from mobilenet_jax.errors import ConfigError
+from mobilenet_jax.errors import ConfigError, TrainingError
 from mobilenet_jax.evaluation.bootstrap import Intervals, compute_intervals
 from mobilenet_jax.evaluation.metrics import Metrics, compute_balanced_accuracy, compute_key_metrics
 from mobilenet_jax.evaluation.predictions import Predictions, concatenate_predictions, read_predictions
 from mobilenet_jax.evaluation.trained_run import read_records
-from mobilenet_jax.sweeps.cross_validation import CrossValidation, EvaluationOptions, run_cross_validations
+from mobilenet_jax.sweeps.cross_validation import (
+    CrossValidation,
+    EvaluationOptions,
+    check_overrides,
+    list_keys,
+    run_cross_validations,
+)
 from mobilenet_jax.sweeps.runner import Runner
 from mobilenet_jax.training.config_files import execute_file
 
 _NAME = re.compile(r"\w[\w.+=-]*")
 _COLUMNS = {"balanced_accuracy": "balanced accuracy", "macro_auc": "AUC", "nll": "NLL", "ece": "calibration error"}
+
+_logger = logging.getLogger(__name__)
 
 Overrides = Mapping[str, Any]
 
@@ -63,8 +72,12 @@ class Sweep:
         for name, minimum in (("folds", 2), ("seeds", 1), ("trials", 1)):
             if getattr(self, name) < minimum:
                 raise ConfigError(f"{name} is {getattr(self, name)}, less than {minimum}")
-        if not self.variants and not self.search:
-            raise ConfigError("the sweep has neither variants nor a search")
+        if bool(self.variants) == bool(self.search):
+            raise ConfigError("the sweep has neither variants nor a search, or both")
+        for overrides in (self.common, *self.variants.values()):
+            check_overrides(overrides)
+            if "seed" in overrides:
+                raise ConfigError("config.seed is set for each repetition: use seeds=N")
 
 
 class Variant(NamedTuple):
@@ -94,31 +107,41 @@ def list_variants(sweep: Sweep, out: Path, overrides: Sequence[str] = ()) -> lis
     Args:
         sweep: the sweep.
         out: its folder.
-        overrides: arguments of the form `--config.SECTION.KEY=VALUE` for all runs, which precede those of the sweep.
+        overrides: arguments of the form `--config.SECTION.KEY=VALUE` for all runs, which replace `Sweep.common`.
 
     Raises:
-        ConfigError: a configuration is not valid.
+        ConfigError: a configuration is not valid, or an override is one of a variant.
     """
+    keys = list_keys(overrides)
+    check_overrides(keys)
+    for name, values in sweep.variants.items():
+        if conflict := sorted(keys & {"seed", *values}):
+            raise ConfigError(f"config.{conflict[0]} is set by the variant {name} or by its repetitions: leave it out")
     return [make_variant(sweep, out, name, values, overrides) for name, values in sweep.variants.items()]
 
 
 def make_variant(sweep: Sweep, out: Path, name: str, values: Overrides, overrides: Sequence[str]) -> Variant:
     """Returns the cross-validations of one variant; see `list_variants`."""
-    changes = tuple(f"--config.{key}={value}" for key, value in {**sweep.common, **values}.items())
+    common, own = (
+        tuple(f"--config.{key}={value}" for key, value in changes.items()) for changes in (sweep.common, values)
+    )
     return Variant(
         name,
         [
             CrossValidation(
-                out / name / f"seed{seed}", sweep.config, (*overrides, *changes, f"--config.seed={seed}"), sweep.folds
+                out / name / f"seed{seed}",
+                sweep.config,
+                (*common, *overrides, *own, f"--config.seed={seed}"),
+                sweep.folds,
             )
             for seed in range(sweep.seeds)
         ],
     )
 
 
-def run_variants(variants: Sequence[Variant], runner: Runner, options: EvaluationOptions) -> None:
+def run_variants(variants: Sequence[Variant], out: Path, runner: Runner, options: EvaluationOptions) -> None:
     """Trains and evaluates all variants, see `run_cross_validations`."""
-    run_cross_validations([c for variant in variants for c in variant.cross_validations], runner, options)
+    run_cross_validations([c for variant in variants for c in variant.cross_validations], out, runner, options)
 
 
 def search(
@@ -126,15 +149,16 @@ def search(
 ) -> list[Variant]:
     """Searches with Optuna for the overrides with the highest balanced accuracy, one trial after another.
 
-    Samples depend on the results of the earlier trials alone. A search that is started again therefore repeats its
-    trials, whose runs are finished, and continues.
+    Samples depend on the results of the earlier trials alone. A search that is started again with the same options
+    therefore repeats its trials, whose runs are finished, and continues.
 
     Returns:
         The trials as variants, the best first.
 
     Raises:
         ConfigError: Optuna is not installed.
-        Interrupted, TrainingError: see `Runner.run`.
+        Interrupted: see `Runner.run`.
+        TrainingError: all trials failed.
     """
     try:
         import optuna
@@ -147,10 +171,17 @@ def search(
     for number in range(sweep.trials):
         trial = study.ask()
         variant = make_variant(sweep, out, f"trial{number:03}", sweep.search(trial), overrides)
-        run_variants([variant], runner, options)
+        try:
+            run_variants([variant], out, runner, options)
+        except TrainingError as error:  # such as a loss that is not finite; the others go on
+            _logger.warning("%s failed: %s", variant.name, error)
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            continue
         value = compute_balanced_accuracy(read_pooled_predictions(variant, options))
         study.tell(trial, value)
         variants.append((value, variant))
+    if not variants:
+        raise TrainingError(f"all {sweep.trials} trials failed")
     return [variant for _, variant in sorted(variants, key=lambda pair: -pair[0])]
 
 
@@ -173,6 +204,8 @@ def format_table(variants: Sequence[Variant], options: EvaluationOptions) -> str
     rows = [["variant", *_COLUMNS.values(), "difference", "seconds per epoch"]]
     for variant in variants:
         table = read_pooled_predictions(variant, options)
+        if table.images.tolist() != baseline.images.tolist() or (table.labels != baseline.labels).any():
+            raise ConfigError(f"{variant.name} was evaluated on other images than {variants[0].name}: compare neither")
         subtract = partial(_subtract_baseline, table, baseline)
         intervals = compute_intervals(table.lesions, subtract, options.resamples)
         metrics, seconds = subtract(np.arange(len(table))), _measure_seconds(variant)

@@ -232,23 +232,11 @@ def check_config(config: ConfigDict) -> None:
             raise ConfigError(f"config.{key} is {value!r}, but must be {rule.description}{hint}")
     if values["data.source"] != "sample" and not values["data.dir"]:
         raise ConfigError(f"config.data.dir is empty: use --config.data.dir=DIR for the {values['data.source']} data")
-    _check_split(values)
     if values["init.input_scaling"] == "weights" and not has_initial_weights(config.init):
         raise ConfigError(
             "config.init.input_scaling is 'weights', but config.init.weights is not set: add "
             "--config.init.input_scaling=1/255 to train from random weights"
         )
-
-
-def _check_split(values: dict[str, Any]) -> None:
-    """Raises if a setting needs validation images, which `data.split=all` does not leave."""
-    stops_on_validation = values["early_stopping.enabled"] and values["early_stopping.monitor"].startswith("val_")
-    for key, is_active in (
-        ("optimizer.schedule=plateau", values["optimizer.schedule"] == "plateau"),
-        (f"early_stopping.monitor={values['early_stopping.monitor']}", stops_on_validation),
-    ):
-        if values["data.split"] == "all" and is_active:
-            raise ConfigError(f"config.data.split=all leaves no validation images, but config.{key} needs them")
 
 
 def check_keys(keys: Iterable[str]) -> None:

@@ -34,6 +34,7 @@ from mobilenet_jax.training.setup import (
     Program,
     add_soft_labels,
     build_program,
+    check_validation,
     count_steps_per_epoch,
     format_parameters,
     get_preprocessing,
@@ -76,6 +77,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, profile: bool
 
     # Data, model and state of a new run.
     training, validation = load_examples(config.data, config.model.num_classes, config.seed)
+    check_validation(config, validation)
     training = add_soft_labels(training, config.loss)
     steps_per_epoch = count_steps_per_epoch(config.train.batch_size, len(training))
     config = resolve_config(config, training, steps_per_epoch)

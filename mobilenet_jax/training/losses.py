@@ -75,7 +75,8 @@ def cross_entropy(
         logits: float32 `[batch, classes]`.
         targets: int32 `[batch]`, the labels; or float32 `[batch, classes]`, the probabilities of the classes.
         class_weights: float32 `[classes]`, factors of the losses by class. As with Keras's `class_weight`, the mean
-            over a batch then divides by the batch size, not by the sum of the weights.
+            over a batch then divides by the batch size, not by the sum of the weights. With probabilities, each class
+            contributes its share.
         label_smoothing: the fraction of the target that is spread over all classes (Szegedy et al. 2016).
         focal_gamma: the term of each class is multiplied by `(1 - p) ** focal_gamma`, where p is its predicted
             probability (the focal loss, Lin et al. 2017, arXiv:1708.02002).
@@ -87,17 +88,16 @@ def cross_entropy(
     """
     classes = logits.shape[-1]
     expected = jax.nn.one_hot(targets, classes) if targets.ndim == 1 else targets
-    smoothed = optax.smooth_labels(expected, label_smoothing)
+    if class_weights is not None:
+        expected = expected * jnp.asarray(class_weights)[None]
+    total = expected.sum(-1, keepdims=True)  # 1 without weights
+    smoothed = (1 - label_smoothing) * expected + label_smoothing / classes * total if label_smoothing else expected
     shifted = logits if logit_offset is None else logits + jnp.asarray(logit_offset)[None]
     if focal_gamma:
         log_p = jax.nn.log_softmax(shifted)
         rest = jnp.maximum(1 - jnp.exp(log_p), _SMALLEST_REST)
-        losses = -(smoothed * rest**focal_gamma * log_p).sum(-1)
-    else:
-        losses = optax.softmax_cross_entropy(shifted, smoothed)
-    return (
-        losses if class_weights is None else losses * jnp.dot(expected, jnp.asarray(class_weights), precision="highest")
-    )
+        return -(smoothed * rest**focal_gamma * log_p).sum(-1)
+    return optax.softmax_cross_entropy(shifted, smoothed)
 
 
 def compute_class_weights(labels: np.ndarray, num_classes: int, weighting: ClassWeighting) -> np.ndarray | None:

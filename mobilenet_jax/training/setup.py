@@ -87,6 +87,23 @@ def load_examples(data: ConfigDict, num_classes: int, seed: int) -> tuple[Exampl
     return training, validation
 
 
+def check_validation(config: ConfigDict, validation: Examples) -> None:
+    """Checks that there are validation examples if a setting needs them; `data.split=all` leaves none.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    monitor = config.early_stopping.monitor
+    for key, is_active in (
+        ("optimizer.schedule=plateau", config.optimizer.schedule == "plateau"),
+        (f"early_stopping.monitor={monitor}", config.early_stopping.enabled and monitor.startswith("val_")),
+    ):
+        if is_active and not len(validation):
+            raise ConfigError(
+                f"config.data.split={config.data.split} leaves no validation images, but config.{key} needs them"
+            )
+
+
 def add_soft_labels(training: Examples, loss: ConfigDict) -> Examples:
     """Returns training examples with the soft labels that the configuration section `loss` specifies.
 

@@ -26,6 +26,8 @@ def main(folder: Path, slot: str, arguments: list[str]) -> None:
         time.sleep(60)
     if arguments[0] == "train":
         _write_run(arguments[1:])
+    else:
+        _write_evaluation(arguments)
     with (folder / "calls").open("a") as calls:
         calls.write(f"{slot} {start} {time.monotonic()} {' '.join(arguments)}\n")
 
@@ -36,7 +38,17 @@ def _write_run(arguments: list[str]) -> None:
     config, _ = parse_config(options["config"], [a for a in arguments if a.startswith("--config.")])
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "config.json").write_text(json.dumps(config.to_dict()))
-    (workdir / "summary.json").write_text("{}")
+    summary = {"last": {"epoch": config.train.epochs or 15}, "stopped_early": False, "training_images": 2000}
+    (workdir / "summary.json").write_text(json.dumps(summary))
+
+
+def _write_evaluation(arguments: list[str]) -> None:
+    options = dict(a.removeprefix("--").split("=", 1) for a in arguments if "=" in a)
+    if "out" in options:
+        folder = Path(options["out"])
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "metrics.json").write_text(json.dumps({"resamples": int(options["resamples"]), "metrics": {}}))
+        (folder / "report.html").touch()
 
 
 if __name__ == "__main__":

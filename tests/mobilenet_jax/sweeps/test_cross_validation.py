@@ -1,9 +1,11 @@
 import json
+import os
 import sys
 
+import filelock
 import pytest
 
-from mobilenet_jax.errors import ConfigError
+from mobilenet_jax.errors import ConfigError, TrainingError, WorkdirError
 from mobilenet_jax.sweeps.cross_validation import CrossValidation, EvaluationOptions, run_cross_validations
 from mobilenet_jax.sweeps.runner import Runner
 from tests.helpers.runs import OVERRIDES, ROOT
@@ -26,7 +28,7 @@ def _list_calls(folder):
 
 def test_the_folds_are_trained_then_evaluated_together(runner, tmp_path):
     validation = CrossValidation(tmp_path / "out", "sample", ("--config.train.epochs=3",), 2)
-    run_cross_validations([validation], runner, OPTIONS)
+    run_cross_validations([validation], tmp_path / "out", runner, OPTIONS)
     evaluation, *runs = _list_calls(tmp_path)
     out = tmp_path / "out"
     assert evaluation == (
@@ -40,26 +42,70 @@ def test_the_folds_are_trained_then_evaluated_together(runner, tmp_path):
         )
 
 
-def test_what_is_finished_is_not_repeated(runner, tmp_path):
-    validation = CrossValidation(tmp_path / "out", "sample", (), 2)
-    run_cross_validations([validation], runner, OPTIONS)
-    _list_calls(tmp_path)
-    (tmp_path / "out" / "fold2" / "summary.json").unlink()  # the run was stopped
-    run_cross_validations([validation], runner, OPTIONS)
-    assert [line.split()[0] for line in _list_calls(tmp_path)] == ["evaluate", "train"]
-    changed = validation._replace(overrides=("--config.train.epochs=9",))
-    assert [run.is_finished() for run in changed.list_runs()] == [False, False]
-    config = json.loads((tmp_path / "out" / "fold1" / "config.json").read_text())
-    config["train"]["epochs"] = 5  # as a run records what 0 stands for
-    (tmp_path / "out" / "fold1" / "config.json").write_text(json.dumps(config))
-    from_data = validation._replace(overrides=("--config.train.epochs=0",))
-    assert from_data.list_runs()[0].is_finished()
+def test_finished_runs_and_current_evaluations_are_skipped(runner, tmp_path):
+    validation, out = CrossValidation(tmp_path / "out", "sample", (), 2), tmp_path / "out"
+
+    def run_again(validation=validation, options=OPTIONS):
+        (tmp_path / "calls").touch()
+        run_cross_validations([validation], out, runner, options)
+        return [line.split()[0] for line in _list_calls(tmp_path)]
+
+    assert run_again() == ["evaluate", "train", "train"]
+    assert run_again() == []
+    assert run_again(options=OPTIONS._replace(resamples=8)) == ["evaluate"]
+    (out / "fold2" / "summary.json").unlink()  # the run was stopped
+    assert run_again() == ["evaluate", "train"]
+    os.utime(out / "fold1" / "summary.json")  # it was trained again
+    assert run_again() == ["evaluate"]
+    assert run_again(validation._replace(overrides=("--config.train.epochs=9",))) == ["evaluate", "train", "train"]
+
+
+def test_a_run_that_is_being_extended_is_not_finished(runner, tmp_path):
+    validation = CrossValidation(tmp_path / "out", "sample", ("--config.train.epochs=5",), 2)
+    run_cross_validations([validation], tmp_path / "out", runner, OPTIONS)
+    longer = validation._replace(overrides=("--config.train.epochs=10",)).list_runs()[0]
+    config = json.loads((longer.workdir / "config.json").read_text())
+    config["train"]["epochs"] = 10  # written when the run continued
+    (longer.workdir / "config.json").write_text(json.dumps(config))
+    assert not longer.is_finished()
+    summary = json.loads((longer.workdir / "summary.json").read_text())
+    (longer.workdir / "summary.json").write_text(json.dumps({**summary, "stopped_early": True}))
+    assert longer.is_finished()
+
+
+def test_a_number_of_epochs_from_the_data_is_compared(runner, tmp_path):
+    validation = CrossValidation(tmp_path / "out", "finetune", ("--config.data.dir=x",), 2)
+    run_cross_validations([validation], tmp_path / "out", runner, OPTIONS)
+    run = validation.list_runs()[0]  # 2,000 images, batches of 16: 15 epochs have more than 1,500 steps
+    assert run.is_finished()
+    assert not run._replace(overrides=(*run.overrides, "--config.train.epochs=14")).is_finished()
+    for damaged in ("[]", "{", '{"last": 3}'):
+        (run.workdir / "summary.json").write_text(damaged)
+        assert not run.is_finished()
+
+
+def test_a_failed_fold_does_not_prevent_the_evaluation_of_others(runner, tmp_path):
+    (tmp_path / "fail").write_text(str(tmp_path / "out" / "a" / "fold2"))
+    both = [CrossValidation(tmp_path / "out" / name, "sample", (), 2) for name in "ab"]
+    with pytest.raises(TrainingError, match="1 runs failed, the first with: the loss is nan"):
+        run_cross_validations(both, tmp_path / "out", runner, OPTIONS)
+    assert [c.is_evaluated(OPTIONS) for c in both] == [False, True]
+
+
+def test_a_folder_belongs_to_one_process_at_a_time(runner, tmp_path):
+    with filelock.FileLock(tmp_path / ".lock"), pytest.raises(WorkdirError, match="in use by another process"):
+        run_cross_validations([CrossValidation(tmp_path, "sample", (), 2)], tmp_path, runner, OPTIONS)
+
+
+def test_the_split_cannot_be_set(tmp_path, run):
+    status, _, err = run("cross-validate", "--config=sample", "--out", tmp_path, "--config.data.split=lesion")
+    assert (status, err) == (1, "error: config.data.split is set for each fold: leave it out\n")
 
 
 def test_a_configuration_is_validated_before_the_first_run(runner, tmp_path):
     valid, invalid = (CrossValidation(tmp_path / f"{a}", "sample", (f"--config.model.alpha={a}",), 2) for a in (1, 0.3))
     with pytest.raises(ConfigError, match=r"config\.model\.alpha is 0\.3"):
-        run_cross_validations([valid, invalid], runner, OPTIONS)
+        run_cross_validations([valid, invalid], tmp_path, runner, OPTIONS)
     assert not (tmp_path / "calls").exists()
 
 

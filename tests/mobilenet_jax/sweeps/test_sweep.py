@@ -56,12 +56,15 @@ def test_the_table_shows_paired_differences_pooled_over_seeds(tmp_path):
     assert (tmp_path / "sweep.md").read_text() == text
 
 
-def test_overrides_of_the_command_precede_those_of_the_sweep(tmp_path):
+def test_overrides_of_the_command_replace_common_ones_only(tmp_path):
     sweep = Sweep("sample", {"a": {"train.epochs": 2}}, common={"train.epochs": 7, "data.image_size": 48}, folds=2)
     [variant] = list_variants(sweep, tmp_path, ["--config.data.image_size=32", "--config.model.alpha=0.5"])
     config = variant.cross_validations[0].list_runs()[1].load_config()
-    assert (config.train.epochs, config.data.image_size, config.model.alpha) == (2, 48, 0.5)
+    assert (config.train.epochs, config.data.image_size, config.model.alpha) == (2, 32, 0.5)
     assert config.data.split == "fold:2/2"
+    for override in ("train.epochs=3", "seed=1", "data.split=lesion"):
+        with pytest.raises(ConfigError, match="leave it out"):
+            list_variants(sweep, tmp_path, [f"--config.{override}"])
 
 
 @pytest.mark.parametrize(
@@ -72,6 +75,7 @@ def test_overrides_of_the_command_precede_those_of_the_sweep(tmp_path):
         ("def get_sweep(): return Sweep('sample')", "neither variants nor a search"),
         ("def get_sweep(): return Sweep('sample', {'../x': {}})", "the name of the variant '../x'"),
         ("def get_sweep(): return Sweep('sample', {'a': {}}, folds=1)", "folds is 1, less than 2"),
+        ("def get_sweep(): return Sweep('sample', {'a': {'seed': 3}})", "config.seed is set for each repetition"),
     ],
 )
 def test_sweeps_that_cannot_run_are_refused(tmp_path, code, message):
@@ -94,7 +98,7 @@ def test_a_dry_run_prints_the_commands(tmp_path, run):
     assert status == 0
     lines = out.splitlines()
     assert len(lines) == 4
-    assert all(line.startswith(f"nice {sys.executable} -c ") for line in lines)
+    assert all(line.startswith(f"nice {sys.executable} -P -c ") for line in lines)
     assert lines[3].endswith("--config.train.epochs=3 --config.seed=0 --config.data.split=fold:2/2")
     assert not (tmp_path / "out").exists()
 
@@ -103,7 +107,7 @@ def test_a_search_continues_with_the_trials_it_would_have_made(tmp_path, monkeyp
     pytest.importorskip("optuna", reason="a search needs Optuna")
     calls = []
 
-    def evaluate(variants, runner, options):
+    def evaluate(variants, out, runner, options):
         calls.extend(v.cross_validations[0].overrides for v in variants)
         _write_evaluations(variants, [2 if "0.1" in str(calls[-1]) else 1])
 
