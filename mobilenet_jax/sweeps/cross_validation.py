@@ -8,7 +8,6 @@ import contextlib
 import json
 import logging
 import math
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -205,8 +204,3 @@ def check_overrides(keys: Iterable[str]) -> None:
     """
     if "data.split" in keys:
         raise ConfigError("config.data.split is set for each fold: leave it out")
-
-
-def list_keys(overrides: Sequence[str]) -> set[str]:
-    """Returns the keys of arguments of the form `--config.SECTION.KEY=VALUE`."""
-    return set(re.findall(r"--config\.([\w.]+)", " ".join(overrides)))

@@ -24,10 +24,10 @@ from mobilenet_jax.sweeps.cross_validation import (
     CrossValidation,
     EvaluationOptions,
     check_overrides,
-    list_keys,
     run_cross_validations,
 )
 from mobilenet_jax.sweeps.runner import Runner
+from mobilenet_jax.training.config import list_keys
 from mobilenet_jax.training.config_files import execute_file
 
 _NAME = re.compile(r"\w[\w.+=-]*")
@@ -112,7 +112,7 @@ def list_variants(sweep: Sweep, out: Path, overrides: Sequence[str] = ()) -> lis
     Raises:
         ConfigError: a configuration is not valid, or an override is one of a variant.
     """
-    keys = list_keys(overrides)
+    keys = set(list_keys(overrides))
     check_overrides(keys)
     for name, values in sweep.variants.items():
         if conflict := sorted(keys & {"seed", *values}):

@@ -195,7 +195,7 @@ def parse_config(specification: str | None, overrides: Sequence[str]) -> tuple[C
         ConfigError: the file or the recipe does not exist, an argument or a key is unknown, or a value has the wrong
             type.
     """
-    check_keys(re.findall(r"--config\.([\w.]+)", " ".join(overrides)))
+    check_keys(list_keys(overrides))
     config = load_config(specification) if specification else ConfigDict()
     if not specification:  # other arguments are parsed all the same: one of them may be a misspelt --config
         overrides = [argument for argument in overrides if not argument.startswith("--config.")]
@@ -210,6 +210,11 @@ def parse_config(specification: str | None, overrides: Sequence[str]) -> tuple[C
     if rest:
         raise ConfigError(f"unexpected argument {rest[0]}")
     return values.config, Path(specification).name.replace(".py", "").replace(":", "-")
+
+
+def list_keys(overrides: Sequence[str]) -> list[str]:
+    """Returns the keys of arguments of the form `--config.SECTION.KEY=VALUE`."""
+    return re.findall(r"--config\.([\w.]+)", " ".join(overrides))
 
 
 def check_config(config: ConfigDict) -> None:
