@@ -36,8 +36,10 @@ def name_object(model: EvaluatedModel) -> str:
 def list_limits(model: EvaluatedModel) -> tuple[str, ...]:
     """Lists the limitations of a model."""
     classes = _LESIONS_ONLY if model.shows_lesions else _CLASSES_ONLY
-    is_selected = model.config is not None and model.config["data"]["split"] != "all"
-    training = _UNKNOWN_TRAINING if model.lesions is None else _SELECTION if is_selected else _ALL_IMAGES
+    if model.config is None:
+        training = _UNKNOWN_TRAINING
+    else:
+        training = _ALL_IMAGES if model.config["data"]["split"] == "all" else _SELECTION
     return (classes, training, *(_ISIC_LIMITS if model.is_isic else ()))
 
 

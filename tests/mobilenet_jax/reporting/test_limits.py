@@ -7,8 +7,9 @@ from input_pipeline.sources.isic import CLASS_NAMES as NAMES
 from mobilenet_jax.reporting.limits import list_limits, list_warnings
 
 
-def make_model(*, shows_lesions=True, is_isic=True, lesions=frozenset()):
-    return SimpleNamespace(shows_lesions=shows_lesions, is_isic=is_isic, lesions=lesions)
+def make_model(*, shows_lesions=True, is_isic=True, lesions=frozenset(), split="lesion"):
+    config = None if lesions is None else {"data": {"split": split}}
+    return SimpleNamespace(shows_lesions=shows_lesions, is_isic=is_isic, lesions=lesions, config=config)
 
 
 def make_evaluation(images_per_class=10, *, predicted=None, trained_on=frozenset(), **facts):
@@ -79,4 +80,5 @@ def test_limits_mention_skin_and_checkpoints_only_where_there_are_any():
     other = " ".join(list_limits(make_model(shows_lesions=False, is_isic=False)))
     assert "skin" not in other
     assert "best checkpoint" in other
-    assert "best checkpoint" not in " ".join(list_limits(make_model(lesions=None)))
+    for model in (make_model(lesions=None), make_model(split="all")):
+        assert "best checkpoint" not in " ".join(list_limits(model))
