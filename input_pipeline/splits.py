@@ -59,8 +59,7 @@ def split_examples(examples: Examples, split: str, *, val_fraction: float, seed:
         selection, _, fraction = split.partition(":")
         held_out = _select_fraction(examples, selection, float(fraction))
     training, validation = _divide(examples, held_out)
-    allows_no_validation = split == "all" or split.endswith(".csv")  # a table that a run with "all" wrote
-    if not len(training) or (not len(validation) and not allows_no_validation):
+    if not len(training) or (not len(validation) and split != "all"):
         raise DataError(
             f"data.split={split} leaves {len(training)} images for training, {len(validation)} for validation"
         )

@@ -179,7 +179,7 @@ class TrainedRun(EvaluatedModel):
     def _read_subsets(self, source: str, data: str) -> tuple[Examples, Examples]:
         """Reads the training and the validation examples of the run."""
         table, split = self.workdir / "splits.csv", self.config["data"]["split"]
-        if split not in OFFICIAL_SPLITS:
+        if split not in (*OFFICIAL_SPLITS, "all"):
             split = str(table)
         try:
             subsets = read_split(source, data, split, val_fraction=0, seed=0, skip_damaged=self._skips_damaged)
@@ -207,7 +207,8 @@ def read_records(workdir: Path) -> list[dict[str, Any]]:
     try:
         for number, line in enumerate(path.read_text().splitlines() if path.exists() else [], 1):
             records.append(record := json.loads(line))
-            keys = _RECORDED + _VALIDATED * any(key in record for key in _VALIDATED)
+            is_validated = isinstance(record, dict) and any(key in record for key in _VALIDATED)
+            keys = _RECORDED + _VALIDATED * is_validated
             if not isinstance(record, dict) or any(not isinstance(record.get(key), int | float) for key in keys):
                 raise ValueError(f"line {number} is not the record of an epoch")
     except (OSError, ValueError) as error:

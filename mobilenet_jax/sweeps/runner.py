@@ -19,7 +19,6 @@ from mobilenet_jax.errors import ConfigError, Interrupted
 DEFAULT_TEMPLATE = "{command}"
 _ENTRY = "from mobilenet_jax.cli.main import main; main()"
 _POLL_SECONDS = 0.2
-_SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP")  # the last is sent when a terminal is closed; Windows lacks it
 _logger = logging.getLogger(__name__)
 
 
@@ -142,8 +141,12 @@ def _record_signals() -> Iterator[list[int]]:
     def record(number: int, frame: FrameType | None) -> None:
         received.append(number)
 
-    numbers = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]
-    previous = {n: signal.signal(n, record) for n in numbers if signal.getsignal(n) != signal.SIG_IGN}  # of nohup
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if (
+        hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
+    ):  # not on Windows; not with nohup
+        numbers.append(signal.SIGHUP)  # sent when a terminal is closed
+    previous = {number: signal.signal(number, record) for number in numbers}
     try:
         yield received
     finally:

@@ -24,9 +24,9 @@ class Metadata:
         input_scaling: the `(low, high)` range that pixel values 0 and 255 are mapped to: (-1, 1) for ImageNet weights,
             (0, 1) in the article. If the channels have ranges of their own, both are tuples of three.
         classes: the class names in the order of the logits; None if unknown.
-        preprocessing: of the decoded images.
         source: the name of the file that the weights were read from, or its location on the Hub with the commit.
         source_sha256: the SHA-256 of that file and of the JSON files beside it that were read, see `compute_sha256`.
+        preprocessing: of the decoded images.
 
     Raises:
         WeightsError: a value is out of range.
@@ -35,9 +35,9 @@ class Metadata:
     image_size: tuple[int, int] | None = None
     input_scaling: "InputScaling" = (-1.0, 1.0)
     classes: tuple[str, ...] | None = None
-    preprocessing: Preprocessing = STRETCH
     source: str = ""
     source_sha256: str = ""
+    preprocessing: Preprocessing = STRETCH
 
     def __post_init__(self) -> None:
         size, scaling, classes = self.image_size, self.input_scaling, self.classes

@@ -119,7 +119,7 @@ def open_workdir(path: Path, name: CheckpointName) -> Iterator[WeightsFile]:
         size = config["data"]["image_size"]
         scaling = parse_input_scaling(history["input_scaling"])
         steps = {key: config["data"][key] for key in Preprocessing._fields if key in config["data"]}
-        metadata = Metadata((size, size), scaling, tuple(history["classes"]), Preprocessing(**steps))
+        metadata = Metadata((size, size), scaling, tuple(history["classes"]), preprocessing=Preprocessing(**steps))
         variant = {
             name: config["model"][name] for name in VARIANT if name in config["model"]
         }  # not in earlier versions

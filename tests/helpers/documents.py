@@ -81,5 +81,6 @@ PREPARATIONS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "docs/python.md": _prepare_python,
     "docs/getting-started.md": _prepare_getting_started,
     "docs/weights.md": _prepare_weights,
+    "docs/evaluation.md": lambda folder: {},
     "benchmarks/results/input_scaling.md": _prepare_input_scaling,
 }

@@ -65,7 +65,9 @@ def make_sensitive_weights(
         factor = SPREAD / np.std(np.asarray(outputs), 0)
         tensors[f"params.{last}.kernel"] = tensors[f"params.{last}.kernel"] * factor
         tensors[f"params.{last}.bias"] = -np.mean(np.asarray(outputs), 0) * factor
-    metadata = Metadata(size, input_scaling, tuple(classes) if head else None, preprocessing, "random weights")
+    metadata = Metadata(
+        size, input_scaling, tuple(classes) if head else None, "random weights", preprocessing=preprocessing
+    )
     return Weights("memory", "", architecture, tensors, metadata)
 
 

@@ -181,7 +181,7 @@ def _describe_timm(config: _JsonObject) -> Description:
     classes = next((_read_labels(*label) for label in labels if label[0].values.get(label[1])), None)
     variant = {"padding": paddings[0], "batch_norm_epsilon": epsilon}
     crops = pretrained.values.get("crop_mode") == "center" and pretrained.values.get("crop_pct") == 1
-    metadata = Metadata(size, make_input_scaling(mean, std), classes, _CROP if crops else STRETCH)
+    metadata = Metadata(size, make_input_scaling(mean, std), classes, preprocessing=_CROP if crops else STRETCH)
     return Description(metadata, None, check_variant(variant))
 
 
@@ -217,7 +217,7 @@ def _describe_transformers(config: _JsonObject, processor: _JsonObject) -> Descr
         scaling = _read_processor_range(processor)
     else:
         size, scaling = config.read_size("image_size"), make_input_scaling(_NORMALIZED, _NORMALIZED)
-    metadata = Metadata(size, scaling, _read_id2label(config), preprocessing)
+    metadata = Metadata(size, scaling, _read_id2label(config), preprocessing=preprocessing)
     return Description(metadata, alpha, check_variant(variant))
 
 
