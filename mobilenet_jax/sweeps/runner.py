@@ -172,8 +172,8 @@ def _signal_groups(processes: Sequence[subprocess.Popen[bytes]], number: int) ->
 
 def describe_failures(failed: Sequence[Job]) -> str:
     """Returns one line about jobs that failed, with the last line of the first one's output."""
-    first = failed[0]
-    return f"{len(failed)} runs failed, the first with: {_read_last_line(first.log)}; its output is in {first.log}"
+    first, noun = failed[0], "run" if len(failed) == 1 else "runs"
+    return f"{len(failed)} {noun} failed, the first with: {_read_last_line(first.log)}; its output is in {first.log}"
 
 
 def _read_last_line(log: Path) -> str:

@@ -87,7 +87,7 @@ def test_a_number_of_epochs_from_the_data_is_compared(runner, tmp_path):
 def test_a_failed_fold_does_not_prevent_the_evaluation_of_others(runner, tmp_path):
     (tmp_path / "fail").write_text(str(tmp_path / "out" / "a" / "fold2"))
     both = [CrossValidation(tmp_path / "out" / name, "sample", (), 2) for name in "ab"]
-    with pytest.raises(TrainingError, match="1 runs failed, the first with: the loss is nan"):
+    with pytest.raises(TrainingError, match="1 run failed, the first with: the loss is nan"):
         run_cross_validations(both, tmp_path / "out", runner, OPTIONS)
     assert [c.is_evaluated(OPTIONS) for c in both] == [False, True]
 
