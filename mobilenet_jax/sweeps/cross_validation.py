@@ -95,7 +95,8 @@ class CrossValidation(NamedTuple):
     Attributes:
         folder: OUT above.
         specification: the configuration, as `--config` takes it.
-        overrides: arguments of the form `--config.SECTION.KEY=VALUE`.
+        overrides: arguments of the form `--config.SECTION.KEY=VALUE`, in which `{fold}` stands for the number of the
+            fold, from 1.
         folds: the number of folds, at least 2.
     """
 
@@ -114,7 +115,10 @@ class CrossValidation(NamedTuple):
             TrainingRun(
                 self.folder / f"fold{fold}",
                 self.specification,
-                (*self.overrides, f"--config.data.split=fold:{fold}/{self.folds}"),
+                (
+                    *(override.replace("{fold}", str(fold)) for override in self.overrides),
+                    f"--config.data.split=fold:{fold}/{self.folds}",
+                ),
             )
             for fold in range(1, self.folds + 1)
         ]
@@ -169,12 +173,15 @@ def run_cross_validations(
         options: the options of the evaluations.
 
     Raises:
-        ConfigError: a configuration is not valid; raised before the first run.
+        ConfigError: a configuration is not valid, or not for images of `options.image_size`; raised before the first
+            run.
         WorkdirError: another process uses the folder.
         Interrupted: see `Runner.run`.
         TrainingError: runs failed.
     """
     runs = [run for c in cross_validations for run in c.list_runs()]
+    for cross_validation in cross_validations:
+        _check_settings(cross_validation, options)
     waiting = [run.job for run in runs if not run.is_finished()]
     with _lock(folder):
         if len(waiting) < len(runs):
@@ -184,6 +191,19 @@ def run_cross_validations(
         failed += runner.run([c.make_evaluation_job(options) for c in complete if not c.is_evaluated(options)])
     if failed:
         raise TrainingError(describe_failures(failed))
+
+
+def _check_settings(cross_validation: CrossValidation, options: EvaluationOptions) -> None:
+    first, second = (run.load_config() for run in cross_validation.list_runs()[:2])
+    if options.image_size and first.model.head != "small":
+        raise ConfigError(f"--image-size requires config.model.head=small, not {first.model.head}")
+    teacher = first.loss.soft_labels
+    if teacher and teacher == second.loss.soft_labels:
+        _logger.warning(
+            "config.loss.soft_labels=%s is the same for all folds: unless its model was trained on other images, the "
+            "results are optimistic; use a table per fold, with {fold} in its name",
+            teacher,
+        )
 
 
 @contextlib.contextmanager

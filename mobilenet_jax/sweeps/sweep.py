@@ -28,7 +28,7 @@ from mobilenet_jax.sweeps.cross_validation import (
 )
 from mobilenet_jax.sweeps.runner import Runner
 from mobilenet_jax.training.config import list_keys
-from mobilenet_jax.training.config_files import execute_file
+from mobilenet_jax.training.config_files import describe_error, execute_file
 
 _NAME = re.compile(r"\w[\w.+=-]*")
 _COLUMNS = {"balanced_accuracy": "balanced accuracy", "macro_auc": "AUC", "nll": "NLL", "ece": "calibration error"}
@@ -95,7 +95,7 @@ def load_sweep(path: Path) -> Sweep:
     """
     if not path.is_file():
         raise ConfigError(f"no such file: {path}")
-    sweep = execute_file(path, lambda module: module.get_sweep())
+    sweep = execute_file(path, "get_sweep")
     if not isinstance(sweep, Sweep):
         raise ConfigError(f"{path}: get_sweep() returns {type(sweep).__name__}, expected Sweep")
     return sweep
@@ -156,7 +156,7 @@ def search(
         The trials as variants, the best first.
 
     Raises:
-        ConfigError: Optuna is not installed.
+        ConfigError: Optuna is not installed, or `Sweep.search` fails.
         Interrupted: see `Runner.run`.
         TrainingError: all trials failed.
     """
@@ -170,7 +170,12 @@ def search(
     variants = []
     for number in range(sweep.trials):
         trial = study.ask()
-        variant = make_variant(sweep, out, f"trial{number:03}", sweep.search(trial), overrides)
+        try:
+            values = sweep.search(trial)
+            check_overrides(values)
+        except Exception as error:  # the user's function may raise anything
+            raise ConfigError(f"the search cannot sample trial {number}: {describe_error(error)}") from error
+        variant = make_variant(sweep, out, f"trial{number:03}", values, overrides)
         try:
             run_variants([variant], out, runner, options)
         except TrainingError as error:  # such as a loss that is not finite; the others go on

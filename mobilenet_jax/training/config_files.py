@@ -12,7 +12,7 @@ import importlib.machinery
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,17 +76,17 @@ def load_config(specification: str) -> ConfigDict:
         ConfigError: there is no such file or recipe, or the file cannot be executed.
     """
     file, recipe = _find_config(specification)
-    config = execute_file(file, lambda module: module.get_config(*([] if recipe is None else [recipe])))
+    config = execute_file(file, "get_config", *([] if recipe is None else [recipe]))
     if not isinstance(config, ConfigDict):
         raise ConfigError(f"{file}: get_config() returns {type(config).__name__}, expected ml_collections.ConfigDict")
     return config
 
 
-def execute_file(file: Path, call: Callable[[Any], Any]) -> Any:
-    """Executes a Python file, and returns what `call` returns for its module.
+def execute_file(file: Path, name: str, *arguments: Any) -> Any:
+    """Executes a Python file, and returns what the function `name` that it defines returns for the arguments.
 
     Raises:
-        ConfigError: the file or `call` raises an exception.
+        ConfigError: the file does not define the function, or one of them raises an exception.
     """
     loader = importlib.machinery.SourceFileLoader("_loaded_config", str(file))
     spec = importlib.util.spec_from_file_location(loader.name, file, loader=loader)
@@ -96,10 +96,16 @@ def execute_file(file: Path, call: Callable[[Any], Any]) -> Any:
     try:
         with _extend_path():
             loader.exec_module(module)
-            return call(module)
+            if not hasattr(module, name):
+                raise ConfigError(f"it does not define {name}()")
+            return getattr(module, name)(*arguments)
     except Exception as error:  # the file may raise anything
-        name = "" if isinstance(error, ValueError | ConfigError) else f"{type(error).__name__}: "
-        raise ConfigError(f"{file} cannot be loaded: {name}{error}") from error
+        raise ConfigError(f"{file} cannot be loaded: {describe_error(error)}") from error
+
+
+def describe_error(error: Exception) -> str:
+    """Returns the message of an error in the user's code, with its type unless the message speaks for itself."""
+    return str(error) if isinstance(error, ValueError | ConfigError) else f"{type(error).__name__}: {error}"
 
 
 def _find_config(specification: str) -> tuple[Path, str | None]:

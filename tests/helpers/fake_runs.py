@@ -1,9 +1,11 @@
-"""A template for `--command` that replaces the commands of runs: it writes their files without training.
+"""Replacements for the commands of runs, which do not train.
+
+`FakeRunner` writes the files of runs in this process. As a template for `--command`, this module writes none:
 
     python -m tests.helpers.fake_runs FOLDER SLOT COMMAND...
 
-Each command appends a line `SLOT START END ARGUMENTS` to `FOLDER/calls`. A file `FOLDER/fail` with part of an argument
-makes the commands with it fail, and `FOLDER/slow` makes all of them wait for SIGTERM.
+Each such command appends a line `SLOT START END ARGUMENTS` to `FOLDER/calls`. A file `FOLDER/fail` with part of an
+argument makes the commands with it fail, and `FOLDER/slow` makes all of them wait for SIGTERM.
 """
 
 import json
@@ -12,7 +14,54 @@ import sys
 import time
 from pathlib import Path
 
-from mobilenet_jax.training.config import parse_config
+
+class FakeRunner:
+    """Imitates `Runner`: writes the files by which runs and evaluations are known to be finished.
+
+    Attributes:
+        calls: the arguments of the commands, in order.
+        failing: commands with this folder fail.
+    """
+
+    def __init__(self):
+        self.calls = []
+        self.failing = None
+
+    def run(self, jobs):
+        failed = []
+        for job in jobs:
+            self.calls.append(" ".join(job.arguments))
+            if job.folder == self.failing:
+                job.log.parent.mkdir(parents=True, exist_ok=True)
+                job.log.write_text("error: the loss is nan at step 3\n")
+                failed.append(job)
+            elif job.arguments[0] == "train":
+                _write_run(job)
+            else:
+                _write_evaluation(job)
+        return failed
+
+
+def _write_run(job):
+    from mobilenet_jax.training.config import parse_config
+
+    options = _read_options(job)
+    config, _ = parse_config(options["config"], [a for a in job.arguments if a.startswith("--config.")])
+    job.folder.mkdir(parents=True, exist_ok=True)
+    (job.folder / "config.json").write_text(json.dumps(config.to_dict()))
+    summary = {"last": {"epoch": config.train.epochs or 15}, "stopped_early": False, "training_images": 2000}
+    (job.folder / "summary.json").write_text(json.dumps(summary))
+
+
+def _write_evaluation(job):
+    job.folder.mkdir(parents=True, exist_ok=True)
+    results = {"resamples": int(_read_options(job)["resamples"]), "metrics": {}}
+    (job.folder / "metrics.json").write_text(json.dumps(results))
+    (job.folder / "report.html").touch()
+
+
+def _read_options(job):
+    return dict(a.removeprefix("--").split("=", 1) for a in job.arguments if "=" in a)
 
 
 def main(folder: Path, slot: str, arguments: list[str]) -> None:
@@ -24,31 +73,8 @@ def main(folder: Path, slot: str, arguments: list[str]) -> None:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
         (folder / f"started{slot}").touch()
         time.sleep(60)
-    if arguments[0] == "train":
-        _write_run(arguments[1:])
-    else:
-        _write_evaluation(arguments)
     with (folder / "calls").open("a") as calls:
         calls.write(f"{slot} {start} {time.monotonic()} {' '.join(arguments)}\n")
-
-
-def _write_run(arguments: list[str]) -> None:
-    options = dict(argument.removeprefix("--").split("=", 1) for argument in arguments)
-    workdir = Path(options["workdir"])
-    config, _ = parse_config(options["config"], [a for a in arguments if a.startswith("--config.")])
-    workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "config.json").write_text(json.dumps(config.to_dict()))
-    summary = {"last": {"epoch": config.train.epochs or 15}, "stopped_early": False, "training_images": 2000}
-    (workdir / "summary.json").write_text(json.dumps(summary))
-
-
-def _write_evaluation(arguments: list[str]) -> None:
-    options = dict(a.removeprefix("--").split("=", 1) for a in arguments if "=" in a)
-    if "out" in options:
-        folder = Path(options["out"])
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "metrics.json").write_text(json.dumps({"resamples": int(options["resamples"]), "metrics": {}}))
-        (folder / "report.html").touch()
 
 
 if __name__ == "__main__":

@@ -1,35 +1,27 @@
 import json
 import os
-import sys
+import time
 
 import filelock
 import pytest
 
 from mobilenet_jax.errors import ConfigError, TrainingError, WorkdirError
 from mobilenet_jax.sweeps.cross_validation import CrossValidation, EvaluationOptions, run_cross_validations
-from mobilenet_jax.sweeps.runner import Runner
-from tests.helpers.runs import OVERRIDES, ROOT
+from tests.helpers.fake_runs import FakeRunner
+from tests.helpers.runs import OVERRIDES
 
 OPTIONS = EvaluationOptions(views=2, correction="prior", resamples=7)
 
 
 @pytest.fixture
-def runner(tmp_path, monkeypatch):
-    """Returns a runner of fake commands, which write to `tmp_path`."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    return Runner(2, f"{sys.executable} -m tests.helpers.fake_runs {tmp_path} {{slot}} {{command}}")
-
-
-def _list_calls(folder):
-    lines = (folder / "calls").read_text().splitlines()
-    (folder / "calls").unlink()
-    return sorted(line.split(" ", 3)[3] for line in lines)
+def runner():
+    return FakeRunner()
 
 
 def test_the_folds_are_trained_then_evaluated_together(runner, tmp_path):
     validation = CrossValidation(tmp_path / "out", "sample", ("--config.train.epochs=3",), 2)
     run_cross_validations([validation], tmp_path / "out", runner, OPTIONS)
-    evaluation, *runs = _list_calls(tmp_path)
+    *runs, evaluation = runner.calls
     out = tmp_path / "out"
     assert evaluation == (
         f"evaluate {out / 'fold1'} {out / 'fold2'} --folds --checkpoint=latest "
@@ -46,18 +38,18 @@ def test_finished_runs_and_current_evaluations_are_skipped(runner, tmp_path):
     validation, out = CrossValidation(tmp_path / "out", "sample", (), 2), tmp_path / "out"
 
     def run_again(validation=validation, options=OPTIONS):
-        (tmp_path / "calls").touch()
+        runner.calls.clear()
         run_cross_validations([validation], out, runner, options)
-        return [line.split()[0] for line in _list_calls(tmp_path)]
+        return [line.split()[0] for line in runner.calls]
 
-    assert run_again() == ["evaluate", "train", "train"]
+    assert run_again() == ["train", "train", "evaluate"]
     assert run_again() == []
     assert run_again(options=OPTIONS._replace(resamples=8)) == ["evaluate"]
     (out / "fold2" / "summary.json").unlink()  # the run was stopped
-    assert run_again() == ["evaluate", "train"]
-    os.utime(out / "fold1" / "summary.json")  # it was trained again
+    assert run_again() == ["train", "evaluate"]
+    os.utime(out / "fold1" / "summary.json", (later := time.time() + 1, later))  # it was trained again
     assert run_again() == ["evaluate"]
-    assert run_again(validation._replace(overrides=("--config.train.epochs=9",))) == ["evaluate", "train", "train"]
+    assert run_again(validation._replace(overrides=("--config.train.epochs=9",))) == ["train", "train", "evaluate"]
 
 
 def test_a_run_that_is_being_extended_is_not_finished(runner, tmp_path):
@@ -85,7 +77,7 @@ def test_a_number_of_epochs_from_the_data_is_compared(runner, tmp_path):
 
 
 def test_a_failed_fold_does_not_prevent_the_evaluation_of_others(runner, tmp_path):
-    (tmp_path / "fail").write_text(str(tmp_path / "out" / "a" / "fold2"))
+    runner.failing = tmp_path / "out" / "a" / "fold2"
     both = [CrossValidation(tmp_path / "out" / name, "sample", (), 2) for name in "ab"]
     with pytest.raises(TrainingError, match="1 run failed, the first with: the loss is nan"):
         run_cross_validations(both, tmp_path / "out", runner, OPTIONS)
@@ -106,7 +98,27 @@ def test_a_configuration_is_validated_before_the_first_run(runner, tmp_path):
     valid, invalid = (CrossValidation(tmp_path / f"{a}", "sample", (f"--config.model.alpha={a}",), 2) for a in (1, 0.3))
     with pytest.raises(ConfigError, match=r"config\.model\.alpha is 0\.3"):
         run_cross_validations([valid, invalid], tmp_path, runner, OPTIONS)
-    assert not (tmp_path / "calls").exists()
+    assert runner.calls == []
+
+
+def test_another_image_size_requires_a_head_for_any_size(runner, tmp_path):
+    validation = CrossValidation(tmp_path / "out", "isic2018", ("--config.data.dir=x",), 2)
+    with pytest.raises(ConfigError, match=r"--image-size requires config\.model\.head=small, not article"):
+        run_cross_validations([validation], tmp_path / "out", runner, OPTIONS._replace(image_size=256))
+    assert runner.calls == []
+
+
+def test_soft_labels_can_be_those_of_the_fold(runner, tmp_path, caplog):
+    def load_tables(name):
+        overrides = (f"--config.loss.soft_labels={tmp_path / name}",)
+        validation = CrossValidation(tmp_path / name, "sample", overrides, 2)
+        run_cross_validations([validation], tmp_path / "out", runner, OPTIONS)
+        return [run.load_config().loss.soft_labels for run in validation.list_runs()]
+
+    assert load_tables("teacher{fold}.csv") == [str(tmp_path / f"teacher{fold}.csv") for fold in (1, 2)]
+    assert caplog.text == ""
+    assert load_tables("teacher.csv") == [str(tmp_path / "teacher.csv")] * 2
+    assert "is the same for all folds" in caplog.text
 
 
 @pytest.mark.slow

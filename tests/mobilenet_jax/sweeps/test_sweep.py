@@ -11,7 +11,7 @@ from mobilenet_jax.sweeps.runner import Runner
 from mobilenet_jax.sweeps.sweep import Sweep, format_table, list_variants, load_sweep, search, write_table
 from tests.helpers.predictions import make_predictions, sample_outputs
 
-OPTIONS = EvaluationOptions(resamples=50)
+OPTIONS = EvaluationOptions(resamples=20)
 VARIANTS = {"baseline": {}, "better": {"optimizer.learning_rate": 0.1}, "same": {}}
 
 
@@ -71,6 +71,7 @@ def test_overrides_of_the_command_replace_common_ones_only(tmp_path):
     ("code", "message"),
     [
         ("def get_sweep(): return 3", "get_sweep() returns int, expected Sweep"),
+        ("x = 3", "it does not define get_sweep()"),
         ("x = 1 / 0", "ZeroDivisionError: division by zero"),
         ("def get_sweep(): return Sweep('sample')", "neither variants nor a search"),
         ("def get_sweep(): return Sweep('sample', {'../x': {}})", "the name of the variant '../x'"),
@@ -101,6 +102,16 @@ def test_a_dry_run_prints_the_commands(tmp_path, run):
     assert all(line.startswith(f"nice {sys.executable} -P -c ") for line in lines)
     assert lines[3].endswith("--config.train.epochs=3 --config.seed=0 --config.data.split=fold:2/2")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_search_whose_function_fails_is_refused_with_its_error(tmp_path):
+    pytest.importorskip("optuna", reason="a search needs Optuna")
+    for function, message in (
+        (lambda trial: {"model.alpha": trial.suggest_flaot("alpha", 0, 1)}, "cannot sample trial 0: AttributeError: "),
+        (lambda trial: {"data.split": "lesion"}, "config.data.split is set for each fold"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            search(Sweep("sample", search=function), tmp_path, (), Runner(), OPTIONS)
 
 
 def test_a_search_continues_with_the_trials_it_would_have_made(tmp_path, monkeypatch):

@@ -64,6 +64,7 @@ def test_the_isic2018_recipe_is_that_of_the_article():
         ("model.frozen_blocks", 14, "an integer from 0 to 13"),
         ("init.input_scaling", "[-1, 1]", "one of '1/255', 'weights'"),
         ("init.input_scaling", "weights", "but config.init.weights is not set"),
+        ("loss.weights_from_epoch", 5, "but config.loss.class_weights is 'none'"),
         ("model.num_classes", 1, "an integer of at least 2, or 0"),
         ("data.image_size", 31, "config.data.image_size is 31, but must be an integer from 32 to 2048"),
         ("data.val_fraction", 0.0, "a number in (0, 1)"),

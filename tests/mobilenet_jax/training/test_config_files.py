@@ -93,7 +93,7 @@ def test_the_drive_of_a_windows_path_is_not_a_recipe(tmp_path, monkeypatch):
         ("def get_config(): return undefined", "mine.py cannot be loaded: NameError: name 'undefined' is not defined"),
         ("def get_config(: pass", "mine.py cannot be loaded: SyntaxError: "),
         ("import configs.missing", "ModuleNotFoundError: No module named 'configs.missing'"),
-        ("config = 1", "mine.py cannot be loaded: AttributeError: module '_loaded_config' has no attribute"),
+        ("config = 1", "mine.py cannot be loaded: it does not define get_config()"),
         ("def get_config(): return {}", "mine.py: get_config() returns dict, expected ml_collections.ConfigDict"),
         ("def get_config(): raise ValueError('no')", "mine.py cannot be loaded: no"),
     ],
