@@ -233,6 +233,8 @@ def read_trained_run(workdir: Path, checkpoint: CheckpointName = "best") -> Trai
         EvaluationError: the folder is not the workdir of a run, or is damaged.
         WeightsError: there is no complete checkpoint.
     """
+    if not workdir.is_dir():
+        raise EvaluationError(f"no such folder: {workdir}")
     try:
         config = json.loads((workdir / "config.json").read_text())
         _check_config(config)

@@ -52,7 +52,10 @@ def _read_metrics_json(run: TrainedRun, folder: Path) -> dict[str, Any]:
     try:
         results: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
     except (OSError, ValueError) as error:
-        raise EvaluationError(f"cannot read {folder / 'metrics.json'}: run mobilenet-jax evaluate first") from error
+        raise EvaluationError(
+            f"cannot read {folder / 'metrics.json'}: run mobilenet-jax evaluate {run.workdir} first, or choose another "
+            "--evaluation"
+        ) from error
     if results["weights"] != [run.weights.identity]:
         raise EvaluationError(
             f"{folder} is of the {results['weights'][0]}, not of the {run.weights.identity}: run mobilenet-jax "

@@ -56,8 +56,10 @@ def upload(files: Mapping[str, Path], repository: str, *, private: bool) -> str:
             should be private.
     """
     hub = import_hub(repository)
+    if hub.constants.is_offline_mode():
+        raise WeightsError("HF_HUB_OFFLINE forbids uploads: unset it")
     if not hub.get_token():
-        raise WeightsError(f"there is no token of the Hub: {LOGIN} with a token that may write")
+        raise WeightsError(f"no token of the Hub was found: {LOGIN}, with write access")
     with report_failures():
         api = hub.HfApi()
         try:
@@ -69,5 +71,5 @@ def upload(files: Mapping[str, Path], repository: str, *, private: bool) -> str:
         except hub.errors.HfHubHTTPError as error:
             if error.response.status_code not in (401, 403):
                 raise
-            raise WeightsError(f"the token may not write to {repository}: {LOGIN} with a token that may") from error
+            raise WeightsError(f"the token has no write access to {repository}: {LOGIN} with another one") from error
     return str(commit.commit_url)

@@ -17,9 +17,19 @@ from orbax.checkpoint import checkpoint_managers
 
 from input_pipeline.errors import get_first_line
 from mobilenet_jax.cluster import broadcast, broadcast_text, is_first_process
-from mobilenet_jax.errors import WorkdirError
+from mobilenet_jax.errors import WeightsError, WorkdirError
 from mobilenet_jax.training.step import TrainState
-from mobilenet_jax.weights.orbax import BEST_MODE, REESTIMATED, check_arrays, get_score
+from mobilenet_jax.weights.orbax import (
+    BEST_MODE,
+    CHECKSUMS,
+    REESTIMATED,
+    check_arrays,
+    check_json,
+    compute_checksums,
+    compute_json_checksum,
+    get_score,
+    read_checksums,
+)
 
 MAX_CHECKPOINTS = 4  # the latest two, the best, and one that is being written
 _NO_SCORE = -1e30  # of a state within an epoch, which has not been evaluated
@@ -52,7 +62,7 @@ class Checkpoints:
             if is_first_process():
                 stack.enter_context(_drain_event_loops())
                 with self._report_errors("read"):
-                    _remove_unreadable_scores(self._folder)
+                    _remove_damaged_scores(self._folder)
                     self._folder.mkdir(exist_ok=True)
                     self._manager = _CheckpointManager(self._folder, options=_make_options())
             self._stack = stack.pop_all()
@@ -79,15 +89,19 @@ class Checkpoints:
         """
         if not is_first_process():
             return
-        items: dict[str, Any] = {
-            "state": ocp.args.StandardSave(_copy_to_host(state)),
-            "history": ocp.args.JsonSave(history),
-        }
+        metrics = {"score": _NO_SCORE if score is None else score}
+        arrays = {"state": _copy_to_host(state)}
         if statistics is not None:
-            items[REESTIMATED] = ocp.args.StandardSave({"batch_stats": _copy_to_host(statistics)})
-        args = ocp.args.Composite(**items)
+            arrays[REESTIMATED] = {"batch_stats": _copy_to_host(statistics)}
+        checksums = {"history": compute_json_checksum(history), "metrics": compute_json_checksum(metrics)}
+        for item, tree in arrays.items():
+            checksums |= compute_checksums(item, tree)
+        args = ocp.args.Composite(
+            **{item: ocp.args.StandardSave(tree) for item, tree in arrays.items()},
+            **{item: ocp.args.JsonSave(value) for item, value in (("history", history), (CHECKSUMS, checksums))},
+        )
         with self._report_errors("write"):
-            self._manager.save(int(state.step), args=args, metrics={"score": _NO_SCORE if score is None else score})
+            self._manager.save(int(state.step), args=args, metrics=metrics)
 
     def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """Returns the latest readable state and its history; newer, damaged checkpoints are removed with a warning.
@@ -118,8 +132,11 @@ class Checkpoints:
         damaged = []
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                check_arrays(self._folder / str(step) / "state")
+                folder = self._folder / str(step)
+                checksums = read_checksums(folder)
+                check_arrays(folder / "state", checksums)
                 restored = self._manager.restore(step, args=args)
+                check_json(folder, checksums, "history", restored.history)
             except Exception as error:  # Orbax and its storage raise almost anything for a damaged file
                 _warn_damaged(step, error)
                 damaged.append(step)
@@ -216,14 +233,15 @@ def _drain_event_loops() -> Iterator[None]:
         asyncio.set_event_loop_policy(previous)
 
 
-def _remove_unreadable_scores(folder: Path) -> None:
+def _remove_damaged_scores(folder: Path) -> None:
     """Removes checkpoints whose score is damaged, with a warning: Orbax would not open any checkpoint then."""
     for path in folder.glob("*/metrics/metrics"):
+        checkpoint = path.parents[1]
         try:
-            json.loads(path.read_bytes())
-        except ValueError as error:
-            _warn_damaged(path.parents[1].name, error)
-            shutil.rmtree(path.parents[1])
+            check_json(checkpoint, read_checksums(checkpoint), "metrics", json.loads(path.read_bytes()))
+        except (ValueError, WeightsError) as error:
+            _warn_damaged(checkpoint.name, error)
+            shutil.rmtree(checkpoint)
 
 
 def _warn_damaged(step: int | str, error: Exception) -> None:

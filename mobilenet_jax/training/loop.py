@@ -127,7 +127,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, profile: bool
                 raise Interrupted(_INTERRUPTED.format(step))
 
         summary = summarize(history, config, training, validation, state)
-        files.write_metrics(history.records)  # again: a finished run that is started again may have lost them
+        # A finished run that is started again may have lost them.
+        files.write_metrics(history.records, is_last=True)
         files.write_summary(summary)
     log_summary(summary, workdir)
     return summary

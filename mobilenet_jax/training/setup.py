@@ -296,8 +296,8 @@ def init_model(
         255 are mapped to.
 
     Raises:
-        WeightsError: the weights cannot be read, or have another alpha.
-        ConfigError: the weights are those of a variant of the model.
+        WeightsError: the weights cannot be read.
+        ConfigError: the weights are those of a model with other settings.
     """
     model = MobileNet(**config.model, dtype=jnp.dtype(config.train.precision))
     size = config.data.image_size
@@ -305,8 +305,8 @@ def init_model(
     backbone: dict[str, Any] = {"params": {}, "batch_stats": {}}
     if pretrained and has_initial_weights(config.init):
         path = find_imagenet_weights(model.alpha, size) if config.init.weights == "imagenet" else config.init.weights
-        weights = read_weights(path, model.alpha, head=False)
-        _check_variant(model, weights.architecture)
+        weights = read_weights(path, head=False)
+        _check_variant(model, weights.architecture, path)
         backbone = weights.variables
         if config.init.input_scaling == "weights":
             input_scaling = weights.metadata.input_scaling
@@ -316,13 +316,13 @@ def init_model(
     return model, {name: {**rest[name], **layers} for name, layers in backbone.items()}, input_scaling
 
 
-def _check_variant(model: MobileNet, architecture: Architecture) -> None:
-    """Raises if the model has other layers, padding or epsilon than the one that the weights were trained with."""
-    needed = {name: getattr(architecture, name) for name in ("conv_head", *VARIANT)}
+def _check_variant(model: MobileNet, architecture: Architecture, path: str | Path) -> None:
+    """Raises if the model has another width, other layers, padding or epsilon than that of the weights."""
+    needed = {name: getattr(architecture, name) for name in ("alpha", "conv_head", *VARIANT)}
     different = {name: value for name, value in needed.items() if value != getattr(model, name)}
     if different:
         options = " ".join(f"--config.model.{name}={value}" for name, value in different.items())
-        raise ConfigError(f"the weights of config.init.weights were trained with another variant: add {options}")
+        raise ConfigError(f"{path} holds the weights of a model with other settings: add {options}")
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 3))

@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import math
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +22,7 @@ from mobilenet_jax.training.config import find_differences
 from mobilenet_jax.training.history import Record, find_best
 
 _LOCK = ".lock"  # a file in the folder; it stays when the lock is released
+_SECONDS_BETWEEN_DRAWINGS = 10
 
 
 class Workdir:
@@ -46,6 +49,7 @@ class Workdir:
         self._path, self._config = path, config
         self._events: SummaryWriter | None = None
         self._epochs_written = 0
+        self._last_drawing = -math.inf
         self._writes = is_first_process()
         if not self._writes:
             return
@@ -96,12 +100,19 @@ class Workdir:
         self._write("parameters.txt", parameters)
         self._write("config.json", _format_json(self._config))
 
-    def write_metrics(self, records: Sequence[Record]) -> None:
-        """Writes `metrics.jsonl`, with one line per epoch, `curves.png`, and `tensorboard/`."""
+    def write_metrics(self, records: Sequence[Record], *, is_last: bool = False) -> None:
+        """Writes `metrics.jsonl`, with one line per epoch, `curves.png`, and `tensorboard/`.
+
+        Args:
+            records: the records of all epochs.
+            is_last: whether the run is finished. Before, `curves.png` is drawn every ten seconds at most.
+        """
         if self._writes:
             self._write("metrics.jsonl", "".join(json.dumps(record) + "\n" for record in records))
-            best = find_best(records, ConfigDict(self._config["early_stopping"]))
-            self._write("curves.png", encode_png(draw_curves(records, best["epoch"]), dpi=100))
+            if is_last or time.monotonic() - self._last_drawing > _SECONDS_BETWEEN_DRAWINGS:
+                best = find_best(records, ConfigDict(self._config["early_stopping"]))
+                self._write("curves.png", encode_png(draw_curves(records, best["epoch"]), dpi=100))
+                self._last_drawing = time.monotonic()
             with _report_errors(self._path / "tensorboard"):
                 self._write_events(records)
 

@@ -105,7 +105,7 @@ def import_hub(repository: str) -> Any:
         raise WeightsError("huggingface_hub 1.0 or newer is not installed: pip install 'mobilenet-jax[hub]'") from error
     token = hub.get_token() or ""
     if not (token.isascii() and token.isprintable()):
-        raise WeightsError(f"the token of the Hub contains characters that no token has: {LOGIN}")
+        raise WeightsError(f"the token of the Hub contains invalid characters: {LOGIN}")
     try:
         validate_repo_id(repository if "/" in repository else "")
     except HFValidationError as error:
@@ -184,11 +184,11 @@ def _describe_failure(error: BaseException) -> str:
         case errors.GatedRepoError():
             return f"its owner grants access on request: request it on the page of the repository, then {LOGIN}"
         case errors.RepositoryNotFoundError():
-            return f"no such repository, or a private one: check its name, or {LOGIN} with a token that may read it"
+            return f"the repository does not exist or is private: check its name; to read a private one, {LOGIN}"
         case errors.RevisionNotFoundError():
             return "no such revision: use a branch, a tag or a commit of the repository"
         case errors.OfflineModeIsEnabled():
-            return "HF_HUB_OFFLINE allows only files that are in the cache: unset it"
+            return "HF_HUB_OFFLINE forbids requests, and the files are not all in the cache: unset it"
         case errors.HfHubHTTPError() if error.response.status_code in (401, 403):
             return f"the token has no permission ({_describe_answer(error)}): {LOGIN} with another one"
         case errors.HfHubHTTPError():

@@ -202,6 +202,8 @@ def _detect_kind(path: Path) -> _Kind:
             return "orbax"
         if (path / WEIGHTS_NAME).is_file():
             return "folder"
+        if (path / "pytorch_model.bin").is_file():
+            raise WeightsError(f"it holds pytorch_model.bin, but no {WEIGHTS_NAME}: {PICKLE}")
         files = sorted(file.name for file in path.glob("*.safetensors"))
         hint = f" (name the file in it, {files[0]})" if files else ""
         raise WeightsError(
@@ -225,7 +227,7 @@ def _detect_kind(path: Path) -> _Kind:
         raise WeightsError("an empty file")
     if start[0] == 0x80 and start[1:2] in (b"\2", b"\3", b"\4", b"\5"):
         raise WeightsError(PICKLE)
-    raise WeightsError("not a weights file: neither HDF5 nor a .keras archive nor safetensors")
+    raise WeightsError("not a weights file: expected HDF5, a .keras archive, safetensors or a TensorFlow checkpoint")
 
 
 def _infer_architecture(file: WeightsFile, head: bool) -> Architecture:
@@ -244,9 +246,8 @@ def _infer_architecture(file: WeightsFile, head: bool) -> Architecture:
     if file_size > _MAX_FILE_RATIO * total + _SLACK and head:
         raise WeightsError(f"only {total:,} of its {file_size:,} bytes belong to a MobileNet")
     if file.alpha is not None and file.alpha != str(architecture.alpha):
-        raise WeightsError(
-            f"its metadata record alpha {file.alpha[:80]}, but its tensors have alpha {architecture.alpha}"
-        )
+        origin = "config.json beside it records" if file.descriptions else "its metadata record"
+        raise WeightsError(f"{origin} alpha {file.alpha[:80]}, but its tensors have alpha {architecture.alpha}")
     if head:
         file.metadata.check_class_count(architecture.num_classes)
     return architecture

@@ -62,7 +62,9 @@ class Metadata:
             WeightsError: they differ.
         """
         if self.classes is not None and len(self.classes) != num_classes:
-            raise WeightsError(f"classes has {len(self.classes)} names, but the last layer has {num_classes} outputs")
+            raise WeightsError(
+                f"{len(self.classes)} class names are recorded, but the last layer has {num_classes} outputs"
+            )
 
     def to_texts(self) -> dict[str, str]:
         """Returns the known values by name, lists as JSON. Every file format can store texts."""

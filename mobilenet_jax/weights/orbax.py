@@ -10,10 +10,12 @@ import json
 import math
 import stat
 import threading
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
@@ -30,10 +32,12 @@ from mobilenet_jax.weights.weights_file import FileTensor, WeightsFile
 CheckpointName = Literal["best", "latest"]
 BEST_MODE = "max"  # the best checkpoint is the one with the highest score
 REESTIMATED = "reestimated"  # item of a checkpoint: the statistics that its state was evaluated with
+CHECKSUMS = "checksums"  # item of a checkpoint: CRC-32 by `ITEM/NAME`, for arrays and JSON; not in earlier versions
 
 _MAX_FILES = 10_000  # in a folder; Orbax writes about twenty
 _MAX_JSON = 64 << 20  # bytes; the history of a run has 400 per epoch
 _MIN_CHUNK_LIMIT = 1 << 18  # values; small arrays may be cut into chunks larger than themselves
+_NO_CHECKSUM = -1  # of an array that the checksums do not list
 _write_lock = threading.Lock()  # Orbax cannot write two folders at once
 
 
@@ -55,7 +59,47 @@ def find_checkpoint(folder: Path, name: CheckpointName) -> Path | None:
     return None if step is None else folder / str(step)
 
 
-def check_arrays(folder: Path) -> None:
+def compute_checksums(item: str, tree: Any) -> dict[str, int]:
+    """Computes the checksums of the NumPy arrays in an item of a checkpoint.
+
+    Neither Orbax nor TensorStore notices all changes of single bits on a disk.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    keys = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
+    return {f"{item}/{key}": _compute_checksum(leaf) for key, (_, leaf) in zip(keys, leaves, strict=True)}
+
+
+def compute_json_checksum(value: Any) -> int:
+    """Computes the checksum of a JSON value."""
+    return zlib.crc32(json.dumps(value).encode())
+
+
+def read_checksums(checkpoint: Path) -> dict[str, int] | None:
+    """Returns the checksums of a checkpoint, or None if an earlier version wrote it, without any.
+
+    Raises:
+        ValueError: they are damaged.
+        WeightsError: they are damaged.
+    """
+    if not (checkpoint / CHECKSUMS).exists():
+        return None
+    checksums: dict[str, int] = _read_json(checkpoint / CHECKSUMS / "metadata")
+    if not isinstance(checksums, dict):
+        raise WeightsError(f"{CHECKSUMS} holds no object")
+    return checksums
+
+
+def check_json(checkpoint: Path, checksums: dict[str, int] | None, item: str, value: Any) -> None:
+    """Compares a JSON value of a checkpoint with its checksum, if there is one.
+
+    Raises:
+        WeightsError: they differ.
+    """
+    if checksums is not None and checksums.get(item) != compute_json_checksum(value):
+        raise WeightsError(f"{checkpoint / item} has changed since it was written")
+
+
+def check_arrays(folder: Path, checksums: dict[str, int] | None = None) -> None:
     """Reads every array of an Orbax folder and drops its values. Call it before Orbax restores a checkpoint.
 
     Orbax 0.12.5 to 0.12.8 restores arrays concurrently in a private event loop and closes that loop at the first error,
@@ -64,20 +108,27 @@ def check_arrays(folder: Path) -> None:
 
     Args:
         folder: the folder of one item of a checkpoint, such as `state`.
+        checksums: those of the checkpoint; None compares none.
 
     Raises:
-        WeightsError: the folder does not exist, holds no arrays, or an array cannot be read.
+        WeightsError: the folder does not exist, holds no arrays, or an array cannot be read, is missing, or differs
+            from its checksum.
     """
     if not folder.is_dir():
         raise WeightsError(f"{folder} is not a folder")
     try:
-        arrays = _open_arrays(folder)
-        for name, array in arrays.items():  # one after another: the memory of one, and no slower than all at once
-            _read_array(name, array)
+        tensors = _list_tensors(folder, checksums)
+        for tensor in tensors.values():  # one after another: the memory of one, and no slower than all at once
+            tensor.read()
     except Exception as error:  # TensorStore raises almost any type for damaged files
         raise WeightsError(f"{folder} is damaged ({get_first_line(error)})") from error
-    if not arrays:
+    if not tensors:
         raise WeightsError(f"{folder} holds no arrays")
+    if checksums is not None and (
+        missing := {key for key in checksums if key.startswith(f"{folder.name}/")}
+        - {f"{folder.name}/{name}" for name in tensors}
+    ):
+        raise WeightsError(f"{folder} lacks {min(missing)}")
 
 
 @contextlib.contextmanager
@@ -109,12 +160,16 @@ def open_workdir(path: Path, name: CheckpointName) -> Iterator[WeightsFile]:
     Raises:
         WeightsError: it is damaged, holds links, or there is no complete checkpoint yet.
     """
+    if name not in get_args(CheckpointName):
+        raise WeightsError(f"unknown checkpoint {name!r}: choose best or latest")
     with report_damage():
         _check_files(path / "checkpoints")
         folder = find_checkpoint(path / "checkpoints", name)
         if folder is None:
             raise WeightsError("no complete checkpoint yet")
+        checksums = read_checksums(folder)
         history = _read_json(folder / "history" / "metadata")
+        check_json(folder, checksums, "history", history)
         config = _read_json(path / "config.json")
         size = config["data"]["image_size"]
         scaling = parse_input_scaling(history["input_scaling"])
@@ -123,9 +178,9 @@ def open_workdir(path: Path, name: CheckpointName) -> Iterator[WeightsFile]:
         variant = {
             name: config["model"][name] for name in VARIANT if name in config["model"]
         }  # not in earlier versions
-        tensors = _select_variables(_list_tensors(folder / "state"))
+        tensors = _select_variables(_list_tensors(folder / "state", checksums))
         if config["train"].get("reestimate_batch_norm"):  # a key that runs of earlier versions do not have
-            statistics = _list_tensors(folder / REESTIMATED)
+            statistics = _list_tensors(folder / REESTIMATED, checksums)
             if not statistics:
                 raise WeightsError(f"damaged ({folder.name}/{REESTIMATED} holds no arrays)")
             tensors |= statistics
@@ -172,13 +227,14 @@ def _read_json(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
-def _list_tensors(folder: Path) -> dict[str, FileTensor]:
-    return {
-        name: FileTensor(
-            name, tuple(array.shape), str(array.dtype.numpy_dtype), functools.partial(_read_array, name, array)
-        )
-        for name, array in _open_arrays(folder).items()
-    }
+def _list_tensors(folder: Path, checksums: dict[str, int] | None = None) -> dict[str, FileTensor]:
+    """Returns the arrays of an Orbax folder; reading one compares it with its checksum, if there are checksums."""
+    tensors = {}
+    for name, array in _open_arrays(folder).items():
+        checksum = None if checksums is None else checksums.get(f"{folder.name}/{name}", _NO_CHECKSUM)
+        read = functools.partial(_read_array, name, array, checksum)
+        tensors[name] = FileTensor(name, tuple(array.shape), str(array.dtype.numpy_dtype), read)
+    return tensors
 
 
 def _open_arrays(folder: Path) -> dict[str, ts.TensorStore]:
@@ -192,8 +248,15 @@ def _open_arrays(folder: Path) -> dict[str, ts.TensorStore]:
 
 
 @report_damage()
-def _read_array(name: str, array: ts.TensorStore) -> np.ndarray:
+def _read_array(name: str, array: ts.TensorStore, checksum: int | None) -> np.ndarray:
     chunk: Any = array.chunk_layout.read_chunk.shape  # reading a part of a chunk takes the memory of all of it
     if math.prod(chunk or ()) > max(2 * math.prod(array.shape), _MIN_CHUNK_LIMIT):  # None for a scalar
         raise WeightsError(f"tensor {name} of shape {array.shape} is cut into chunks of {chunk}")
-    return np.array(array.read().result())
+    values = np.array(array.read().result())
+    if checksum is not None and checksum != _compute_checksum(values):
+        raise WeightsError(f"tensor {name} has changed since it was written")
+    return values
+
+
+def _compute_checksum(array: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(array).view(np.uint8).data)

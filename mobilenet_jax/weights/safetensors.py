@@ -53,7 +53,7 @@ def _open_library_file(path: Path, tensors: dict[str, FileTensor], library: Libr
     renamed = {names.get(name, name): tensor for name, tensor in tensors.items() if not is_counter(name)}
     if len(renamed) < sum(not is_counter(name) for name in tensors):
         raise WeightsError("tensors of the same name, with and without a prefix")
-    description = read_description(path.parent, library)
+    description = read_description(path.parent, library, {name: tensor.shape for name, tensor in renamed.items()})
     metadata = description.metadata
     if "params.predictions.kernel" not in renamed:  # the names of a classifier that was left out may be there
         metadata = dataclasses.replace(metadata, classes=None)

@@ -126,16 +126,13 @@ def check_destination(path: str | Path, *, library: Library | None = None, force
         raise WeightsError(f"no such folder: {path.parent}")
     if not os.path.lexists(path):
         return
-    if path.is_dir() != (target in _FOLDER_FILES) or (path.is_dir() and not _holds_only(path, _FOLDER_FILES[target])):
+    files = {file.name for file in path.iterdir()} if path.is_dir() else set()
+    if path.is_dir() != (target in _FOLDER_FILES) or (path.is_dir() and not files & {"variables", WEIGHTS_NAME}):
         raise WeightsError(f"{path} exists and does not hold weights: choose another name")
+    if path.is_dir() and (others := files - _FOLDER_FILES[target]):
+        raise WeightsError(f"{path} exists and holds {min(others)}, which would be lost: choose another name")
     if not force:
-        raise WeightsError(f"{path} exists: choose another name, or overwrite it with --force (force=True)")
-
-
-def _holds_only(folder: Path, names: set[str]) -> bool:
-    """Returns whether a folder holds weights, and no files of other names."""
-    found = {path.name for path in folder.iterdir()}
-    return bool(found & {"variables", WEIGHTS_NAME}) and found <= names
+        raise WeightsError(f"{path} exists: choose another name, or overwrite it with --force (in Python, force=True)")
 
 
 def _check_free_space(path: Path, architecture: Architecture) -> None:

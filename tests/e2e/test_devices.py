@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from mobilenet_jax.training.loop import train_and_evaluate
-from tests.helpers.runs import ROOT, get_free_port, make_command, make_config, read_records, with_devices
+from tests.helpers.runs import ROOT, get_free_port, make_command, make_config, read_records, start_run, with_devices
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def train(weights, data, tmp_path_factory):
     return train
 
 
-LAYOUTS = [pytest.param(2, 2, 2), *(pytest.param(n, 4 // n, 10, marks=pytest.mark.slow) for n in (1, 2))]
+LAYOUTS = [pytest.param(1, 4, 1), *(pytest.param(n, 4 // n, 10, marks=pytest.mark.slow) for n in (1, 2))]
 
 
 @pytest.mark.parametrize(("processes", "devices", "epochs"), LAYOUTS)
@@ -75,20 +75,9 @@ def test_a_run_on_four_devices_continues_on_one(data, tmp_path):
     assert [r["step"] for r in read_records(workdir)] == [3, 6, 9]
 
 
-def _start_two_processes(command, **options):
-    command = [*command, f"--coordinator=localhost:{get_free_port()}", "--num_processes=2"]
-    return [
-        subprocess.Popen(
-            [*command, f"--process_id={i}"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            **options,
-        )
-        for i in range(2)
-    ]  # fmt: skip
-
-
 @pytest.mark.slow
 def test_when_one_of_two_processes_dies_the_other_ends_within_a_minute(data, tmp_path):
-    processes = _start_two_processes(make_command(data, tmp_path / "run", "--config.train.epochs=1000"))
+    processes = start_run(data, tmp_path / "run", "--config.train.epochs=1000", processes=2)
     assert any(line.startswith("epoch ") for line in processes[0].stdout)
     processes[1].kill()
     start = time.monotonic()
@@ -103,7 +92,7 @@ def test_two_processes_of_two_devices_train_like_one_device(data, tmp_path):
     """Trains one step on all images: from random weights, a rounding difference grows a hundredfold with every step."""
     train_and_evaluate(make_config(data, train__epochs=1, train__batch_size=28), tmp_path / "alone")
     changes = ["--config.train.epochs=1", "--config.train.batch_size=28"]
-    processes = _start_two_processes(make_command(data, tmp_path / "run", *changes), env=with_devices(2))
+    processes = start_run(data, tmp_path / "run", *changes, processes=2, env=with_devices(2))
     (out, err), (second_out, second_err) = (process.communicate(timeout=300) for process in processes)
     assert [process.returncode for process in processes] == [0, 0], err
     assert "on 4 cpu device(s)" in out

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -44,6 +45,34 @@ def make_command(data, workdir, *more):
     overrides = [f"--config.{key}={value}" for key, value in values.items()]
     base = [sys.executable, "train.py", "--config=configs/mobilenet.py:isic2018", f"--workdir={workdir}"]
     return [*base, *overrides, "--config.init.weights=", *more]
+
+
+def start_run(data, workdir, *more, processes=1, **options):
+    """Starts the processes of the run of `make_command`, and returns them; options are those of `Popen`."""
+    command = make_command(data, workdir, *more)
+    cluster = [f"--coordinator=localhost:{get_free_port()}", f"--num_processes={processes}"] if processes > 1 else []
+    return [
+        subprocess.Popen(
+            [*command, *cluster, *([f"--process_id={i}"] if cluster else [])],
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options,
+        )
+        for i in range(processes)
+    ]  # fmt: skip
+
+
+def end_run(running, timeout=600):
+    """Waits for the processes of a run, and returns their statuses and the lines of their errors."""
+    outputs = [process.communicate(timeout=timeout) for process in running]
+    return [process.returncode for process in running], [err.splitlines() for _, err in outputs]
+
+
+def assert_equal_runs(workdir, expected):
+    """Compares the records and, to the bit, the parameters of two runs."""
+    from mobilenet_jax.weights.load import read_weights
+
+    assert read_records(workdir) == read_records(expected)
+    first, second = (read_weights(path, checkpoint="latest").tensors for path in (workdir, expected))
+    assert {name: v.tobytes() for name, v in first.items()} == {name: v.tobytes() for name, v in second.items()}
 
 
 def request_stop(monkeypatch, steps):

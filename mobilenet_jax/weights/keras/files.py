@@ -78,23 +78,23 @@ def open_archive(path: Path, head: bool) -> Iterator[WeightsFile]:
 
 
 def _check_directory(path: Path) -> None:
-    """Refuses an archive with a list of members larger than Keras ever writes: zipfile reads it as a whole."""
+    """Refuses pickles, and a list of members larger than Keras ever writes: zipfile reads it as a whole."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - (1 << 17)))
         tail = file.read()
+    if b"/data.pkl" in tail:  # of PyTorch, whose archives are Zip64
+        raise WeightsError(PICKLE)
     end = tail.rfind(b"PK\5\6")  # the end of central directory record
     size = int.from_bytes(tail[end + 12 : end + 16], "little")
     is_zip64 = b"PK\6\7" in tail[max(0, end - 20) : end]
     if end < 0 or size > _MAX_DIRECTORY or is_zip64:
-        raise WeightsError("damaged, or an archive of more than a model")
+        raise WeightsError("damaged, or an archive that Keras did not write")
 
 
 def _unpack(path: Path, destination: Path) -> str | None:
     """Unpacks the weights of a `.keras` archive, and returns the description of its model if there is one."""
     with zipfile.ZipFile(path) as archive:
         members = {member.filename: member for member in archive.infolist()}
-        if any(name.endswith("/data.pkl") for name in members):
-            raise WeightsError(PICKLE)
         for member in members.values():
             _check_member(member)
         if _WEIGHTS_MEMBER not in members:

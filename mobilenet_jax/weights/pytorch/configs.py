@@ -7,6 +7,8 @@ Sources: timm's `models/_hub.py` and `models/efficientnet.py`, and Transformers'
 """
 
 import json
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -14,8 +16,8 @@ from input_pipeline.preprocessing import STRETCH, Preprocessing
 from mobilenet_jax.errors import WeightsError
 from mobilenet_jax.model.mobilenet import MAX_IMAGE_SIZE, MIN_IMAGE_SIZE, StridedPadding
 from mobilenet_jax.weights.damage import report_damage
-from mobilenet_jax.weights.layout import KERAS_SIZE, Architecture, check_variant, express_padding
-from mobilenet_jax.weights.metadata import Metadata, compute_mean_std, make_input_scaling
+from mobilenet_jax.weights.layout import KERAS_SIZE, Architecture, Shape, check_variant, express_padding
+from mobilenet_jax.weights.metadata import Metadata, compute_mean_std, format_input_scaling, make_input_scaling
 from mobilenet_jax.weights.pytorch.names import Library
 
 if TYPE_CHECKING:
@@ -25,9 +27,11 @@ _FILES: dict[Library, tuple[str, ...]] = {
     "timm": ("config.json",),
     "transformers": ("config.json", "preprocessor_config.json"),
 }
+_TITLES: dict[Library, str] = {"timm": "timm", "transformers": "Transformers"}
 _MAX_BYTES = 8 << 20
 _MAX_SHOWN = 80  # characters of a value that a message shows
 _TIMM_NAMES = {(1.0, False): "mobilenetv1_100", (1.0, True): "mobilenetv1_100h", (1.25, False): "mobilenetv1_125"}
+_ANY = (None, None)  # alpha and conv_head of a model that is not named
 _TIMM_EPSILON, _TRANSFORMERS_EPSILON = 1e-5, 1e-3
 _CROP = Preprocessing("crop")
 _TIMM_PADDINGS: dict[StridedPadding, str] = {"symmetric": "", "same": "same"}  # by `pad_type`
@@ -41,6 +45,8 @@ _NORMALIZED = [0.5, 0.5, 0.5]
 # timm's defaults for a described model: ImageNet's.
 _TIMM_MEAN, _TIMM_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
+_logger = logging.getLogger(__name__)
+
 
 class Description(NamedTuple):
     """The facts in the files beside the weights; see `WeightsFile`. `files` are those that exist."""
@@ -51,15 +57,27 @@ class Description(NamedTuple):
     files: tuple[Path, ...] = ()
 
 
-def read_description(folder: Path, library: Library) -> Description:
-    """Reads `config.json` and, of Transformers, `preprocessor_config.json`. Both may be missing.
+def read_description(folder: Path, library: Library, shapes: Mapping[str, Shape]) -> Description:
+    """Reads `config.json` and, of Transformers, `preprocessor_config.json`.
+
+    Both may be missing: the defaults of the library apply then. A missing `config.json` is logged as a warning.
+
+    Args:
+        folder: the folder of the weights.
+        library: the library that wrote them.
+        shapes: the shapes of the tensors by their names of `layout.py`, in PyTorch's layout.
 
     Raises:
-        WeightsError: they are damaged, or describe a model that `MobileNet` cannot express.
+        WeightsError: the files are damaged, describe a model that `MobileNet` cannot express, or are not those of the
+            weights.
     """
     paths = [folder / name for name in _FILES[library]]
     objects = [_JsonObject(path.name, _read_json(path)) for path in paths]
-    description = _describe_timm(*objects) if library == "timm" else _describe_transformers(*objects)
+    description = _describe_timm(objects[0], shapes) if library == "timm" else _describe_transformers(*objects)
+    if not paths[0].is_file():
+        facts = ", ".join(f"{name}={value}" for name, value in description.variant.items())
+        scaling = format_input_scaling(description.metadata.input_scaling)
+        _logger.warning("%s is missing: assuming %s and input scaling %s", paths[0], facts, scaling)
     return description._replace(files=tuple(path for path in paths if path.is_file()))
 
 
@@ -149,15 +167,23 @@ def _is_number(value: Any, low: float, high: float) -> bool:
     return type(value) in (int, float) and low < value < high
 
 
-def _describe_timm(config: _JsonObject) -> Description:
+def _describe_timm(config: _JsonObject, shapes: Mapping[str, Shape]) -> Description:
     values, arguments = config.values, config.read_object("model_args")
+    if "model_type" in values:
+        raise WeightsError("config.json beside it is that of Transformers, but the tensors are those of timm")
     pretrained = config.read_object("pretrained_cfg")
     if not pretrained.values:
         pretrained = config  # older files have a single level
     if values.get("architecture", "mobilenetv1_100") not in _TIMM_NAMES.values():
         config.refuse("architecture", f"one of {', '.join(_TIMM_NAMES.values())}")
+    alpha, has_conv_head = next((key for key, name in _TIMM_NAMES.items() if name == values.get("architecture")), _ANY)
+    if has_conv_head not in (None, "params.conv_head.kernel" in shapes):
+        config.refuse("architecture", "that of the tensors")
+    classifier = shapes.get("params.predictions.kernel")
+    if classifier and values.get("num_classes") not in (None, classifier[0]):
+        config.refuse("num_classes", f"{classifier[0]}, as in the classifier")
     if unknown := sorted(arguments.values.keys() - _NEUTRAL_ARGUMENTS - {"pad_type", "bn_eps", "global_pool"}):
-        raise WeightsError(f"config.json beside it changes the model by {', '.join(unknown)[:200]}")
+        raise WeightsError(f"config.json beside it sets {', '.join(unknown)[:200]}, which MobileNet does not have")
     if values.get("global_pool") not in (None, "avg", ""):  # "" for a model that ends with its features
         config.refuse("global_pool", '"avg"')
     if arguments.values.get("global_pool", "avg") not in ("avg", ""):
@@ -182,7 +208,7 @@ def _describe_timm(config: _JsonObject) -> Description:
     variant = {"padding": paddings[0], "batch_norm_epsilon": epsilon}
     crops = pretrained.values.get("crop_mode") == "center" and pretrained.values.get("crop_pct") == 1
     metadata = Metadata(size, make_input_scaling(mean, std), classes, preprocessing=_CROP if crops else STRETCH)
-    return Description(metadata, None, check_variant(variant))
+    return Description(metadata, None if alpha is None else str(alpha), check_variant(variant))
 
 
 def _read_labels(labels: _JsonObject, key: str) -> tuple[str, ...]:
@@ -193,6 +219,8 @@ def _read_labels(labels: _JsonObject, key: str) -> tuple[str, ...]:
 
 
 def _describe_transformers(config: _JsonObject, processor: _JsonObject) -> Description:
+    if "architecture" in config.values:
+        raise WeightsError("config.json beside it is that of timm, but the tensors are those of Transformers")
     if config.values.get("model_type", "mobilenet_v1") != "mobilenet_v1":
         config.refuse("model_type", '"mobilenet_v1"')
     if config.values.get("hidden_act", "relu6") != "relu6":
@@ -259,12 +287,12 @@ def build_files(library: Library, architecture: Architecture, metadata: Metadata
     """
     if architecture.has_fixed_size:
         raise WeightsError(
-            f"{library} has no MobileNet v1 with the head {architecture.head!r}, only with a single layer"
+            f"{_TITLES[library]} has no MobileNet v1 with the head {architecture.head!r}, only with a single layer"
         )
     if (steps := metadata.preprocessing).color_constancy != "none":
-        raise WeightsError(f"{library} cannot express color_constancy={steps.color_constancy}")
+        raise WeightsError(f"{_TITLES[library]} cannot express color_constancy={steps.color_constancy}")
     size = metadata.image_size or KERAS_SIZE
-    padding = express_padding(library, architecture.padding, size, ("same", "symmetric"))
+    padding = express_padding(_TITLES[library], architecture.padding, size, ("same", "symmetric"))
     if library == "timm":
         return {"config.json": _build_timm_config(architecture, metadata, size, _TIMM_PADDINGS[padding])}
     return {
@@ -310,7 +338,9 @@ def _build_transformers_config(
     architecture: Architecture, metadata: Metadata, size: tuple[int, int], tf_padding: bool
 ) -> dict[str, Any]:
     if architecture.head is None:
-        raise WeightsError("Transformers would add a classifier of random weights: this model has none")
+        raise WeightsError(
+            "the model has no classifier, and Transformers would add one of random weights: choose another format"
+        )
     if architecture.conv_head:
         raise WeightsError("Transformers' MobileNet v1 has no layer conv_head")
     if architecture.alpha < _MIN_TRANSFORMERS_ALPHA:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from mobilenet_jax.errors import WeightsError
 from mobilenet_jax.weights.layout import from_flax
@@ -35,7 +35,7 @@ def write_library_folder(path: Path, weights: Weights, library: Library) -> None
     tensors |= {name: np.int64(0) for name in list_counters(library, layers)}
     path.mkdir()
     ordered = {name: np.asarray(value, order="C") for name, value in tensors.items()}
-    save_file(ordered, path / WEIGHTS_NAME, {"format": "pt"})
+    (path / WEIGHTS_NAME).write_bytes(save(ordered, {"format": "pt"}))  # save_file makes it private to its owner
     _check_written(path / WEIGHTS_NAME, ordered)
     for name, content in build_files(library, weights.architecture, weights.metadata).items():
         (path / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

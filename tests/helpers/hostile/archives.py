@@ -45,7 +45,7 @@ def an_archive_that_works_on_channels_first(path):
     _write_archive(path, {"config.json": description})
 
 
-@CASES.add("an archive of more than a model", ".keras")
+@CASES.add("an archive that Keras did not write", ".keras")
 def an_archive_of_endless_members(path):
     with zipfile.ZipFile(path, "w") as archive:
         for i in range(2000):

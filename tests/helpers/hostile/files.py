@@ -27,7 +27,7 @@ def empty(path):
     path.touch()
 
 
-@CASES.add("not a weights file: neither HDF5 nor")
+@CASES.add("not a weights file: expected HDF5")
 def text(path):
     path.write_text("no weights\n" * 100)
 

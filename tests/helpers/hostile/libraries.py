@@ -54,6 +54,14 @@ def an_index_without_data(path):
 def weights_of_pytorch(path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("pytorch_model/data.pkl", b"\x80\x02.")
+    content, end = path.read_bytes(), b"PK\5\6"
+    path.write_bytes(content.replace(end, b"PK\6\7" + bytes(16) + end))  # PyTorch's archives are Zip64
+
+
+@CASES.add("it holds pytorch_model.bin, but no model.safetensors: refusing to load a Python pickle", "_folder")
+def a_folder_with_a_pickle(path):
+    path.mkdir()
+    (path / "pytorch_model.bin").write_bytes(b"PK")
 
 
 def _add_folder(name, library, files, message):
@@ -68,7 +76,16 @@ def _add_folder(name, library, files, message):
 
 for name, library, config, message in (
     ("timm_of_another_model", "timm", {"architecture": "resnet50"}, "architecture in config.json beside it"),
-    ("timm_with_other_activations", "timm", {"model_args": {"act_layer": "swish"}}, "changes the model by act_layer"),
+    (
+        "timm_with_other_activations",
+        "timm",
+        {"model_args": {"act_layer": "swish"}},
+        "beside it sets act_layer, which",
+    ),
+    ("timm_of_another_width", "timm", {"architecture": "mobilenetv1_125"}, "config.json beside it records alpha 1.25"),
+    ("timm_with_another_layer", "timm", {"architecture": "mobilenetv1_100h"}, "not that of the tensors"),
+    ("timm_of_transformers", "timm", {"model_type": "mobilenet_v1"}, "beside it is that of Transformers"),
+    ("transformers_of_timm", "transformers", {"architecture": "mobilenetv1_100"}, "beside it is that of timm"),
     ("timm_with_other_padding", "timm", {"model_args": {"pad_type": "valid"}}, 'not "" or "same"'),
     ("timm_with_other_pooling", "timm", {"global_pool": "max"}, 'global_pool in config.json beside it is "max"'),
     ("timm_with_an_epsilon_of_text", "timm", {"model_args": {"bn_eps": "tiny"}}, 'beside it is "tiny"'),
@@ -85,7 +102,12 @@ for name, library, config, message in (
     ("endless_json", "timm", "[" * 100_000, "config.json beside it is damaged (maximum recursion"),
     ("transformers_of_another_model", "transformers", {"model_type": "vit"}, '"vit", not "mobilenet_v1"'),
     ("transformers_with_swish", "transformers", {"hidden_act": "swish"}, '"swish", not "relu6"'),
-    ("transformers_of_another_width", "transformers", {"depth_multiplier": 0.5}, "its metadata record alpha 0.5"),
+    (
+        "transformers_of_another_width",
+        "transformers",
+        {"depth_multiplier": 0.5},
+        "beside it records alpha 0.5",
+    ),
     ("transformers_with_a_hole_in_its_labels", "transformers", {"id2label": {"0": "a", "7": "b"}}, "ids 0 to 1"),
 ):
     _add_folder(name, library, {"config.json": config}, message)

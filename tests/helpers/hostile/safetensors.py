@@ -47,7 +47,7 @@ def safetensors_with_nan(path):
 
 for name, key, value, message in (
     ("another_alpha", "alpha", "1.0", "its metadata record alpha 1.0, but its tensors have alpha 0.25"),
-    ("another_head", "classes", '["a", "b"]', "classes has 2 names, but the last layer has 0 outputs"),
+    ("another_head", "classes", '["a", "b"]', "2 class names are recorded, but the last layer has 0 outputs"),
     (
         "a_reversed_range", "input_scaling", "[1, -1]",
         "input_scaling (1.0, -1.0) is not a low number and a higher one",

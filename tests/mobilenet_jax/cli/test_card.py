@@ -84,7 +84,7 @@ def _change_json(path, change):
 
 
 def test_evaluations_that_are_not_of_the_published_weights_are_refused(run, trained, evaluated):
-    assert "run mobilenet-jax evaluate first" in run("card", trained)[2]
+    assert f"run mobilenet-jax evaluate {trained} first" in run("card", trained)[2]
     assert "is of the best checkpoint, step " in run("card", evaluated, "--checkpoint=latest")[2]
     run("evaluate", evaluated, "--resamples=0", "--tta=2")
     assert "not part of the published weights" in run("card", evaluated, "--evaluation=validation-tta2")[2]

@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -116,7 +115,8 @@ def test_existing_weights_are_overwritten_only_with_force(run, source, tmp_path,
     run("convert", source, tmp_path / name, "--no-top")
     status, _, err = run("convert", source, tmp_path / name)
     assert status == 1
-    assert err == f"error: {tmp_path / name} exists: choose another name, or overwrite it with --force (force=True)\n"
+    hint = "choose another name, or overwrite it with --force (in Python, force=True)"
+    assert err == f"error: {tmp_path / name} exists: {hint}\n"
     assert read_weights(tmp_path / name).architecture.head is None
     assert run("convert", source, tmp_path / name, "--force")[0] == 0
     assert read_weights(tmp_path / name).architecture == IMAGENET
@@ -213,12 +213,10 @@ def test_a_full_disk_is_reported_before_anything_is_written(run, source, tmp_pat
     assert [p.name for p in tmp_path.iterdir()] == [source.name]
 
 
-def test_converting_the_widest_model_takes_seconds_and_no_tensorflow(weights, tmp_path):
+def test_converting_needs_no_tensorflow(weights, tmp_path):
     code = "import sys; from mobilenet_jax.cli.main import main; main(); sys.exit('tensorflow' in sys.modules)"
-    start = time.perf_counter()
     command = [sys.executable, "-c", code, "convert", weights[1.0], tmp_path / "w.safetensors"]
     assert subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL).returncode == 0
-    assert time.perf_counter() - start < 5
 
 
 def test_the_metadata_are_text_that_any_program_can_read(run, source, tmp_path):

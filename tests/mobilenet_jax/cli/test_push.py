@@ -117,14 +117,14 @@ def test_a_push_without_permission_or_server_fails_in_a_line(run, hub, evaluated
     )
     assert fail(NAME, "--file=missing.tflite") == "error: missing.tflite is not a file\n"
     assert "config.json has the name of another file" in fail(NAME, f"--file={evaluated / 'config.json'}")
-    assert "run mobilenet-jax evaluate first" in fail(NAME, "--evaluation=other")
+    assert "first, or choose another --evaluation" in fail(NAME, "--evaluation=other")
     assert fail(NAME) == (
-        "error: there is no token of the Hub: run `hf auth login` or set HF_TOKEN with a token that may write\n"
+        "error: no token of the Hub was found: run `hf auth login` or set HF_TOKEN, with write access\n"
     )
     monkeypatch.setenv("HF_TOKEN", "hf_another")
-    assert fail(NAME).startswith(f"error: the token may not write to {NAME}: run `hf auth login` or set HF_TOKEN")
+    assert fail(NAME).startswith(f"error: the token has no write access to {NAME}: run `hf auth login` or set HF_TOKEN")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert fail(NAME) == "error: HF_HUB_OFFLINE allows only files that are in the cache: unset it\n"
+    assert fail(NAME) == "error: HF_HUB_OFFLINE forbids uploads: unset it\n"
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     hub.stop()
     assert fail(NAME).startswith("error: the connection to the Hub failed (ConnectError): check the network")

@@ -262,7 +262,7 @@ def test_the_numbers_of_classes_and_epochs_are_taken_from_the_data(data, finishe
 
 
 def test_weights_of_another_alpha_are_refused(data, tmp_path, weights):
-    with pytest.raises(WeightsError, match=r"alpha 0\.25.*alpha 0\.5"):
+    with pytest.raises(ConfigError, match=r"other settings: add --config\.model\.alpha=0\.25$"):
         train_and_evaluate(make_config(data, model__alpha=0.5, init__weights=str(weights[0.25])), tmp_path / "run")
 
 

@@ -15,7 +15,7 @@ from tests.helpers.hostile.files import PICKLE_MARKER
 from tests.helpers.weights_files import write_keras_2
 
 READ_ALL = """
-import json, resource, sys, time
+import json, logging, resource, sys, time
 from mobilenet_jax.errors import WeightsError
 from mobilenet_jax.weights import orbax
 from mobilenet_jax.weights.load import read_weights
@@ -23,6 +23,7 @@ from mobilenet_jax.weights.load import read_weights
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
+logging.disable()
 good, *paths = sys.argv[1:]
 read_weights(good)
 before = peak()

@@ -11,7 +11,7 @@ from mobilenet_jax.errors import WeightsError
 from mobilenet_jax.weights.layout import Architecture
 from mobilenet_jax.weights.load import read_weights
 from mobilenet_jax.weights.metadata import Metadata, make_input_scaling
-from mobilenet_jax.weights.pytorch.configs import build_files
+from mobilenet_jax.weights.pytorch.configs import build_files, read_description
 from tests.helpers.weights_files import write_library_file
 
 IMAGENET = make_input_scaling((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -79,7 +79,7 @@ def test_a_crop_of_transformers_that_cuts_one_side_only_is_recorded(tmp_path, pr
     ("library", "size", "steps", "message"),
     [
         ("timm", (64, 64), ("stretch", "shades_of_gray"), "timm cannot express color_constancy=shades_of_gray"),
-        ("transformers", (64, 64), ("crop", "shades_of_gray"), "transformers cannot express color_constancy=shades"),
+        ("transformers", (64, 64), ("crop", "shades_of_gray"), "Transformers cannot express color_constancy=shades"),
         ("transformers", (64, 96), ("crop", "none"), "transformers cannot express resize=crop for 64 x 96 pixels"),
     ],
 )
@@ -163,3 +163,15 @@ def test_an_unsupported_value_is_named_with_its_file_and_the_valid_ones(tmp_path
     expected = message.replace(" = ", f" in {file}.json beside it is ", 1)
     assert expected in str(error.value)
     assert "damaged" not in str(error.value)
+
+
+def test_a_classifier_with_another_number_of_classes_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"num_classes": 99}))
+    with pytest.raises(WeightsError, match=r"num_classes in config\.json beside it is 99, not 7, as in the classifier"):
+        read_description(tmp_path, "timm", {"params.predictions.kernel": (7, 1024)})
+
+
+@pytest.mark.parametrize(("library", "padding"), [("timm", "symmetric"), ("transformers", "same")])
+def test_defaults_are_assumed_with_a_warning(library, padding, tmp_path, caplog):
+    read_description(tmp_path, library, {})
+    assert f"{tmp_path / 'config.json'} is missing: assuming padding={padding}, batch_norm_epsilon=" in caplog.text
