@@ -271,9 +271,10 @@ def _describe_environment() -> dict[str, Any]:
     """Returns the facts about software and hardware."""
     packages = ("jax", "flax", "numpy", "scikit-learn")
     root, commit = Path(__file__).parents[2], None
-    if (root / ".git").exists() and shutil.which("git"):  # an installed package may lie in a user's own repository
-        git = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-        commit = git.stdout.strip() or None
+    git = shutil.which("git")
+    if git and (root / ".git").exists():  # an installed package may lie in a user's own repository
+        head = subprocess.run([git, "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+        commit = head.stdout.strip() or None
     return {
         "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
         "hardware": f"{jax.device_count()} {jax.devices()[0].device_kind} device(s), {os.cpu_count()} CPU cores",
