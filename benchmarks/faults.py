@@ -27,7 +27,17 @@ def main() -> None:
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "-m", "slow or not slow", f"--junitxml={report}", *args.files]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-m",
+            "slow or not slow",
+            "-o",
+            "junit_family=xunit1",
+            f"--junitxml={report}",
+            *args.files,
+        ]
         status = subprocess.run(command, stdout=sys.stderr).returncode
         suite = ET.parse(report).getroot()[0]
     hours = (time.monotonic() - start) / 3600

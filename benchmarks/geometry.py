@@ -13,13 +13,11 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, ImageOps
 
+from benchmarks.differences import print_differences
 from input_pipeline.sources.isic import INPUT
-from mobilenet_jax.evaluation.bootstrap import compute_intervals
 from mobilenet_jax.evaluation.evaluate import predict_examples
-from mobilenet_jax.evaluation.metrics import Metrics, compute_key_metrics
 from mobilenet_jax.evaluation.predictions import Predictions, concatenate_predictions
 from mobilenet_jax.evaluation.trained_run import read_trained_run
 
@@ -35,7 +33,8 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         squares = write_squares(args.data, Path(folder) / "data")
-        print_table(*(predict(args.workdirs, data, args.tta) for data in (args.data, squares)))
+        first, second = (predict(args.workdirs, data, args.tta) for data in (args.data, squares))
+    print_differences(first, second, ("frames", "squares"))
 
 
 def write_squares(data: Path, folder: Path) -> Path:
@@ -58,30 +57,6 @@ def predict(workdirs: list[Path], data: Path, views: int) -> Predictions:
     return concatenate_predictions(
         [predict_examples(run, run.read_examples(str(data), None, "validation"), views) for run in runs]
     )
-
-
-def print_table(frames: Predictions, squares: Predictions) -> None:
-    """Prints the metrics of both, and the differences."""
-    assert frames.images.tolist() == squares.images.tolist()
-
-    def compute(rows: np.ndarray) -> Metrics:
-        first, second = (compute_key_metrics(table.take(rows)) for table in (frames, squares))
-        return {name: second[name] - first[name] for name in first}
-
-    values, intervals = (
-        [compute_key_metrics(table) for table in (frames, squares)],
-        compute_intervals(frames.lesions, compute, 200),
-    )
-    changes = np.abs(frames.probabilities - squares.probabilities)
-    agreement = (frames.predicted == squares.predicted).mean()
-    print(
-        f"{len(frames):,} images. The same class for {agreement:.1%}; probabilities differ by {changes.mean():.4f} on"
-    )
-    print(f"average, and by at most {changes.max():.2f}.\n")
-    print("| metric | frames | squares | difference |\n|---|---|---|---|")
-    for name, (low, high) in intervals.items():
-        first, second = (v[name] for v in values)
-        print(f"| {name} | {first:.3f} | {second:.3f} | {second - first:+.3f} [{low:+.3f}, {high:+.3f}] |")
 
 
 if __name__ == "__main__":

@@ -11,17 +11,24 @@ _MAX_LINE = 400  # characters
 class UserError(Exception):
     """Base of all errors that a user can fix: the message is one line that says what was found and what to do.
 
+    It is printable, whatever names of files or cells of tables it contains.
+
     Attributes:
         details: one line per fault, if several were found.
     """
 
     def __init__(self, message: str, details: Sequence[str] = ()):
-        super().__init__(message)
-        self.details = details
+        super().__init__(make_printable(message))
+        self.details = [make_printable(line) for line in details]
 
 
 class DataError(UserError):
     """The data set is not as expected. The message names the file, the line and the remedy."""
+
+
+def make_printable(text: str) -> str:
+    """Replaces characters that cannot be printed, or that could move a terminal's cursor, by `?`; keeps line breaks."""
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
 
 
 def get_first_line(error: BaseException) -> str:

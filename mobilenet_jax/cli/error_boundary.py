@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
-from input_pipeline.errors import get_first_line
+from input_pipeline.errors import get_first_line, make_printable
 from mobilenet_jax.errors import Interrupted, UserError
 
 EXIT_RESUMABLE = 75  # a run that was asked to stop and can continue: EX_TEMPFAIL of sysexits.h
@@ -90,4 +90,4 @@ def end_at_closed_pipe() -> Iterator[None]:
 
 def format_error(error: Exception) -> str:
     """Returns the message of an error as a single line."""
-    return " ".join(str(error).split()) or type(error).__name__
+    return make_printable(" ".join(str(error).split())) or type(error).__name__

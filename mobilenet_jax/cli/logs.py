@@ -7,15 +7,17 @@ from typing import TextIO
 
 import absl.logging
 
+from input_pipeline.errors import make_printable
+
 PACKAGES = ("input_pipeline", "mobilenet_jax")
 
 
 class _LevelPrefix(logging.Formatter):
-    """Formats a record as its message, preceded by its level in lower case at WARNING and above."""
+    """Formats a record as its printable message, preceded by its level in lower case at WARNING and above."""
 
     def format(self, record: logging.LogRecord) -> str:
         prefix = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        return prefix + super().format(record)
+        return prefix + make_printable(super().format(record))
 
 
 class _Handler(logging.StreamHandler[TextIO]):

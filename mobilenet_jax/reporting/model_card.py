@@ -9,6 +9,7 @@ from typing import Any
 import jinja2
 
 from input_pipeline.atomic_files import write_atomically
+from input_pipeline.errors import make_printable
 from input_pipeline.preprocessing import MINKOWSKI_NORM
 from input_pipeline.sources.registry import SOURCES
 from mobilenet_jax.errors import EvaluationError
@@ -17,7 +18,6 @@ from mobilenet_jax.evaluation.trained_run import ISIC_NAME, TrainedRun
 from mobilenet_jax.reporting.limits import list_limits, name_object
 from mobilenet_jax.reporting.published_config import strip_folders
 from mobilenet_jax.weights.hub import strip_folder
-from mobilenet_jax.weights.load import make_printable
 from mobilenet_jax.weights.metadata import format_input_scaling
 from mobilenet_jax.weights.save import write_weights
 

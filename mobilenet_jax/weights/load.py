@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from input_pipeline.errors import make_printable
 from mobilenet_jax.errors import WeightsError
 from mobilenet_jax.model.mobilenet import MobileNet
 from mobilenet_jax.weights import hub, orbax
@@ -152,11 +153,6 @@ def map_tensors(
         return mappings
 
 
-def make_printable(text: str) -> str:
-    """Replaces characters that cannot be printed, or that could move a terminal's cursor, by `?`."""
-    return "".join(c if c.isprintable() else "?" for c in text)
-
-
 @contextlib.contextmanager
 def _open_checked(
     path: str | Path, head: bool, checkpoint: CheckpointName
@@ -167,7 +163,7 @@ def _open_checked(
         with _open(local, head, checkpoint) as file:
             yield dataclasses.replace(file, source=source), _infer_architecture(file, head)
     except (WeightsError, OSError) as error:
-        raise WeightsError(make_printable(f"{path}: {error}")) from error
+        raise WeightsError(f"{path}: {error}") from error
 
 
 def _open(path: Path, head: bool, checkpoint: CheckpointName) -> AbstractContextManager[WeightsFile]:

@@ -1,0 +1,55 @@
+"""Compares int8 LiteRT files with the models that they were exported from, on the images that no fold was trained on.
+
+    python -m benchmarks.int8 WORKDIR... [--data DATA] > benchmarks/results/int8.md
+
+The workdirs are the folds of a cross-validation, with the head `small`. Each is exported with calibration images from
+its own training split, and classifies its validation images, one view each. The checkpoints are the latest. The
+intervals are 95% bootstrap intervals from 200 samples of lesions, paired.
+"""
+
+import argparse
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.differences import print_differences
+from input_pipeline.image_reader import read_images
+from mobilenet_jax.evaluation.evaluate import predict_examples
+from mobilenet_jax.evaluation.predictions import Predictions, concatenate_predictions
+from mobilenet_jax.evaluation.trained_run import read_trained_run
+from mobilenet_jax.export import litert
+from mobilenet_jax.export.export import export_model
+
+
+def main() -> None:
+    """Exports, classifies, and prints a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("workdirs", type=Path, nargs="+")
+    parser.add_argument("--data", help="folder of the images (default: that of the run)")
+    args = parser.parse_args()
+    pairs, sizes = zip(*(_predict(workdir, args.data) for workdir in args.workdirs), strict=True)
+    print(f"{max(sizes) / 1e6:.2f} MB per file.\n")
+    first, second = (concatenate_predictions(tables) for tables in zip(*pairs, strict=True))
+    print_differences(first, second, ("float32", "int8"))
+
+
+def _predict(workdir: Path, data: str | None) -> tuple[tuple[Predictions, Predictions], int]:
+    """Returns the predictions of a run and of its int8 file, and the size of the file."""
+    run = read_trained_run(workdir, "latest")
+    examples = run.read_examples(data, None, "validation")
+    expected = predict_examples(run, examples)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.tflite"
+        export_model(workdir, file, quantize="int8", checkpoint="latest", data=data)
+        classify, size = litert.load(file, 1), file.stat().st_size
+        metadata = run.weights.metadata
+        assert metadata.image_size is not None, "a run records it"
+        batches = read_images(examples.paths, metadata.image_size, 64, metadata.preprocessing)
+        outputs = [classify(image[None]) for batch in batches for image in batch.pixels]
+    return (expected, replace(expected, probabilities=np.concatenate(outputs))), size
+
+
+if __name__ == "__main__":
+    main()
