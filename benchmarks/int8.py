@@ -47,8 +47,9 @@ def _predict(workdir: Path, data: str | None) -> tuple[tuple[Predictions, Predic
         metadata = run.weights.metadata
         assert metadata.image_size is not None, "a run records it"
         batches = read_images(examples.paths, metadata.image_size, 64, metadata.preprocessing)
-        outputs = [classify(image[None]) for batch in batches for image in batch.pixels]
-    return (expected, replace(expected, probabilities=np.concatenate(outputs))), size
+        outputs = np.concatenate([classify(image[None]) for batch in batches for image in batch.pixels])
+    outputs /= outputs.sum(1, keepdims=True)  # in steps of 1/256, they do not add up to 1
+    return (expected, replace(expected, probabilities=outputs)), size
 
 
 if __name__ == "__main__":
