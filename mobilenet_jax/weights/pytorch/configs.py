@@ -6,18 +6,17 @@ Sources: timm's `models/_hub.py` and `models/efficientnet.py`, and Transformers'
 `image_processing_mobilenet_v1.py`.
 """
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from input_pipeline.preprocessing import STRETCH, Preprocessing
 from mobilenet_jax.errors import WeightsError
-from mobilenet_jax.model.mobilenet import MAX_IMAGE_SIZE, MIN_IMAGE_SIZE, StridedPadding
-from mobilenet_jax.weights.damage import report_damage
+from mobilenet_jax.model.mobilenet import StridedPadding
 from mobilenet_jax.weights.layout import KERAS_SIZE, Architecture, Shape, check_variant, express_padding
 from mobilenet_jax.weights.metadata import Metadata, compute_mean_std, format_input_scaling, make_input_scaling
+from mobilenet_jax.weights.pytorch.json_object import LARGEST, JsonObject
 from mobilenet_jax.weights.pytorch.names import Library
 
 if TYPE_CHECKING:
@@ -28,8 +27,6 @@ _FILES: dict[Library, tuple[str, ...]] = {
     "transformers": ("config.json", "preprocessor_config.json"),
 }
 _TITLES: dict[Library, str] = {"timm": "timm", "transformers": "Transformers"}
-_MAX_BYTES = 8 << 20
-_MAX_SHOWN = 80  # characters of a value that a message shows
 _TIMM_NAMES = {(1.0, False): "mobilenetv1_100", (1.0, True): "mobilenetv1_100h", (1.25, False): "mobilenetv1_125"}
 _ANY = (None, None)  # alpha and conv_head of a model that is not named
 _TIMM_EPSILON, _TRANSFORMERS_EPSILON = 1e-5, 1e-3
@@ -38,8 +35,7 @@ _TIMM_PADDINGS: dict[StridedPadding, str] = {"symmetric": "", "same": "same"}  #
 # Arguments of a model that change nothing, or nothing that the shapes of the tensors do not show.
 _NEUTRAL_ARGUMENTS = {"num_classes", "in_chans", "drop_rate", "drop_path_rate"}
 _MIN_TRANSFORMERS_ALPHA = 0.25  # below it, Transformers does not narrow the first layer
-# Between these, an input range can be computed and is not empty.
-_SMALLEST, _LARGEST = 1e-6, 1e6
+_SMALLEST = 1e-6  # standard deviation with which an input range is not empty
 # Mean and standard deviation of pixels from -1 to 1: of all MobileNets v1 that both libraries publish.
 _NORMALIZED = [0.5, 0.5, 0.5]
 # timm's defaults for a described model: ImageNet's.
@@ -72,7 +68,7 @@ def read_description(folder: Path, library: Library, shapes: Mapping[str, Shape]
             weights.
     """
     paths = [folder / name for name in _FILES[library]]
-    objects = [_JsonObject(path.name, _read_json(path)) for path in paths]
+    objects = [JsonObject.read(path) for path in paths]
     description = _describe_timm(objects[0], shapes) if library == "timm" else _describe_transformers(*objects)
     if not paths[0].is_file():
         facts = ", ".join(f"{name}={value}" for name, value in description.variant.items())
@@ -81,93 +77,7 @@ def read_description(folder: Path, library: Library, shapes: Mapping[str, Shape]
     return description._replace(files=tuple(path for path in paths if path.is_file()))
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    if path.stat().st_size > _MAX_BYTES:
-        raise WeightsError(f"{path.name} beside it has more than {_MAX_BYTES:,} bytes")
-    with report_damage(f"{path.name} beside it is damaged"):
-        content = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise WeightsError(f"{path.name} beside it is not a JSON object")
-    return content
-
-
-class _JsonObject(NamedTuple):
-    """An object in a JSON file. Its methods validate values; errors name the file, the key, the value and valid ones.
-
-    Attributes:
-        file: the name of the file, for errors.
-        values: the values by key.
-    """
-
-    file: str
-    values: dict[str, Any]
-
-    def refuse(self, key: str, valid: str) -> NoReturn:
-        """Raises `WeightsError` for the value of a key."""
-        raise WeightsError(f"{key} in {self.file} beside it is {_format_json(self.values[key])}, not {valid}")
-
-    def read_number(self, key: str, default: float, low: float, high: float) -> float:
-        """Returns a number between two others."""
-        value = self.values.get(key, default)
-        if not _is_number(value, low, high):
-            self.refuse(key, f"a number between {low:g} and {high:g}")
-        return float(value)
-
-    def read_channels(self, key: str, default: list[float], low: float) -> list[float]:
-        """Returns a number for each channel. Both libraries also take a single one for all channels."""
-        value = self.values.get(key, default)
-        numbers = value if isinstance(value, list) else [value]
-        if len(numbers) not in (1, 3) or not all(_is_number(number, low, _LARGEST) for number in numbers):
-            self.refuse(key, f"a number between {low:g} and {_LARGEST:g}, or one for each of three channels")
-        return numbers * (3 // len(numbers))
-
-    def read_object(self, key: str) -> "_JsonObject":
-        """Returns an object; null and a missing one are empty."""
-        value = self.values.get(key) or {}
-        if not isinstance(value, dict):
-            self.refuse(key, "an object")
-        return _JsonObject(self.file, value)
-
-    def read_size(self, key: str) -> tuple[int, int] | None:
-        """Returns a height and a width, from either or one number for both; None if the object has neither."""
-        value = self.values.get(key)
-        sides = value
-        if isinstance(value, dict):
-            sides = [value["height"], value.get("width")] if "height" in value else None
-        elif isinstance(value, int):
-            sides = [value, value]
-        return None if sides is None else self.check_sides(key, sides)
-
-    def check_sides(self, key: str, sides: Any) -> tuple[int, int]:
-        """Returns a height and a width after validating them."""
-        is_pair = isinstance(sides, list) and len(sides) == 2 and all(type(side) is int for side in sides)
-        if not is_pair or not MIN_IMAGE_SIZE <= min(sides) <= max(sides) <= MAX_IMAGE_SIZE:
-            self.refuse(key, f"a height and a width from {MIN_IMAGE_SIZE} to {MAX_IMAGE_SIZE} pixels")
-        return sides[0], sides[1]
-
-    def check_classes(self, key: str, names: list[Any]) -> tuple[str, ...]:
-        """Returns class names after validating them."""
-        if not all(isinstance(name, str) and name.isprintable() for name in names):
-            self.refuse(key, "printable names")
-        return tuple(names)
-
-
-def _format_json(value: Any) -> str:
-    """Returns the start of a value as JSON."""
-    try:
-        text = json.dumps(value)
-    except RecursionError:
-        text = "too deeply nested"
-    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
-
-
-def _is_number(value: Any, low: float, high: float) -> bool:
-    return type(value) in (int, float) and low < value < high
-
-
-def _describe_timm(config: _JsonObject, shapes: Mapping[str, Shape]) -> Description:
+def _describe_timm(config: JsonObject, shapes: Mapping[str, Shape]) -> Description:
     values, arguments = config.values, config.read_object("model_args")
     if "model_type" in values:
         raise WeightsError("config.json beside it is that of Transformers, but the tensors are those of timm")
@@ -197,7 +107,7 @@ def _describe_timm(config: _JsonObject, shapes: Mapping[str, Shape]) -> Descript
         epsilon = arguments.read_number("bn_eps", epsilon, 0, 1)
     mean, std = (_TIMM_MEAN, _TIMM_STD) if values else (_NORMALIZED, _NORMALIZED)
     if pretrained.values.get("mean"):
-        mean = pretrained.read_channels("mean", mean, -_LARGEST)
+        mean = pretrained.read_channels("mean", mean, -LARGEST)
     if pretrained.values.get("std"):
         std = pretrained.read_channels("std", std, _SMALLEST)
     size = KERAS_SIZE
@@ -211,14 +121,14 @@ def _describe_timm(config: _JsonObject, shapes: Mapping[str, Shape]) -> Descript
     return Description(metadata, None if alpha is None else str(alpha), check_variant(variant))
 
 
-def _read_labels(labels: _JsonObject, key: str) -> tuple[str, ...]:
+def _read_labels(labels: JsonObject, key: str) -> tuple[str, ...]:
     names = labels.values[key]
     if not isinstance(names, list):
         labels.refuse(key, "a list")
     return labels.check_classes(key, names)
 
 
-def _describe_transformers(config: _JsonObject, processor: _JsonObject) -> Description:
+def _describe_transformers(config: JsonObject, processor: JsonObject) -> Description:
     if "architecture" in config.values:
         raise WeightsError("config.json beside it is that of timm, but the tensors are those of Transformers")
     if config.values.get("model_type", "mobilenet_v1") != "mobilenet_v1":
@@ -236,7 +146,7 @@ def _describe_transformers(config: _JsonObject, processor: _JsonObject) -> Descr
     }
     alpha, preprocessing = None, STRETCH
     if "depth_multiplier" in config.values:
-        alpha = str(config.read_number("depth_multiplier", 1, 0, _LARGEST))
+        alpha = str(config.read_number("depth_multiplier", 1, 0, LARGEST))
     if processor.values:
         is_cropped = processor.values.get("do_center_crop", "crop_size" in processor.values)
         size = processor.read_size("crop_size" if is_cropped else "size")
@@ -249,17 +159,17 @@ def _describe_transformers(config: _JsonObject, processor: _JsonObject) -> Descr
     return Description(metadata, alpha, check_variant(variant))
 
 
-def _read_processor_range(processor: _JsonObject) -> "InputScaling":
+def _read_processor_range(processor: JsonObject) -> "InputScaling":
     scale, mean, std = 255.0, [0.0, 0.0, 0.0], [1.0, 1.0, 1.0]
     if processor.values.get("do_rescale", True):
-        scale *= processor.read_number("rescale_factor", 1 / 255, _SMALLEST, _LARGEST)
+        scale *= processor.read_number("rescale_factor", 1 / 255, _SMALLEST, LARGEST)
     if processor.values.get("do_normalize", True):
-        mean = processor.read_channels("image_mean", _NORMALIZED, -_LARGEST)
+        mean = processor.read_channels("image_mean", _NORMALIZED, -LARGEST)
         std = processor.read_channels("image_std", _NORMALIZED, _SMALLEST)
     return make_input_scaling([m / scale for m in mean], [s / scale for s in std])
 
 
-def _read_id2label(config: _JsonObject) -> tuple[str, ...] | None:
+def _read_id2label(config: JsonObject) -> tuple[str, ...] | None:
     """Returns the class names; None if there are none, or only those that Transformers makes up."""
     labels = config.read_object("id2label").values
     ids = [str(i) for i in range(len(labels))]
