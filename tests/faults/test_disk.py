@@ -66,20 +66,16 @@ def _mount(folder, megabytes):
         subprocess.run(["umount", "-l", folder], check=True)
 
 
-def _remount(folder, options):
-    subprocess.run(["mount", "-o", f"remount,{options}", folder], check=True)
-
-
 @pytest.mark.slow
 def test_runs_on_a_disk_that_fills_up_end_in_few_lines_and_continue(data, tmp_path, tally):
     """Another program takes the space at a random moment."""
     assert end_run(start_run(data, tmp_path / "whole"))[0] == [0]
     rng, full, disk = np.random.default_rng(0), tally("full disk"), tmp_path / "disk"
     with _mount(disk, 100):
-        while full.tried < 20:
+        while full.tried < 12:
             shutil.rmtree(disk / "run", ignore_errors=True)
             running = start_run(data, disk / "run")
-            time.sleep(rng.uniform(5, 20))
+            time.sleep(rng.uniform(4, 12))
             with contextlib.suppress(OSError), (disk / "other").open("wb") as other:
                 other.write(bytes(101 << 20))
             statuses, [lines] = end_run(running, timeout=300)
@@ -96,17 +92,17 @@ def test_runs_on_a_disk_that_becomes_read_only_end_in_few_lines_and_continue(dat
     assert end_run(start_run(data, tmp_path / "whole"))[0] == [0]
     rng, broken, disk = np.random.default_rng(0), tally("read-only disk"), tmp_path / "disk"
     with _mount(disk, 200):
-        while broken.tried < 10:
+        for _ in range(12):
             shutil.rmtree(disk / "run", ignore_errors=True)
             [process] = start_run(data, disk / "run")
-            time.sleep(rng.uniform(5, 20))
+            time.sleep(rng.uniform(4, 12))
             process.send_signal(signal.SIGSTOP)  # remounting fails while a file is open for writing
             remounted = subprocess.run(["mount", "-o", "remount,ro", disk], capture_output=True).returncode == 0
             process.send_signal(signal.SIGCONT)
             statuses, [lines] = end_run([process], timeout=300)
             if remounted and statuses != [0]:
                 broken.count(None if statuses == [1] and len(lines) <= _MAX_LINES else f"{statuses}: {lines}")
-            _remount(disk, "rw")
+            subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
             statuses, errors = end_run(start_run(data, disk / "run"))
             assert statuses == [0], errors
             assert_equal_runs(disk / "run", tmp_path / "whole")
@@ -116,7 +112,7 @@ def test_runs_on_a_disk_that_becomes_read_only_end_in_few_lines_and_continue(dat
 def test_files_that_disappear_under_a_run_end_it_in_few_lines_or_do_not_matter(data, tmp_path, tally):
     """Deletes a random file of the workdir, or a random image, in a run that decodes the images in every epoch."""
     rng, deleted = np.random.default_rng(0), tally("file deleted during a run")
-    for i in range(20):
+    for i in range(12):
         folder, workdir = shutil.copytree(data, tmp_path / f"data{i}"), tmp_path / f"run{i}"
         [process] = start_run(folder, workdir, "--config.train.epochs=20")
         assert any(line.startswith("epoch ") for line in process.stdout)
@@ -129,7 +125,7 @@ def test_files_that_disappear_under_a_run_end_it_in_few_lines_or_do_not_matter(d
 @pytest.mark.slow
 def test_images_that_change_under_a_run_end_it_in_few_lines_or_do_not_matter(data, tmp_path, tally):
     rng, changed = np.random.default_rng(0), tally("image changed during a run")
-    for i in range(10):
+    for i in range(6):
         folder = shutil.copytree(data, tmp_path / f"data{i}")
         [process] = start_run(folder, tmp_path / f"run{i}", "--config.train.epochs=20")
         assert any(line.startswith("epoch ") for line in process.stdout)
