@@ -58,20 +58,21 @@ class Checkpoints:
         self._folder = folder.absolute()
 
     def __enter__(self) -> "Checkpoints":
-        with contextlib.ExitStack() as stack:
-            if is_first_process():
-                stack.enter_context(_drain_event_loops())
-                with self._report_errors("read"):
-                    _remove_damaged_scores(self._folder)
-                    self._folder.mkdir(exist_ok=True)
-                    self._manager = _CheckpointManager(self._folder, options=_make_options())
-            self._stack = stack.pop_all()
+        if is_first_process():
+            self._policy = asyncio.get_event_loop_policy()
+            asyncio.set_event_loop_policy(_DrainingPolicy())
+            with self._report_errors("read"):
+                _remove_damaged_scores(self._folder)
+                self._folder.mkdir(exist_ok=True)
+                self._manager = _CheckpointManager(self._folder, options=_make_options())
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        with self._stack, self._report_errors("write"):
+        with self._report_errors("write"):
             if is_first_process():
                 self._manager.close()
+                if error is None:  # otherwise a thread of Orbax may still start an event loop
+                    asyncio.set_event_loop_policy(self._policy)
 
     def save(
         self, state: TrainState, history: dict[str, Any], score: float | None, statistics: Any | None = None
@@ -219,18 +220,9 @@ class _DrainingEventLoop(asyncio.SelectorEventLoop):
 
 
 class _DrainingPolicy(asyncio.DefaultEventLoopPolicy):
-    _loop_factory = _DrainingEventLoop
-
-
-@contextlib.contextmanager
-def _drain_event_loops() -> Iterator[None]:
     """Makes new event loops of all threads draining ones: Orbax creates its loops in background threads."""
-    previous = asyncio.get_event_loop_policy()
-    asyncio.set_event_loop_policy(_DrainingPolicy())
-    try:
-        yield
-    finally:
-        asyncio.set_event_loop_policy(previous)
+
+    _loop_factory = _DrainingEventLoop
 
 
 def _remove_damaged_scores(folder: Path) -> None:
