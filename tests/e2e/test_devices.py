@@ -40,7 +40,7 @@ def train(weights, data, tmp_path_factory):
     return train
 
 
-LAYOUTS = [pytest.param(1, 4, 1), *(pytest.param(n, 4 // n, 10, marks=pytest.mark.slow) for n in (1, 2))]
+LAYOUTS = [pytest.param(2, 2, 2), *(pytest.param(n, 4 // n, 10, marks=pytest.mark.slow) for n in (1, 2))]
 
 
 @pytest.mark.parametrize(("processes", "devices", "epochs"), LAYOUTS)

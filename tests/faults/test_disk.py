@@ -72,7 +72,7 @@ def test_runs_on_a_disk_that_fills_up_end_in_few_lines_and_continue(data, tmp_pa
     assert end_run(start_run(data, tmp_path / "whole"))[0] == [0]
     rng, full, disk = np.random.default_rng(0), tally("full disk"), tmp_path / "disk"
     with _mount(disk, 100):
-        while full.tried < 12:
+        while full.tried < 20:
             shutil.rmtree(disk / "run", ignore_errors=True)
             running = start_run(data, disk / "run")
             time.sleep(rng.uniform(4, 12))
@@ -112,7 +112,7 @@ def test_runs_on_a_disk_that_becomes_read_only_end_in_few_lines_and_continue(dat
 def test_files_that_disappear_under_a_run_end_it_in_few_lines_or_do_not_matter(data, tmp_path, tally):
     """Deletes a random file of the workdir, or a random image, in a run that decodes the images in every epoch."""
     rng, deleted = np.random.default_rng(0), tally("file deleted during a run")
-    for i in range(12):
+    for i in range(20):
         folder, workdir = shutil.copytree(data, tmp_path / f"data{i}"), tmp_path / f"run{i}"
         [process] = start_run(folder, workdir, "--config.train.epochs=20")
         assert any(line.startswith("epoch ") for line in process.stdout)
@@ -125,7 +125,7 @@ def test_files_that_disappear_under_a_run_end_it_in_few_lines_or_do_not_matter(d
 @pytest.mark.slow
 def test_images_that_change_under_a_run_end_it_in_few_lines_or_do_not_matter(data, tmp_path, tally):
     rng, changed = np.random.default_rng(0), tally("image changed during a run")
-    for i in range(6):
+    for i in range(10):
         folder = shutil.copytree(data, tmp_path / f"data{i}")
         [process] = start_run(folder, tmp_path / f"run{i}", "--config.train.epochs=20")
         assert any(line.startswith("epoch ") for line in process.stdout)
