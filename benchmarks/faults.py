@@ -2,8 +2,8 @@
 
     python -m benchmarks.faults [FILE...] > benchmarks/results/faults.md
 
-FILE limits the table to some files, such as `tests/faults/test_disk.py`. The whole table takes hours. The status is 1 if
-a test failed.
+FILE limits the table to some files, such as `tests/faults/test_disk.py`. The whole table takes hours. The status is 1
+if a test failed.
 """
 
 import argparse
