@@ -173,8 +173,8 @@ def run_cross_validations(
         options: the options of the evaluations.
 
     Raises:
-        ConfigError: a configuration is not valid, or not for images of `options.image_size`; raised before the first
-            run.
+        ConfigError: a configuration is not valid, or not for images of `options.image_size`, raised before the first
+            run; or the runner's command ends before the run does.
         WorkdirError: another process uses the folder.
         Interrupted: see `Runner.run`.
         TrainingError: runs failed.
@@ -188,6 +188,8 @@ def run_cross_validations(
             _logger.info("%d of %d runs are finished", len(runs) - len(waiting), len(runs))
         failed = runner.run(waiting)
         complete = [c for c in cross_validations if all(run.is_finished() for run in c.list_runs())]
+        if not failed and len(complete) < len(cross_validations):
+            raise ConfigError("--command ended before its run: it must wait, such as `sbatch --wait --wrap={command}`")
         failed += runner.run([c.make_evaluation_job(options) for c in complete if not c.is_evaluated(options)])
     if failed:
         raise TrainingError(describe_failures(failed))

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -208,7 +209,9 @@ def _detect_kind(path: Path) -> _Kind:
     if path.name.endswith(INDEX_SUFFIX) or path.with_name(path.name + INDEX_SUFFIX).is_file():
         return "checkpoint"
     if not path.exists():
-        raise WeightsError("no such file or folder")
+        is_url = re.match(r"\w\w+:/", str(path))  # a Path has one slash of the two
+        hint = "; of URLs, only hf://OWNER/NAME[@REVISION] is supported: download the file first" if is_url else ""
+        raise WeightsError(f"no such file or folder{hint}")
     if not path.is_file():
         raise WeightsError("not a regular file")
     with path.open("rb") as file:

@@ -7,6 +7,7 @@ import pytest
 
 from mobilenet_jax.errors import ConfigError, TrainingError, WorkdirError
 from mobilenet_jax.sweeps.cross_validation import CrossValidation, EvaluationOptions, run_cross_validations
+from mobilenet_jax.sweeps.runner import Runner
 from tests.helpers.fake_runs import FakeRunner
 from tests.helpers.runs import OVERRIDES
 
@@ -82,6 +83,12 @@ def test_a_failed_fold_does_not_prevent_the_evaluation_of_others(runner, tmp_pat
     with pytest.raises(TrainingError, match="1 run failed, the first with: the loss is nan"):
         run_cross_validations(both, tmp_path / "out", runner, OPTIONS)
     assert [c.is_evaluated(OPTIONS) for c in both] == [False, True]
+
+
+def test_a_command_that_does_not_wait_is_an_error(tmp_path):
+    validation = CrossValidation(tmp_path / "out", "sample", (), 2)
+    with pytest.raises(ConfigError, match="--command ended before its run"):
+        run_cross_validations([validation], tmp_path / "out", Runner(2, "true {command}"), OPTIONS)
 
 
 def test_a_folder_belongs_to_one_process_at_a_time(runner, tmp_path):

@@ -1,6 +1,7 @@
 """Weights that are read: outputs equal to Keras's for files of every version of Keras."""
 
 import shutil
+from pathlib import Path
 
 import h5py
 import jax
@@ -54,6 +55,11 @@ def test_the_format_is_detected_from_the_content(tmp_path, name):
 def test_a_missing_file_is_named():
     with pytest.raises(WeightsError, match="nowhere.h5: no such file or folder"):
         read_weights("nowhere.h5")
+
+
+def test_a_url_is_not_downloaded():
+    with pytest.raises(WeightsError, match=r"supported: download the file first"):
+        read_weights(Path("https://example.org/mobilenet.h5"))
 
 
 def test_another_alpha_is_named_as_the_cause(weights):
