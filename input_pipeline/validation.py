@@ -26,6 +26,7 @@ from input_pipeline.user_cache import get_cache_folder
 MIN_SIDE, MAX_SIDE = 8, 10_000  # pixels
 _FEW_EXAMPLES = 5  # of a class
 _MAX_LINES = 20  # per type of warning
+_MAX_NAMES = 5  # of identical images
 _ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
 _VERSION = 3  # raised when the same files give other results, so that all data sets are validated again
 
@@ -173,7 +174,8 @@ def _list_identical(examples: Examples, inspections: Sequence[_Inspection]) -> l
     lines, known = [], examples.lesions_known
     for group in groups.values():
         if len(group) > 1:
-            images = ", ".join(names[i] for i in group)
+            more = f" and {len(group) - _MAX_NAMES} more" if len(group) > _MAX_NAMES else ""
+            images = ", ".join(names[i] for i in group[:_MAX_NAMES]) + more
             lesions = f"{len({examples.lesions[i] for i in group})} lesions" if known else "lesions unknown"
             labels = len({examples.labels[i] for i in group})
             lines.append(f"identical images: {images} ({lesions}, {labels} classes)")

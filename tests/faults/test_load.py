@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.helpers.runs import OVERRIDES, ROOT, read_records
 
@@ -32,8 +33,8 @@ shared = np.intersect1d(training.lesions, validation.lesions)
 print(json.dumps([len(training), len(validation), len(shared), table, peak() - before]))
 """
 _SPLIT_FACTOR = 6  # peak of memory by the size of the table
-_GROWTH = 40  # MB in all steps
-_STEPS = 110_000
+_GROWTH = 40  # MB in all steps after the first epoch
+_STEPS = 100_000
 
 
 @pytest.mark.parametrize(("number", "split"), [(100_000, "lesion"), (100_000, "fold:2/5")])
@@ -60,24 +61,45 @@ def _check_split(number, split, tally):
 
 @pytest.mark.slow
 def test_a_hundred_thousand_steps_take_no_more_memory_files_and_threads(tmp_path, tally):
-    """Trains on the sample, one image per step."""
-    overrides = OVERRIDES | {"train.batch_size": 1, "train.epochs": 200, "data.cache": "memory"}
-    command = [sys.executable, "train.py", "--config=sample", f"--workdir={tmp_path / 'run'}", "--config.init.weights="]
+    """Trains with one image per step, 20 epochs of 5,600 steps.
+
+    TensorStore 0.1.86 does not free the texts that it describes arrays with (`tensorstore.KvStore.Spec.to_json`), and
+    Orbax describes every array of every save: 0.3 MB per epoch, however many steps it has.
+    """
+    _write_images(tmp_path / "images", 7_000)
+    overrides = {**OVERRIDES, "train.batch_size": 1, "train.epochs": 20, "data.dir": tmp_path / "images"}
+    overrides |= {
+        "data.source": "folders",
+        "data.cache": "memory",
+        "data.split": "per_class:0.2",
+        "model.num_classes": 0,
+        "init.weights": "",
+    }
+    command = [sys.executable, "train.py", "--config=mobilenet", f"--workdir={tmp_path / 'run'}"]
     command += [f"--config.{key}={value}" for key, value in overrides.items()]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    measured = {}
+    measured, lines = [], []
     for line in process.stdout:
-        if match := re.match(r"epoch +(\d+)/", line):
-            measured[int(match[1])] = _measure(process.pid)
-            if read_records(tmp_path / "run")[-1]["step"] > _STEPS:
-                process.terminate()
-                break
+        lines.append(line)
+        if re.match(r"epoch +\d+/", line):
+            measured.append(_measure(process.pid))
     process.communicate()
-    assert process.returncode == 75
-    first, last = measured[10], measured[max(measured)]
-    growth = {name: last[name] - first[name] for name in first}
+    assert process.returncode == 0, lines[-5:]
+    assert read_records(tmp_path / "run")[-1]["step"] > _STEPS
+    growth = {name: measured[-1][name] - measured[0][name] for name in measured[0]}
     is_level = growth["megabytes"] < _GROWTH and growth["files"] <= 2 and growth["threads"] <= 2
-    tally("100,000 steps").count(None if is_level else str(growth))
+    tally(f"{_STEPS:,} steps").count(None if is_level else str(growth))
+
+
+def _write_images(folder, number):
+    """Writes images of two classes that are links to one file."""
+    image = folder / "image.png"
+    for name in ("a", "b"):
+        (folder / name).mkdir(parents=True)
+    Image.new("RGB", (32, 32), (200, 120, 90)).save(image)
+    for i in range(number):
+        os.link(image, folder / "ab"[i % 2] / f"{i}.png")
+    image.unlink()
 
 
 def _measure(pid):

@@ -166,6 +166,13 @@ def test_identical_images_of_unknown_lesions_are_not_counted_as_lesions(tiny_isi
     assert caplog.messages[-1] == ("identical images: ISIC_0000000.jpg, ISIC_0000041.jpg (lesions unknown, 2 classes)")
 
 
+def test_many_identical_images_are_named_in_a_short_line(tiny_isic, caplog):
+    for i in range(1, 8):
+        shutil.copy(tiny_isic / IMAGES / "ISIC_0000000.jpg", tiny_isic / IMAGES / f"ISIC_{i:07d}.jpg")
+    validate_images(read_isic(tiny_isic))
+    assert caplog.messages[-1].endswith("ISIC_0000004.jpg and 3 more (4 lesions, 2 classes)")
+
+
 def test_suspicious_images_are_logged_as_warnings(tiny_isic, tmp_path, caplog):
     images = tiny_isic / IMAGES
     shutil.copy(images / "ISIC_0000000.jpg", images / "ISIC_0000002.jpg")
