@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import math
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -49,7 +48,7 @@ class Workdir:
         self._path, self._config = path, config
         self._events: SummaryWriter | None = None
         self._epochs_written = 0
-        self._last_drawing = -math.inf
+        self._last_drawing = time.monotonic()
         self._writes = is_first_process()
         if not self._writes:
             return
@@ -105,7 +104,7 @@ class Workdir:
 
         Args:
             records: the records of all epochs.
-            is_last: whether the run is finished. Before, `curves.png` is drawn every ten seconds at most.
+            is_last: whether the run is finished. Before, `curves.png` is drawn every ten seconds.
         """
         if self._writes:
             self._write("metrics.jsonl", "".join(json.dumps(record) + "\n" for record in records))
