@@ -61,11 +61,7 @@ def _check_split(number, split, tally):
 
 @pytest.mark.slow
 def test_a_hundred_thousand_steps_take_no_more_memory_files_and_threads(tmp_path, tally):
-    """Trains with one image per step, 20 epochs of 5,600 steps.
-
-    TensorStore 0.1.86 does not free the texts that it describes arrays with (`tensorstore.KvStore.Spec.to_json`), and
-    Orbax describes every array of every save: 0.3 MB per epoch, however many steps it has.
-    """
+    """Trains with one image per step, 20 epochs of 5,600 steps."""
     _write_images(tmp_path / "images", 7_000)
     overrides = {**OVERRIDES, "train.batch_size": 1, "train.epochs": 20, "data.dir": tmp_path / "images"}
     overrides |= {
