@@ -91,6 +91,7 @@ def _print_top_classes(classifier: "Classifier", paths: Sequence[str], explain: 
     """
     import numpy as np
 
+    from input_pipeline.errors import make_printable
     from mobilenet_jax.inference.predict_files import classify_files
 
     faults = []
@@ -99,7 +100,7 @@ def _print_top_classes(classifier: "Classifier", paths: Sequence[str], explain: 
         if explain:
             explain(batch)
         for path, probabilities in zip(batch.paths, batch.probabilities, strict=True):
-            print(path)
+            print(make_printable(path))
             for c in np.argsort(-probabilities, kind="stable")[:_TOP]:
                 name = classifier.class_names[c]
                 print(f"  {c:>4}  {probabilities[c]:.4f}  {'' if name == str(c) else name}".rstrip())

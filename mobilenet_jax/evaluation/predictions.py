@@ -93,8 +93,12 @@ def read_predictions(path: Path) -> Predictions:
         if tuple(header[: len(_COLUMNS)]) != _COLUMNS or not names or not rows:
             raise ValueError("it is not a table of predictions")
         images, lesions, labels, _ = (np.array([unescape_formula(r[i]) for r in rows]) for i in range(len(_COLUMNS)))
+        if len(set(images)) < len(images):
+            raise ValueError("an image has several rows")
         index = {name: i for i, name in enumerate(names)}
         probabilities = np.array([row[len(_COLUMNS) :] for row in rows], np.float64)
+        if not ((probabilities >= 0) & (probabilities <= 1)).all() or not probabilities.any(1).all():
+            raise ValueError("the probabilities of an image are not between 0 and 1, or all 0")
         return Predictions(
             images,
             lesions,

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -209,9 +210,10 @@ def read_records(workdir: Path) -> list[dict[str, Any]]:
             records.append(record := json.loads(line))
             is_validated = isinstance(record, dict) and any(key in record for key in _VALIDATED)
             keys = _RECORDED + _VALIDATED * is_validated
-            if not isinstance(record, dict) or any(not isinstance(record.get(key), int | float) for key in keys):
+            values = [record.get(key) for key in keys] if isinstance(record, dict) else [None]
+            if not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
                 raise ValueError(f"line {number} is not the record of an epoch")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, OverflowError, RecursionError) as error:
         raise EvaluationError(f"cannot read {path} ({error})") from error
     return records
 
@@ -250,7 +252,7 @@ def read_trained_run(workdir: Path, checkpoint: CheckpointName = "best") -> Trai
         raise EvaluationError(
             f"{workdir} is not the workdir of a run: {Path(error.filename).name} is missing"
         ) from error
-    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
+    except (OSError, KeyError, TypeError, ValueError, RecursionError, csv.Error) as error:
         raise EvaluationError(f"cannot read {workdir} ({error})") from error
     return TrainedRun(
         path=workdir,

@@ -39,29 +39,34 @@ def write_model_card(run: TrainedRun, evaluation: str, out: Path) -> None:
     """
     folder = run.workdir / "evaluation" / evaluation
     results = _read_metrics_json(run, folder)
+    try:
+        card, plots = _render_card(run, results), {name: (folder / name).read_bytes() for name in _PLOTS}
+    except (OSError, KeyError, TypeError, ValueError, jinja2.UndefinedError) as error:
+        raise EvaluationError(f"cannot read {folder} ({error}): run mobilenet-jax evaluate again") from error
     out.mkdir(parents=True, exist_ok=True)
     write_weights(out / "model.safetensors", run.weights, force=True)
     write_atomically(out / "config.json", json.dumps(_build_config(run), indent=2) + "\n")
-    write_atomically(out / "README.md", _render_card(run, results))
-    for name in _PLOTS:
-        write_atomically(out / name, (folder / name).read_bytes())
+    write_atomically(out / "README.md", card)
+    for name, png in plots.items():
+        write_atomically(out / name, png)
 
 
 def _read_metrics_json(run: TrainedRun, folder: Path) -> dict[str, Any]:
     """Reads `metrics.json`, which must be of the weights to publish and of nothing else."""
     try:
         results: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
-    except (OSError, ValueError) as error:
+        weights, views, correction = (results[name] for name in ("weights", "views", "correction"))
+    except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise EvaluationError(
             f"cannot read {folder / 'metrics.json'}: run mobilenet-jax evaluate {run.workdir} first, or choose another "
             "--evaluation"
         ) from error
-    if results["weights"] != [run.weights.identity]:
+    if weights != [run.weights.identity]:
         raise EvaluationError(
-            f"{folder} is of the {results['weights'][0]}, not of the {run.weights.identity}: run mobilenet-jax "
+            f"{folder} is of the {', '.join(map(str, weights))}, not of the {run.weights.identity}: run mobilenet-jax "
             "evaluate again, or choose another --checkpoint"
         )
-    if results["views"] > 1 or results["correction"]:
+    if views != 1 or correction:
         raise EvaluationError(
             f"{folder} uses test-time augmentation or a correction, which are not part of the published weights: run "
             "mobilenet-jax evaluate without --tta and --correct"

@@ -17,7 +17,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from input_pipeline.errors import get_first_line
 from mobilenet_jax.cluster import broadcast, broadcast_text, is_first_process
-from mobilenet_jax.errors import WeightsError, WorkdirError
+from mobilenet_jax.errors import WorkdirError
 from mobilenet_jax.training.step import TrainState
 from mobilenet_jax.weights.orbax import (
     BEST_MODE,
@@ -27,6 +27,7 @@ from mobilenet_jax.weights.orbax import (
     check_json,
     compute_checksums,
     compute_json_checksum,
+    find_damaged_scores,
     get_score,
     read_checksums,
 )
@@ -227,13 +228,9 @@ class _DrainingPolicy(asyncio.DefaultEventLoopPolicy):
 
 def _remove_damaged_scores(folder: Path) -> None:
     """Removes checkpoints whose score is damaged, with a warning: Orbax would not open any checkpoint then."""
-    for path in folder.glob("*/metrics/metrics"):
-        checkpoint = path.parents[1]
-        try:
-            check_json(checkpoint, read_checksums(checkpoint), "metrics", json.loads(path.read_bytes()))
-        except (ValueError, WeightsError) as error:
-            _warn_damaged(checkpoint.name, error)
-            shutil.rmtree(checkpoint)
+    for checkpoint, error in find_damaged_scores(folder).items():
+        _warn_damaged(checkpoint.name, error)
+        shutil.rmtree(checkpoint)
 
 
 def _warn_damaged(step: int | str, error: Exception) -> None:

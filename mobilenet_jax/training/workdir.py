@@ -148,7 +148,7 @@ def _check_same_run(file: Path, config: dict[str, Any]) -> None:
     try:
         stored = json.loads(file.read_text())
         differences = find_differences(stored, config)
-    except (OSError, ValueError, AttributeError) as error:  # AttributeError: JSON, but not an object
+    except (OSError, ValueError, RecursionError, AttributeError) as error:  # the last: JSON, but not an object
         raise WorkdirError(f"{file} cannot be read ({error}): choose another --workdir") from error
     changes = [f"{key}: {old!r} -> {new!r}" for key, (old, new) in differences.items() if key not in may_differ]
     if changes:

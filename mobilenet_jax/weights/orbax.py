@@ -52,11 +52,35 @@ def find_checkpoint(folder: Path, name: CheckpointName) -> Path | None:
     Args:
         folder: the folder `checkpoints` of a workdir.
         name: `"best"` for the checkpoint with the highest score, `"latest"` for the one with the most steps.
+
+    Raises:
+        WeightsError: the best one is unknown, since a score has changed.
     """
+    if name == "best":
+        for error in find_damaged_scores(folder).values():
+            raise WeightsError(get_first_line(error)) from error
     options = ocp.CheckpointManagerOptions(create=False, best_fn=get_score, best_mode=BEST_MODE)
     with ocp.CheckpointManager(folder.absolute(), options=options) as manager:
         step = manager.best_step() if name == "best" else manager.latest_step()
     return None if step is None else folder / str(step)
+
+
+def find_damaged_scores(folder: Path) -> dict[Path, Exception]:
+    """Returns the checkpoints whose score is damaged or has changed since it was written, with the errors.
+
+    A run that is being trained deletes checkpoints meanwhile; those that lack files are left out.
+    """
+    damaged: dict[Path, Exception] = {}
+    for path in sorted(folder.glob("*/metrics/metrics")):
+        checkpoint = path.parents[1]
+        if not checkpoint.name.isdigit():  # it is being written
+            continue
+        try:
+            check_json(checkpoint, read_checksums(checkpoint), "metrics", json.loads(path.read_text()))
+        except (OSError, ValueError, RecursionError, WeightsError) as error:
+            if path.exists():
+                damaged[checkpoint] = error
+    return damaged
 
 
 def compute_checksums(item: str, tree: Any) -> dict[str, int]:
