@@ -83,6 +83,15 @@ def _change_json(path, change):
     path.write_text(json.dumps(values))
 
 
+@pytest.mark.parametrize("text", ["{}", "[]", "[" * 200_000])
+def test_damaged_metrics_are_refused_and_nothing_is_written(run, evaluated, text):
+    (evaluated / METRICS).write_text(text)
+    status, _, err = run("card", evaluated)
+    assert (status, err.count("\n")) == (1, 1)
+    assert "metrics.json" in err
+    assert not (evaluated / "card").exists()
+
+
 def test_evaluations_that_are_not_of_the_published_weights_are_refused(run, trained, evaluated):
     assert f"run mobilenet-jax evaluate {trained} first" in run("card", trained)[2]
     assert "is of the best checkpoint, step " in run("card", evaluated, "--checkpoint=latest")[2]

@@ -31,7 +31,14 @@ def test_missing_predictions_name_the_command_that_writes_them(tmp_path):
         read_predictions(tmp_path / "p.csv")
 
 
-@pytest.mark.parametrize("text", ["", "image,label\na,b\n", "image,lesion,label,predicted,A\ni,l,B,A,1\n"])
+_HEADER = "image,lesion,label,predicted,A\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "image,label\na,b\n", "image,lesion,label,predicted,A\ni,l,B,A,1\n", f"{_HEADER}i,l,A,A,nan\n",
+     f"{_HEADER}i,l,A,A,0\n", f"{_HEADER}i,l,A,A,2\n", f"{_HEADER}i,l,A,A,1\ni,l,A,A,1\n"],
+)  # fmt: skip
 def test_files_that_are_not_predictions_are_refused(tmp_path, text):
     (tmp_path / "p.csv").write_text(text)
     with pytest.raises(EvaluationError, match="cannot read"):

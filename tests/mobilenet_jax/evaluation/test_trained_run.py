@@ -6,7 +6,7 @@ from mobilenet_jax.errors import EvaluationError
 from mobilenet_jax.evaluation.trained_run import read_records, read_trained_run
 
 
-@pytest.mark.parametrize("line", ["{}", "[]", "3", '{"epoch": 1, "step": 3}', '{"epoch": "1"}', "{"])
+@pytest.mark.parametrize("line", ["{}", "[]", "3", '{"epoch": 1, "step": 3}', '{"epoch": "1"}', "{", "[" * 200_000])
 def test_a_line_that_is_no_record_is_an_error(workdir, line):
     with (workdir / "metrics.jsonl").open("a") as file:
         file.write(line + "\n")

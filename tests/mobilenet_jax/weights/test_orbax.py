@@ -88,6 +88,13 @@ def test_the_best_checkpoint_has_the_highest_score_and_the_latest_the_most_steps
     assert find_checkpoint(tmp_path, "best") == tmp_path / "3"
 
 
+def test_a_score_that_has_changed_chooses_no_checkpoint(workdir):
+    [metrics, *_] = (workdir / "checkpoints").glob("*/metrics/metrics")
+    metrics.write_text(metrics.read_text().replace("0", "1", 1))
+    with pytest.raises(WeightsError, match="metrics has changed since it was written"):
+        find_checkpoint(workdir / "checkpoints", "best")
+
+
 def test_no_checkpoint_is_found_where_there_is_none(tmp_path):
     assert find_checkpoint(tmp_path, "best") is None
     assert find_checkpoint(tmp_path, "latest") is None
