@@ -56,9 +56,8 @@ def find_checkpoint(folder: Path, name: CheckpointName) -> Path | None:
     Raises:
         WeightsError: the best one is unknown, since a score has changed.
     """
-    if name == "best":
-        for error in find_damaged_scores(folder).values():
-            raise WeightsError(get_first_line(error)) from error
+    if name == "best" and (damaged := find_damaged_scores(folder)):
+        raise WeightsError(get_first_line(next(iter(damaged.values()))))
     options = ocp.CheckpointManagerOptions(create=False, best_fn=get_score, best_mode=BEST_MODE)
     with ocp.CheckpointManager(folder.absolute(), options=options) as manager:
         step = manager.best_step() if name == "best" else manager.latest_step()
@@ -76,7 +75,7 @@ def find_damaged_scores(folder: Path) -> dict[Path, Exception]:
         if not checkpoint.name.isdigit():  # it is being written
             continue
         try:
-            check_json(checkpoint, read_checksums(checkpoint), "metrics", json.loads(path.read_text()))
+            check_json(checkpoint, read_checksums(checkpoint), "metrics", _read_json(path))
         except (OSError, ValueError, RecursionError, WeightsError) as error:
             if path.exists():
                 damaged[checkpoint] = error
