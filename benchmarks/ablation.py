@@ -3,7 +3,7 @@
     mobilenet-jax sweep benchmarks/ablation.py --out DIR --tta 8 --correct prior --config.data.dir=DATA
 
 DATA is in the ISIC archive's layout. The first variant is the recipe before this study, the second changes the sampling
-only, and all others change something from the second. The results are in docs/recipe.md.
+only, all others change something from the second, and the last is the recipe itself. The results are in docs/recipe.md.
 """
 
 from mobilenet_jax.sweeps.sweep import Sweep
@@ -42,6 +42,7 @@ def get_sweep() -> Sweep:
             "square-gray": {**_SQUARE, "data.color_constancy": "shades_of_gray"},
             "square-block-rates": {**_SQUARE, "optimizer.block_rate_decay": 0.85},
             "square-24-epochs": {**_SQUARE, "train.epochs": 24},
+            "recipe": {},
         },
         common={"model.alpha": 0.25, "data.image_size": 96, "data.cache": "disk", "train.epochs": 12},
     )
