@@ -19,6 +19,7 @@ _DEMO = (
     "build.read_package_files = lambda package, names: dict.fromkeys(names, b'content' * 10_000)\n"
 )
 _KILLS = 15  # of each command
+_END_TIMEOUT = 360  # seconds; a process waits five minutes for one that was killed before it connected
 
 
 class Case(NamedTuple):
@@ -123,7 +124,7 @@ def test_training_ends_like_an_uninterrupted_run(processes, kills, data, tmp_pat
         victim = running[rng.integers(processes)]
         if is_running := victim.poll() is None:
             victim.kill()
-        ended, _ = end_run(running, timeout=120)
+        ended, _ = end_run(running, timeout=_END_TIMEOUT)
         if is_running:
             killed.count()
         finished += ended[0] == 0
