@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
 from input_pipeline.preprocessing import Preprocessing
 from mobilenet_jax.inference.classifier import get_image_size
 from mobilenet_jax.model.folding import fold_batch_norm
+from mobilenet_jax.model.layers import Bias
 from mobilenet_jax.model.mobilenet import MobileNet
 from mobilenet_jax.model.preprocessing import remove_color_cast, scale_pixels
 from mobilenet_jax.weights.weights import Weights
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from input_pipeline.image_ops import InputScaling
 
 Output = Literal["probabilities", "logits", "features"]
+Params = dict[str, dict[str, Any]]  # of the folded network, by layer; each convolution has a bias of its own
 _IMAGES_PER_BATCH = 32
 
 
@@ -39,7 +42,7 @@ class Network:
     weights: Weights
     raw: bool = False
     plain: bool = False
-    params: dict[str, Any] | None = None
+    params: Params | None = None
 
     @cached_property
     def image_size(self) -> tuple[int, int]:
@@ -112,6 +115,26 @@ class Network:
         folded, variables = fold_batch_norm(model, self.weights.variables)
         return folded, variables if self.params is None else {"params": self.params}
 
+    def capture_activations(self, params: Params, pixels: jax.Array) -> dict[str, jax.Array]:
+        """Computes the outputs of the convolutions, before ReLU6.
+
+        Args:
+            params: parameters of the folded network.
+            pixels: see `scale`.
+
+        Returns:
+            `[n, height, width, channels]` by the names of the layers.
+        """
+        model, _ = self.fold()
+        _, state = model.apply(
+            {"params": params},
+            self.scale(pixels),
+            train=False,
+            capture_intermediates=_is_bias_of_convolution,
+            mutable=["intermediates"],
+        )
+        return {name.removesuffix("_bn"): values["__call__"][0] for name, values in state["intermediates"].items()}
+
     def finish(self, model: MobileNet, variables: Mapping[str, Any], images: jax.Array) -> jax.Array:
         """Computes the output for images in the input range of the network, with any form of the model."""
         outputs: Any = model.apply(variables, images, train=False)
@@ -134,3 +157,7 @@ class Network:
 
         batches = [pixels[i : i + _IMAGES_PER_BATCH] for i in range(0, len(pixels), _IMAGES_PER_BATCH)]
         return np.concatenate([np.asarray(classify(batch)) for batch in batches])
+
+
+def _is_bias_of_convolution(module: nn.Module, method: str) -> bool:
+    return isinstance(module, Bias) and str(module.name).startswith("conv")

@@ -13,6 +13,8 @@ import numpy as np
 from mobilenet_jax.errors import ExportError
 from mobilenet_jax.export import litert
 from mobilenet_jax.export.bias_correction import correct_biases
+from mobilenet_jax.export.equalization import equalize_channels
+from mobilenet_jax.export.rounding import round_kernels
 
 if TYPE_CHECKING:
     import jax
@@ -35,7 +37,8 @@ def write_float16(network: "Network", path: Path, pixels: np.ndarray) -> None:
     """
     from litert_quantizer import algorithm_manager, qtyping
 
-    network = replace(network, params=correct_biases(network, _round_to_float16, pixels))
+    fast = replace(network, plain=False)
+    network = replace(network, params=correct_biases(fast, _round_to_float16(network), pixels))
     quantizer = _make_quantizer(litert.convert(network.apply, network, network.input_type))
     for operation in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
         quantizer.add_weight_only_config(
@@ -64,7 +67,9 @@ def write_int8(network: "Network", path: Path, pixels: np.ndarray) -> None:
     """
     from litert_quantizer import algorithm_manager, qtyping
 
-    network = replace(network, params=correct_biases(network, _round_to_int8, pixels))
+    fast = replace(network, plain=False)
+    fast = replace(fast, params=equalize_channels(fast, pixels))
+    network = replace(network, params=correct_biases(fast, round_kernels(fast, pixels), pixels))
     grid = InputGrid.for_scaling(network.input_scaling)
     content = litert.convert(_shift_input(network, grid.offset), network, np.float32)
     quantizer = _make_quantizer(content)
@@ -135,14 +140,12 @@ def _shift_input(network: "Network", offset: float) -> "Callable[[jax.Array], ja
     return lambda image: network.finish(model, {"params": params}, image)
 
 
-def _round_to_float16(kernel: np.ndarray) -> np.ndarray:
-    return kernel.astype(np.float16).astype(np.float32)
-
-
-def _round_to_int8(kernel: np.ndarray) -> np.ndarray:
-    """Rounds to 255 levels, symmetric around 0, with a scale for each output channel."""
-    scale = np.abs(kernel).max((0, 1, 2), keepdims=True) / 127
-    return np.round(kernel / np.where(scale > 0, scale, 1)) * scale
+def _round_to_float16(network: "Network") -> dict[str, np.ndarray]:
+    """Returns the rounded kernels of all convolutions, by the names of their layers, in the order of the network."""
+    _, variables = network.fold()
+    params = variables["params"]
+    layers = [layer for layer in params if layer.startswith("conv") and f"{layer}_bn" in params]
+    return {layer: np.asarray(params[layer]["kernel"]).astype(np.float16).astype(np.float32) for layer in layers}
 
 
 def _measure_ranges(content: bytes, quantizer: Any, images: list[dict[str, np.ndarray]]) -> Any:
