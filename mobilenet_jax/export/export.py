@@ -53,7 +53,7 @@ def export_model(
         quantize: `"float16"` or `"int8"` for `.tflite` files.
         raw: whether the input is float32 and the output logits, see `Network`.
         checkpoint: the checkpoint of a workdir.
-        calibration_images: the number of training images that the ranges of int8 activations are measured on.
+        calibration_images: the number of training images that int8 kernels and ranges are fitted to.
         data: see `read_calibration_images`.
         force: whether to overwrite an existing file or folder.
 
