@@ -23,7 +23,7 @@ def correct_biases(network: Network, kernels: Mapping[str, np.ndarray], pixels: 
 
     Args:
         network: the network.
-        kernels: the rounded kernels of all convolutions, by the names of their layers.
+        kernels: the rounded kernels of all convolutions, by the names of their layers, in the order of the network.
         pixels: uint8 `[n, height, width, 3]`, images that are typical for the use of the network.
     """
     images = jnp.asarray(pixels[:_MAX_IMAGES])

@@ -67,7 +67,7 @@ def write_int8(network: "Network", path: Path, pixels: np.ndarray) -> None:
     """
     from litert_quantizer import algorithm_manager, qtyping
 
-    fast = replace(network, plain=False)
+    fast = replace(network, plain=False)  # computes the same; the plain forms are slow in JAX
     fast = replace(fast, params=equalize_channels(fast, pixels))
     network = replace(network, params=correct_biases(fast, round_kernels(fast, pixels), pixels))
     grid = InputGrid.for_scaling(network.input_scaling)

@@ -60,7 +60,6 @@ def _check_split(number, split, tally):
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="TensorStore 0.1.86 leaks 400 bytes per array and checkpoint", strict=False)
 def test_a_hundred_thousand_steps_take_no_more_memory_files_and_threads(tmp_path, tally):
     """Trains on the sample, one image per step."""
     overrides = OVERRIDES | {"train.batch_size": 1, "train.epochs": 200, "data.cache": "memory"}
