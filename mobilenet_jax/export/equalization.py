@@ -16,7 +16,6 @@ from mobilenet_jax.weights.layout import HEAD_LAYERS
 
 _FACTORS = 2.0 ** np.arange(0, 6.125, 0.125)
 _LEVELS = 255  # of the interval from 0 to 6
-_IMAGES_PER_BATCH = 8
 
 
 def equalize_channels(network: Network, pixels: np.ndarray) -> Params:
@@ -55,15 +54,11 @@ def _divide_inputs(kernel: np.ndarray, factor: np.ndarray, *, depthwise: bool) -
 def _measure_errors(network: Network, params: Params, pixels: np.ndarray) -> dict[str, np.ndarray]:
     """Returns the sums of squared errors, `[factors, channels]`, by the names of the layers in their order."""
 
-    @jax.jit
     def measure(images: jax.Array) -> dict[str, jax.Array]:
         activations = network.capture_activations(params, images)
         return {layer: _compute_errors(jnp.clip(x, 0, 6)) for layer, x in activations.items()}
 
-    batches = (pixels[i : i + _IMAGES_PER_BATCH] for i in range(0, len(pixels), _IMAGES_PER_BATCH))
-    measured = [jax.device_get(measure(jnp.asarray(batch))) for batch in batches]
-    layers = [layer for layer in params if layer in measured[0]]  # JAX sorts the keys of dictionaries
-    return {layer: np.sum([errors[layer] for errors in measured], 0) for layer in layers}
+    return network.sum_by_layer(measure, pixels)
 
 
 def _compute_errors(x: jax.Array) -> jax.Array:

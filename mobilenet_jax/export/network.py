@@ -1,6 +1,6 @@
 """A network to export: one image in, probabilities, logits or features out."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Output = Literal["probabilities", "logits", "features"]
 Params = dict[str, dict[str, Any]]  # of the folded network, by layer; each convolution has a bias of its own
 _IMAGES_PER_BATCH = 32
+_IMAGES_PER_SUM = 8  # the activations of all layers are in memory at once
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,24 @@ class Network:
             mutable=["intermediates"],
         )
         return {name.removesuffix("_bn"): values["__call__"][0] for name, values in state["intermediates"].items()}
+
+    def sum_by_layer(
+        self, compute: Callable[[jax.Array], dict[str, jax.Array]], pixels: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Sums the arrays that a function computes for each layer, over batches of a few images.
+
+        Args:
+            compute: maps pixels, see `scale`, to arrays by the names of layers; it is compiled.
+            pixels: see `scale`.
+
+        Returns:
+            float64 sums by the names of the layers, in the order of the network.
+        """
+        compiled = jax.jit(compute)
+        batches = (pixels[i : i + _IMAGES_PER_SUM] for i in range(0, len(pixels), _IMAGES_PER_SUM))
+        parts = [jax.device_get(compiled(jnp.asarray(batch))) for batch in batches]
+        layers = [layer for layer in self.fold()[1]["params"] if layer in parts[0]]  # JAX sorts the keys
+        return {layer: np.array([part[layer] for part in parts], np.float64).sum(0) for layer in layers}
 
     def finish(self, model: MobileNet, variables: Mapping[str, Any], images: jax.Array) -> jax.Array:
         """Computes the output for images in the input range of the network, with any form of the model."""

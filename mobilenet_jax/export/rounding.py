@@ -13,7 +13,6 @@ from mobilenet_jax.export.network import Network
 from mobilenet_jax.model.layers import DepthwiseConv, PointwiseConv, StemConv
 
 _MAX_IMAGES = 64
-_IMAGES_PER_BATCH = 8
 _MAX_LEVEL = 127  # the levels of a weight are -127 to 127 times the scale of its filter
 _DAMPING = 0.01  # share of the mean second moment that is added to the diagonal, as in the paper
 
@@ -72,7 +71,6 @@ def _compute_moments(network: Network, pixels: np.ndarray) -> dict[str, np.ndarr
     """
     model, variables = network.fold()
 
-    @jax.jit
     def compute(images: jax.Array) -> dict[str, jax.Array]:
         moments = {}
 
@@ -85,10 +83,7 @@ def _compute_moments(network: Network, pixels: np.ndarray) -> dict[str, np.ndarr
             model.apply(variables, network.scale(images), train=False)
         return moments
 
-    batches = (pixels[i : i + _IMAGES_PER_BATCH] for i in range(0, len(pixels), _IMAGES_PER_BATCH))
-    measured = [jax.device_get(compute(jnp.asarray(batch))) for batch in batches]
-    layers = [layer for layer in variables["params"] if layer in measured[0]]
-    return {layer: np.array([moments[layer] for moments in measured], np.float64).sum(0) for layer in layers}
+    return network.sum_by_layer(compute, pixels)
 
 
 def _compute_moment(layer: nn.Module, x: jax.Array) -> jax.Array:
