@@ -9,6 +9,8 @@ from mobilenet_jax.errors import ExportError
 
 pytest.importorskip("litert_converter", reason="needs pip install 'mobilenet-jax[export]'")
 
+pytestmark = pytest.mark.usefixtures("short_network")
+
 
 @pytest.fixture
 def without_npm(monkeypatch):

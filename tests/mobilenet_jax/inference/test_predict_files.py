@@ -19,6 +19,8 @@ from mobilenet_jax.inference.predict_files import (
 )
 from mobilenet_jax.weights.load import read_weights
 
+pytestmark = pytest.mark.usefixtures("short_network")
+
 IMAGES = INPUT.format("Training")
 
 
