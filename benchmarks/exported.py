@@ -62,7 +62,7 @@ def _compare(workdir: Path) -> None:
             export_model(workdir, path, quantize=quantize)
         paths["Keras"] = _convert_keras(network, Path(folder) / "keras.tflite")
         runs = {name: litert.load(path, 1) for name, path in paths.items()}
-        times = _measure(runs, pixels[:_IMAGES_PER_ROUND])
+        times = measure_times({name: (run, pixels[:_IMAGES_PER_ROUND]) for name, run in runs.items()})
         for name, path in paths.items():
             cells = [f"{path.stat().st_size / 1e6:.2f}", str(sum(litert.count_operations(path).values()))]
             if name == "Keras":
@@ -92,11 +92,15 @@ def _convert_keras(network: Network, path: Path) -> Path:
     return path
 
 
-def _measure(runs: dict[str, Callable[[np.ndarray], np.ndarray]], pixels: np.ndarray) -> dict[str, float]:
-    """Returns the median time per image in milliseconds of each file."""
+def measure_times(runs: dict[str, tuple[Callable[[np.ndarray], np.ndarray], np.ndarray]]) -> dict[str, float]:
+    """Returns the median time per image in milliseconds of each file, of which all take turns.
+
+    Args:
+        runs: the function that classifies a batch of one image, and the images, by the name of the file.
+    """
     rounds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(_ROUNDS + 1):  # the first one warms up
-        for name, run in runs.items():
+        for name, (run, pixels) in runs.items():
             start = time.perf_counter()
             for image in pixels:
                 run(image[None])

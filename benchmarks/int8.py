@@ -29,27 +29,35 @@ def main() -> None:
     parser.add_argument("workdirs", type=Path, nargs="+")
     parser.add_argument("--data", help="folder of the images (default: that of the run)")
     args = parser.parse_args()
-    pairs, sizes = zip(*(_predict(workdir, args.data) for workdir in args.workdirs), strict=True)
-    print(f"{max(sizes) / 1e6:.2f} MB per file.\n")
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / f"{i}.tflite" for i in range(len(args.workdirs))]
+        pairs = [
+            export_and_predict(workdir, args.data, file) for workdir, file in zip(args.workdirs, files, strict=True)
+        ]
+        print(f"{max(file.stat().st_size for file in files) / 1e6:.2f} MB per file.\n")
     first, second = (concatenate_predictions(tables) for tables in zip(*pairs, strict=True))
     print_differences(first, second, ("float32", "int8"))
 
 
-def _predict(workdir: Path, data: str | None) -> tuple[tuple[Predictions, Predictions], int]:
-    """Returns the predictions of a run and of its int8 file, and the size of the file."""
+def export_and_predict(workdir: Path, data: str | None, file: Path) -> tuple[Predictions, Predictions]:
+    """Exports a run as int8 to `file`; returns the predictions of both for the validation images.
+
+    Args:
+        workdir: the run; the latest checkpoint counts.
+        data: the folder of the images; None for that of the run.
+        file: the name of the `.tflite` file.
+    """
     run = read_trained_run(workdir, "latest")
     examples = run.read_examples(data, None, "validation")
     expected = predict_examples(run, examples)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "model.tflite"
-        export_model(workdir, file, quantize="int8", checkpoint="latest", data=data)
-        classify, size = litert.load(file, 1), file.stat().st_size
-        metadata = run.weights.metadata
-        assert metadata.image_size is not None, "a run records it"
-        batches = read_images(examples.paths, metadata.image_size, 64, metadata.preprocessing)
-        outputs = np.concatenate([classify(image[None]) for batch in batches for image in batch.pixels])
+    export_model(workdir, file, quantize="int8", checkpoint="latest", data=data)
+    classify = litert.load(file, 1)
+    metadata = run.weights.metadata
+    assert metadata.image_size is not None, "a run records it"
+    batches = read_images(examples.paths, metadata.image_size, 64, metadata.preprocessing)
+    outputs = np.concatenate([classify(image[None]) for batch in batches for image in batch.pixels])
     outputs /= outputs.sum(1, keepdims=True)  # in steps of 1/256, they do not add up to 1
-    return (expected, replace(expected, probabilities=outputs)), size
+    return expected, replace(expected, probabilities=outputs)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,133 @@
+"""Compares int8 LiteRT files of several widths and image sizes: balanced accuracy, file size and time.
+
+    python -m benchmarks.phone_models WORKDIR... --out DIR [--data DATA]
+
+writes DIR/phone_models.md and DIR/phone_models.png. The workdirs are of runs with the head `small` that have the same
+validation images, and the latest checkpoint counts. Accuracies are of one view of each validation image, with 95%
+bootstrap intervals from 200 samples of lesions. Times are of single images on one thread; the files take turns over
+nine rounds.
+"""
+
+import argparse
+import os
+import platform
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from benchmarks.exported import measure_times
+from benchmarks.int8 import export_and_predict
+from mobilenet_jax.evaluation.bootstrap import compute_intervals
+from mobilenet_jax.evaluation.metrics import compute_balanced_accuracy
+from mobilenet_jax.evaluation.plots import encode_png
+from mobilenet_jax.evaluation.predictions import Predictions
+from mobilenet_jax.evaluation.trained_run import read_trained_run
+from mobilenet_jax.export import litert
+
+_IMAGES_PER_ROUND = 50
+
+
+class _PhoneModel(NamedTuple):
+    """An int8 file: the width and the image size of its network, and what was measured."""
+
+    alpha: float
+    size: int
+    megabytes: float
+    milliseconds: float
+    float_accuracy: float
+    accuracy: float
+    interval: tuple[float, float]
+
+
+def main() -> None:
+    """Exports, classifies, measures, and writes the table and the picture."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("workdirs", type=Path, nargs="+")
+    parser.add_argument("--data", help="folder of the images (default: that of the run)")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    models = _measure(args.workdirs, args.data)
+    (args.out / "phone_models.md").write_text(_format_table(models))
+    (args.out / "phone_models.png").write_bytes(encode_png(_draw(models)))
+
+
+def _measure(workdirs: list[Path], data: str | None) -> list[_PhoneModel]:
+    with tempfile.TemporaryDirectory() as folder:
+        files = {str(workdir): Path(folder) / f"{i}.tflite" for i, workdir in enumerate(workdirs)}
+        predictions = {name: export_and_predict(Path(name), data, file) for name, file in files.items()}
+        networks = {name: read_trained_run(Path(name), "latest").weights for name in files}
+        sizes = {name: weights.metadata.image_size or (0, 0) for name, weights in networks.items()}
+        rng = np.random.default_rng(0)
+        times = measure_times({
+            name: (litert.load(file, 1), rng.integers(0, 256, (_IMAGES_PER_ROUND, *sizes[name], 3), np.uint8))
+            for name, file in files.items()
+        })  # fmt: skip
+        models = [
+            _PhoneModel(
+                networks[name].architecture.alpha, sizes[name][0], file.stat().st_size / 1e6, times[name],
+                compute_balanced_accuracy(predictions[name][0]), *_compute_accuracy(predictions[name][1]),
+            )
+            for name, file in files.items()
+        ]  # fmt: skip
+    return sorted(models)
+
+
+def _compute_accuracy(predictions: Predictions) -> tuple[float, tuple[float, float]]:
+    """Returns the balanced accuracy and its interval."""
+    statistic = "balanced_accuracy"
+    intervals = compute_intervals(
+        predictions.lesions, lambda rows: {statistic: compute_balanced_accuracy(predictions.take(rows))}, 200
+    )
+    return compute_balanced_accuracy(predictions), intervals[statistic]
+
+
+def _format_table(models: list[_PhoneModel]) -> str:
+    packages = ("jax", "litert-quantizer", "ai-edge-litert")
+    lines = [
+        "# Models for phones",
+        "",
+        "`python -m benchmarks.phone_models WORKDIR... --out DIR`",
+        "",
+        f"{' '.join(f'{name} {version(name)}' for name in packages)}, Python {platform.python_version()}, "
+        f"{os.cpu_count()} CPU cores. int8, one view per image; milliseconds per image on one thread.",
+        "",
+        "![balanced accuracy against file size and time](phone_models.png)",
+        "",
+        "| alpha | image | MB | ms | balanced accuracy [95% interval] | float32 |",
+        "|---|---|---|---|---|---|",
+    ]
+    for m in models:
+        accuracy = f"{m.accuracy:.3f} [{m.interval[0]:.3f}, {m.interval[1]:.3f}]"
+        cells = [f"{m.alpha:g}", f"{m.size} x {m.size}", f"{m.megabytes:.2f}", f"{m.milliseconds:.2f}", accuracy]
+        lines.append(f"| {' | '.join(cells)} | {m.float_accuracy:.3f} |")
+    return "\n".join(lines) + "\n"
+
+
+def _draw(models: list[_PhoneModel]) -> Figure:
+    """Draws the balanced accuracy against the size of the file and against the time, with a line per width."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    for axes, name, label in (
+        (left, "megabytes", "file, MB"),
+        (right, "milliseconds", "time per image, ms, one thread"),
+    ):
+        for alpha in sorted({m.alpha for m in models}):
+            group = [m for m in models if m.alpha == alpha]
+            x, y = [getattr(m, name) for m in group], [m.accuracy for m in group]
+            errors = np.abs(np.transpose([m.interval for m in group]) - y)
+            axes.errorbar(x, y, errors, fmt="o-", capsize=3, label=f"alpha {alpha:g}")
+            for m, at in zip(group, x, strict=True):
+                axes.annotate(f"{m.size}", (at, m.accuracy), textcoords="offset points", xytext=(6, 4))
+        axes.set(xscale="log", xlabel=label)
+        axes.grid(alpha=0.3)
+    left.set_ylabel("balanced accuracy, int8")
+    right.legend(title="label: image size", loc="lower right")
+    return figure
+
+
+if __name__ == "__main__":
+    main()
