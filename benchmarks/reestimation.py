@@ -14,11 +14,12 @@ from importlib.metadata import version
 import numpy as np
 
 from configs.mobilenet import get_config
+from mobilenet_jax.training.data import load_examples
 from mobilenet_jax.training.history import History
 from mobilenet_jax.training.loop import evaluate, make_feed, make_record, reestimate_statistics
 from mobilenet_jax.training.preemption import StopRequest
 from mobilenet_jax.training.profiling import Profiler
-from mobilenet_jax.training.setup import build_program, count_steps_per_epoch, load_examples, resolve_config
+from mobilenet_jax.training.setup import build_program, count_steps_per_epoch, resolve_config
 from mobilenet_jax.training.trainer import RunLength, Trainer
 
 ROUNDS = 9

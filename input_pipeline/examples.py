@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path, PurePath
 from typing import Any, Literal
 
@@ -16,7 +16,6 @@ Part = Literal["Training", "Validation", "Test"]  # the archive's sets
 Batch = dict[str, np.ndarray]  # columns of one length
 
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # the last: how Python decodes bytes that are not UTF-8
-_COLUMNS = ("paths", "labels", "lesions", "rows", "relative_paths", "sides", "soft_labels")
 
 
 class Faults(list[str]):
@@ -58,7 +57,7 @@ class Examples:
         rows: `[n]` str, the origin of the example as `file:line`, for error messages.
         class_names: the classes in the order of the labels.
         relative_paths: `[n]` str, the names of the images if file names repeat, see `name_by_path`; otherwise None.
-        sides: `[n]` str, `"training"` or `"validation"`, if the source assigns its images; otherwise None.
+        subsets: `[n]` str, `"training"` or `"validation"`, if the source assigns its images; otherwise None.
         soft_labels: float32 `[n, classes]`, the probabilities that training aims at; None for those of the labels.
     """
 
@@ -68,7 +67,7 @@ class Examples:
     rows: np.ndarray
     class_names: tuple[str, ...]
     relative_paths: np.ndarray | None = None
-    sides: np.ndarray | None = None
+    subsets: np.ndarray | None = None
     soft_labels: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -136,6 +135,9 @@ class Examples:
         if self.soft_labels is not None:
             digest.update(self.soft_labels.tobytes())
         return digest.hexdigest()
+
+
+_COLUMNS = tuple(field.name for field in fields(Examples) if field.name != "class_names")
 
 
 def concatenate_examples(first: Examples, second: Examples) -> Examples:

@@ -29,8 +29,8 @@ def split_examples(examples: Examples, split: str, *, val_fraction: float, seed:
     Args:
         examples: all examples.
         split: one of
-            `"given"`: the sides that the source assigns;
-            `"lesion"`: the sides that the source assigns, if it does; otherwise see `split_by_lesion`;
+            `"given"`: the subsets that the source assigns;
+            `"lesion"`: the subsets that the source assigns, if it does; otherwise see `split_by_lesion`;
             `"all"`: all examples are for training;
             `"fold:K/N"`: fold K, counted from 1, of an N-fold cross-validation in which no lesion is in two folds;
             `"last:S"` and `"first:S"`: that fraction of the examples in the order of their table, regardless of their
@@ -67,8 +67,8 @@ def split_examples(examples: Examples, split: str, *, val_fraction: float, seed:
 
 
 def resolve_split(examples: Examples, split: str) -> str:
-    """Returns the split that is made: `"given"` instead of `"lesion"` if the source assigns its images to sides."""
-    return "given" if split == "lesion" and examples.sides is not None else split
+    """Returns the split that is made: `"given"` instead of `"lesion"` if the source assigns its images to subsets."""
+    return "given" if split == "lesion" and examples.subsets is not None else split
 
 
 def check_split_name(split: str) -> None:
@@ -154,12 +154,12 @@ def _number_lesions(examples: Examples) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _get_given_sides(examples: Examples) -> np.ndarray:
-    if examples.sides is None:
+    if examples.subsets is None:
         raise DataError(
             "data.split is 'given', but the data have no split: put the class folders into train/ and val/, add the "
             "column split to the CSV table, or use data.split=lesion"
         )
-    return examples.sides
+    return examples.subsets
 
 
 def _select_fold(examples: Examples, fold: int, folds: int, seed: int) -> np.ndarray:
@@ -207,13 +207,15 @@ def _read_subsets(path: Path) -> dict[str, str]:
     subsets: dict[str, str] = {}
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
+            reader = csv.DictReader(file, restval="", strict=True)  # a row may lack cells
             if not {"image", "split"} <= set(reader.fieldnames or ()):
                 raise DataError(f"{path}:1: the columns are {reader.fieldnames}, but image and split are required")
             for row in reader:
                 name, subset, place = unescape_formula(row["image"]), row["split"], f"{path}:{reader.line_num}"
                 if subset not in SUBSETS:
                     raise DataError(f"{place}: split is {subset!r}, not one of {', '.join(SUBSETS)}")
+                if not name:
+                    raise DataError(f"{place}: the image is empty: fill it in, or remove the row")
                 if name in subsets:
                     raise DataError(f"{place}: {name} is in an earlier line already: remove one of the two")
                 subsets[name] = subset

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import struct
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -221,10 +222,10 @@ def _check_content(data: bytes, can_decode: Callable[[bytes], bool]) -> int:
             # MPO is the format of phones: further images follow the first one.
             image_format = "JPEG" if image.format == "MPO" else image.format
             # Pillow rotates TIFF images when it decodes them. The other formats have no orientation.
-            orientation = image.getexif().get(_ORIENTATION, 1) if image_format in ("JPEG", "WEBP") else 1
+            orientation = _read_orientation(image) if image_format in ("JPEG", "WEBP") else 1
     except Image.DecompressionBombError as error:
         raise DataError(f"is too large ({error})") from error
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, struct.error) as error:
         raise DataError(_describe_unreadable(data)) from error
     if image_format not in FORMATS:
         raise DataError(f"has the format {image_format}, not one of {', '.join(FORMATS)}")
@@ -238,6 +239,14 @@ def _check_content(data: bytes, can_decode: Callable[[bytes], bool]) -> int:
     elif not can_decode(data):
         raise DataError(f"is a truncated or damaged {image_format}")
     return orientation
+
+
+def _read_orientation(image: Image.Image) -> int:
+    """Returns the EXIF orientation; 1, which is upright, if the EXIF data are damaged: the pixels do not need them."""
+    try:
+        return image.getexif().get(_ORIENTATION, 1)
+    except (OSError, ValueError, SyntaxError, struct.error):
+        return 1
 
 
 def _describe_unreadable(data: bytes) -> str:

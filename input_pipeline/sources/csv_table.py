@@ -6,10 +6,11 @@
     more/1.png,dog,rex,validation
 
 Paths are relative to the folder of the table. The column `group` is optional: images with the same text, such as the
-images of one lesion, are on the same side of a split, and an empty cell is a group of its own. The column `split` is
+images of one lesion, are in the same subset, and an empty cell is a group of its own. The column `split` is
 optional: `training` (or `train`) and `validation` (or `valid`, `val`), in any case. Other columns are ignored.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from input_pipeline.examples import Examples, Faults, collect_faults, name_by_pa
 from input_pipeline.sources.tables import read_rows
 
 _REQUIRED, _OPTIONAL = ("path", "label"), ("group", "split")
-_SIDE_OF = {
+_SUBSET_OF = {
     "train": "training",
     "training": "training",
     "val": "validation",
@@ -36,7 +37,7 @@ class _Row(NamedTuple):
     path: Path
     label: str
     group: str
-    side: str
+    subset: str
 
 
 def read_csv_table(file: str | Path, faults: Faults | None = None, *, min_classes: int = 2) -> Examples:
@@ -59,7 +60,7 @@ def read_csv_table(file: str | Path, faults: Faults | None = None, *, min_classe
         hint = "use data.source=folders for class folders" if file.is_dir() else "data.dir names the CSV file"
         raise DataError(f"no such table: {file} ({hint})")
     with collect_faults(faults) as collected:
-        rows, has_sides = _read_table(file, collected)
+        rows, has_subsets = _read_table(file, collected)
         classes = _sort_classes({row.label for row in rows})
         if len(classes) < min_classes and not collected:
             raise DataError(f"{file} has {len(classes)} classes in the column label, expected {min_classes} or more")
@@ -71,7 +72,7 @@ def read_csv_table(file: str | Path, faults: Faults | None = None, *, min_classe
             rows=np.array([f"{file.name}:{row.line}" for row in rows], np.str_),
             class_names=tuple(classes),
             relative_paths=name_by_path(paths, file.parent),
-            sides=np.array([row.side for row in rows], np.str_) if has_sides else None,
+            subsets=np.array([row.subset for row in rows], np.str_) if has_subsets else None,
         )
         lesions = np.where(examples.lesions == "", examples.names, examples.lesions)
         examples = replace(examples, lesions=lesions)
@@ -101,8 +102,8 @@ def _read_table(file: Path, faults: Faults) -> tuple[list[_Row], bool]:
         line_of.setdefault(path, line)
         faults += [f"{file}:{line}: {fault}" for fault in row_faults]
         if not row_faults:
-            side = _SIDE_OF[values["split"].lower()] if "split" in values else ""
-            rows.append(_Row(line, path, values["label"], values.get("group", ""), side))
+            subset = _SUBSET_OF[values["split"].lower()] if "split" in values else ""
+            rows.append(_Row(line, path, values["label"], values.get("group", ""), subset))
     if not rows and not faults:
         raise DataError(f"{file} lists no images")
     return rows, "split" in header
@@ -119,13 +120,13 @@ def _find_faults(values: dict[str, str], path: Path, line_of: dict[Path, int]) -
         faults.append(f"there is no {path}: add the image or remove the row")
     if not values["label"]:
         faults.append(f"no label for {values['path']}: fill it in, or remove the row")
-    if "split" in values and values["split"].lower() not in _SIDE_OF:
-        faults.append(f"split is {values['split']!r}, not one of {', '.join(_SIDE_OF)}")
+    if "split" in values and values["split"].lower() not in _SUBSET_OF:
+        faults.append(f"split is {values['split']!r}, not one of {', '.join(_SUBSET_OF)}")
     return faults
 
 
 def _sort_classes(labels: set[str]) -> Sequence[str]:
     """Sorts labels: integers by number, others alphabetically."""
-    if all(label.lstrip("-").isdecimal() for label in labels):
+    if all(re.fullmatch(r"-?\d+", label) for label in labels):
         return sorted(labels, key=lambda label: (int(label), label))
     return sorted(labels)

@@ -50,7 +50,7 @@ class _Layout(NamedTuple):
 class _Image(NamedTuple):
     path: Path
     label: int
-    side: str
+    subset: str
 
 
 def read_folders(folder: str | Path, faults: Faults | None = None, *, min_classes: int = 2) -> Examples:
@@ -87,7 +87,7 @@ def read_folders(folder: str | Path, faults: Faults | None = None, *, min_classe
             rows=np.array([path.relative_to(base).as_posix() for path in paths], np.str_),
             class_names=tuple(classes),
             relative_paths=name_by_path(paths, folder),
-            sides=np.array([image.side for image in images], np.str_) if layout.validation else None,
+            subsets=np.array([image.subset for image in images], np.str_) if layout.validation else None,
         )
         if (folder / _LESIONS).exists():
             examples = _assign_lesions(examples, folder / _LESIONS, base, collected)
@@ -139,13 +139,13 @@ def _list_folders(folder: Path) -> list[Path]:
 
 
 def _list_images(layout: _Layout, classes: Sequence[str], faults: Faults) -> list[_Image]:
-    """Returns the images of both sides; those of the validation folder must have classes of the training folder."""
+    """Returns the images of both subsets; those of the validation folder must have classes of the training folder."""
     images = []
-    for side, top in zip(SUBSETS, layout, strict=True):
+    for subset, top in zip(SUBSETS, layout, strict=True):
         for folder in _list_folders(top) if top else []:
             if folder.name in classes:
                 label = classes.index(folder.name)
-                images += [_Image(path, label, side) for path in _list_class(folder, faults)]
+                images += [_Image(path, label, subset) for path in _list_class(folder, faults)]
             else:
                 faults.append(
                     f"{folder} is not a class of {layout.training}: the classes are {', '.join(classes)}; rename or "
@@ -214,10 +214,10 @@ def write_folders(examples: Examples, folder: str | Path) -> None:
         raise DataError(f"{folder} exists: choose another name, or remove it")
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     names = _name_copies(examples)
-    sides = ["training"] * len(examples) if examples.sides is None else examples.sides
+    subsets = ["training"] * len(examples) if examples.subsets is None else examples.subsets
     targets = {
-        unfinished / _WRITTEN_NAMES[side] / examples.class_names[label] / name: path
-        for side, label, name, path in zip(sides, examples.labels, names, examples.paths, strict=True)
+        unfinished / _WRITTEN_NAMES[subset] / examples.class_names[label] / name: path
+        for subset, label, name, path in zip(subsets, examples.labels, names, examples.paths, strict=True)
     }
     _remove_other_files(unfinished, targets)
     for class_folder in {target.parent for target in targets}:

@@ -23,7 +23,8 @@ def run(args: argparse.Namespace) -> None:
     """Writes the picture and prints its path."""
     from input_pipeline.preview import write_preview
     from mobilenet_jax.training.config import check_config, parse_config
-    from mobilenet_jax.training.setup import get_preprocessing, load_examples, make_augmentation
+    from mobilenet_jax.training.data import load_examples
+    from mobilenet_jax.training.setup import get_preprocessing, make_augmentation
 
     config, _ = parse_config(args.config, args.overrides)
     check_config(config)

@@ -242,6 +242,8 @@ def read_trained_run(workdir: Path, checkpoint: CheckpointName = "best") -> Trai
         _check_config(config)
         with open(workdir / "splits.csv", newline="", encoding="utf-8") as file:
             training = [row for row in csv.DictReader(file) if row["split"] == "training"]
+        if any(None in row.values() for row in training):
+            raise ValueError("splits.csv: a row is too short")
         records = read_records(workdir)
         weights = read_weights(workdir, checkpoint=checkpoint)
         names = weights.metadata.classes or ()

@@ -34,12 +34,13 @@ def read_verification_images(run: TrainedRun | None, data: str | None, network: 
         ExportError: `data` holds no readable image.
     """
     try:
-        return _read(_find_paths(run, data, "validation"), network, count)
+        # The last ones in random order: without a validation split, the first ones are for the calibration.
+        return _read(_find_paths(run, data, "validation"), network, slice(-count, None))
     except (DataError, EvaluationError, ExportError, OSError) as error:
         if data:
             raise
         _logger.warning("verified with drawings of lesions, because %s", error)
-    return _read(read_valid_examples("sample", "", "Training").paths, network, count)
+    return _read(read_valid_examples("sample", "", "Training").paths, network, slice(count))
 
 
 def read_calibration_images(run: TrainedRun | None, data: str | None, network: Network, count: int) -> np.ndarray:
@@ -58,7 +59,7 @@ def read_calibration_images(run: TrainedRun | None, data: str | None, network: N
     Raises:
         DataError, ExportError: the images cannot be read, or bare weights have no folder.
     """
-    return _read(_find_paths(run, data, "training"), network, count)
+    return _read(_find_paths(run, data, "training"), network, slice(count))
 
 
 def _find_paths(run: TrainedRun | None, data: str | None, split: str) -> Sequence[str] | np.ndarray:
@@ -72,9 +73,9 @@ def _find_paths(run: TrainedRun | None, data: str | None, split: str) -> Sequenc
     )
 
 
-def _read(paths: Sequence[str] | np.ndarray, network: Network, count: int) -> np.ndarray:
-    """Reads a random sample of images, always the same one."""
-    chosen = np.sort(np.random.default_rng(_SEED).permutation(len(paths))[:count])
+def _read(paths: Sequence[str] | np.ndarray, network: Network, part: slice) -> np.ndarray:
+    """Reads a part of the images in random order, always the same one."""
+    chosen = np.sort(np.random.default_rng(_SEED).permutation(len(paths))[part])
     batches = list(read_images([paths[i] for i in chosen], network.image_size, _BATCH, network.preprocessing))
     pixels = np.concatenate([batch.pixels for batch in batches])
     if not len(pixels):

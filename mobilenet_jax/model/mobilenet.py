@@ -264,8 +264,13 @@ class MobileNet(nn.Module):
     def _validate(self, images: jax.Array) -> None:
         if not is_width_multiplier(self.alpha):
             raise ValueError(f"alpha is {self.alpha}: expected a multiple of 1/32, so that channels are whole")
-        if self.padding not in get_args(StridedPadding):
-            raise ValueError(f"padding is {self.padding!r}: expected one of {get_args(StridedPadding)}")
+        for name, value, choices in (
+            ("padding", self.padding, get_args(StridedPadding)),
+            ("batch_norm", self.batch_norm, get_args(FrozenBatchNorm)),
+            ("frozen_blocks", self.frozen_blocks, range(len(BLOCKS) + 1)),
+        ):
+            if value not in choices:
+                raise ValueError(f"{name} is {value!r}: expected one of {tuple(choices)}")
         if self.head is not None and self.head not in _HEADS:
             raise ValueError(f"head is {self.head!r}: expected None or one of {tuple(_HEADS)}")
         if images.ndim != 4 or images.shape[3] != 3 or min(images.shape[1:3]) < MIN_IMAGE_SIZE:

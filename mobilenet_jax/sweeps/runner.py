@@ -19,6 +19,7 @@ from mobilenet_jax.errors import ConfigError, Interrupted
 DEFAULT_TEMPLATE = "{command}"
 _ENTRY = "from mobilenet_jax.cli.main import main; main()"
 _POLL_SECONDS = 0.2
+_KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has no SIGKILL
 _logger = logging.getLogger(__name__)
 
 
@@ -160,14 +161,17 @@ def _stop(processes: Iterable[_Process], received: Sequence[int]) -> None:
     _signal_groups(running, signal.SIGTERM)
     while any(popen.poll() is None for popen in running):
         if len(received) > 1:
-            _signal_groups(running, signal.SIGKILL)
+            _signal_groups(running, _KILL)
         time.sleep(_POLL_SECONDS)
 
 
 def _signal_groups(processes: Sequence[subprocess.Popen[bytes]], number: int) -> None:
     for popen in processes:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(popen.pid, number)
+            if hasattr(os, "killpg"):
+                os.killpg(popen.pid, number)
+            else:  # Windows has no groups of processes, and no signals: both end the process at once
+                popen.kill()
 
 
 def describe_failures(failed: Sequence[Job]) -> str:

@@ -112,12 +112,17 @@ def list_variants(sweep: Sweep, out: Path, overrides: Sequence[str] = ()) -> lis
     Raises:
         ConfigError: a configuration is not valid, or an override is one of a variant.
     """
+    for name, values in sweep.variants.items():
+        _check_conflicts(name, values, overrides)
+    return [make_variant(sweep, out, name, values, overrides) for name, values in sweep.variants.items()]
+
+
+def _check_conflicts(name: str, values: Overrides, overrides: Sequence[str]) -> None:
+    """Raises if the command line overrides what a cross-validation or a variant sets."""
     keys = set(list_keys(overrides))
     check_overrides(keys)
-    for name, values in sweep.variants.items():
-        if conflict := sorted(keys & {"seed", *values}):
-            raise ConfigError(f"config.{conflict[0]} is set by the variant {name} or by its repetitions: leave it out")
-    return [make_variant(sweep, out, name, values, overrides) for name, values in sweep.variants.items()]
+    if conflict := sorted(keys & {"seed", *values}):
+        raise ConfigError(f"config.{conflict[0]} is set by the variant {name} or by its repetitions: leave it out")
 
 
 def make_variant(sweep: Sweep, out: Path, name: str, values: Overrides, overrides: Sequence[str]) -> Variant:
@@ -156,7 +161,7 @@ def search(
         The trials as variants, the best first.
 
     Raises:
-        ConfigError: Optuna is not installed, or `Sweep.search` fails.
+        ConfigError: Optuna is not installed, `Sweep.search` fails, or an override is one of a trial.
         Interrupted: see `Runner.run`.
         TrainingError: all trials failed.
     """
@@ -175,7 +180,9 @@ def search(
             check_overrides(values)
         except Exception as error:  # the user's function may raise anything
             raise ConfigError(f"the search cannot sample trial {number}: {describe_error(error)}") from error
-        variant = make_variant(sweep, out, f"trial{number:03}", values, overrides)
+        name = f"trial{number:03}"
+        _check_conflicts(name, values, overrides)
+        variant = make_variant(sweep, out, name, values, overrides)
         try:
             run_variants([variant], out, runner, options)
         except TrainingError as error:  # such as a loss that is not finite; the others go on

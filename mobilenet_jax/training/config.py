@@ -67,6 +67,7 @@ class _Rule(NamedTuple):
     types: tuple[type, ...]
     accepts: Callable[[Any], bool]
     description: str
+    choices: tuple[str, ...] = ()
 
 
 def _number(low: float, high: float = float("inf"), *, exclude_low: bool = False, exclude_high: bool = False) -> _Rule:
@@ -87,10 +88,9 @@ def _integer(low: int, high: int | None = None) -> _Rule:
     return _Rule((int,), lambda x: low <= x and (high is None or x <= high), f"an integer {bounds}")
 
 
-def _one_of(*values: Any) -> _Rule:
+def _one_of(*values: str) -> _Rule:
     """Returns the rule for a choice."""
-    types = tuple({type(value) for value in values} | ({int} if isinstance(values[0], float) else set()))
-    return _Rule(types, lambda x: x in values, "one of " + ", ".join(map(repr, values)))
+    return _Rule((str,), lambda x: x in values, "one of " + ", ".join(map(repr, values)), values)
 
 
 _TEXT = _Rule((str,), lambda _: True, "a string")
@@ -209,6 +209,8 @@ def parse_config(specification: str | None, overrides: Sequence[str]) -> tuple[C
         raise ConfigError("--config is missing: name a file or a shipped configuration, such as --config=sample")
     if rest:
         raise ConfigError(f"unexpected argument {rest[0]}")
+    if str(values.config.init.weights).lower() in ("none", ""):  # on the command line, None is a text
+        values.config.init.weights = None
     return values.config, Path(specification).name.replace(".py", "").replace(":", "-")
 
 
@@ -232,7 +234,7 @@ def check_config(config: ConfigDict) -> None:
         value = values[key]
         has_type = isinstance(value, rule.types) and (bool in rule.types or not isinstance(value, bool))
         if not has_type or not rule.accepts(value):
-            near = difflib.get_close_matches(value, rule.description.split("'"), 1) if isinstance(value, str) else []
+            near = difflib.get_close_matches(value, rule.choices, 1) if isinstance(value, str) else []
             hint = f" (did you mean {near[0]!r}?)" if near else ""
             raise ConfigError(f"config.{key} is {value!r}, but must be {rule.description}{hint}")
     if values["data.source"] != "sample" and not values["data.dir"]:

@@ -24,6 +24,7 @@ from mobilenet_jax.errors import Interrupted, WorkdirError
 from mobilenet_jax.sharding import gather_to_host
 from mobilenet_jax.training.checkpoints import MAX_CHECKPOINTS, Checkpoints, has_checkpoints
 from mobilenet_jax.training.config import check_config
+from mobilenet_jax.training.data import add_soft_labels, check_validation, load_examples
 from mobilenet_jax.training.epoch_metrics import compute_epoch_metrics
 from mobilenet_jax.training.feed import BatchFeed, DeviceBatch
 from mobilenet_jax.training.history import History, Record, compute_score, find_best, find_early_stop
@@ -32,13 +33,10 @@ from mobilenet_jax.training.preemption import StopRequest
 from mobilenet_jax.training.profiling import Profiler, measure_memory, release_free_memory
 from mobilenet_jax.training.setup import (
     Program,
-    add_soft_labels,
     build_program,
-    check_validation,
     count_steps_per_epoch,
     format_parameters,
     get_preprocessing,
-    load_examples,
     make_augmentation,
     resolve_config,
     warn_of_contradictions,

@@ -1,6 +1,7 @@
 """Requests to stop a run: SIGTERM, which clusters send before they reclaim a machine, and Ctrl-C."""
 
 import signal
+import threading
 from types import FrameType, TracebackType
 
 import jax
@@ -10,13 +11,15 @@ from jax.experimental import multihost_utils
 class StopRequest:
     """Records the first signal while the context is active; a second Ctrl-C raises `KeyboardInterrupt` at once.
 
-    With several processes, JAX receives SIGTERM and makes all of them stop after the same step.
+    With several processes, JAX receives SIGTERM and makes all of them stop after the same step. In a thread other than
+    the main one, where Python allows no handlers, nothing is recorded.
     """
 
     def __init__(self) -> None:
         self._requested = False
         self._steps = 0  # for which `end_step` was called
-        self._signals = (signal.SIGTERM, signal.SIGINT) if jax.process_count() == 1 else ()
+        can_record = jax.process_count() == 1 and threading.current_thread() is threading.main_thread()
+        self._signals = (signal.SIGTERM, signal.SIGINT) if can_record else ()
 
     def __enter__(self) -> "StopRequest":
         self._previous = {number: signal.signal(number, self._record) for number in self._signals}

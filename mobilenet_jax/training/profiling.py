@@ -2,6 +2,7 @@
 
 import ctypes
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,14 @@ class Profiler:
             jax.profiler.start_trace(self._folder)
             self._trace_start = self._steps
         elif self._steps == _SKIPPED_STEPS + _TRACED_STEPS:
-            self.end_epoch(state)
+            self._stop_trace(state)
         self._steps += 1
 
     def end_epoch(self, state: Any) -> None:
         """Stops the trace, if one is running: it would include the evaluation."""
+        self._stop_trace(state)
+
+    def _stop_trace(self, state: Any) -> None:
         if self._trace_start is not None:
             jax.block_until_ready(state)
             jax.profiler.stop_trace()
@@ -55,5 +59,5 @@ def measure_memory() -> float:
 
 def release_free_memory() -> None:
     """Releases malloc's free memory to the operating system: some 300 MB after a compilation."""
-    if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):  # glibc
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):  # glibc
         libc.malloc_trim(0)

@@ -2,10 +2,10 @@
 
 from types import TracebackType
 
+import numpy as np
 from tqdm import tqdm
 
 from mobilenet_jax.cluster import is_first_process
-from mobilenet_jax.training.epoch_metrics import compute_epoch_metrics
 from mobilenet_jax.training.step import BatchResult
 
 
@@ -36,6 +36,6 @@ class ProgressBar:
     def update(self, result: BatchResult) -> None:
         """Advances by one batch."""
         if not self._bar.disable:
-            metrics = compute_epoch_metrics([result])
-            self._bar.set_postfix_str(f"loss {metrics['loss']:.3f}, accuracy {metrics['accuracy']:.2f}", refresh=False)
+            loss, accuracy = np.mean(result.loss), np.mean(result.predicted == result.label)
+            self._bar.set_postfix_str(f"loss {loss:.3f}, accuracy {accuracy:.2f}", refresh=False)
         self._bar.update(self._batch_size)

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -17,17 +18,20 @@ from input_pipeline.atomic_files import get_free_bytes, is_unfinished, remove_le
 from mobilenet_jax.cluster import is_first_process, synchronize_processes
 from mobilenet_jax.errors import WorkdirError
 from mobilenet_jax.evaluation.plots import draw_curves, encode_png
+from mobilenet_jax.training.checkpoints import has_checkpoints
 from mobilenet_jax.training.config import find_differences
 from mobilenet_jax.training.history import Record, find_best
 
 _LOCK = ".lock"  # a file in the folder; it stays when the lock is released
 _SECONDS_BETWEEN_DRAWINGS = 10
 
+_logger = logging.getLogger(__name__)
+
 
 class Workdir:
     """The folder of a run. Use as a context manager: while it is active, no other run can use the folder.
 
-    In all processes but the first, every method does nothing.
+    Only the first process reads and writes the folder.
     """
 
     def __init__(self, path: Path, config: dict[str, Any], bytes_needed: int):
@@ -43,7 +47,7 @@ class Workdir:
 
         Raises:
             WorkdirError: the folder holds a run with another configuration or something else, cannot be written, or
-                its disk is too full. Nothing has been changed then.
+                its disk is too full. No file of an earlier run has been changed then.
         """
         self._path, self._config = path, config
         self._events: SummaryWriter | None = None
@@ -53,9 +57,9 @@ class Workdir:
         if not self._writes:
             return
         file = path / "config.json"
-        if file.exists():
+        if has_checkpoints(path / "checkpoints") or (path / "metrics.jsonl").exists():  # before, nothing can be spoilt
             _check_same_run(file, config)
-        elif path.exists() and not (path.is_dir() and all(_is_ignored(p) for p in path.iterdir())):
+        elif path.exists() and not file.exists() and not (path.is_dir() and all(map(_is_ignored, path.iterdir()))):
             raise WorkdirError(f"{path} exists and does not hold a run: choose another --workdir")
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -143,13 +147,18 @@ def _format_json(values: dict[str, Any]) -> str:
 
 
 def _check_same_run(file: Path, config: dict[str, Any]) -> None:
-    """Raises if a `config.json` differs from `config`; only `train.epochs` may, unless the schedule depends on it."""
-    may_differ = () if config["optimizer"]["schedule"] == "cosine" else ("train.epochs",)
+    """Raises if a `config.json` differs from `config` in a setting that changes the results.
+
+    The images may be elsewhere, and `train.epochs` may differ, unless the schedule depends on it.
+    """
+    may_differ = {"data.dir", "data.cache", *(["train.epochs"] * (config["optimizer"]["schedule"] != "cosine"))}
     try:
         stored = json.loads(file.read_text())
         differences = find_differences(stored, config)
     except (OSError, ValueError, RecursionError, AttributeError) as error:  # the last: JSON, but not an object
         raise WorkdirError(f"{file} cannot be read ({error}): choose another --workdir") from error
+    if "data.dir" in differences:
+        _logger.warning("%s continues with images in %s instead of %s", file.parent, *reversed(differences["data.dir"]))
     changes = [f"{key}: {old!r} -> {new!r}" for key, (old, new) in differences.items() if key not in may_differ]
     if changes:
         raise WorkdirError(

@@ -66,10 +66,11 @@ def save_pretrained(
     tensors = {name: np.asarray(value) for name, value in flatten_dict(collections, sep=".").items()}
     architecture = Architecture.from_shapes({name: value.shape for name, value in tensors.items()})
     architecture = architecture._replace(batch_norm_epsilon=model.batch_norm_epsilon, padding=model.padding)
-    expected = (model.alpha, model.head, model.num_classes if model.head else 0)
-    if architecture[:3] != expected:
+    expected = (model.alpha, model.head, model.num_classes if model.head else 0, model.conv_head)
+    found = (*architecture[:3], architecture.conv_head)
+    if found != expected:
         raise WeightsError(
-            f"the variables have (alpha, head, classes) {architecture[:3]}, but the model has {expected}"
+            f"the variables have (alpha, head, classes, conv_head) {found}, but the model has {expected}"
         )
     shapes = architecture.compute_shapes()
     check_tensors({name: (value.shape, str(value.dtype)) for name, value in tensors.items()}, shapes)

@@ -12,11 +12,12 @@ import numpy as np
 
 from configs.mobilenet import get_config
 from mobilenet_jax.cluster import connect_processes, is_first_process
+from mobilenet_jax.training.data import load_examples
 from mobilenet_jax.training.history import History
 from mobilenet_jax.training.loop import evaluate, make_feed, make_record
 from mobilenet_jax.training.preemption import StopRequest
 from mobilenet_jax.training.profiling import Profiler
-from mobilenet_jax.training.setup import build_program, count_steps_per_epoch, load_examples
+from mobilenet_jax.training.setup import build_program, count_steps_per_epoch
 from mobilenet_jax.training.trainer import RunLength, Trainer
 
 

@@ -95,15 +95,15 @@ def test_given_sides_are_used_unless_another_split_is_chosen():
     examples = _make_examples([30, 20])
     with pytest.raises(DataError, match="data.split is 'given', but the data have no split"):
         _split(examples, "given")
-    sides = np.where(np.arange(len(examples)) % 3 == 0, "validation", "training")
-    examples = replace(examples, sides=sides)
+    subsets = np.where(np.arange(len(examples)) % 3 == 0, "validation", "training")
+    examples = replace(examples, subsets=subsets)
     for split in ("lesion", "given"):
         training, validation = _split(examples, split)
-        assert training.paths.tolist() == examples.paths[sides == "training"].tolist()
-        assert validation.paths.tolist() == examples.paths[sides == "validation"].tolist()
+        assert training.paths.tolist() == examples.paths[subsets == "training"].tolist()
+        assert validation.paths.tolist() == examples.paths[subsets == "validation"].tolist()
     assert len(_split(examples, "last:0.3")[1]) == int(0.3 * len(examples))
     with pytest.raises(DataError, match="data.split=given leaves .* 0 for validation"):
-        _split(examples.take(np.flatnonzero(sides == "training")), "lesion")
+        _split(examples.take(np.flatnonzero(subsets == "training")), "lesion")
 
 
 def _split(examples, split, seed=0):
@@ -159,6 +159,8 @@ def test_a_split_is_reproduced_from_its_table(tmp_path):
         ("image,side\n", "splits.csv:1: the columns are .* image and split are required"),
         ("image,split\n0,test\n", "splits.csv:2: split is 'test', not one of training, validation"),
         ("image,split\n0,training\n0,training\n", "splits.csv:3: 0 is in an earlier line already"),
+        ("split,image\ntraining\n", "splits.csv:2: the image is empty"),
+        ("image,split\n0\n", "splits.csv:2: split is '', not one of"),
         ("image,split\n0,training\n", "does not name 1, and 1 other images"),
         (
             "image,split\n0,training\n1,training\n2,validation\n3,training\n",

@@ -47,6 +47,16 @@ def test_damaged_images_are_reported_with_their_row(tiny_isic, damage, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("exif", [b"II*\0", b"II+\0\x08\0\0\0", b"junk"])
+def test_an_image_with_damaged_exif_data_is_upright(tiny_isic, exif, caplog):
+    """Pillow reads the EXIF data for the density, which the header of these files specifies already."""
+    path = tiny_isic / IMAGES / "ISIC_0000005.jpg"
+    with Image.open(path) as image:
+        image.save(path, dpi=(72, 72), exif=b"Exif\0\0" + exif)
+    validate_images(read_isic(tiny_isic))
+    assert "ISIC_0000005" not in caplog.text
+
+
 def test_all_faults_are_reported_at_once(tiny_isic):
     for number in (3, 20, 41):
         (tiny_isic / IMAGES / f"ISIC_{number:07d}.jpg").write_bytes(b"")

@@ -1,4 +1,4 @@
-"""Reads an HDF5 file in a separate process, because HDF5 crashes on some damaged files. `hdf5.py` runs it as a script.
+"""Reads an HDF5 file in a separate process, because HDF5 crashes on some damaged files. `worker.py` runs this script.
 
     python -P hdf5_worker.py FILE
 

@@ -28,7 +28,7 @@ def test_paths_and_labels_are_enough(folder):
     assert examples.paths.tolist() == [str(folder / name / f"{i}.png") for name in ("b", "a") for i in range(4)]
     assert examples.names[0] == "b/0.png"
     assert examples.rows[0] == "table.csv:2"
-    assert examples.sides is None
+    assert examples.subsets is None
     assert not examples.lesions_known
     training, validation = read_split("csv", folder / "table.csv", "lesion", val_fraction=0.5, seed=0)
     assert len(training) == len(validation) == 4
@@ -61,7 +61,12 @@ def test_the_column_split_gives_the_sides(folder):
 
 @pytest.mark.parametrize(
     ("labels", "classes"),
-    [(("10", "9", "1"), ("1", "9", "10")), (("b", "B", "a"), ("B", "a", "b")), (("2", "10", "x"), ("10", "2", "x"))],
+    [
+        (("10", "9", "-1"), ("-1", "9", "10")),
+        (("b", "B", "a"), ("B", "a", "b")),
+        (("2", "10", "x"), ("10", "2", "x")),
+        (("2", "10", "--1"), ("--1", "10", "2")),
+    ],
 )
 def test_classes_are_sorted_as_numbers_if_all_are(folder, labels, classes):
     rows = [f"a/{i}.png,{label}" for i, label in enumerate(labels)]

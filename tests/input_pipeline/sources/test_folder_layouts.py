@@ -25,13 +25,13 @@ def test_training_and_validation_folders_are_the_split(tmp_path, training, valid
     names = [name.replace("train", training).replace("val", validation) for name in PAIR]
     write_photographs(tmp_path, names)
     for split in ("lesion", "given"):
-        sides = _split(tmp_path, split)
-        assert [[str(Path(path).relative_to(tmp_path)) for path in side.paths] for side in sides] == [
+        subsets = _split(tmp_path, split)
+        assert [[str(Path(path).relative_to(tmp_path)) for path in side.paths] for side in subsets] == [
             names[:4],
             names[4:],
         ]
-        assert [side.labels.tolist() for side in sides] == [[0, 0, 1, 1]] * 2
-        assert sides[0].class_names == ("cat", "dog")
+        assert [side.labels.tolist() for side in subsets] == [[0, 0, 1, 1]] * 2
+        assert subsets[0].class_names == ("cat", "dog")
 
 
 def test_other_splits_ignore_the_given_one(tmp_path):
@@ -50,7 +50,7 @@ def test_a_test_folder_beside_a_validation_folder_is_not_read_but_named(tmp_path
 
 def test_a_training_folder_alone_is_split_by_fraction(tmp_path):
     write_photographs(tmp_path, PAIR[:4])
-    assert read_folders(tmp_path).sides is None
+    assert read_folders(tmp_path).subsets is None
     assert [len(side) for side in _split(tmp_path)] == [2, 2]
     with pytest.raises(
         DataError, match="data.split is 'given', but the data have no split: put the class folders into"
@@ -119,11 +119,11 @@ def test_file_names_may_repeat_in_other_classes(tmp_path):
 
 def test_a_split_of_repeated_names_is_reproduced_from_its_table(tmp_path):
     write_photographs(tmp_path / "data", [f"{name}/{i}.jpg" for name in ("cat", "dog") for i in range(4)])
-    sides = _split(tmp_path / "data")
-    (tmp_path / "splits.csv").write_text(format_split(*sides))
-    assert "\ncat/2.jpg,training,cat,cat/2.jpg\n" in format_split(*sides)
+    subsets = _split(tmp_path / "data")
+    (tmp_path / "splits.csv").write_text(format_split(*subsets))
+    assert "\ncat/2.jpg,training,cat,cat/2.jpg\n" in format_split(*subsets)
     again = _split(tmp_path / "data", str(tmp_path / "splits.csv"))
-    assert [side.paths.tolist() for side in again] == [side.paths.tolist() for side in sides]
+    assert [side.paths.tolist() for side in again] == [side.paths.tolist() for side in subsets]
 
 
 def test_a_single_class_can_be_read_but_not_split(tmp_path):
@@ -190,7 +190,7 @@ def test_copies_of_given_sides_and_repeated_names_hold_the_same_examples(tmp_pat
     write_folders(examples, tmp_path / "copy")
     copies = read_folders(tmp_path / "copy")
     assert not copies.lesions_known
-    assert copies.sides.tolist() == examples.sides.tolist()
+    assert copies.subsets.tolist() == examples.subsets.tolist()
     assert copies.labels.tolist() == examples.labels.tolist()
     assert copies.names.tolist() == [name.removesuffix(".jpg").replace("/", "_") for name in PAIR]
     for path, copy in zip(examples.paths, copies.paths, strict=True):
@@ -208,6 +208,6 @@ def test_sides_are_kept_when_examples_are_taken(tmp_path):
     write_photographs(tmp_path, PAIR)
     last = read_folders(tmp_path).take(np.array([7, 0]))
     assert last.names.tolist() == ["val/dog/2.jpg", "train/cat/1.jpg"]
-    assert last.sides.tolist() == ["validation", "training"]
+    assert last.subsets.tolist() == ["validation", "training"]
     shutil.rmtree(tmp_path / "val")
-    assert read_folders(tmp_path).take(np.array([0])).sides is None
+    assert read_folders(tmp_path).take(np.array([0])).subsets is None

@@ -38,3 +38,10 @@ def test_an_unknown_source_is_an_error(workdir):
     (workdir / "config.json").write_text(json.dumps(config))
     with pytest.raises(EvaluationError, match="unknown data.source 'nowhere'"):
         read_trained_run(workdir)
+
+
+def test_a_short_row_of_the_split_is_an_error(workdir):
+    with (workdir / "splits.csv").open("a") as file:
+        file.write("x,training\n")
+    with pytest.raises(EvaluationError, match=r"splits\.csv: a row is too short"):
+        read_trained_run(workdir)

@@ -13,6 +13,7 @@ from mobilenet_jax.export import images, verification
 from mobilenet_jax.export.export import check_destination, export_model
 from mobilenet_jax.export.network import Network
 from mobilenet_jax.export.verification import Verification
+from mobilenet_jax.weights.load import read_weights
 from mobilenet_jax.weights.save import write_weights
 from mobilenet_jax.weights.weights_file import compute_sha256
 from tests.helpers.sensitive_weights import CLASSES, make_sensitive_weights
@@ -41,6 +42,14 @@ def test_the_description_says_how_to_use_the_file(trained, tmp_path):
     assert description["operations"]["DEPTHWISE_CONV_2D"] == 5
     assert description["verification"]["images"] == 14  # the validation split
     assert description["verification"]["milliseconds"].keys() == {1, 2}
+
+
+def test_images_for_verification_are_not_those_of_the_calibration(trained, data):
+    network = Network(read_weights(trained))
+    calibration = images.read_calibration_images(None, str(data), network, 20)
+    verification = images.read_verification_images(None, str(data), network, 20)
+    assert len(calibration) == len(verification) == 20
+    assert not {image.tobytes() for image in calibration} & {image.tobytes() for image in verification}
 
 
 def test_a_file_that_differs_from_the_model_does_not_appear(trained, tmp_path, monkeypatch):

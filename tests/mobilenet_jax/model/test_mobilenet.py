@@ -75,6 +75,8 @@ def test_dropout_is_active_only_in_training():
     [
         (MobileNet(0.3), (1, 32, 32, 3), "0.3"),
         (MobileNet(head="big"), (1, 32, 32, 3), "'big'"),
+        (MobileNet(batch_norm="freeze"), (1, 32, 32, 3), "batch_norm is 'freeze': expected one of"),
+        (MobileNet(frozen_blocks=14), (1, 32, 32, 3), "frozen_blocks is 14"),
         (MobileNet(), (1, 31, 32, 3), "31"),
         (MobileNet(), (1, 32, 32, 1), "1"),
     ],

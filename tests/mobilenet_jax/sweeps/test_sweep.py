@@ -114,6 +114,14 @@ def test_a_search_whose_function_fails_is_refused_with_its_error(tmp_path):
             search(Sweep("sample", search=function), tmp_path, (), Runner(), OPTIONS)
 
 
+def test_a_search_refuses_overrides_of_its_own_settings(tmp_path):
+    pytest.importorskip("optuna", reason="a search needs Optuna")
+    sweep = Sweep("sample", search=lambda trial: {"model.dropout": trial.suggest_float("dropout", 0, 0.5)})
+    for key in ("seed", "model.dropout"):
+        with pytest.raises(ConfigError, match=rf"config\.{key} is set by the variant trial000"):
+            search(sweep, tmp_path, (f"--config.{key}=0",), Runner(), OPTIONS)
+
+
 def test_a_search_continues_with_the_trials_it_would_have_made(tmp_path, monkeypatch):
     pytest.importorskip("optuna", reason="a search needs Optuna")
     calls = []

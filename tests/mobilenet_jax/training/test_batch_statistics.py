@@ -10,8 +10,9 @@ from mobilenet_jax.errors import Interrupted, WeightsError
 from mobilenet_jax.model.mobilenet import MobileNet
 from mobilenet_jax.training.batch_statistics import make_statistics_estimator, pool_statistics
 from mobilenet_jax.training.checkpoints import Checkpoints
+from mobilenet_jax.training.data import load_examples
 from mobilenet_jax.training.loop import evaluate, make_feed, train_and_evaluate
-from mobilenet_jax.training.setup import build_program, load_examples
+from mobilenet_jax.training.setup import build_program
 from mobilenet_jax.training.step import TrainState
 from mobilenet_jax.weights.load import read_weights
 from tests.helpers.runs import make_config, read_records, request_stop

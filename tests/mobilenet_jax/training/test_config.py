@@ -91,6 +91,13 @@ def test_values_out_of_range_are_named_with_the_valid_ones(key, value, message):
         check_config(ConfigDict(config))
 
 
+def test_no_similar_value_is_suggested_where_there_is_none():
+    config = ConfigDict(get_config().to_dict())
+    config.model.head = "one"
+    with pytest.raises(ConfigError, match="must be one of 'article', 'article_bn', 'small'$"):
+        check_config(config)
+
+
 def test_unknown_and_missing_keys_are_named():
     config = ConfigDict(get_config().to_dict())
     config.train.epoch = 3

@@ -15,6 +15,7 @@ from mobilenet_jax.errors import ConfigError, DataError, Interrupted, TrainingEr
 from mobilenet_jax.training.checkpoints import Checkpoints
 from mobilenet_jax.training.loop import train_and_evaluate
 from mobilenet_jax.training.setup import build_program, warn_of_contradictions
+from mobilenet_jax.training.workdir import Workdir
 from mobilenet_jax.weights.layout import Architecture
 from mobilenet_jax.weights.load import read_weights
 from mobilenet_jax.weights.save import write_weights
@@ -114,6 +115,19 @@ def test_another_configuration_is_refused_with_the_differences(data, workdir):
     with pytest.raises(WorkdirError, match=r"another configuration \(optimizer.learning_rate: 0.001 -> 0.5\)"):
         train_and_evaluate(make_config(data, optimizer__learning_rate=0.5), workdir)
     assert {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()} == before
+
+
+def test_images_may_have_moved_before_a_run_continues(data, workdir, tmp_path, caplog):
+    moved = shutil.copytree(data, tmp_path / "moved")
+    train_and_evaluate(make_config(moved, data__cache="memory", train__epochs=3), workdir)
+    assert len(read_records(workdir)) == 3
+    assert f"{workdir} continues with images in {moved} instead of {data}" in caplog.messages
+
+
+def test_a_run_without_a_checkpoint_may_change_its_configuration(data, tmp_path):
+    Workdir(tmp_path / "run", make_config(data, train__batch_size=4).to_dict(), 0).__exit__(None, None, None)
+    train_and_evaluate(make_config(data, train__epochs=1), tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["train"]["batch_size"] == 8
 
 
 def test_a_run_whose_schedule_depends_on_its_length_cannot_be_extended(data, workdir):

@@ -1,4 +1,5 @@
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -83,3 +84,8 @@ def test_sigterm_is_recorded_again_and_again_and_a_second_ctrl_c_interrupts():
             assert request.is_set
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+
+
+def test_in_another_thread_nothing_is_recorded():
+    with ThreadPoolExecutor(1) as executor:
+        assert not executor.submit(lambda: StopRequest().__enter__().is_set).result()

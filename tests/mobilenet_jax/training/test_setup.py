@@ -1,71 +1,17 @@
-import hashlib
-import re
-
 import jax
 import numpy as np
 import pytest
 
-from input_pipeline.errors import DataError
-from input_pipeline.sources.isic import INPUT
-from mobilenet_jax.errors import ConfigError
-from mobilenet_jax.evaluation.predictions import Predictions
 from mobilenet_jax.training.config import parse_config
-from mobilenet_jax.training.loop import train_and_evaluate
-from mobilenet_jax.training.setup import add_soft_labels, choose_epochs, has_initial_weights, init_model, load_examples
+from mobilenet_jax.training.setup import choose_epochs, has_initial_weights, init_model
 from mobilenet_jax.weights.load import load_pretrained
-from tests.helpers.datasets import write_photographs
 from tests.helpers.runs import make_config
-
-
-def _load(config):
-    return load_examples(config.data, config.model.num_classes, config.seed)
-
-
-def test_the_split_of_a_run_can_be_used_by_another_run(data, tmp_path, caplog):
-    caplog.set_level("INFO")
-    train_and_evaluate(make_config(data, train__epochs=1), tmp_path / "run")
-    split = tmp_path / "run" / "splits.csv"
-    caplog.clear()
-    _, validation = _load(make_config(data))
-    assert caplog.messages[-1].endswith("lesions in both subsets: 0")
-    assert hashlib.sha256(split.read_bytes()).hexdigest()[:12] in caplog.messages[-1]
-    _, again = _load(make_config(data, data__split=str(split), seed=5))
-    assert again.paths.tolist() == validation.paths.tolist()
-
-
-def test_a_split_with_lesions_in_both_subsets_warns(data, caplog):
-    caplog.set_level("INFO")
-    _load(make_config(data, data__split="last:0.31"))
-    *_, split, warning = caplog.records
-    assert split.getMessage().endswith("lesions in both subsets: 1")
-    assert warning.levelname == "WARNING"
-    assert warning.getMessage().startswith("1 lesions are in both subsets, so validation metrics are optimistic")
 
 
 @pytest.mark.parametrize(("text", "expected"), [("none", False), ("NONE", False), ("", False), ("imagenet", True)])
 def test_no_weights_are_spelled_in_any_case(text, expected):
     config, _ = parse_config("isic2018", [f"--config.init.weights={text}"])
     assert has_initial_weights(config.init) == expected
-
-
-def test_given_sides_and_unknown_lesions_are_logged(tmp_path, caplog):
-    caplog.set_level("INFO")
-    names = [f"{side}/{name}/{i}.png" for side in ("train", "val") for name in ("cat", "dog") for i in range(2)]
-    write_photographs(tmp_path, names[:7])
-    _load(make_config(tmp_path, data__source="folders", model__num_classes=2))
-    training, validation, split = caplog.messages[-3:]
-    assert training == "training: 4 images, lesions unknown (cat 2 dog 2)"
-    assert validation == "validation: 3 images, lesions unknown (cat 2 dog 1)"
-    assert re.fullmatch(r"split given, hash \w{12}; lesions in both subsets: unknown", split)
-
-
-def test_damaged_images_are_skipped_on_request(tiny_isic, caplog):
-    (tiny_isic / INPUT.format("Training") / "ISIC_0000003.jpg").write_bytes(b"")
-    with pytest.raises(DataError, match="ISIC_0000003.jpg .* is empty"):
-        _load(make_config(tiny_isic))
-    training, validation = _load(make_config(tiny_isic, data__skip_damaged=True))
-    assert len(training) + len(validation) == 41
-    assert "damaged images that are left out, 1 of 42:" in caplog.messages
 
 
 def test_pretrained_weights_replace_the_backbone_only(data, weights):
@@ -87,30 +33,6 @@ def test_the_input_scaling_follows_the_configuration(data, weights, name):
     assert input_scaling == {"weights": (-1, 1), "1/255": (0, 1)}[name]
 
 
-def test_another_number_of_classes_names_the_option(data):
-    with pytest.raises(ConfigError, match="the data have 7 classes: use --config.model.num_classes=7"):
-        _load(make_config(data, model__num_classes=3))
-
-
 @pytest.mark.parametrize(("steps_per_epoch", "epochs"), [(1, 60), (25, 60), (26, 58), (100, 15), (500, 15)])
 def test_small_data_are_trained_for_more_epochs(steps_per_epoch, epochs):
     assert choose_epochs(steps_per_epoch) == epochs
-
-
-def test_soft_labels_are_the_weighted_mean_of_labels_and_teacher(data, tmp_path):
-    config = make_config(data)
-    training, _ = load_examples(config.data, 7, 0)
-    rng, n = np.random.default_rng(0), len(training)
-    probabilities = rng.dirichlet(np.ones(7), n)
-    reverse, order = training.class_names[::-1], rng.permutation(n)
-    labels = 6 - training.labels
-    teacher = Predictions(training.names, training.lesions, labels, probabilities[:, ::-1], reverse).take(order)
-    config.loss.update(soft_labels=str(tmp_path / "teacher.csv"), soft_labels_weight=0.25)
-    (tmp_path / "teacher.csv").write_text(teacher.to_csv())
-    soft = add_soft_labels(training, config.loss).soft_labels
-    np.testing.assert_allclose(soft, 0.75 * np.eye(7)[training.labels] + 0.25 * probabilities, atol=1e-6)
-    (tmp_path / "teacher.csv").write_text(teacher.take(np.arange(n - 2)).to_csv())
-    with pytest.raises(ConfigError, match="lacks 2 training images, the first: ISIC"):
-        add_soft_labels(training, config.loss)
-    config.loss.soft_labels = ""
-    assert add_soft_labels(training, config.loss) is training

@@ -72,6 +72,12 @@ def test_every_format_keeps_the_preprocessing(tmp_path, name):
     assert (metadata.to_texts()["resize"], metadata.to_texts()["color_constancy"]) == steps
 
 
+@pytest.mark.parametrize("scaling", ["[[0, 0, 0], 1]", "[0]", "[[0, 0], [1, 1]]", "[0, [1]]", "{}", "[1, 0]"])
+def test_a_damaged_input_scaling_is_refused(scaling):
+    with pytest.raises(WeightsError, match="input_scaling"):
+        Metadata.from_texts({"input_scaling": scaling})
+
+
 @pytest.mark.parametrize(("name", "known"), [("resize", "stretch, crop"), ("color_constancy", "none, shades_of_gray")])
 def test_unknown_preprocessing_is_refused(name, known):
     with pytest.raises(WeightsError, match=f"{name} is 'new', not one of {known}"):
@@ -108,9 +114,11 @@ def test_variables_of_another_model_are_not_saved(tmp_path, weights):
     model, variables = load_pretrained(weights[0.25])
     with pytest.raises(
         WeightsError,
-        match=r"variables have \(alpha, head, classes\) \(0\.25, None, 0\), but the model has \(0\.25, 'small', 7\)",
+        match=r"\(alpha, head, classes, conv_head\) \(0\.25, None, 0, False\), .* has \(0\.25, 'small', 7, False\)",
     ):
         save_pretrained(tmp_path / "w.safetensors", MobileNet(0.25, "small"), variables)
+    with pytest.raises(WeightsError, match=r"\(0\.25, None, 0, False\), but the model has \(0\.25, None, 0, True\)"):
+        save_pretrained(tmp_path / "w.safetensors", MobileNet(0.25, head=None, conv_head=True), variables)
     del variables["params"]["conv_dw_3"]
     with pytest.raises(WeightsError, match="tensors missing: params.conv_dw_3.kernel"):
         save_pretrained(tmp_path / "w.safetensors", model, variables)

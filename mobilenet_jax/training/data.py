@@ -1,0 +1,120 @@
+"""Reads, validates and splits the examples of a run, and mixes their labels with those of a teacher."""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from input_pipeline.errors import DataError
+from input_pipeline.examples import Examples
+from input_pipeline.sources.registry import read_split
+from input_pipeline.splits import count_crossing_lesions, format_split, hash_split, resolve_split
+from mobilenet_jax.errors import ConfigError
+from mobilenet_jax.evaluation.predictions import read_predictions
+
+_logger = logging.getLogger(__name__)
+
+
+def load_examples(data: ConfigDict, num_classes: int, seed: int) -> tuple[Examples, Examples]:
+    """Reads, validates and splits the examples, and logs their numbers.
+
+    Args:
+        data: the configuration section `data`.
+        num_classes: the number of classes of the model; 0 for that of the data.
+        seed: seed of the split.
+
+    Returns:
+        The training and the validation examples.
+
+    Raises:
+        DataError: see `input_pipeline.sources.registry.read_split`.
+        ConfigError: the number of classes of the data differs.
+    """
+    try:
+        training, validation = read_split(
+            data.source,
+            data.dir,
+            data.split,
+            val_fraction=data.val_fraction,
+            seed=seed,
+            skip_damaged=data.skip_damaged,
+        )
+    except DataError as error:
+        if not error.details:
+            raise
+        raise DataError(f"{error}; data.skip_damaged=True leaves out damaged images", error.details) from error
+    if num_classes not in (0, len(training.class_names)):
+        raise ConfigError(
+            f"config.model.num_classes is {num_classes}, but the data have {len(training.class_names)} classes: "
+            f"use --config.model.num_classes={len(training.class_names)}, or 0 for the number of classes of the data"
+        )
+    _log_numbers(training, validation, resolve_split(training, data.split))
+    return training, validation
+
+
+def check_validation(config: ConfigDict, validation: Examples) -> None:
+    """Checks that there are validation examples if a setting needs them; `data.split=all` leaves none.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    monitor = config.early_stopping.monitor
+    for key, is_active in (
+        ("optimizer.schedule=plateau", config.optimizer.schedule == "plateau"),
+        (f"early_stopping.monitor={monitor}", config.early_stopping.enabled and monitor.startswith("val_")),
+    ):
+        if is_active and not len(validation):
+            raise ConfigError(
+                f"config.data.split={config.data.split} leaves no validation images, but config.{key} needs them"
+            )
+
+
+def add_soft_labels(training: Examples, loss: ConfigDict) -> Examples:
+    """Returns training examples with the soft labels that the configuration section `loss` specifies.
+
+    They are the mean of the one-hot label and of the probabilities of a teacher, weighted by `soft_labels_weight`:
+    knowledge distillation (Hinton et al. 2015, arXiv:1503.02531) at the temperature 1.
+
+    Raises:
+        ConfigError: the table has other classes, or lacks an image.
+        EvaluationError: the table cannot be read.
+    """
+    if not loss.soft_labels:
+        return training
+    teacher = read_predictions(Path(loss.soft_labels))
+    if set(teacher.class_names) != set(training.class_names):
+        raise ConfigError(
+            f"{loss.soft_labels} has the classes {', '.join(teacher.class_names)}, but the data have "
+            f"{', '.join(training.class_names)}"
+        )
+    row_of = {name: row for row, name in enumerate(teacher.images.tolist())}
+    names = training.names.tolist()
+    if missing := [name for name in names if name not in row_of]:
+        raise ConfigError(
+            f"{loss.soft_labels} lacks {len(missing)} training images, the first: {missing[0]}: evaluate the teacher "
+            "on them with --split=training or --split=all"
+        )
+    columns = [teacher.class_names.index(name) for name in training.class_names]
+    probabilities = teacher.probabilities[[row_of[name] for name in names]][:, columns]
+    one_hot, weight = np.eye(len(columns))[training.labels], loss.soft_labels_weight
+    return replace(training, soft_labels=((1 - weight) * one_hot + weight * probabilities).astype(np.float32))
+
+
+def _log_numbers(training: Examples, validation: Examples, split: str) -> None:
+    """Logs the numbers of images and lesions in both subsets of a split, and warns of lesions that are in both."""
+    for subset, examples in (("training", training), ("validation", validation)):
+        counts = np.bincount(examples.labels, minlength=len(examples.class_names))
+        table = " ".join(f"{name} {count}" for name, count in zip(examples.class_names, counts, strict=True))
+        lesions = f" of {len(set(examples.lesions))} lesions" if examples.lesions_known else ", lesions unknown"
+        _logger.info("%s: %d images%s (%s)", subset, len(examples), lesions, table)
+    crossing, split_hash = count_crossing_lesions(training, validation), hash_split(format_split(training, validation))
+    known = training.lesions_known and validation.lesions_known
+    _logger.info(
+        "split %s, hash %s; lesions in both subsets: %s", split, split_hash[:12], crossing if known else "unknown"
+    )
+    if crossing:
+        _logger.warning(
+            "%d lesions are in both subsets, so validation metrics are optimistic; use data.split=lesion", crossing
+        )
