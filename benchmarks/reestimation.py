@@ -16,7 +16,7 @@ import numpy as np
 from configs.mobilenet import get_config
 from mobilenet_jax.training.data import load_examples
 from mobilenet_jax.training.history import History
-from mobilenet_jax.training.loop import evaluate, make_feed, make_record, reestimate_statistics
+from mobilenet_jax.training.loop import compute_validation_metrics, make_feed, make_record, reestimate_statistics
 from mobilenet_jax.training.preemption import StopRequest
 from mobilenet_jax.training.profiling import Profiler
 from mobilenet_jax.training.setup import build_program, count_steps_per_epoch, resolve_config
@@ -44,7 +44,9 @@ def main() -> None:
             times.append(time.perf_counter())
             moments = reestimate_statistics(program, state, feed, config.train.reestimate_batch_norm)
             times.append(time.perf_counter())
-            metrics = evaluate(program.eval_step, state, feed.iterate_validation(history.epoch), moments)
+            metrics = compute_validation_metrics(
+                program.eval_step, state, feed.iterate_validation(history.epoch), moments
+            )
             times.append(time.perf_counter())
             history.finish_epoch(make_record(history, int(state.step), metrics, 0.0, 0.0, speed))
             rows.append(np.diff(times))

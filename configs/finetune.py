@@ -13,7 +13,7 @@ from configs.mobilenet import get_config as get_base
 
 def get_config() -> ConfigDict:
     """Returns the configuration."""
-    config = get_base("isic2018").unlock()
+    config = get_base("isic2018")
     config.data.source = "folders"
     config.data.image_size = 128
     config.data.cache = "memory"  # decoding images again in every epoch takes longer than training on them
@@ -49,4 +49,4 @@ def get_config() -> ConfigDict:
     # The moving statistics lag behind the weights on small data. Wu and Johnson 2021 (arXiv:2105.07576) find 1,000 to
     # 10,000 images enough for an estimate.
     config.train.reestimate_batch_norm = 1000
-    return config.lock()
+    return config

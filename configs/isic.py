@@ -4,8 +4,8 @@
     mobilenet-jax predict WORKDIR TEST_IMAGES --tta=8 --format=isic --out=predictions.csv
 
 DIR is the unpacked download of the ISIC archive. All images are for training, so the run has no validation metrics:
-`mobilenet-jax cross-validate --config=configs/isic.py` estimates them. It is the recipe of configs/phone.py with a
-larger network and larger images; docs/recipe.md has its accuracy.
+`mobilenet-jax cross-validate --config=configs/isic.py --config.data.dir=DIR --out OUT` estimates them. It is the recipe
+of configs/phone.py with a larger network and larger images; docs/recipe.md has its accuracy.
 """
 
 from ml_collections import ConfigDict
@@ -15,8 +15,8 @@ from configs.phone import get_config as get_base
 
 def get_config() -> ConfigDict:
     """Returns the configuration."""
-    config = get_base().unlock()
+    config = get_base()
     config.data.split = "all"
     config.data.image_size = 160
     config.model.alpha = 1.0
-    return config.lock()
+    return config

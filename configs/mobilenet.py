@@ -116,7 +116,7 @@ def get_config(recipe: str = "sample") -> ConfigDict:
     config.init = ConfigDict()
     # Initial weights of the backbone: anything that `mobilenet-jax convert` reads, such as a file or hf://OWNER/NAME,
     # 'imagenet' for Keras's public file, or None for random weights (on the command line: --config.init.weights=None).
-    config.init.weights = placeholder(str)
+    config.init.weights = placeholder(str)  # a text or None
     config.init.weights = "imagenet"
     config.init.input_scaling = "1/255"  # scales pixels to [0, 1], as the article did; 'weights': to the weights' range
 

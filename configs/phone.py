@@ -15,7 +15,7 @@ from configs.finetune import get_config as get_base
 
 def get_config() -> ConfigDict:
     """Returns the configuration."""
-    config = get_base().unlock()
+    config = get_base()
     config.data.source = "isic2018"
     config.data.resize = "crop"  # frames of 4:3 and square crops of them give the same pixels
 
@@ -33,4 +33,4 @@ def get_config() -> ConfigDict:
 
     config.train.batch_size = 64
     config.train.epochs = 20
-    return config.lock()
+    return config

@@ -9,7 +9,7 @@ _MAX_LINE = 400  # characters
 
 
 class UserError(Exception):
-    """Base of all errors that a user can fix: the message is one line that says what was found and what to do.
+    """Base of all errors that a user can fix: the message is one line that names the reason and the remedy.
 
     It is printable, whatever names of files or cells of tables it contains.
 

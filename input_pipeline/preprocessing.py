@@ -1,4 +1,4 @@
-"""What happens to a decoded image before augmentation: the same in training and in inference."""
+"""The steps from a decoded image to the pixels of the network, the same in training and in inference."""
 
 from typing import Any, Literal, NamedTuple
 

@@ -17,20 +17,20 @@ class WeightsError(UserError):
 
 
 class WorkdirError(UserError):
-    """A training run cannot use its working directory. The message says why and what to do."""
+    """A training run cannot use its working directory. The message names the reason and the remedy."""
 
 
 class TrainingError(UserError):
-    """Training cannot continue. The message says at which step it stopped and what to try."""
+    """Training cannot continue. The message names the step and possible remedies."""
 
 
 class EvaluationError(UserError):
-    """A model or its predictions cannot be evaluated. The message says what is missing and what to do."""
+    """A model or its predictions cannot be evaluated. The message names the reason and the remedy."""
 
 
 class ExportError(UserError):
-    """A model cannot be exported. The message says what is missing, or by how much the exported file is wrong."""
+    """A model cannot be exported. The message names the reason, such as the error of the exported file."""
 
 
 class Interrupted(Exception):  # noqa: N818 (not an error: the run continues when it is started again)
-    """A training run was asked to stop and has saved its state. The message says how to continue."""
+    """A training run was asked to stop and has saved its state. The message explains how to continue."""

@@ -62,7 +62,7 @@ class Network:
 
     @property
     def output(self) -> Output:
-        """What the network returns. It is the name of the output in the file, too; that of the input is `image`."""
+        """The kind of the output. It is the name of the output in the file, too; that of the input is `image`."""
         if self.weights.architecture.head is None:
             return "features"
         return "logits" if self.raw else "probabilities"
@@ -83,7 +83,7 @@ class Network:
         """Whether the network itself removes the color cast of the light."""
         return self.preprocessing != self.weights.metadata.preprocessing
 
-    def scale(self, pixels: jax.Array) -> jax.Array:
+    def to_input_range(self, pixels: jax.Array) -> jax.Array:
         """Maps pixels to the input range of the network, after removing their color cast if the network does so.
 
         Args:
@@ -98,17 +98,17 @@ class Network:
         """Converts pixels to the input of the exported network.
 
         Args:
-            pixels: see `scale`.
+            pixels: see `to_input_range`.
 
         Returns:
             The same shape, of type `input_type`.
         """
-        return np.asarray(self.scale(jnp.asarray(pixels))) if self.raw else pixels
+        return np.asarray(self.to_input_range(jnp.asarray(pixels))) if self.raw else pixels
 
     def apply(self, image: jax.Array) -> jax.Array:
         """Computes the output for the input; this function of JAX is exported. Batch normalization is folded."""
         model, variables = self.fold()
-        return self.finish(model, variables, image if self.raw else self.scale(image))
+        return self.compute_output(model, variables, image if self.raw else self.to_input_range(image))
 
     def fold(self) -> tuple[MobileNet, dict[str, Any]]:
         """Returns the model without batch normalization, and its variables."""
@@ -121,7 +121,7 @@ class Network:
 
         Args:
             params: parameters of the folded network.
-            pixels: see `scale`.
+            pixels: see `to_input_range`.
 
         Returns:
             `[n, height, width, channels]` by the names of the layers.
@@ -129,7 +129,7 @@ class Network:
         model, _ = self.fold()
         _, state = model.apply(
             {"params": params},
-            self.scale(pixels),
+            self.to_input_range(pixels),
             train=False,
             capture_intermediates=_is_bias_of_convolution,
             mutable=["intermediates"],
@@ -142,8 +142,8 @@ class Network:
         """Sums the arrays that a function computes for each layer, over batches of a few images.
 
         Args:
-            compute: maps pixels, see `scale`, to arrays by the names of layers; it is compiled.
-            pixels: see `scale`.
+            compute: maps pixels, see `to_input_range`, to arrays by the names of layers; it is compiled.
+            pixels: see `to_input_range`.
 
         Returns:
             float64 sums by the names of the layers, in the order of the network.
@@ -154,7 +154,7 @@ class Network:
         layers = [layer for layer in self.fold()[1]["params"] if layer in parts[0]]  # JAX sorts the keys
         return {layer: np.array([part[layer] for part in parts], np.float64).sum(0) for layer in layers}
 
-    def finish(self, model: MobileNet, variables: Mapping[str, Any], images: jax.Array) -> jax.Array:
+    def compute_output(self, model: MobileNet, variables: Mapping[str, Any], images: jax.Array) -> jax.Array:
         """Computes the output for images in the input range of the network, with any form of the model."""
         outputs: Any = model.apply(variables, images, train=False)
         return jax.nn.softmax(outputs) if self.output == "probabilities" else outputs
@@ -163,7 +163,7 @@ class Network:
         """Computes the outputs as in evaluation, without folding: the values that exported files are compared with.
 
         Args:
-            pixels: see `scale`.
+            pixels: see `to_input_range`.
 
         Returns:
             float32 `[n, ...]`.
@@ -172,7 +172,7 @@ class Network:
 
         @jax.jit
         def classify(pixels: jax.Array) -> jax.Array:
-            return self.finish(model, variables, self.scale(pixels))
+            return self.compute_output(model, variables, self.to_input_range(pixels))
 
         batches = [pixels[i : i + _IMAGES_PER_BATCH] for i in range(0, len(pixels), _IMAGES_PER_BATCH)]
         return np.concatenate([np.asarray(classify(batch)) for batch in batches])

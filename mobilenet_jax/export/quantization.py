@@ -137,7 +137,7 @@ def _shift_input(network: "Network", offset: float) -> "Callable[[jax.Array], ja
     params = dict(variables["params"])
     kernel, bias = params["conv1"]["kernel"], params["conv1_bn"]["bias"]
     params["conv1_bn"] = {"bias": bias + np.float32(offset) * kernel.sum((0, 1, 2))}
-    return lambda image: network.finish(model, {"params": params}, image)
+    return lambda image: network.compute_output(model, {"params": params}, image)
 
 
 def _round_to_float16(network: "Network") -> dict[str, np.ndarray]:

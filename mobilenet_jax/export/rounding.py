@@ -80,7 +80,7 @@ def _compute_moments(network: Network, pixels: np.ndarray) -> dict[str, np.ndarr
             return next_method(*args, **kwargs)
 
         with nn.intercept_methods(record):
-            model.apply(variables, network.scale(images), train=False)
+            model.apply(variables, network.to_input_range(images), train=False)
         return moments
 
     return network.sum_by_layer(compute, pixels)

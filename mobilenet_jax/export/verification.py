@@ -26,7 +26,7 @@ class Verification:
     """The comparison of an exported file with the JAX model.
 
     Attributes:
-        output: what was compared.
+        output: the kind of the compared outputs.
         images: the number of images.
         largest_difference: of a probability, or of another output divided by the largest absolute value of an output.
         mean_difference: the mean of all of these differences.

@@ -140,8 +140,9 @@ def write_predictions(
         out: the table. It is not written if no file can be read.
         table_format: `"csv"`: `image`, the path relative to `root`, `predicted`, and one column of probabilities per
             class. `"isic"`, the format of the ISIC challenge: `image`, the file name without its suffix, and one column
-            of probabilities per class. `"jsonl"`: one JSON object per line. In the first two, names that a spreadsheet
-            would run as a formula begin with an apostrophe, see `input_pipeline/csv_cells.py`.
+            of probabilities per class. `"jsonl"`: one JSON object per line, with `image`, the path as given,
+            `predicted`, and `probabilities` by class. In the first two, names that a spreadsheet would run as a formula
+            begin with an apostrophe, see `input_pipeline/csv_cells.py`.
         root: the folder that images are named relative to; None for the deepest one that holds all files.
         batch_size: files per batch.
         explain: see `make_explainer`; None draws no pictures.

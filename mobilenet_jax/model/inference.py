@@ -23,7 +23,7 @@ def apply_in_parts(function: Callable[[jax.Array], jax.Array], images: jax.Array
         model: determines the size of the parts.
 
     Returns:
-        What the function returns for the whole batch.
+        The outputs of the function for the whole batch.
     """
     batch, height, width, _ = images.shape
     item_bytes = jnp.dtype(model.dtype).itemsize

@@ -27,7 +27,7 @@ class Job(NamedTuple):
     """A command of `mobilenet-jax` that writes a folder.
 
     Attributes:
-        folder: what it writes; its output goes to a file next to it, `NAME.log`.
+        folder: the destination; the output of the command goes to a file next to it, `NAME.log`.
         arguments: those of `mobilenet-jax`.
     """
 

@@ -10,7 +10,7 @@ there is no state to save, and training does not depend on it.
 """
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -18,10 +18,9 @@ import numpy as np
 
 from mobilenet_jax.model.mobilenet import MobileNet
 from mobilenet_jax.sharding import gather_to_host, make_data_mesh, replicate
-from mobilenet_jax.training.step import TrainState
+from mobilenet_jax.training.step import DeviceBatch, TrainState
 
-Arrays = Mapping[str, jax.Array]
-StatisticsEstimator = Callable[[TrainState, Iterable[Arrays]], Any]
+StatisticsEstimator = Callable[[TrainState, Iterable[DeviceBatch]], Any]
 
 
 def make_statistics_estimator(model: MobileNet) -> StatisticsEstimator:
@@ -37,7 +36,7 @@ def make_statistics_estimator(model: MobileNet) -> StatisticsEstimator:
     """
     observer = model.clone(dropout=0.0, batch_norm_momentum=0.0)  # without momentum, the statistics are the batch's
 
-    def estimate(state: TrainState, batches: Iterable[Arrays]) -> Any:
+    def estimate(state: TrainState, batches: Iterable[DeviceBatch]) -> Any:
         measured = (_measure(observer, state, batch["image"]) for batch in batches)
         statistics = [gather_to_host(statistics) for statistics in measured]  # 0.2 MB each at alpha 1
         return replicate(make_data_mesh(), pool_statistics(statistics))

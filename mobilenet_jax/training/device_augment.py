@@ -1,6 +1,6 @@
 """Applies the geometry and color that `input_pipeline` sampled to a batch on the accelerator instead of the host."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -9,13 +9,12 @@ from input_pipeline.augment import Augmentation
 from input_pipeline.image_ops import InputScaling
 from mobilenet_jax.kernels.warp import warp_image
 from mobilenet_jax.model.preprocessing import scale_pixels
-
-Arrays = Mapping[str, jax.Array]
+from mobilenet_jax.training.step import DeviceBatch
 
 
 def make_device_augment(
     augmentation: Augmentation, input_scaling: InputScaling
-) -> Callable[[Arrays], dict[str, jax.Array]]:
+) -> Callable[[DeviceBatch], dict[str, jax.Array]]:
     """Builds the jitted augmentation of the batches of `make_train_batches(..., augment_on="device")`.
 
     Args:
@@ -38,7 +37,7 @@ def make_device_augment(
         return jnp.clip(mean + color[None, 3:] * (image - mean), 0, 255)
 
     @jax.jit
-    def augment(batch: Arrays) -> dict[str, jax.Array]:
+    def augment(batch: DeviceBatch) -> dict[str, jax.Array]:
         image = jax.vmap(warp)(batch["image"].astype(jnp.float32), batch["affine"])
         if augmentation.changes_color:
             image = jax.vmap(recolor)(image, batch["color"])

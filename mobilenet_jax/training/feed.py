@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator
 
-import jax
 from ml_collections import ConfigDict
 
 from input_pipeline.augment import Augmentation
@@ -11,8 +10,7 @@ from input_pipeline.batches import BatchOptions, make_eval_batches, make_train_b
 from input_pipeline.examples import Examples
 from mobilenet_jax.sharding import make_data_mesh, shard_batch
 from mobilenet_jax.training.device_augment import make_device_augment
-
-DeviceBatch = dict[str, jax.Array]
+from mobilenet_jax.training.step import DeviceBatch
 
 
 class BatchFeed:

@@ -26,7 +26,7 @@ from mobilenet_jax.training.checkpoints import MAX_CHECKPOINTS, Checkpoints, has
 from mobilenet_jax.training.config import check_config
 from mobilenet_jax.training.data import add_soft_labels, check_validation, load_examples
 from mobilenet_jax.training.epoch_metrics import compute_epoch_metrics
-from mobilenet_jax.training.feed import BatchFeed, DeviceBatch
+from mobilenet_jax.training.feed import BatchFeed
 from mobilenet_jax.training.history import History, Record, compute_score, find_best, find_early_stop
 from mobilenet_jax.training.optimizer import compute_plateau_scale
 from mobilenet_jax.training.preemption import StopRequest
@@ -41,7 +41,7 @@ from mobilenet_jax.training.setup import (
     resolve_config,
     warn_of_contradictions,
 )
-from mobilenet_jax.training.step import BatchResult, TrainState
+from mobilenet_jax.training.step import BatchResult, DeviceBatch, TrainState
 from mobilenet_jax.training.trainer import RunLength, Trainer
 from mobilenet_jax.training.workdir import Workdir
 
@@ -65,7 +65,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, profile: bool
         The content of `summary.json`: the records of the `best` and the `last` epoch, sizes of data and model, seconds.
 
     Raises:
-        ConfigError, DataError, WeightsError, WorkdirError: the inputs are invalid; raised before the first step.
+        ConfigError, DataError, EvaluationError, WeightsError, WorkdirError: the inputs are invalid; raised before the
+            first step.
         TrainingError: the loss became infinite or NaN.
         Interrupted: the run was asked to stop and has saved its state.
     """
@@ -113,7 +114,9 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, profile: bool
             if history.steps_done < steps_per_epoch:
                 checkpoints.save(state, history.to_json(), score=None, statistics=statistics)
                 raise Interrupted(_INTERRUPTED.format(step))
-            val_metrics = evaluate(program.eval_step, state, feed.iterate_validation(history.epoch), statistics)
+            val_metrics = compute_validation_metrics(
+                program.eval_step, state, feed.iterate_validation(history.epoch), statistics
+            )
             release_free_memory()  # its pieces would grow by 50 MB in 100,000 steps
             trainer.check_finite("validation loss", val_metrics.get("loss", 0.0), step, history, scale)
             learning_rate = float(program.schedule(step - 1)) * scale
@@ -125,7 +128,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, profile: bool
             if stop_request.is_set and not is_finished(history, config):
                 raise Interrupted(_INTERRUPTED.format(step))
 
-        summary = summarize(history, config, training, validation, state)
+        summary = build_summary(history, config, training, validation, state)
         # A finished run that is started again may have lost them.
         files.write_metrics(history.records, is_last=True)
         files.write_summary(summary)
@@ -217,13 +220,13 @@ def reestimate_statistics(program: Program, state: TrainState, feed: BatchFeed, 
     return program.estimate_statistics(state, feed.iterate_statistics(images)) if images else None
 
 
-def evaluate(
+def compute_validation_metrics(
     eval_step: Callable[[TrainState, DeviceBatch], BatchResult],
     state: TrainState,
     batches: Iterable[DeviceBatch],
     statistics: Any | None = None,
 ) -> dict[str, float]:
-    """Returns the metrics of a state over all examples of `batches`; none without batches.
+    """Computes the metrics of a state over all examples of `batches`; none without batches.
 
     Args:
         eval_step: see `step.make_eval_step`.
@@ -264,7 +267,7 @@ def make_record(
     }
 
 
-def summarize(
+def build_summary(
     history: History, config: ConfigDict, training: Examples, validation: Examples, state: TrainState
 ) -> dict[str, Any]:
     """Returns the content of `summary.json`."""

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 
 class Mixing(NamedTuple):
-    """How pairs of images are mixed. If both factors are positive, each step uses one of the two at random.
+    """The mixing of pairs of images. If both factors are positive, each step uses one of the two at random.
 
     Attributes:
         mixup: alpha of mixup; 0 disables it. The share of the first image is sampled from Beta(alpha, alpha), once per

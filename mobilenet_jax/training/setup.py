@@ -2,7 +2,7 @@
 
 import functools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -25,6 +25,7 @@ from mobilenet_jax.training.mixing import Mixing
 from mobilenet_jax.training.optimizer import make_optimizer, make_schedule
 from mobilenet_jax.training.step import (
     BatchResult,
+    DeviceBatch,
     Objective,
     TrainState,
     create_train_state,
@@ -140,7 +141,7 @@ class Program(NamedTuple):
     model: MobileNet
     schedule: optax.Schedule
     train_step: Any
-    eval_step: Callable[[TrainState, Mapping[str, jax.Array]], BatchResult]
+    eval_step: Callable[[TrainState, DeviceBatch], BatchResult]
     estimate_statistics: StatisticsEstimator
 
 
@@ -159,7 +160,7 @@ def build_program(
         The program, the state, and the `(low, high)` input range that pixel values 0 and 255 are mapped to.
 
     Raises:
-        WeightsError: see `init_model`.
+        ConfigError, WeightsError: see `init_model`.
     """
     # The generator "rbg" compiles in half the time and memory of JAX's default one.
     init_key, dropout_key = jax.random.split(jax.random.key(config.seed, impl="rbg"))

@@ -15,7 +15,7 @@ from mobilenet_jax.model.mobilenet import MobileNet
 from mobilenet_jax.training.losses import Regularizer, cross_entropy
 from mobilenet_jax.training.mixing import Mixing, mix_examples
 
-Arrays = Mapping[str, jax.Array]
+DeviceBatch = Mapping[str, jax.Array]  # columns of one length, on the devices
 
 
 @struct.dataclass
@@ -124,7 +124,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     dropout_key: jax.Array,
     objective: Objective = CROSS_ENTROPY,
-) -> Callable[[TrainState, Arrays, jax.Array], tuple[TrainState, BatchResult, jax.Array]]:
+) -> Callable[[TrainState, DeviceBatch, jax.Array], tuple[TrainState, BatchResult, jax.Array]]:
     """Builds the jitted train step. The input state is donated, so callers use the returned one.
 
     Dropout and mixing depend only on `dropout_key` and the step, so there is no random state to save.
@@ -135,7 +135,9 @@ def make_train_step(
         `result` and `value`, the objective, are computed before the update.
     """
 
-    def compute_objective(params: Any, state: TrainState, batch: Arrays) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+    def compute_objective(
+        params: Any, state: TrainState, batch: DeviceBatch
+    ) -> tuple[jax.Array, tuple[jax.Array, Any]]:
         targets = batch.get("soft_label", batch["label"])
         step_key = jax.random.fold_in(dropout_key, state.step)
         images, targets = mix_examples(objective.mixing, step_key, batch["image"], targets, model.num_classes)
@@ -149,7 +151,9 @@ def make_train_step(
         penalty = objective.regularizer.compute_penalty(params, updated.get("activities", {}))
         return objective.compute_loss(logits, targets, state.step) + penalty, (logits, updated["batch_stats"])
 
-    def train_step(state: TrainState, batch: Arrays, scale: jax.Array) -> tuple[TrainState, BatchResult, jax.Array]:
+    def train_step(
+        state: TrainState, batch: DeviceBatch, scale: jax.Array
+    ) -> tuple[TrainState, BatchResult, jax.Array]:
         differentiate = jax.value_and_grad(compute_objective, has_aux=True)
         (value, (logits, batch_stats)), grads = differentiate(state.params, state, batch)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -177,7 +181,7 @@ def compute_ema_decay(decay: float, step: jax.Array) -> jax.Array:
     return jnp.minimum(decay, (1 + step) / (10 + step))
 
 
-def make_eval_step(model: MobileNet) -> Callable[[TrainState, Arrays], BatchResult]:
+def make_eval_step(model: MobileNet) -> Callable[[TrainState, DeviceBatch], BatchResult]:
     """Builds the jitted evaluation of one batch, without dropout or updates.
 
     Returns:
@@ -189,7 +193,7 @@ def make_eval_step(model: MobileNet) -> Callable[[TrainState, Arrays], BatchResu
 
 
 @functools.partial(jax.jit, static_argnums=0)  # compiled once per process for models that are equal
-def _eval_step(model: MobileNet, state: TrainState, batch: Arrays) -> BatchResult:
+def _eval_step(model: MobileNet, state: TrainState, batch: DeviceBatch) -> BatchResult:
     folded, variables = fold_batch_norm(model, {"params": state.evaluated_params, "batch_stats": state.batch_stats})
 
     def compute_logits(images: jax.Array) -> Any:

@@ -13,12 +13,12 @@ import optax
 
 from mobilenet_jax.errors import TrainingError
 from mobilenet_jax.sharding import gather_to_host
-from mobilenet_jax.training.feed import BatchFeed, DeviceBatch
+from mobilenet_jax.training.feed import BatchFeed
 from mobilenet_jax.training.history import History
 from mobilenet_jax.training.preemption import StopRequest
 from mobilenet_jax.training.profiling import Profiler, release_free_memory
 from mobilenet_jax.training.progress import ProgressBar
-from mobilenet_jax.training.step import BatchResult, TrainState
+from mobilenet_jax.training.step import BatchResult, DeviceBatch, TrainState
 
 _logger = logging.getLogger(__name__)
 

@@ -88,7 +88,7 @@ def _parse(location: str) -> tuple[str, str | None]:
 
 
 def import_hub(repository: str) -> Any:
-    """Returns the module huggingface_hub, which is optional, after validating what it sends.
+    """Returns the module huggingface_hub, which is optional, after validating the name and the token that it sends.
 
     Args:
         repository: the `owner/name` of the requests.

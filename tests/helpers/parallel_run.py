@@ -14,7 +14,7 @@ from configs.mobilenet import get_config
 from mobilenet_jax.cluster import connect_processes, is_first_process
 from mobilenet_jax.training.data import load_examples
 from mobilenet_jax.training.history import History
-from mobilenet_jax.training.loop import evaluate, make_feed, make_record
+from mobilenet_jax.training.loop import compute_validation_metrics, make_feed, make_record
 from mobilenet_jax.training.preemption import StopRequest
 from mobilenet_jax.training.profiling import Profiler
 from mobilenet_jax.training.setup import build_program, count_steps_per_epoch
@@ -48,7 +48,7 @@ def main(data: str, weights: str, epochs: str, out: str, coordinator: str | None
         trainer = Trainer(program.train_step, program.schedule, feed, length, stop_request, Profiler(None))
         while history.epoch < config.train.epochs:
             state, speed = trainer.train_epoch(state, history, 1.0)
-            metrics = evaluate(program.eval_step, state, feed.iterate_validation(history.epoch))
+            metrics = compute_validation_metrics(program.eval_step, state, feed.iterate_validation(history.epoch))
             history.finish_epoch(make_record(history, int(state.step), metrics, 0.0, 0.0, speed))
     statistics = program.estimate_statistics(state, feed.iterate_statistics(len(training)))
     tensors = jax.tree.leaves((state.params, state.batch_stats, statistics))

@@ -49,7 +49,7 @@ def test_scaled_channels_are_rounded_with_a_smaller_error(uneven):
 def test_an_equalized_network_computes_the_same_but_for_large_values(head):
     network = Network(make_sensitive_weights(head, (64, 64)), raw=True)
     pixels = make_images(16, (64, 64))
-    images = network.scale(jnp.asarray(pixels))
+    images = network.to_input_range(jnp.asarray(pixels))
     equalized = replace(network, params=equalize_channels(network, pixels))
     is_scaled = (
         equalized.params["conv_pw_13_bn"]["bias"] != network.fold()[1]["params"]["conv_pw_13_bn"]["bias"]
