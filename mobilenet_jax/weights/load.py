@@ -40,7 +40,7 @@ _MAX_FILE_RATIO = 8  # file to tensors: an optimizer's tensors make it 3, HDF5's
 
 
 def load_pretrained(
-    path: str | Path, alpha: float | None = None, *, checkpoint: CheckpointName = "best", allow_nonfinite: bool = False
+    path: str | Path, *, checkpoint: CheckpointName = "best", allow_nonfinite: bool = False
 ) -> tuple[MobileNet, dict[str, Any]]:
     """Loads a MobileNet v1, with its classifier if the file holds one.
 
@@ -49,7 +49,6 @@ def load_pretrained(
             `save_pretrained`, timm or Transformers wrote (safetensors), the prefix of a TensorFlow checkpoint, the
             workdir of a training run, or `hf://owner/name[@revision]`, the `model.safetensors` of a repository on the
             Hugging Face Hub. The format is detected from the content.
-        alpha: the expected width multiplier; None accepts any.
         checkpoint: the checkpoint of a workdir, `"best"` or `"latest"`.
         allow_nonfinite: whether tensors may contain NaN and infinity.
 
@@ -61,13 +60,12 @@ def load_pretrained(
         WeightsError: the file is damaged or cannot be downloaded, or a tensor is missing, unknown, or of another shape
             or type.
     """
-    weights = read_weights(path, alpha, checkpoint=checkpoint, allow_nonfinite=allow_nonfinite)
+    weights = read_weights(path, checkpoint=checkpoint, allow_nonfinite=allow_nonfinite)
     return weights.architecture.build_model(), weights.variables
 
 
 def read_weights(
     path: str | Path,
-    alpha: float | None = None,
     *,
     head: bool = True,
     checkpoint: CheckpointName = "best",
@@ -77,7 +75,6 @@ def read_weights(
 
     Args:
         path: see `load_pretrained`.
-        alpha: see `load_pretrained`.
         head: whether to read the classifier. Without it, any classifier is accepted, even one that `MobileNet` does
             not have.
         checkpoint: see `load_pretrained`.
@@ -87,8 +84,6 @@ def read_weights(
         WeightsError: see `load_pretrained`.
     """
     with _open_checked(path, head, checkpoint) as (file, architecture):
-        if alpha not in (None, architecture.alpha):
-            raise WeightsError(f"it holds a MobileNet of alpha {architecture.alpha}, but the model has alpha {alpha}")
         tensors = {
             name: _read_tensor(file, name, architecture.batch_norm_epsilon, allow_nonfinite)
             for name in architecture.compute_shapes()

@@ -62,11 +62,6 @@ def test_a_url_is_not_downloaded():
         read_weights(Path("https://example.org/mobilenet.h5"))
 
 
-def test_another_alpha_is_named_as_the_cause(weights):
-    with pytest.raises(WeightsError, match=r"holds a MobileNet of alpha 0\.25, but the model has alpha 1\.0"):
-        load_pretrained(weights[0.25], alpha=1.0)
-
-
 @pytest.mark.parametrize("alpha", [0.25, 1.0])
 @pytest.mark.parametrize("size", [(224, 224), (128, 128), (161, 97)])
 def test_features_equal_keras_on_real_images(weights, real_images, alpha, size):
