@@ -20,7 +20,6 @@ from PIL import Image
 from tests.helpers.datasets import write_isic
 from tests.helpers.hub_server import HubServer, connect
 from tests.helpers.runs import SHARED, make_config
-from tests.helpers.short_network import shorten_network
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -88,27 +87,14 @@ def tiny_isic(tmp_path) -> Path:
     return write_isic(tmp_path / "isic")
 
 
-@pytest.fixture(scope="module")
-def short_network():
-    """Gives the network five blocks in a test file: `pytestmark = pytest.mark.usefixtures("short_network")`."""
-    with shorten_network():
-        yield
-
-
 @pytest.fixture(scope="session")
-def trained_once(data, tmp_path_factory) -> Path:
+def trained(data, tmp_path_factory) -> Path:
+    """Returns the workdir of a run of one epoch; it must not be changed."""
     from mobilenet_jax.training.loop import train_and_evaluate
 
     workdir = tmp_path_factory.mktemp("trained") / "run"
-    with shorten_network():
-        train_and_evaluate(make_config(data, train__epochs=1), workdir)
+    train_and_evaluate(make_config(data, train__epochs=1), workdir)
     return workdir
-
-
-@pytest.fixture(scope="module")
-def trained(trained_once, short_network) -> Path:
-    """Returns the workdir of a run of one epoch of a network of five blocks; it must not be changed."""
-    return trained_once
 
 
 @pytest.fixture
@@ -118,13 +104,14 @@ def workdir(trained, tmp_path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def evaluated_once(trained_once, tmp_path_factory) -> Path:
+def evaluated_once(trained, tmp_path_factory) -> Path:
+    """Returns a copy of `trained` whose validation images were evaluated; it must not be changed."""
     from mobilenet_jax.cli.main import main
 
-    workdir = shutil.copytree(trained_once, tmp_path_factory.mktemp("evaluated") / "run")
+    workdir = shutil.copytree(trained, tmp_path_factory.mktemp("evaluated") / "run")
     output = io.StringIO()
     try:
-        with shorten_network(), contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
             main(["evaluate", str(workdir), "--resamples=5"])
     except SystemExit:
         pytest.fail(output.getvalue())
@@ -134,8 +121,8 @@ def evaluated_once(trained_once, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def evaluated(evaluated_once, short_network, tmp_path) -> Path:
-    """Returns a copy of `trained` whose validation images were evaluated; it may be changed."""
+def evaluated(evaluated_once, tmp_path) -> Path:
+    """Returns a copy of `evaluated_once`; it may be changed."""
     return shutil.copytree(evaluated_once, tmp_path / "run")
 
 

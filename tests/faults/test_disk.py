@@ -12,8 +12,6 @@ import pytest
 from mobilenet_jax.training.loop import train_and_evaluate
 from tests.helpers.runs import assert_equal_runs, end_run, make_config, start_run
 
-pytestmark = pytest.mark.usefixtures("short_network")
-
 _MAX_LINES = 5  # of error output
 
 

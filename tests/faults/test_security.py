@@ -14,8 +14,6 @@ from mobilenet_jax.weights.load import read_weights
 from mobilenet_jax.weights.save import write_weights
 from tests.helpers.runs import ROOT
 
-pytestmark = pytest.mark.usefixtures("short_network")
-
 _NAMES = (
     "<script>alert(1)</script>",
     '"><img src=x onerror=alert(1)>',

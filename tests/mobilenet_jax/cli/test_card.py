@@ -19,8 +19,6 @@ from mobilenet_jax.weights.load import read_weights
 from tests.helpers.documents import run_python_blocks, write_photos
 from tests.helpers.runs import make_config
 
-pytestmark = pytest.mark.usefixtures("short_network")
-
 KEYS = Preprocessing._fields
 METRICS = "evaluation/validation/metrics.json"
 

@@ -2,13 +2,10 @@ import csv
 import json
 import shutil
 
-import pytest
 from PIL import Image
 
 from input_pipeline.sources.isic import CLASS_NAMES as NAMES
 from tests.helpers.runs import read_table
-
-pytestmark = pytest.mark.usefixtures("short_network")
 
 
 def test_compare_prints_the_difference_of_two_runs_and_draws_their_curves(run, evaluated, tmp_path):

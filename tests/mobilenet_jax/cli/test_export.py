@@ -6,16 +6,14 @@ from tests.helpers.sensitive_weights import make_sensitive_weights
 
 pytest.importorskip("litert_converter", reason="needs pip install 'mobilenet-jax[export]'")
 
-pytestmark = pytest.mark.usefixtures("short_network")
-
 
 def test_export_prints_the_verification(run, trained, tmp_path):
     status, out, err = run("export", trained, tmp_path / "a.tflite")
     assert (status, err) == (0, "")
     lines = dict(line.split("  ", 1) for line in out.splitlines()[1:])
     assert out.startswith(f"{tmp_path / 'a.tflite'}\n")
-    assert lines["operations"].split()[0] == "15:"
-    assert lines["size"].split() == ["0.20", "MB"]
+    assert lines["operations"].split()[0] == "31:"
+    assert lines["size"].split() == ["0.86", "MB"]
     assert lines["time, 1 thread"].endswith("ms/image")
 
 

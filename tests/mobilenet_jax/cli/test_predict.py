@@ -10,8 +10,6 @@ from input_pipeline.sources.isic import INPUT
 from mobilenet_jax.inference.classifier import Classifier
 from tests.helpers.runs import read_table
 
-pytestmark = pytest.mark.usefixtures("short_network")
-
 IMAGES = INPUT.format("Training")
 
 

@@ -9,8 +9,6 @@ from mobilenet_jax.weights.load import read_weights
 from tests.helpers.hub_server import TOKEN
 from tests.helpers.weights_files import are_equal
 
-pytestmark = pytest.mark.usefixtures("short_network")
-
 NAME = "owner/name"
 CARD = ["README.md", "config.json", "confusion.png", "model.safetensors", "reliability.png"]
 

@@ -9,8 +9,6 @@ from mobilenet_jax.errors import ExportError
 
 pytest.importorskip("litert_converter", reason="needs pip install 'mobilenet-jax[export]'")
 
-pytestmark = pytest.mark.usefixtures("short_network")
-
 
 @pytest.fixture
 def without_npm(monkeypatch):

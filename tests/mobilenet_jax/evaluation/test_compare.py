@@ -7,8 +7,6 @@ from mobilenet_jax.errors import EvaluationError
 from mobilenet_jax.evaluation.compare import compare
 from tests.helpers.predictions import make_predictions, sample_outputs
 
-pytestmark = pytest.mark.usefixtures("short_network")
-
 
 def write_evaluation(workdir, predictions):
     folder = workdir / "evaluation" / "validation"

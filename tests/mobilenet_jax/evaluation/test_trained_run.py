@@ -5,8 +5,6 @@ import pytest
 from mobilenet_jax.errors import EvaluationError
 from mobilenet_jax.evaluation.trained_run import read_records, read_trained_run
 
-pytestmark = pytest.mark.usefixtures("short_network")
-
 
 @pytest.mark.parametrize("line", ["{}", "[]", "3", '{"epoch": 1, "step": 3}', '{"epoch": "1"}', "{", "[" * 200_000])
 def test_a_line_that_is_no_record_is_an_error(workdir, line):

@@ -19,8 +19,6 @@ from mobilenet_jax.weights.weights import Weights
 from tests.helpers.runs import read_table, with_devices
 from tests.helpers.weights_files import make_random_tensors
 
-pytestmark = pytest.mark.usefixtures("short_network")
-
 
 def sample_pixels(n):
     return np.random.default_rng(0).integers(0, 256, (n, 32, 32, 3), np.uint8)

@@ -19,8 +19,6 @@ from mobilenet_jax.inference.predict_files import (
 )
 from mobilenet_jax.weights.load import read_weights
 
-pytestmark = pytest.mark.usefixtures("short_network")
-
 IMAGES = INPUT.format("Training")
 
 

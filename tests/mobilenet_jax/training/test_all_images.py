@@ -7,8 +7,6 @@ from mobilenet_jax.training.loop import train_and_evaluate
 from mobilenet_jax.weights.load import read_weights
 from tests.helpers.runs import make_config, read_records
 
-pytestmark = pytest.mark.usefixtures("short_network")
-
 
 def test_a_run_on_all_images_has_no_validation_and_its_last_epoch_is_the_best(data, tmp_path, run, caplog):
     workdir = tmp_path / "run"

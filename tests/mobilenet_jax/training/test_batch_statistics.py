@@ -17,8 +17,6 @@ from mobilenet_jax.training.step import TrainState
 from mobilenet_jax.weights.load import read_weights
 from tests.helpers.runs import make_config, read_records, request_stop
 
-pytestmark = pytest.mark.usefixtures("short_network")
-
 REESTIMATE = {"train__reestimate_batch_norm": 28, "optimizer__learning_rate": 0.05}
 
 

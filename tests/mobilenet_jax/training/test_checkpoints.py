@@ -9,8 +9,6 @@ from mobilenet_jax.training.loop import train_and_evaluate
 from mobilenet_jax.weights.load import read_weights
 from tests.helpers.runs import make_config, read_records
 
-pytestmark = pytest.mark.usefixtures("short_network")
-
 
 @pytest.fixture(scope="module")
 def whole(data, tmp_path_factory):

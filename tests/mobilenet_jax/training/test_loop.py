@@ -2,6 +2,7 @@ import json
 import shutil
 import signal
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -21,8 +22,6 @@ from mobilenet_jax.weights.load import read_weights
 from mobilenet_jax.weights.save import write_weights
 from tests.helpers.runs import TIMED, make_config, read_records, request_stop
 
-pytestmark = pytest.mark.usefixtures("short_network")
-
 
 @pytest.fixture(scope="module")
 def finished(data, tmp_path_factory):
@@ -36,14 +35,6 @@ def finished(data, tmp_path_factory):
 def workdir(finished, tmp_path):
     """Returns a copy of `finished`; it may be changed."""
     return shutil.copytree(finished, tmp_path / "run")
-
-
-@pytest.fixture
-def initial(finished, tmp_path):
-    """Returns a weights file whose network takes pixels from -1 to 1."""
-    path = tmp_path / "initial.safetensors"
-    write_weights(path, replace(read_weights(finished), metadata=Metadata(input_scaling=(-1, 1))))
-    return path
 
 
 def test_a_run_writes_all_documented_files(finished, data):
@@ -198,8 +189,8 @@ def test_a_folder_that_holds_something_else_is_not_changed(data, tmp_path):
 
 
 def test_a_full_disk_is_reported_before_the_first_step(data, tmp_path, monkeypatch):
-    monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 100_000))
-    with pytest.raises(WorkdirError, match=r"0\.1 MB free, but checkpoints need \d\.\d MB"):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1_000_000))
+    with pytest.raises(WorkdirError, match=r"1\.0 MB free, but checkpoints need \d\.\d MB"):
         train_and_evaluate(make_config(data), tmp_path / "run")
     assert not (tmp_path / "run" / "config.json").exists()
 
@@ -208,7 +199,7 @@ def test_a_run_stops_between_epochs_when_the_disk_fills_up_and_resumes(data, wor
     caplog.set_level("INFO")
     config = make_config(data, train__epochs=4)
     real = shutil.disk_usage
-    full = lambda path: shutil._ntuple_diskusage(10, 9, 100_000)  # noqa: E731
+    full = lambda path: shutil._ntuple_diskusage(10, 9, 1_000_000)  # noqa: E731
     save = Checkpoints.save
 
     def save_and_fill(*args):
@@ -284,17 +275,17 @@ def test_the_numbers_of_classes_and_epochs_are_taken_from_the_data(data, finishe
     assert read_weights(tmp_path / "run").architecture.num_classes == 7
 
 
-def test_weights_of_another_alpha_are_refused(data, tmp_path, initial):
+def test_weights_of_another_alpha_are_refused(data, tmp_path, weights):
     with pytest.raises(ConfigError, match=r"other settings: add --config\.model\.alpha=0\.25$"):
-        train_and_evaluate(make_config(data, model__alpha=0.5, init__weights=str(initial)), tmp_path / "run")
+        train_and_evaluate(make_config(data, model__alpha=0.5, init__weights=str(weights[0.25])), tmp_path / "run")
 
 
 def test_a_run_starts_from_the_backbone_and_the_scaling_of_another_run(data, finished, tmp_path, caplog):
     caplog.set_level("INFO")
     changes = {"init__weights": str(finished), "init__input_scaling": "weights", "train__epochs": 1}
-    train_and_evaluate(make_config(data, model__frozen_blocks=5, model__head="article", **changes), tmp_path / "run")
+    train_and_evaluate(make_config(data, model__frozen_blocks=13, model__head="article", **changes), tmp_path / "run")
     assert f"backbone from {finished}; input scaling [0, 1]" in caplog.messages
-    size = "model: 1,319,943 trainable parameters of 1,367,543 (47,600 backbone, 1,319,943 head), on 1 cpu device(s)"
+    size = "model: 1,319,943 trainable parameters of 1,533,015 (213,072 backbone, 1,319,943 head), on 1 cpu device(s)"
     assert size in caplog.messages
     second = read_weights(tmp_path / "run")
     assert second.architecture == Architecture(0.25, "article", 7, 1)
@@ -314,11 +305,13 @@ def test_augmentation_on_the_device_gives_the_loss_of_augmentation_on_the_host(d
 
 
 @pytest.mark.parametrize("place", ["host", "device"])
-def test_a_resumed_run_keeps_its_input_scaling(data, initial, tmp_path, place):
-    changes = {"init__weights": str(initial), "init__input_scaling": "weights", "augment__where": place}
+def test_a_resumed_run_keeps_its_input_scaling(data, finished, tmp_path, place):
+    weights, path = read_weights(finished), tmp_path / "w.safetensors"
+    changes = {"init__weights": str(path), "init__input_scaling": "weights", "augment__where": place}
+    write_weights(path, replace(weights, metadata=Metadata(input_scaling=(-1, 1))))
     for workdir, epochs in (("run", 1), ("whole", 2)):
         train_and_evaluate(make_config(data, train__epochs=epochs, **changes), tmp_path / workdir)
-    write_weights(initial, replace(read_weights(initial), metadata=Metadata(input_scaling=(0, 1))), force=True)
+    write_weights(path, replace(weights, metadata=Metadata(input_scaling=(0, 1))), force=True)
     train_and_evaluate(make_config(data, train__epochs=2, **changes), tmp_path / "run")
     assert read_weights(tmp_path / "run", checkpoint="latest").metadata.input_scaling == (-1, 1)
     assert read_records(tmp_path / "run") == read_records(tmp_path / "whole")
@@ -381,7 +374,8 @@ def test_a_second_sigterm_during_the_last_save_changes_nothing(data, finished, t
     assert read_records(tmp_path / "run") == read_records(finished)
 
 
-def test_resuming_does_not_need_the_initial_weights(data, initial, tmp_path):
+def test_resuming_does_not_need_the_initial_weights(data, weights, tmp_path):
+    initial = Path(shutil.copy(weights[0.25], tmp_path / "initial.h5"))
     changes = {"init__weights": str(initial), "init__input_scaling": "weights"}
     train_and_evaluate(make_config(data, train__epochs=1, **changes), tmp_path / "run")
     initial.unlink()
@@ -402,11 +396,11 @@ def test_settings_that_contradict_each_other_are_warned_of(data, caplog):
 
 
 def test_a_run_whose_only_checkpoint_is_damaged_does_not_start_over_without_its_initial_weights(
-    data, initial, workdir, caplog
+    data, weights, workdir, caplog
 ):
     config = json.loads((workdir / "config.json").read_text())
-    changes = {"init__weights": str(initial), "init__input_scaling": "weights"}
-    config["init"].update(weights=str(initial), input_scaling="weights")
+    changes = {"init__weights": str(weights[0.25]), "init__input_scaling": "weights"}
+    config["init"].update(weights=str(weights[0.25]), input_scaling="weights")
     (workdir / "config.json").write_text(json.dumps(config))
     for file in (workdir / "checkpoints").glob("*/metrics/metrics"):
         file.write_text("{")

@@ -10,8 +10,6 @@ from mobilenet_jax.training.loop import train_and_evaluate
 from mobilenet_jax.training.workdir import Workdir
 from tests.helpers.runs import make_config, read_records
 
-pytestmark = pytest.mark.usefixtures("short_network")
-
 
 def test_a_second_run_in_a_workdir_is_refused(data, tmp_path):
     config, path = make_config(data), tmp_path / "run"

@@ -11,8 +11,6 @@ import pytest
 from mobilenet_jax.errors import WeightsError
 from mobilenet_jax.weights.orbax import check_arrays, find_checkpoint, get_score
 
-pytestmark = pytest.mark.usefixtures("short_network")
-
 
 @pytest.fixture
 def folder(tmp_path):
