@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("--data", help="folder of the images (default: that of the run)")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
     models = _measure(args.workdirs, args.data)
     (args.out / "phone_models.md").write_text(_format_table(models))
     (args.out / "phone_models.png").write_bytes(encode_png(_draw(models)))

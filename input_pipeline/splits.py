@@ -50,7 +50,7 @@ def split_examples(examples: Examples, split: str, *, val_fraction: float, seed:
     if split == "all":
         held_out = np.zeros(len(examples), bool)
     elif split == "given":
-        held_out = _get_given_sides(examples) == "validation"
+        held_out = _get_given_subsets(examples) == "validation"
     elif split.endswith(".csv"):
         held_out = _read_held_out(examples, Path(split))
     elif fold := _FOLD.fullmatch(split):
@@ -153,7 +153,7 @@ def _number_lesions(examples: Examples) -> tuple[np.ndarray, np.ndarray]:
     return lesion_of, examples.labels[first]
 
 
-def _get_given_sides(examples: Examples) -> np.ndarray:
+def _get_given_subsets(examples: Examples) -> np.ndarray:
     if examples.subsets is None:
         raise DataError(
             "data.split is 'given', but the data have no split: put the class folders into train/ and val/, add the "

@@ -101,8 +101,6 @@ def test_the_defaults_of_the_split_and_the_cache_are_those_of_the_documents():
 
 @each_document
 def test_every_python_file_named_in_a_document_exists(document):
-    if document.name == "CHANGELOG.md":  # names files of earlier versions
-        return
     files = [f"/{path.relative_to(ROOT)}" for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
     for name in re.findall(r"(?<![\w./])[\w/]+\.py\b", document.read_text()):
         is_example = "NAME" in name or name in ("cli/export.py", "utils.py", "mine.py", "SWEEP.py")

@@ -212,8 +212,8 @@ class MobileNet(nn.Module):
             with the sizes rounded as by `compute_feature_size`.
 
         Raises:
-            ValueError: alpha, the head or the shape of the images is not one of those above; or `train` is true, but
-                batch normalization is folded.
+            ValueError: an attribute or the shape of the images is not one of those above; or `train` is true, but batch
+                normalization is folded.
         """
         self._validate(images)
         if train and self.folded:

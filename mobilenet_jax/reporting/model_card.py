@@ -104,8 +104,13 @@ def _render_card(run: TrainedRun, results: dict[str, Any]) -> str:
         evaluation_data_is_isic=SOURCES[results["source"]].is_isic,
         training_data=training_data,
         data_license=data_license,
-        initial_weights=strip_folder(run.config["init"]["weights"] or "random weights"),
+        initial_weights=_describe_initial_weights(run.config["init"]["weights"]),
     )
+
+
+def _describe_initial_weights(weights: str | None) -> str:
+    """Returns the name of the weights without its folder; on the command line, None is text in any case."""
+    return "random weights" if str(weights).lower() in ("none", "") else strip_folder(str(weights))
 
 
 def escape_markdown(text: str) -> str:

@@ -20,6 +20,7 @@ from mobilenet_jax.evaluation.calibration import Correction
 from mobilenet_jax.evaluation.evaluate import name_evaluation
 from mobilenet_jax.sweeps.runner import Job, Runner, describe_failures
 from mobilenet_jax.training.config import check_config, find_differences, parse_config
+from mobilenet_jax.training.setup import choose_epochs
 
 _logger = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ class TrainingRun(NamedTuple):
             summary, stored = (
                 json.loads((self.workdir / f"{name}.json").read_text()) for name in ("summary", "config")
             )
-            epochs = config.train.epochs or stored["train"]["epochs"]  # which is that of the data
+            epochs = config.train.epochs or choose_epochs(summary["training_images"] // config.train.batch_size)
             is_complete = summary["last"]["epoch"] == epochs or summary["stopped_early"]
             differences = find_differences(stored, config.to_dict())
         except (OSError, ValueError, KeyError, TypeError, AttributeError):  # missing or damaged

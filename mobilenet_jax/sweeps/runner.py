@@ -83,6 +83,7 @@ class Runner:
         """Runs all jobs, and returns those that failed. One that fails does not stop the others.
 
         SIGTERM, SIGHUP and Ctrl-C make the running commands save their state, and end; a second signal kills them.
+        On Windows, the first one kills them.
 
         Raises:
             ConfigError: the program of the template cannot be run.

@@ -209,8 +209,6 @@ def parse_config(specification: str | None, overrides: Sequence[str]) -> tuple[C
         raise ConfigError("--config is missing: name a file or a shipped configuration, such as --config=sample")
     if rest:
         raise ConfigError(f"unexpected argument {rest[0]}")
-    if str(values.config.init.weights).lower() in ("none", ""):  # on the command line, None is a text
-        values.config.init.weights = None
     return values.config, Path(specification).name.replace(".py", "").replace(":", "-")
 
 

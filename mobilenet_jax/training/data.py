@@ -13,6 +13,7 @@ from input_pipeline.sources.registry import read_split
 from input_pipeline.splits import count_crossing_lesions, format_split, hash_split, resolve_split
 from mobilenet_jax.errors import ConfigError
 from mobilenet_jax.evaluation.predictions import read_predictions
+from mobilenet_jax.training.losses import compute_log_prior
 
 _logger = logging.getLogger(__name__)
 
@@ -77,6 +78,9 @@ def add_soft_labels(training: Examples, loss: ConfigDict) -> Examples:
     They are the mean of the one-hot label and of the probabilities of a teacher, weighted by `soft_labels_weight`:
     knowledge distillation (Hinton et al. 2015, arXiv:1503.02531) at the temperature 1.
 
+    With `logit_adjustment`, the teacher must have been trained with it too: its probabilities p are those of equally
+    frequent classes, unlike the labels. They are replaced by those proportional to p * frequency**logit_adjustment.
+
     Raises:
         ConfigError: the table has other classes, or lacks an image.
         EvaluationError: the table cannot be read.
@@ -98,6 +102,8 @@ def add_soft_labels(training: Examples, loss: ConfigDict) -> Examples:
         )
     columns = [teacher.class_names.index(name) for name in training.class_names]
     probabilities = teacher.probabilities[[row_of[name] for name in names]][:, columns]
+    probabilities = probabilities * np.exp(loss.logit_adjustment * compute_log_prior(training.labels, len(columns)))
+    probabilities /= probabilities.sum(1, keepdims=True)
     one_hot, weight = np.eye(len(columns))[training.labels], loss.soft_labels_weight
     return replace(training, soft_labels=((1 - weight) * one_hot + weight * probabilities).astype(np.float32))
 

@@ -229,8 +229,8 @@ def _init_variables(model: MobileNet, size: int, key: jax.Array, known: frozense
 
 
 def has_initial_weights(init: ConfigDict) -> bool:
-    """Returns whether the section `init` names weights."""
-    return bool(init.weights)
+    """Returns whether the section `init` names weights; on the command line, None is text in any case."""
+    return str(init.weights).lower() not in ("none", "")
 
 
 def log_model_size(model: MobileNet, params: dict[str, Any]) -> None:

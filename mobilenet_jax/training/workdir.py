@@ -56,10 +56,11 @@ class Workdir:
         self._writes = is_first_process()
         if not self._writes:
             return
-        file = path / "config.json"
-        if has_checkpoints(path / "checkpoints") or (path / "metrics.jsonl").exists():  # before, nothing can be spoilt
-            _check_same_run(file, config)
-        elif path.exists() and not file.exists() and not (path.is_dir() and all(map(_is_ignored, path.iterdir()))):
+        file, metrics = path / "config.json", path / "metrics.jsonl"
+        if file.exists():
+            # Before the first checkpoint, a configuration that does not work can be corrected.
+            _check_same_run(file, config, may_differ=not (has_checkpoints(path / "checkpoints") or metrics.exists()))
+        elif path.exists() and not (path.is_dir() and all(map(_is_ignored, path.iterdir()))):
             raise WorkdirError(f"{path} exists and does not hold a run: choose another --workdir")
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -146,25 +147,29 @@ def _format_json(values: dict[str, Any]) -> str:
     return json.dumps(values, indent=2) + "\n"
 
 
-def _check_same_run(file: Path, config: dict[str, Any]) -> None:
-    """Raises if a `config.json` differs from `config` in a setting that changes the results.
+def _check_same_run(file: Path, config: dict[str, Any], *, may_differ: bool) -> None:
+    """Raises if a `config.json` is not that of a run, or differs from `config` in more than the place of the images.
 
-    The images may be elsewhere, and `train.epochs` may differ, unless the schedule depends on it.
+    `train.epochs` may differ too, unless the schedule depends on it. With `may_differ`, all settings may.
     """
-    may_differ = {"data.dir", "data.cache", *(["train.epochs"] * (config["optimizer"]["schedule"] != "cosine"))}
     try:
         stored = json.loads(file.read_text())
         differences = find_differences(stored, config)
+        if stored.keys() != config.keys():
+            raise ValueError("it is not the configuration of a run")
     except (OSError, ValueError, RecursionError, AttributeError) as error:  # the last: JSON, but not an object
         raise WorkdirError(f"{file} cannot be read ({error}): choose another --workdir") from error
-    if "data.dir" in differences:
-        _logger.warning("%s continues with images in %s instead of %s", file.parent, *reversed(differences["data.dir"]))
-    changes = [f"{key}: {old!r} -> {new!r}" for key, (old, new) in differences.items() if key not in may_differ]
+    if may_differ:
+        return
+    free = {"data.dir", "data.cache", *(["train.epochs"] * (config["optimizer"]["schedule"] != "cosine"))}
+    changes = [f"{key}: {old!r} -> {new!r}" for key, (old, new) in differences.items() if key not in free]
     if changes:
         raise WorkdirError(
             f"{file.parent} holds a run with another configuration ({'; '.join(changes)}): choose another "
             "--workdir, or remove that folder"
         )
+    if "data.dir" in differences:  # names, labels and lesions are compared later, pixels are not
+        _logger.warning("%s continues with images in %s instead of %s", file.parent, *reversed(differences["data.dir"]))
 
 
 def _is_ignored(path: Path) -> bool:

@@ -9,6 +9,7 @@ from PIL import Image
 from input_pipeline.image_ops import preprocess
 from input_pipeline.preprocessing import Preprocessing
 from mobilenet_jax.errors import ExportError
+from mobilenet_jax.evaluation.trained_run import read_trained_run
 from mobilenet_jax.export import images, verification
 from mobilenet_jax.export.export import check_destination, export_model
 from mobilenet_jax.export.network import Network
@@ -42,11 +43,16 @@ def test_the_description_says_how_to_use_the_file(trained, tmp_path):
     assert description["verification"]["milliseconds"].keys() == {1, 2}
 
 
-def test_images_for_verification_are_not_those_of_the_calibration(trained, data):
-    network = Network(read_weights(trained))
-    calibration = images.read_calibration_images(None, str(data), network, 20)
-    verification = images.read_verification_images(None, str(data), network, 20)
-    assert len(calibration) == len(verification) == 20
+@pytest.mark.parametrize("source", ["folder", "run"])
+def test_images_for_verification_are_not_those_of_the_calibration(trained, workdir, data, source):
+    network, run = Network(read_weights(trained)), None
+    if source == "run":
+        run = read_trained_run(workdir)
+        run.config["data"]["split"] = "all"  # there are no validation images
+    folder = None if run else str(data)
+    calibration = images.read_calibration_images(run, folder, network, 12)
+    verification = images.read_verification_images(run, folder, network, 12)
+    assert len(calibration) == len(verification) == 12
     assert not {image.tobytes() for image in calibration} & {image.tobytes() for image in verification}
 
 

@@ -11,7 +11,7 @@ from mobilenet_jax.model.mobilenet import MobileNet
 from mobilenet_jax.training.batch_statistics import make_statistics_estimator, pool_statistics
 from mobilenet_jax.training.checkpoints import Checkpoints
 from mobilenet_jax.training.data import load_examples
-from mobilenet_jax.training.loop import evaluate, make_feed, train_and_evaluate
+from mobilenet_jax.training.loop import compute_validation_metrics, make_feed, train_and_evaluate
 from mobilenet_jax.training.setup import build_program
 from mobilenet_jax.training.step import TrainState
 from mobilenet_jax.weights.load import read_weights
@@ -138,7 +138,9 @@ def test_weights_of_a_workdir_are_the_evaluated_ones(data, reestimated):
     feed = make_feed(config, *load_examples(config.data, 7, config.seed), scaling)
     statistics = program.estimate_statistics(state, feed.iterate_statistics(28))
     jax.tree.map(np.testing.assert_array_equal, weights.variables, {"params": state.params, "batch_stats": statistics})
-    metrics = evaluate(program.eval_step, state, feed.iterate_validation(2), weights.variables["batch_stats"])
+    metrics = compute_validation_metrics(
+        program.eval_step, state, feed.iterate_validation(2), weights.variables["batch_stats"]
+    )
     assert metrics["loss"] == read_records(reestimated)[-1]["val_loss"]
 
 

@@ -76,6 +76,11 @@ def test_soft_labels_are_the_weighted_mean_of_labels_and_teacher(data, tmp_path)
     (tmp_path / "teacher.csv").write_text(teacher.to_csv())
     soft = add_soft_labels(training, config.loss).soft_labels
     np.testing.assert_allclose(soft, 0.75 * np.eye(7)[training.labels] + 0.25 * probabilities, atol=1e-6)
+    config.loss.logit_adjustment = 0.5
+    adjusted = probabilities * np.sqrt(np.bincount(training.labels, minlength=7))
+    adjusted /= adjusted.sum(1, keepdims=True)
+    soft = add_soft_labels(training, config.loss).soft_labels
+    np.testing.assert_allclose(soft, 0.75 * np.eye(7)[training.labels] + 0.25 * adjusted, atol=1e-6)
     (tmp_path / "teacher.csv").write_text(teacher.take(np.arange(n - 2)).to_csv())
     with pytest.raises(ConfigError, match="lacks 2 training images, the first: ISIC"):
         add_soft_labels(training, config.loss)

@@ -115,6 +115,13 @@ def test_images_may_have_moved_before_a_run_continues(data, workdir, tmp_path, c
     assert f"{workdir} continues with images in {moved} instead of {data}" in caplog.messages
 
 
+def test_the_config_json_of_another_program_is_refused(data, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "mobilenet_v1"}')
+    with pytest.raises(WorkdirError, match="it is not the configuration of a run"):
+        train_and_evaluate(make_config(data), tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json"}
+
+
 def test_a_run_without_a_checkpoint_may_change_its_configuration(data, tmp_path):
     Workdir(tmp_path / "run", make_config(data, train__batch_size=4).to_dict(), 0).__exit__(None, None, None)
     train_and_evaluate(make_config(data, train__epochs=1), tmp_path / "run")

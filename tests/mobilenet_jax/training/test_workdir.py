@@ -21,7 +21,7 @@ def test_a_second_run_in_a_workdir_is_refused(data, tmp_path):
 
 
 def test_a_lock_ends_with_its_run(tmp_path):
-    path, config = tmp_path / "run", {"optimizer": {"schedule": "constant"}}
+    path, config = tmp_path / "run", {}
     for _ in range(2):
         with Workdir(path, config, 0):
             assert (path / ".lock").exists()
