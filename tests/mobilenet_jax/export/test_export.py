@@ -14,9 +14,11 @@ from mobilenet_jax.export import images, verification
 from mobilenet_jax.export.export import check_destination, export_model
 from mobilenet_jax.export.network import Network
 from mobilenet_jax.export.verification import Verification
+from mobilenet_jax.training.loop import train_and_evaluate
 from mobilenet_jax.weights.load import read_weights
 from mobilenet_jax.weights.save import write_weights
 from mobilenet_jax.weights.weights_file import compute_sha256
+from tests.helpers.runs import make_config
 from tests.helpers.sensitive_weights import CLASSES, make_sensitive_weights
 
 pytest.importorskip("litert_converter", reason="needs pip install 'mobilenet-jax[export]'")
@@ -44,11 +46,11 @@ def test_the_description_says_how_to_use_the_file(trained, tmp_path):
 
 
 @pytest.mark.parametrize("source", ["folder", "run"])
-def test_images_for_verification_are_not_those_of_the_calibration(trained, workdir, data, source):
+def test_images_for_verification_are_not_those_of_the_calibration(trained, data, tmp_path, source):
     network, run = Network(read_weights(trained)), None
     if source == "run":
-        run = read_trained_run(workdir)
-        run.config["data"]["split"] = "all"  # there are no validation images
+        train_and_evaluate(make_config(data, data__split="all", train__epochs=1), tmp_path / "run")
+        run = read_trained_run(tmp_path / "run")
     folder = None if run else str(data)
     calibration = images.read_calibration_images(run, folder, network, 12)
     verification = images.read_verification_images(run, folder, network, 12)
