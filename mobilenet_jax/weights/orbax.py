@@ -58,6 +58,13 @@ def find_checkpoint(folder: Path, name: CheckpointName) -> Path | None:
     """
     if name == "best" and (damaged := find_damaged_scores(folder)):
         raise WeightsError(get_first_line(next(iter(damaged.values()))))
+    try:
+        return _find_checkpoint(folder, name)
+    except FileNotFoundError:  # a run that is being trained has deleted a checkpoint between listing and reading it
+        return _find_checkpoint(folder, name)
+
+
+def _find_checkpoint(folder: Path, name: CheckpointName) -> Path | None:
     options = ocp.CheckpointManagerOptions(create=False, best_fn=get_score, best_mode=BEST_MODE)
     with ocp.CheckpointManager(folder.absolute(), options=options) as manager:
         step = manager.best_step() if name == "best" else manager.latest_step()

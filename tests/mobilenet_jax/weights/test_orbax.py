@@ -95,6 +95,21 @@ def test_a_score_that_has_changed_chooses_no_checkpoint(workdir):
         find_checkpoint(workdir / "checkpoints", "best")
 
 
+def test_a_checkpoint_that_is_deleted_while_the_scores_are_read_is_left_out(workdir, monkeypatch):
+    folder, real = workdir / "checkpoints", ocp.CheckpointManager
+    first, second = sorted(folder.glob("[0-9]*"))[0], folder / "99"
+    shutil.copytree(first, second)
+
+    def list_and_delete(*args, **options):
+        if second.exists():
+            shutil.rmtree(second)
+            raise FileNotFoundError(second)
+        return real(*args, **options)
+
+    monkeypatch.setattr(ocp, "CheckpointManager", list_and_delete)
+    assert find_checkpoint(folder, "latest") == first
+
+
 def test_no_checkpoint_is_found_where_there_is_none(tmp_path):
     assert find_checkpoint(tmp_path, "best") is None
     assert find_checkpoint(tmp_path, "latest") is None
