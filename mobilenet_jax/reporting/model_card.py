@@ -18,6 +18,7 @@ from mobilenet_jax.evaluation.trained_run import ISIC_NAME, TrainedRun
 from mobilenet_jax.reporting.limits import list_limits, name_object
 from mobilenet_jax.reporting.published_config import strip_folders
 from mobilenet_jax.weights.hub import strip_folder
+from mobilenet_jax.weights.load import names_weights
 from mobilenet_jax.weights.metadata import format_input_scaling
 from mobilenet_jax.weights.save import write_weights
 
@@ -83,6 +84,7 @@ def _render_card(run: TrainedRun, results: dict[str, Any]) -> str:
     environment.filters["quote_yaml"] = quote_yaml
     source = files(__package__) / "templates" / "model_card.md.j2"
     (training_data, data_license), metadata = run.describe_training_data(), run.weights.metadata
+    initial = run.config["init"]["weights"]
     return environment.from_string(source.read_text(encoding="utf-8")).render(
         run=run,
         image_size=metadata.image_size,
@@ -104,13 +106,8 @@ def _render_card(run: TrainedRun, results: dict[str, Any]) -> str:
         evaluation_data_is_isic=SOURCES[results["source"]].is_isic,
         training_data=training_data,
         data_license=data_license,
-        initial_weights=_describe_initial_weights(run.config["init"]["weights"]),
+        initial_weights=strip_folder(initial) if names_weights(initial) else "random weights",
     )
-
-
-def _describe_initial_weights(weights: str | None) -> str:
-    """Returns the name of the weights without its folder; on the command line, None is text in any case."""
-    return "random weights" if str(weights).lower() in ("none", "") else strip_folder(str(weights))
 
 
 def escape_markdown(text: str) -> str:

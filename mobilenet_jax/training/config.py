@@ -33,7 +33,8 @@ from mobilenet_jax.training.early_stopping import Mode
 from mobilenet_jax.training.history import MONITORS
 from mobilenet_jax.training.losses import ClassWeighting
 from mobilenet_jax.training.optimizer import OptimizerName, ScheduleName
-from mobilenet_jax.training.setup import InputScalingName, Precision, has_initial_weights
+from mobilenet_jax.training.setup import InputScalingName, Precision
+from mobilenet_jax.weights.load import names_weights
 
 # Keys that were added after the first version, with the values that reproduce the runs before. Every later key needs a
 # line here, so that these runs can be resumed.
@@ -239,7 +240,7 @@ def check_config(config: ConfigDict) -> None:
         raise ConfigError(f"config.data.dir is empty: use --config.data.dir=DIR for the {values['data.source']} data")
     if values["loss.weights_from_epoch"] and values["loss.class_weights"] == "none":
         raise ConfigError("config.loss.weights_from_epoch is set, but config.loss.class_weights is 'none'")
-    if values["init.input_scaling"] == "weights" and not has_initial_weights(config.init):
+    if values["init.input_scaling"] == "weights" and not names_weights(config.init.weights):
         raise ConfigError(
             "config.init.input_scaling is 'weights', but config.init.weights is not set: add "
             "--config.init.input_scaling=1/255 to train from random weights"

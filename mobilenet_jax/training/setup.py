@@ -35,7 +35,7 @@ from mobilenet_jax.training.step import (
 from mobilenet_jax.weights.hub import is_hub_location
 from mobilenet_jax.weights.imagenet import find_imagenet_weights
 from mobilenet_jax.weights.layout import VARIANT, Architecture
-from mobilenet_jax.weights.load import read_weights
+from mobilenet_jax.weights.load import names_weights, read_weights
 from mobilenet_jax.weights.metadata import format_input_scaling
 
 Precision = Literal["float32", "bfloat16"]
@@ -196,7 +196,7 @@ def init_model(
     size = config.data.image_size
     input_scaling: InputScaling = _ARTICLE_SCALING
     backbone: dict[str, Any] = {"params": {}, "batch_stats": {}}
-    if pretrained and has_initial_weights(config.init):
+    if pretrained and names_weights(config.init.weights):
         path = find_imagenet_weights(model.alpha, size) if config.init.weights == "imagenet" else config.init.weights
         weights = read_weights(path, head=False)
         _check_variant(model, weights.architecture, path)
@@ -226,11 +226,6 @@ def _init_variables(model: MobileNet, size: int, key: jax.Array, known: frozense
         name: {layer: tensors for layer, tensors in layers.items() if layer not in known}
         for name, layers in variables.items()
     }
-
-
-def has_initial_weights(init: ConfigDict) -> bool:
-    """Returns whether the section `init` names weights; on the command line, None is text in any case."""
-    return str(init.weights).lower() not in ("none", "")
 
 
 def log_model_size(model: MobileNet, params: dict[str, Any]) -> None:

@@ -39,6 +39,11 @@ _SLACK = 64 << 20  # bytes that the tensors of a compressed file may have beyond
 _MAX_FILE_RATIO = 8  # file to tensors: an optimizer's tensors make it 3, HDF5's groups 4 for the smallest model
 
 
+def names_weights(location: str | None) -> bool:
+    """Returns whether the setting `init.weights` names weights; on the command line, None is text in any case."""
+    return str(location).lower() not in ("none", "")
+
+
 def load_pretrained(
     path: str | Path, *, checkpoint: CheckpointName = "best", allow_nonfinite: bool = False
 ) -> tuple[MobileNet, dict[str, Any]]:

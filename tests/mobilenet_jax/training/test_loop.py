@@ -16,7 +16,6 @@ from mobilenet_jax.errors import ConfigError, DataError, Interrupted, TrainingEr
 from mobilenet_jax.training.checkpoints import Checkpoints
 from mobilenet_jax.training.loop import train_and_evaluate
 from mobilenet_jax.training.setup import build_program, warn_of_contradictions
-from mobilenet_jax.training.workdir import Workdir
 from mobilenet_jax.weights.layout import Architecture
 from mobilenet_jax.weights.load import read_weights
 from mobilenet_jax.weights.save import write_weights
@@ -115,19 +114,6 @@ def test_images_may_have_moved_before_a_run_continues(data, workdir, tmp_path, c
     assert f"{workdir} continues with images in {moved} instead of {data}" in caplog.messages
 
 
-def test_the_config_json_of_another_program_is_refused(data, tmp_path):
-    (tmp_path / "config.json").write_text('{"model_type": "mobilenet_v1"}')
-    with pytest.raises(WorkdirError, match="it is not the configuration of a run"):
-        train_and_evaluate(make_config(data), tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"config.json"}
-
-
-def test_a_run_without_a_checkpoint_may_change_its_configuration(data, tmp_path):
-    Workdir(tmp_path / "run", make_config(data, train__batch_size=4).to_dict(), 0).__exit__(None, None, None)
-    train_and_evaluate(make_config(data, train__epochs=1), tmp_path / "run")
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["train"]["batch_size"] == 8
-
-
 def test_a_run_whose_schedule_depends_on_its_length_cannot_be_extended(data, workdir):
     (workdir / "config.json").write_text(json.dumps(make_config(data, optimizer__schedule="cosine").to_dict()))
     with pytest.raises(WorkdirError, match=r"another configuration \(train.epochs: 2 -> 3\)"):
@@ -169,13 +155,6 @@ def test_fewer_epochs_than_finished_are_refused(data, workdir):
     with pytest.raises(WorkdirError, match=r"holds 2 epochs, more than config\.train\.epochs=1"):
         train_and_evaluate(make_config(data, train__epochs=1), workdir)
     assert json.loads((workdir / "config.json").read_text())["train"]["epochs"] == 2
-
-
-@pytest.mark.parametrize("content", ["[]", "{", "3"])
-def test_a_damaged_config_json_is_refused(data, tmp_path, content):
-    (tmp_path / "config.json").write_text(content)
-    with pytest.raises(WorkdirError, match="config.json cannot be read"):
-        train_and_evaluate(make_config(data), tmp_path)
 
 
 def test_an_image_that_disappears_during_training_is_named(data, tmp_path, monkeypatch):

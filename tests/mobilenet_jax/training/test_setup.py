@@ -3,15 +3,15 @@ import numpy as np
 import pytest
 
 from mobilenet_jax.training.config import parse_config
-from mobilenet_jax.training.setup import choose_epochs, has_initial_weights, init_model
-from mobilenet_jax.weights.load import load_pretrained
+from mobilenet_jax.training.setup import choose_epochs, init_model
+from mobilenet_jax.weights.load import load_pretrained, names_weights
 from tests.helpers.runs import make_config
 
 
 @pytest.mark.parametrize(("text", "expected"), [("none", False), ("NONE", False), ("", False), ("imagenet", True)])
 def test_no_weights_are_spelled_in_any_case(text, expected):
     config, _ = parse_config("isic2018", [f"--config.init.weights={text}"])
-    assert has_initial_weights(config.init) == expected
+    assert names_weights(config.init.weights) == expected
 
 
 def test_pretrained_weights_replace_the_backbone_only(data, weights):

@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -69,3 +70,23 @@ def test_the_events_of_tensorboard_are_the_records(trained):
     [record] = read_records(trained)
     for tag, name in (("loss/val", "val_loss"), ("accuracy/train", "train_accuracy"), ("run/step", "step")):
         assert events[tag, record["epoch"]] == pytest.approx(record[name], rel=1e-6)
+
+
+def test_the_config_json_of_another_program_is_refused(data, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "mobilenet_v1"}')
+    with pytest.raises(WorkdirError, match="it is not the configuration of a run"):
+        train_and_evaluate(make_config(data), tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json"}
+
+
+def test_a_run_without_a_checkpoint_may_change_its_configuration(data, tmp_path):
+    Workdir(tmp_path / "run", make_config(data, train__batch_size=4).to_dict(), 0).__exit__(None, None, None)
+    train_and_evaluate(make_config(data, train__epochs=1), tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["train"]["batch_size"] == 8
+
+
+@pytest.mark.parametrize("content", ["[]", "{", "3"])
+def test_a_damaged_config_json_is_refused(data, tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(WorkdirError, match="config.json cannot be read"):
+        train_and_evaluate(make_config(data), tmp_path)
