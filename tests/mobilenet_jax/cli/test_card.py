@@ -222,3 +222,10 @@ def test_neither_report_nor_metrics_publish_folders(evaluated):
     for name in ("metrics.json", "report.html"):
         assert str(evaluated.parent) not in (folder / name).read_text()
         assert "/tmp" not in (folder / name).read_text().split("<img")[0]
+
+
+@pytest.mark.parametrize("weights", [None, "", "None", "none"])
+def test_a_run_without_initial_weights_started_from_random_ones(run, evaluated, weights):
+    _change_json(evaluated / "config.json", lambda config: config["init"].update(weights=weights))
+    assert run("card", evaluated)[0] == 0
+    assert "initialized with random weights and" in (evaluated / "card" / "README.md").read_text()
