@@ -72,7 +72,10 @@ def run(args: argparse.Namespace) -> None:
     from mobilenet_jax.evaluation.trained_run import read_evaluated_model
     from mobilenet_jax.reporting.limits import list_warnings
     from mobilenet_jax.reporting.report import write_report
+    from mobilenet_jax.weights.load import is_workdir
 
+    if args.checkpoint == "latest" and not is_workdir(args.models[0]):
+        raise EvaluationError(f"--checkpoint is one of a workdir: {args.models[0]} is not one")
     class_names = args.classes.split(",") if args.classes else None
     runs = [read_evaluated_model(path, args.checkpoint, class_names) for path in args.models]
     runs = [run.with_image_size(args.image_size) for run in runs] if args.image_size else runs
@@ -115,22 +118,24 @@ def print_metrics(metrics: "Metrics", intervals: "Intervals") -> None:
 
 
 def _choose_folder(args: argparse.Namespace, split: str) -> Path:
-    """Returns the default output folder, whose name contains every option that differs from its default."""
+    """Returns the default output folder, whose name contains the options that change the probabilities."""
     from mobilenet_jax.evaluation.evaluate import name_evaluation
-    from mobilenet_jax.weights.hub import get_repository, is_hub_location
+    from mobilenet_jax.weights.hub import get_repository, is_hub_location, strip_folder
     from mobilenet_jax.weights.load import is_workdir
 
     model = args.models[0]
     if is_hub_location(model):
         parent = Path(f"{get_repository(model).partition('/')[2]}-evaluation")
     else:
-        parent = model / "evaluation" if is_workdir(model) else model.with_name(f"{model.stem}-evaluation")
+        path = Path(os.path.abspath(model))  # `.` has a name too
+        name = path.name if path.is_dir() else path.stem
+        parent = model / "evaluation" if is_workdir(model) else path.with_name(f"{name}-evaluation")
     own = split in ("validation", "training")  # the same images wherever the data set is stored
     return parent / name_evaluation(
         split,
         args.tta,
         args.correct,
-        data=Path(args.data).name if args.data and not own else "",
+        data=strip_folder(args.data) if args.data and not own else "",
         checkpoint="latest" if args.checkpoint == "latest" else "",
         size=args.image_size,
     )

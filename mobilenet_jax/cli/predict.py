@@ -52,6 +52,8 @@ def run(args: argparse.Namespace) -> None:
         raise EvaluationError(f"--correct requires the workdir of a run: {args.model} is not one")
     if args.format and not args.out:
         raise EvaluationError("--format is the format of a table: add --out=FILE")
+    if args.explain_class and not args.explain:
+        raise EvaluationError("--explain-class is a class to explain: add --explain=DIR for the pictures")
     paths, root = find_images(args.images), find_root(args.images)
     weights = read_weights(args.model, checkpoint=args.checkpoint)
     weights = weights.with_image_size(args.image_size) if args.image_size else weights

@@ -87,7 +87,7 @@ def read_calibration(path: Path, to_correct: str) -> Calibration:
     if fitted_to != to_correct:
         raise EvaluationError(
             f"{path} was fitted to {fitted_to}, not to {to_correct}: run mobilenet-jax evaluate on the validation "
-            "split first, with the same --checkpoint and --tta"
+            "split first, with the same --checkpoint, --tta and --image-size"
         )
     return calibration
 

@@ -116,7 +116,7 @@ def evaluate(
         "workdirs": [strip_folder(run.path) for run in runs],  # reports are passed on
         "weights": [run.weights.identity for run in runs],
         "source": layout,
-        "data": Path(folder).name or None,
+        "data": strip_folder(folder) if folder else None,
         "split": split,
         **_describe_images(runs, parts, examples, predictions),
         "images_trained_on": _count_training_images(runs, parts, predictions, folder),
@@ -139,7 +139,7 @@ def name_evaluation(
     checkpoint: str = "",
     size: int | None = None,
 ) -> str:
-    """Returns the name of an evaluation's folder, which contains every option that differs from its default.
+    """Returns the name of an evaluation's folder, which contains the options that are not the default ones.
 
     Args:
         split: see `evaluate`.
@@ -177,6 +177,8 @@ def _check_classes(runs: Sequence[EvaluatedModel], malignant: Sequence[str]) -> 
             raise EvaluationError(f"{run.path} has the classes {run.class_names}, {runs[0].path} has {names}")
     if unknown := set(malignant) - set(names):
         raise EvaluationError(f"--malignant names {', '.join(unknown)}; the classes are {', '.join(names)}")
+    if "malignant" in names and malignant and list(malignant) != ["malignant"]:
+        raise EvaluationError("--malignant names several classes, but a class is called malignant: rename the class")
 
 
 def _read_stored_calibration(
@@ -219,7 +221,15 @@ def _calibrate(
 
 
 def _average_predictions(outputs: Sequence[Predictions]) -> Predictions:
-    """Averages the probabilities of several models for the same images."""
+    """Averages the probabilities of several models for the same images.
+
+    Raises:
+        EvaluationError: the images or their labels differ.
+    """
+    first = outputs[0]
+    for output in outputs[1:]:
+        if not (np.array_equal(output.images, first.images) and np.array_equal(output.labels, first.labels)):
+            raise EvaluationError("the runs read different images: specify the same ones with --data and --source")
     return replace(outputs[0], probabilities=np.mean([output.probabilities for output in outputs], axis=0))
 
 

@@ -18,6 +18,7 @@ from input_pipeline.sources.registry import OFFICIAL_SPLITS, SOURCES, read_split
 from input_pipeline.splits import SUBSETS, format_split
 from mobilenet_jax.errors import EvaluationError, WeightsError
 from mobilenet_jax.weights.load import is_workdir, read_weights
+from mobilenet_jax.weights.metadata import distinguish_names
 from mobilenet_jax.weights.orbax import CheckpointName, find_checkpoint
 from mobilenet_jax.weights.weights import Weights
 
@@ -224,7 +225,10 @@ def find_best_epoch(workdir: Path, records: Sequence[dict[str, Any]]) -> int | N
     Training selects the best epoch. It is read from the checkpoint, so that the rule has one owner.
     """
     folder = workdir / "checkpoints"
-    checkpoint = find_checkpoint(folder, "best") if folder.is_dir() else None
+    try:
+        checkpoint = find_checkpoint(folder, "best") if folder.is_dir() else None
+    except WeightsError:  # a damaged score, which matters only to those who read the best checkpoint
+        return None
     return next((r["epoch"] for r in records if checkpoint and str(r["step"]) == checkpoint.name), None)
 
 
@@ -304,7 +308,7 @@ def read_evaluated_model(
     recorded, outputs = weights.metadata.classes, weights.architecture.num_classes
     if recorded and class_names:
         raise EvaluationError(f"{path} records its class names, {', '.join(recorded)}: leave out --classes")
-    names = tuple(recorded or class_names or ())
+    names = distinguish_names(recorded or class_names or ())
     if not names:
         raise EvaluationError(
             f"{path} does not record the names of its {outputs} classes: specify them in the order of its outputs with "

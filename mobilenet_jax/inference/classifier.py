@@ -16,6 +16,7 @@ from mobilenet_jax.model.inference import apply_in_parts
 from mobilenet_jax.model.mobilenet import compute_feature_size
 from mobilenet_jax.model.preprocessing import scale_pixels
 from mobilenet_jax.weights.layout import KERAS_SIZE
+from mobilenet_jax.weights.metadata import distinguish_names
 from mobilenet_jax.weights.weights import Weights
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ class Classifier:
         variables: its weights, replicated on every device.
         image_size: `(height, width)` of its input images.
         preprocessing: of the decoded images.
-        class_names: the class names in the order of the probabilities; indices where the weights record no names.
+        class_names: the class names in the order of the probabilities, see `distinguish_names`; indices where the
+            weights record no names.
     """
 
     def __init__(self, weights: Weights, views: int = 1, correct: Callable[[np.ndarray], np.ndarray] | None = None):
@@ -45,18 +47,20 @@ class Classifier:
             correct: function applied to the averaged probabilities, such as `Calibration.correct`.
 
         Raises:
-            WeightsError: the weights have no classifier, do not determine the image size, or allow fewer views.
+            WeightsError: the weights have no classifier, or one with a single output, do not determine the image size, or allow fewer views.
         """
         architecture, metadata = weights.architecture, weights.metadata
         if architecture.head is None:
             raise WeightsError(f"{metadata.source} holds no classifier, only features")
+        if architecture.num_classes < 2:
+            raise WeightsError(f"{metadata.source} has one output: probabilities of classes require two or more")
         self.image_size = get_image_size(weights)
         max_views = count_views(self.image_size)
         if not 1 <= views <= max_views:
             raise WeightsError(
                 f"images of {' x '.join(map(str, self.image_size))} have 1 to {max_views} views, not {views}"
             )
-        self.class_names = metadata.classes or tuple(map(str, range(architecture.num_classes)))
+        self.class_names = distinguish_names(metadata.classes or tuple(map(str, range(architecture.num_classes))))
         self.model: Any
         self.model, variables = fold_batch_norm(architecture.build_model(), weights.variables)
         self.preprocessing = metadata.preprocessing
@@ -107,11 +111,16 @@ def get_image_size(weights: Weights) -> tuple[int, int]:
 
     Raises:
         WeightsError: the head fits images of one size only, which is not the recorded one, or not recorded and not a
-            square.
+            square; or the features have one position, as after pooling, and no size is recorded.
     """
     architecture, metadata = weights.architecture, weights.metadata
     if not architecture.has_fixed_size:
         return metadata.image_size or KERAS_SIZE
+    if architecture.positions == 1 and not metadata.image_size:
+        raise WeightsError(
+            f"{metadata.source}: no image size is recorded, and its first dense layer fits pooled features as well as "
+            f"those of images of {_STRIDE} x {_STRIDE} pixels"
+        )
     side = _STRIDE * math.isqrt(architecture.positions)
     height, width = metadata.image_size or (side, side)
     if math.prod(compute_feature_size(architecture.padding, (height, width))) == architecture.positions:

@@ -78,9 +78,10 @@ def find_root(arguments: Sequence[str]) -> str:
     folders = []
     for argument in arguments:
         is_pattern = glob.has_magic(argument) and not os.path.exists(argument)
-        path = Path(os.path.abspath(argument))
+        path = Path(argument)
         while is_pattern and glob.has_magic(str(path)):
             path = path.parent
+        path = Path(os.path.abspath(path))
         folders.append(str(path if is_pattern or path.is_dir() else path.parent))
     try:
         return os.path.commonpath(folders)

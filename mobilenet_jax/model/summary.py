@@ -1,4 +1,4 @@
-"""The layer table of the network: the rows, shapes and parameter counts that Keras's `model.summary()` prints."""
+"""The layer table of the network: for the backbone, the rows, shapes and parameters of Keras's `model.summary()`."""
 
 import json
 from typing import Any, NamedTuple

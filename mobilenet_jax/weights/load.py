@@ -88,6 +88,16 @@ def read_weights(
     Raises:
         WeightsError: see `load_pretrained`.
     """
+    try:
+        return _read_weights(path, head, checkpoint, allow_nonfinite)
+    except WeightsError:
+        if hub.is_hub_location(str(path)) or not is_workdir(path):
+            raise
+        # A run that is being trained may have deleted the checkpoint: its next one is read.
+        return _read_weights(path, head, checkpoint, allow_nonfinite)
+
+
+def _read_weights(path: str | Path, head: bool, checkpoint: CheckpointName, allow_nonfinite: bool) -> Weights:
     with _open_checked(path, head, checkpoint) as (file, architecture):
         tensors = {
             name: _read_tensor(file, name, architecture.batch_norm_epsilon, allow_nonfinite)
@@ -97,7 +107,9 @@ def read_weights(
     metadata = dataclasses.replace(
         file.metadata,
         classes=file.metadata.classes if head else None,
-        source=make_printable(file.source or Path(path).name + (f" ({file.checkpoint})" if file.checkpoint else "")),
+        source=make_printable(
+            file.source or hub.strip_folder(path) + (f" ({file.checkpoint})" if file.checkpoint else "")
+        ),
         source_sha256=digest,
     )
     return Weights(file.format, file.checkpoint or f"sha256:{digest}", architecture, tensors, metadata)
@@ -150,6 +162,8 @@ def map_tensors(
             to_target = np.argsort(get_transposed_axes(name, layout) or axes)
             order = [from_source[i] for i in to_target]
             transform = f"transpose {tuple(order)}" if order != axes else ""
+            if layout == "pytorch" and name == "params.conv_preds.kernel":
+                written = written[:2]  # a linear layer there
             mappings.append(TensorMapping(make_printable(source.name), names[name], written, transform))
         return mappings
 

@@ -98,6 +98,11 @@ class Metadata:
             raise WeightsError(f"the metadata {name} cannot be {str(texts[name])[:80]!r}") from error
 
 
+def distinguish_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Appends the index to each name that occurs more than once: ImageNet has two classes named crane."""
+    return tuple(f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names))
+
+
 def parse_input_scaling(values: list[Any]) -> "InputScaling":
     """Parses the JSON form of an input scaling: two numbers, or two lists of three.
 

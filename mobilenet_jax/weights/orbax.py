@@ -8,6 +8,7 @@ import contextlib
 import functools
 import json
 import math
+import os
 import stat
 import threading
 import zlib
@@ -54,10 +55,11 @@ def find_checkpoint(folder: Path, name: CheckpointName) -> Path | None:
         name: `"best"` for the checkpoint with the highest score, `"latest"` for the one with the most steps.
 
     Raises:
-        WeightsError: the best one is unknown, since a score has changed.
+        WeightsError: the best one is unknown, since a score is damaged or has changed.
     """
     if name == "best" and (damaged := find_damaged_scores(folder)):
-        raise WeightsError(get_first_line(next(iter(damaged.values()))))
+        checkpoint, error = next(iter(damaged.items()))
+        raise WeightsError(f"the score of {checkpoint} is damaged ({get_first_line(error)})")
     try:
         return _find_checkpoint(folder, name)
     except FileNotFoundError:  # a run that is being trained has deleted a checkpoint between listing and reading it
@@ -239,13 +241,18 @@ def write_folder(path: Path, tensors: Mapping[str, np.ndarray], texts: Mapping[s
 
 
 def _check_files(folder: Path) -> None:
-    """Refuses links, which could lead anywhere, and special files: reading a pipe never ends."""
-    for i, path in enumerate(folder.rglob("*")):
+    """Refuses links, which could lead anywhere, and special files: reading a pipe never ends.
+
+    A run that is being trained renames and deletes checkpoints meanwhile; what has disappeared is left out.
+    """
+    contents = (Path(parent, name) for parent, folders, files in os.walk(folder) for name in (*folders, *files))
+    for i, path in enumerate(contents):
         if i > _MAX_FILES:
             raise WeightsError(f"it holds more than {_MAX_FILES} files")
-        mode = path.lstat().st_mode
-        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-            raise WeightsError(f"{path.relative_to(folder)} in it is a link or a special file")
+        with contextlib.suppress(FileNotFoundError):
+            mode = path.lstat().st_mode
+            if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+                raise WeightsError(f"{path.relative_to(folder)} in it is a link or a special file")
 
 
 def _read_json(path: Path) -> Any:

@@ -53,6 +53,8 @@ class Weights:
         """
         if self.architecture.has_fixed_size:
             raise WeightsError(f"the head {self.architecture.head!r} fits images of one size only")
+        if self.metadata.image_size == (size, size):
+            return self
         metadata = replace(self.metadata, image_size=(size, size))
         return replace(self, metadata=metadata, identity=f"{self.identity}, {size} x {size} pixels")
 

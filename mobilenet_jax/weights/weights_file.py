@@ -60,7 +60,11 @@ def compute_sha256(path: Path, *following: Path) -> str:
     """Returns the SHA-256 of a file, followed by others if there are any, as hexadecimal digits.
 
     That of a folder is the SHA-256 of the names, sizes and contents of its files, sorted by name.
+
+    Raises:
+        OSError: a file cannot be read, or there is no such file or folder.
     """
+    path.stat()
     digest = hashlib.sha256()
     files = [path, *following] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     for file in files:

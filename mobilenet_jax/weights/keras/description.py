@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mobilenet_jax.errors import WeightsError
+from mobilenet_jax.model.mobilenet import BLOCKS
 
 _Layer = tuple[str, dict[str, Any]]  # the class name and the configuration
 
@@ -23,6 +24,8 @@ _LAST_OF_BACKBONE = "conv_pw_13_relu"
 _EPSILON = 1e-3
 _MAX_LISTED = 4  # layers that an error lists
 _ACTIVATION_LAYERS = ("Activation", "ReLU", "Softmax")
+_CONVOLUTIONS = ("Conv2D", "DepthwiseConv2D")
+_ZEROS = [[0, 1], [0, 1]]  # at the bottom and at the right
 
 
 def check_description(description: str, *, head: bool) -> str | None:
@@ -58,8 +61,12 @@ def check_description(description: str, *, head: bool) -> str | None:
         for class_name, config in layers
     ):
         raise WeightsError(f"the epsilon of its batch normalization is not {_EPSILON}")
-    first_dense = next((i for i, (class_name, _) in enumerate(layers) if class_name == "Dense"), len(layers))
+    class_names = [class_name for class_name, _ in layers]
+    first_dense = class_names.index("Dense") if "Dense" in class_names else len(layers)
+    _check_convolutions(layers[:first_dense])
     _check_backbone_activations(layers[:first_dense])
+    if "GlobalAveragePooling2D" in class_names and class_names.count("Dense") > 1:
+        raise WeightsError("its model has global average pooling before several dense layers; expected flatten")
     _check_head_activations(layers[first_dense:])
     for _, config in layers:
         shape = config.get("batch_shape") or config.get("batch_input_shape")
@@ -78,16 +85,43 @@ def _list_layers(node: Any) -> Iterator[_Layer]:
             yield from _list_layers(layer)
 
 
+def _check_convolutions(layers: list[_Layer]) -> None:
+    """Checks strides, padding and dilation. The convolutions of each class are identified by their order."""
+    strides = {"Conv2D": iter([2]), "DepthwiseConv2D": iter([stride for _, stride in BLOCKS])}
+    previous = ""
+    for class_name, config in layers:
+        if class_name == "ZeroPadding2D":
+            _check_setting(config, "padding", _ZEROS)
+        if class_name in _CONVOLUTIONS:
+            stride = next(strides[class_name], 1)
+            is_padded, is_depthwise = previous == "ZeroPadding2D", class_name == "DepthwiseConv2D"
+            _check_setting(config, "strides", stride, [stride, stride])
+            _check_setting(config, "dilation_rate", 1, [1, 1])
+            if is_depthwise and is_padded != (stride == 2):
+                word = "lacks" if stride == 2 else "follows"
+                raise WeightsError(f"its layer {config.get('name')} of stride {stride} {word} zero padding")
+            if is_depthwise or stride == 2:
+                _check_setting(config, "padding", "valid" if is_padded else "same")
+        previous = class_name
+
+
+def _check_setting(config: dict[str, Any], key: str, *expected: Any) -> None:
+    """Checks a value of a layer, which is the expected one if the description leaves it out."""
+    if (value := config.get(key, expected[0])) not in expected:
+        raise WeightsError(f"its layer {config.get('name')} has the {key} {value}, not {expected[-1]}")
+
+
 def _check_backbone_activations(layers: list[_Layer]) -> None:
     """Checks the activations before the first dense layer. A head without one may end with softmax."""
-    for class_name, config in layers:
+    last_convolution = max((i for i, (class_name, _) in enumerate(layers) if class_name in _CONVOLUTIONS), default=0)
+    for i, (class_name, config) in enumerate(layers):
         if class_name == "ReLU":
             _check_relu_limit(config, 6)
         elif class_name in _ACTIVATION_LAYERS:
             activation = _get_activation(class_name, config)
-            if activation not in ("relu", "relu6", "softmax", "linear"):
+            if activation not in ("relu6", "linear") and not (activation == "softmax" and i > last_convolution):
                 raise WeightsError(f"its layer {config.get('name')} has the activation {activation}, not ReLU6")
-        elif class_name in ("Conv2D", "DepthwiseConv2D") and _get_activation(class_name, config) != "linear":
+        elif class_name in _CONVOLUTIONS and _get_activation(class_name, config) != "linear":
             raise WeightsError(f"its layer {config.get('name')} has the activation {config['activation']}, not none")
 
 
@@ -121,10 +155,12 @@ def _check_relu_limit(config: dict[str, Any], expected: int | None) -> None:
     limit = config.get("max_value", expected)
     if limit != expected:
         raise WeightsError(f"its ReLU {config.get('name')} has the upper limit {limit}, not {expected}")
+    if config.get("negative_slope") or config.get("threshold"):
+        raise WeightsError(f"its ReLU {config.get('name')} is not 0 for negative values, or for some positive ones")
 
 
 def _get_activation(class_name: str, config: dict[str, Any]) -> str:
     """Returns the name of the function that a layer applies; `"activation": null` is Keras's "linear"."""
-    if class_name in ("Activation", "Dense", "Conv2D", "DepthwiseConv2D"):
+    if class_name in ("Activation", "Dense", *_CONVOLUTIONS):
         return str(config.get("activation") or "linear")
     return class_name.lower()

@@ -29,6 +29,8 @@ _DENSE, _NORM = {"class_name": "Dense"}, {"class_name": "BatchNormalization"}
 _RELU, _TANH = ({"class_name": "Activation", "activation": name} for name in ("relu", "tanh"))
 _RELU_6, _UNLIMITED_RELU = ({"class_name": "ReLU", "max_value": limit} for limit in (6, None))
 _DENSE_NORM_RELU = (_DENSE, _NORM, _RELU)
+_POOL, _CONV, _DEPTHWISE = ({"class_name": name} for name in ("GlobalAveragePooling2D", "Conv2D", "DepthwiseConv2D"))
+_PADDING = {"class_name": "ZeroPadding2D"}
 
 for name, message, *layers in (
     ("pixels_scaled_inside", "layers that MobileNet v1 does not have: Rescaling a", {"class_name": "Rescaling"}),
@@ -38,6 +40,17 @@ for name, message, *layers in (
     ("a_convolution_with_an_activation", "a has the activation tanh, not none", {**_TANH, "class_name": "Conv2D"}),
     ("another_relu", "ReLU a has the upper limit None, not 6", _UNLIMITED_RELU),
     ("another_relu_in_the_head", "ReLU a has the upper limit 6, not None", _DENSE, _RELU_6, _DENSE),
+    ("relu_without_a_limit", "its layer a has the activation relu, not ReLU6", _RELU),
+    ("leaky_relu", "ReLU a is not 0 for negative values", {**_RELU_6, "negative_slope": 0.2}),
+    ("another_stride", "a has the strides [1, 1], not [2, 2]", {**_CONV, "strides": [1, 1]}),
+    ("a_second_stride", "a has the strides 2, not [1, 1]", _CONV, {**_CONV, "strides": 2}),
+    ("dilation", "a has the dilation_rate [2, 2], not [1, 1]", {**_DEPTHWISE, "dilation_rate": [2, 2]}),
+    ("no_padding", "a has the padding valid, not same", {**_DEPTHWISE, "padding": "valid"}),
+    ("padding_at_the_top", "a has the padding [[1, 1], [1, 1]]", {**_PADDING, "padding": [[1, 1], [1, 1]]}),
+    ("padding_in_another_place", "a of stride 1 follows zero padding", _PADDING, _DEPTHWISE),
+    ("padding_left_out", "a of stride 2 lacks zero padding", _DEPTHWISE, _DEPTHWISE),
+    ("softmax_in_the_backbone", "a has the activation softmax, not ReLU6", {"class_name": "Softmax"}, _CONV),
+    ("pooling_before_two_layers", "global average pooling before several dense layers", _POOL, _DENSE, _RELU, _DENSE),
     ("another_epsilon", "the epsilon of its batch normalization is not 0.001", {**_NORM, "epsilon": 1e-5}),
     ("relu_before_norm", "followed by relu and batch normalization, nothing;", _DENSE, _RELU, _NORM, _DENSE),
     ("norm_without_relu", "followed by batch normalization, nothing;", _DENSE, _NORM, _DENSE),

@@ -62,6 +62,12 @@ def test_a_dry_run_prints_the_mapping_of_each_tensor_and_writes_nothing(run, sou
     assert "the name determines the format" in run("convert", source, tmp_path / "w.npz", "--dry-run")[2]
 
 
+def test_a_dry_run_prints_the_shape_of_the_linear_layer_of_libraries(run, source, tmp_path):
+    out = run("convert", source, tmp_path / "folder", "--to=transformers", "--dry-run")[1]
+    [row] = [line.split("  ") for line in out.splitlines() if "classifier.weight" in line]
+    assert [cell.strip() for cell in row if cell][1:3] == ["classifier.weight", "(1000, 256)"]
+
+
 def test_a_dry_run_maps_the_batch_normalization_of_the_articles_head(run, tmp_path):
     source = write_keras_2(tmp_path / "w.h5", Architecture(0.25, "article_bn", 7, 4))
     out = run("convert", source, tmp_path / "w.weights.h5", "--dry-run")[1]

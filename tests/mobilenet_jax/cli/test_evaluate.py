@@ -2,6 +2,7 @@ import csv
 import json
 import re
 import shutil
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 
 from input_pipeline.image_ops import preprocess
 from input_pipeline.preprocessing import Preprocessing
+from mobilenet_jax.cli.evaluate import _choose_folder
 from mobilenet_jax.evaluation.predictions import read_predictions
 from mobilenet_jax.inference.classifier import Classifier
 from mobilenet_jax.training.loop import train_and_evaluate
@@ -194,6 +196,20 @@ def test_bare_weights_are_evaluated_on_a_folder_as_the_run_that_they_come_from(r
         assert results["metrics"][name] == pytest.approx(expected[name], rel=1e-4)
 
 
+def test_the_default_folder_is_named_after_the_weights_and_the_images(tmp_path, monkeypatch):
+    def choose(model, data):
+        options = {"tta": 1, "correct": None, "checkpoint": "best", "image_size": None}
+        return _choose_folder(Namespace(models=[Path(model)], data=data, **options), "all").resolve()
+
+    for name in ("mobilenet_0.25_160", "mobilenet_0.5_160"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        assert (
+            choose(".", ".") == choose(f"../{name}", f"../{name}/") == tmp_path / f"{name}-evaluation" / f"all-{name}"
+        )
+    assert choose("w.safetensors", "../photos") == Path("w-evaluation").absolute() / "all-photos"
+
+
 def test_class_names_are_given_for_weights_that_do_not_record_them(run, tmp_path):
     write_photos(tmp_path / "photos")
     weights = write_keras_2(tmp_path / "w.h5", Architecture(0.25, "small", 3, 1))
@@ -212,6 +228,7 @@ def test_class_names_are_given_for_weights_that_do_not_record_them(run, tmp_path
         ([], "does not record the folder of its images: specify it with --data=DIR"),
         (["--data={photos}", "--split=validation"], "has no training and validation split: use --split=all"),
         (["--data={photos}", "--correct=prior"], "--correct requires the workdir of a run"),
+        (["--data={photos}", "--checkpoint=latest"], "--checkpoint is one of a workdir"),
         (["--data={photos}", "--classes=A,B,C"], "records its class names, cat, dog, horse: leave out --classes"),
     ],
 )

@@ -61,6 +61,13 @@ def test_pixels_are_scaled_to_the_input_range_of_the_weights(trained):
         (Architecture(0.25, "small", 7, 1), None, 9, "images of 224 x 224 have 1 to 8 views, not 9"),
         (Architecture(0.25, "article", 7, 2), None, 1, "2 positions, which do not form a square, and no image size"),
         (Architecture(0.25, "article", 7, 2), (64, 64), 1, "2 positions, not for the recorded image size, 64 x 64"),
+        (
+            Architecture(0.25, "article", 7, 1),
+            None,
+            1,
+            "no image size is recorded, and its first dense layer fits pooled",
+        ),
+        (Architecture(0.25, "small", 1, 1), None, 1, "has one output: probabilities of classes require two or more"),
     ],
 )
 def test_weights_that_cannot_classify_are_refused(architecture, image_size, views, message):
@@ -75,6 +82,13 @@ def test_the_image_size_of_a_fixed_head_is_inferred_from_its_positions():
     classifier = Classifier(weights)
     assert classifier.image_size == (64, 64)
     assert classifier.class_names == ("0", "1", "2", "3", "4", "5", "6")
+
+
+def test_class_names_that_repeat_get_their_index():
+    architecture = Architecture(0.25, "small", 3, 1)
+    metadata = Metadata((32, 32), classes=("crane", "cat", "crane"))
+    classifier = Classifier(Weights("test", "", architecture, make_random_tensors(architecture), metadata))
+    assert classifier.class_names == ("crane (0)", "cat", "crane (2)")
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@ import csv
 import os
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -90,6 +91,10 @@ def test_images_are_named_relative_to_the_folder_that_holds_the_arguments(tmp_pa
     assert name_images("a/b") == name_images("a/b/1.jpg") == ["1.jpg"]
     assert name_images("a/b/1.jpg", "d") == ["a/b/1.jpg", "d/2.jpg"]
     assert name_images("d/2.jpg", "a/c/1.jpg") == ["d/2.jpg", "a/c/1.jpg"]
+    Path("[a]").mkdir()
+    Path("[a]", "3.jpg").touch()
+    monkeypatch.chdir("[a]")
+    assert name_images("*.jpg") == ["3.jpg"]
 
 
 def test_pictures_that_would_have_the_same_name_are_refused(trained, tmp_path):

@@ -3,13 +3,17 @@
 import os
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
 from mobilenet_jax.errors import WeightsError
-from mobilenet_jax.weights.orbax import check_arrays, find_checkpoint, get_score
+from mobilenet_jax.evaluation.trained_run import read_trained_run
+from mobilenet_jax.weights import orbax
+from mobilenet_jax.weights.load import read_weights
+from mobilenet_jax.weights.orbax import _check_files, check_arrays, find_checkpoint, get_score
 
 
 @pytest.fixture
@@ -91,8 +95,10 @@ def test_the_best_checkpoint_has_the_highest_score_and_the_latest_the_most_steps
 def test_a_score_that_has_changed_chooses_no_checkpoint(workdir):
     [metrics, *_] = (workdir / "checkpoints").glob("*/metrics/metrics")
     metrics.write_text(metrics.read_text().replace("0", "1", 1))
-    with pytest.raises(WeightsError, match="metrics has changed since it was written"):
+    with pytest.raises(WeightsError, match=r"the score of .*/checkpoints/\d+ is damaged \(.*metrics has changed since"):
         find_checkpoint(workdir / "checkpoints", "best")
+    run = read_trained_run(workdir, "latest")
+    assert run.best_epoch is None
 
 
 def test_a_checkpoint_that_is_deleted_while_the_scores_are_read_is_left_out(workdir, monkeypatch):
@@ -108,6 +114,33 @@ def test_a_checkpoint_that_is_deleted_while_the_scores_are_read_is_left_out(work
 
     monkeypatch.setattr(ocp, "CheckpointManager", list_and_delete)
     assert find_checkpoint(folder, "latest") == first
+
+
+def test_files_that_disappear_while_they_are_checked_are_left_out(tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        (tmp_path / name).touch()
+
+    def delete(path):
+        path.unlink()
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(Path, "lstat", delete)
+    _check_files(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_next_checkpoint_is_read_if_training_deletes_one_meanwhile(workdir, monkeypatch):
+    folder, real = workdir / "checkpoints", orbax._list_tensors
+    first = min(folder.glob("[0-9]*"))
+    second = shutil.copytree(first, folder / "99")
+
+    def delete_and_list(*args):
+        if second.exists():
+            shutil.rmtree(second)
+        return real(*args)
+
+    monkeypatch.setattr(orbax, "_list_tensors", delete_and_list)
+    assert read_weights(workdir, checkpoint="latest").identity == f"latest checkpoint, step {first.name}"
 
 
 def test_no_checkpoint_is_found_where_there_is_none(tmp_path):
