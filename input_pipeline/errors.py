@@ -26,6 +26,10 @@ class DataError(UserError):
     """The data set is not as expected. The message names the file, the line and the remedy."""
 
 
+class DamagedImageError(DataError):
+    """All faults of the data set are those of images, so that it can be read without these images."""
+
+
 def make_printable(text: str) -> str:
     """Replaces characters that cannot be printed, or that could move a terminal's cursor, by `?`; keeps line breaks."""
     return "".join(c if c.isprintable() or c == "\n" else "?" for c in text)

@@ -21,15 +21,15 @@ _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # the last: how
 class Faults(list[str]):
     """Errors in a data set, one line each, collected so that a single report lists all of them."""
 
-    def raise_if_any(self) -> None:
-        """Raises an error that has all faults in its `details`.
+    def raise_if_any(self, error: type[DataError] = DataError) -> None:
+        """Raises an error, of the given type, that has all faults in its `details`.
 
         Raises:
             DataError: there is at least one fault.
         """
         if self:
             summary = f"{len(self)} faults in the data, the first: " if len(self) > 1 else ""
-            raise DataError(summary + self[0], details=self)
+            raise error(summary + self[0], details=self)
 
 
 @contextlib.contextmanager

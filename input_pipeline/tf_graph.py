@@ -70,7 +70,8 @@ def run_plan(
     """
     first = next(plan())
     signature = {name: tf.TensorSpec([None, *a.shape[1:]], tf.as_dtype(a.dtype)) for name, a in first.items()}
-    dataset = tf.data.Dataset.from_generator(plan, output_signature=signature)
+    plans = [plan]  # TensorFlow keeps the function for ever, but need not keep the plan
+    dataset = tf.data.Dataset.from_generator(lambda: plans[0](), output_signature=signature)
 
     def read_image(example: Mapping[str, tf.Tensor]) -> _Columns:
         columns = dict(example)
@@ -95,7 +96,7 @@ def run_plan(
         dataset = dataset.map(augment_batch, num_parallel_calls=_PARALLEL)
     options = tf.data.Options()
     options.autotune.enabled = False  # there is nothing left to tune, and its thread takes a second to end
-    return _iterate(dataset.prefetch(_PREFETCH).with_options(options))
+    return _iterate(dataset.prefetch(_PREFETCH).with_options(options), plans.clear)
 
 
 def _make_reader(path: str) -> Callable[[tf.Tensor], tf.Tensor]:
@@ -140,11 +141,16 @@ def _decode(data: tf.Tensor, image_size: int) -> tf.Tensor:
     return tf.cond(tf.io.is_jpeg(data), decode_jpeg, decode_png_or_other)
 
 
-def _iterate(dataset: tf.data.Dataset) -> Iterator[Any]:
-    """Iterates over a dataset; an image that was readable when the run began but is not any more is a DataError."""
+def _iterate(dataset: tf.data.Dataset, end: Callable[[], None] = lambda: None) -> Iterator[Any]:
+    """Iterates over a dataset, and calls a function at the end.
+
+    An image that was readable when the run began but is not any more is a DataError.
+    """
     try:
         yield from dataset.as_numpy_iterator()
     except tf.errors.OpError as error:
         raise DataError(
             f"an image changed or disappeared during the run: {get_first_line(error)}: restore it and start again"
         ) from error
+    finally:
+        end()

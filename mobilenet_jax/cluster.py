@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import os
+import re
 import sys
 import threading
 import time
@@ -37,6 +38,7 @@ def connect_processes(coordinator: str | None, num_processes: int | None, proces
     Raises:
         ConfigError: only some of the three are given, or they are invalid.
     """
+    _check_address(coordinator)
     given = [x is not None for x in (coordinator, num_processes, process_id)]
     if any(given) and not all(given):
         raise ConfigError("--coordinator, --num_processes and --process_id must be given together, or none of them")
@@ -45,6 +47,17 @@ def connect_processes(coordinator: str | None, num_processes: int | None, proces
     except ValueError as error:
         if any(given):
             raise ConfigError(f"--coordinator, --num_processes, --process_id: {error}") from error
+    except jax.errors.JaxRuntimeError as error:
+        raise ConfigError(f"the processes cannot connect to {coordinator}: {get_first_line(error)}") from error
+
+
+def _check_address(coordinator: str | None) -> None:
+    """Raises unless an address is `HOST:PORT`: JAX ends the process for some others."""
+    if coordinator is None:
+        return
+    host, _, port = coordinator.rpartition(":")
+    if not host or not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 2**16:
+        raise ConfigError(f"--coordinator is {coordinator!r}, but must be HOST:PORT with a port from 1 to 65535")
 
 
 def is_first_process() -> bool:

@@ -4,7 +4,7 @@ from input_pipeline.errors import DataError, UserError
 
 __all__ = [
     "ConfigError", "DataError", "EvaluationError", "ExportError", "Interrupted", "TrainingError", "UserError",
-    "WeightsError", "WorkdirError",
+    "WeightsError", "WorkdirError", "is_out_of_memory",
 ]  # fmt: skip
 
 
@@ -34,3 +34,8 @@ class ExportError(UserError):
 
 class Interrupted(Exception):  # noqa: N818 (not an error: the run continues when it is started again)
     """A training run was asked to stop and has saved its state. The message explains how to continue."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Returns whether an error is a lack of memory, of Python or of a device."""
+    return isinstance(error, MemoryError) or str(error).startswith("RESOURCE_EXHAUSTED")  # of XLA

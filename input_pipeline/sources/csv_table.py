@@ -40,13 +40,12 @@ class _Row(NamedTuple):
     subset: str
 
 
-def read_csv_table(file: str | Path, faults: Faults | None = None, *, min_classes: int = 2) -> Examples:
+def read_csv_table(file: str | Path, faults: Faults | None = None) -> Examples:
     """Reads the table and checks that its images exist.
 
     Args:
         file: the table above.
         faults: the list to add faulty rows to, which are then left out; None raises them.
-        min_classes: the least number of classes; images to evaluate may have a single one.
 
     Returns:
         The examples in the order of the table. The classes are its labels in alphabetical order, or by number if all
@@ -62,8 +61,6 @@ def read_csv_table(file: str | Path, faults: Faults | None = None, *, min_classe
     with collect_faults(faults) as collected:
         rows, has_subsets = _read_table(file, collected)
         classes = _sort_classes({row.label for row in rows})
-        if len(classes) < min_classes and not collected:
-            raise DataError(f"{file} has {len(classes)} classes in the column label, expected {min_classes} or more")
         paths = [row.path for row in rows]
         examples = Examples(
             paths=np.array([str(path) for path in paths], np.str_),

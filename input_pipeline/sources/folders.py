@@ -53,13 +53,12 @@ class _Image(NamedTuple):
     subset: str
 
 
-def read_folders(folder: str | Path, faults: Faults | None = None, *, min_classes: int = 2) -> Examples:
+def read_folders(folder: str | Path, faults: Faults | None = None) -> Examples:
     """Reads the names of class folders and of the images in them.
 
     Args:
         folder: the folder above.
         faults: the list to add faulty files and rows to, which are then left out; None raises them.
-        min_classes: the least number of class folders; images to evaluate may have a single class.
 
     Returns:
         The examples by class and file name, those of a validation folder last; it may lack classes.
@@ -73,9 +72,8 @@ def read_folders(folder: str | Path, faults: Faults | None = None, *, min_classe
         raise DataError(f"no such data folder: {folder} ({hint})")
     layout = _find_layout(folder)
     classes = [path.name for path in _list_folders(layout.training)]
-    if len(classes) < min_classes:
-        top = layout.training
-        raise DataError(f"{top} holds {len(classes)} class folders, expected {min_classes} or more, such as {top}/MEL")
+    if not classes:
+        raise DataError(f"{layout.training} holds no class folders, such as {layout.training}/MEL")
     with collect_faults(faults) as collected:
         images = _list_images(layout, classes, collected)
         paths = [image.path for image in images]
@@ -206,12 +204,15 @@ def write_folders(examples: Examples, folder: str | Path) -> None:
     that the source assigns to validation are in `FOLDER/Validation/CLASS/`.
 
     Raises:
-        DataError: `folder` exists, or two images would have the same name.
+        DataError: `folder` exists, a class cannot be the name of its folder, or two images would have the same name.
         OSError: the folder cannot be written.
     """
     folder = Path(folder)
     if folder.exists():
         raise DataError(f"{folder} exists: choose another name, or remove it")
+    for name in examples.class_names:
+        if is_clutter(name) or set(name) & {"/", "\\"}:
+            raise DataError(f"the class {name!r} cannot be the name of a folder: rename it in the source")
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     names = _name_copies(examples)
     subsets = ["training"] * len(examples) if examples.subsets is None else examples.subsets

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from input_pipeline.errors import DataError
+from input_pipeline.errors import DamagedImageError, DataError
 from input_pipeline.examples import Examples, Faults, Part, concatenate_examples
 from input_pipeline.sources.csv_table import read_csv_table
 from input_pipeline.sources.folders import read_folders
@@ -37,9 +37,9 @@ SOURCES: dict[str, Source] = {
     "sample": Source(lambda folder, part, faults: read_isic(prepare_sample(), part, faults), False, False),
     "isic2018": Source(read_isic, True, True),
     "ham10000": Source(lambda folder, part, faults: read_ham10000(folder, faults), False, True),
-    "folders": Source(lambda folder, part, faults: read_folders(folder, faults, min_classes=1), False, False),
+    "folders": Source(lambda folder, part, faults: read_folders(folder, faults), False, False),
     "tfds": Source(lambda folder, part, faults: read_tfds(folder, part), True, True),
-    "csv": Source(lambda folder, part, faults: read_csv_table(folder, faults, min_classes=1), False, False),
+    "csv": Source(lambda folder, part, faults: read_csv_table(folder, faults), False, False),
 }
 
 OFFICIAL_SPLITS: dict[str, Part] = {"official": "Validation", "official:test": "Test"}
@@ -75,16 +75,12 @@ def read_valid_examples(
         skip_damaged: whether to leave out images with faults and to log them. Faults in tables are raised anyway.
 
     Raises:
-        DataError: there are faults in the tables or the images, all of them in `details`.
+        DataError: there are faults in the tables or the images, all of them in `details`; a `DamagedImageError` if
+            all of them are in the images.
     """
     faults = Faults()
     examples = read_examples(source, folder, part, faults)
-    if skip_damaged:
-        faults.raise_if_any()
-        return drop_damaged_images(examples)
-    validate_images(examples, faults)
-    faults.raise_if_any()
-    return examples
+    return _validate(examples, faults, skip_damaged)
 
 
 def read_split(
@@ -127,12 +123,26 @@ def _read_official_split(source: str, folder: str | Path, part: Part, skip_damag
     _, first = np.unique(both.names, return_index=True)
     for i in sorted(set(range(len(both))) - set(first)):
         faults.append(f"{both.paths[i]} ({both.rows[i]}) is in the training set too: remove it from one of the two")
+    paths = _validate(both, faults, skip_damaged).paths
+    return training.take(np.flatnonzero(np.isin(training.paths, paths))), held_out.take(
+        np.flatnonzero(np.isin(held_out.paths, paths))
+    )
+
+
+def _validate(examples: Examples, table_faults: Faults, skip_damaged: bool) -> Examples:
+    """Validates every image, and returns the examples, without damaged images if they are skipped.
+
+    Raises:
+        DamagedImageError: images have faults, and the tables have none.
+        DataError: the tables have faults.
+    """
     if skip_damaged:
-        faults.raise_if_any()
-        return drop_damaged_images(training), drop_damaged_images(held_out)
-    validate_images(both, faults)
-    faults.raise_if_any()
-    return training, held_out
+        table_faults.raise_if_any()
+        return drop_damaged_images(examples)
+    error = DataError if table_faults else DamagedImageError
+    validate_images(examples, table_faults)
+    table_faults.raise_if_any(error)
+    return examples
 
 
 def _check_part(source: str, part: Part) -> None:

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from input_pipeline.errors import get_first_line, make_printable
-from mobilenet_jax.errors import Interrupted, UserError
+from mobilenet_jax.errors import Interrupted, UserError, is_out_of_memory
 
 EXIT_RESUMABLE = 75  # a run that was asked to stop and can continue: EX_TEMPFAIL of sysexits.h
 _EXIT_INTERRUPTED = 130  # shells report this status for SIGINT
@@ -45,7 +45,7 @@ def run_command(command: Callable[[], object], *, debug: bool) -> None:
         print(f"error: {format_error(error)}", file=sys.stderr)
         sys.exit(1)
     except (MemoryError, RuntimeError) as error:
-        if debug or not (isinstance(error, MemoryError) or str(error).startswith("RESOURCE_EXHAUSTED")):  # of XLA
+        if debug or not is_out_of_memory(error):
             raise
         print(
             f"error: out of memory ({get_first_line(error)}): use smaller batches, smaller images or a smaller model",

@@ -72,10 +72,7 @@ def run(args: argparse.Namespace) -> None:
     from mobilenet_jax.evaluation.trained_run import read_evaluated_model
     from mobilenet_jax.reporting.limits import list_warnings
     from mobilenet_jax.reporting.report import write_report
-    from mobilenet_jax.weights.load import is_workdir
 
-    if args.checkpoint == "latest" and not is_workdir(args.models[0]):
-        raise EvaluationError(f"--checkpoint is one of a workdir: {args.models[0]} is not one")
     class_names = args.classes.split(",") if args.classes else None
     runs = [read_evaluated_model(path, args.checkpoint, class_names) for path in args.models]
     runs = [run.with_image_size(args.image_size) for run in runs] if args.image_size else runs

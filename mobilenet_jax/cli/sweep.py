@@ -90,7 +90,15 @@ def read_evaluation_options(args: argparse.Namespace) -> "EvaluationOptions":
 
 
 def print_commands(runner: "Runner", runs: "Sequence[TrainingRun]") -> None:
-    """Prints the command of each run that is not finished, such as for the tasks of a Slurm array."""
+    """Prints the command of each run that is not finished, such as for the tasks of a Slurm array.
+
+    Raises:
+        ConfigError: the runner's command depends on the other commands that run at the same time.
+    """
+    from mobilenet_jax.errors import ConfigError
+
+    if runner.uses_slots:
+        raise ConfigError("{slot} is a number of runs that are started: leave out --dry-run")
     for run in runs:
         if not run.is_finished():
             print(shlex.join(runner.format_command(run.job)))

@@ -51,7 +51,7 @@ def _download(package: Package, archive: Path) -> None:
     if not npm:
         raise ExportError(f"npm fetches {specification}, but is not installed: install Node.js")
     with tempfile.TemporaryDirectory() as folder:
-        command = [npm, "pack", specification, "--pack-destination", folder, "--ignore-scripts", "--silent"]
+        command = [npm, "pack", specification, "--pack-destination", folder, "--ignore-scripts", "--loglevel=error"]
         result = subprocess.run(command, capture_output=True, text=True)
         files = list(Path(folder).glob("*.tgz"))
         if result.returncode or len(files) != 1:

@@ -302,7 +302,7 @@ def read_evaluated_model(
         if class_names:
             raise EvaluationError(f"{path} records its class names: leave out --classes")
         return read_trained_run(Path(path), checkpoint)
-    weights = read_weights(path)
+    weights = read_weights(path, checkpoint=checkpoint)
     if weights.architecture.head is None:
         raise WeightsError(f"{path} holds no classifier, only features")
     recorded, outputs = weights.metadata.classes, weights.architecture.num_classes

@@ -1,9 +1,11 @@
 """Exports a trained run or weights to a file for another runtime, and verifies the file."""
 
+import contextlib
 import json
 import logging
 import os
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -13,10 +15,10 @@ import numpy as np
 
 from input_pipeline.atomic_files import remove_leftovers, replace_with_description
 from input_pipeline.errors import get_first_line
-from mobilenet_jax.errors import ExportError, UserError
+from mobilenet_jax.errors import ExportError, UserError, is_out_of_memory
 from mobilenet_jax.evaluation.trained_run import TrainedRun, read_trained_run
 from mobilenet_jax.export import quantization
-from mobilenet_jax.export.formats import Quantization, get_format
+from mobilenet_jax.export.formats import Format, Quantization, get_format
 from mobilenet_jax.export.images import read_calibration_images, read_verification_images
 from mobilenet_jax.export.network import Network
 from mobilenet_jax.export.verification import Verification, verify
@@ -66,12 +68,14 @@ def export_model(
         DataError, EvaluationError, WeightsError: images or weights cannot be read.
         OSError: the disk is full or fails.
     """
-    check_destination(out, force=force)
     chosen = get_format(out)
+    check_destination(out, force=force)
     if quantize != "none" and chosen.module != "litert":
         raise ExportError(f"--quantize={quantize} applies to .tflite files only, not to {out.name}")
     run = read_trained_run(Path(model), checkpoint) if is_workdir(model) else None
-    network = Network(run.weights if run else read_weights(model), raw, plain=chosen.module == "litert")
+    network = Network(
+        run.weights if run else read_weights(model, checkpoint=checkpoint), raw, plain=chosen.module == "litert"
+    )
     if quantize == "int8" and network.removes_color_cast:
         raise ExportError(
             "int8 cannot express the removal of the color cast (color_constancy is shades_of_gray): export "
@@ -84,24 +88,33 @@ def export_model(
     elif quantize == "float16":
         typical = _read_typical_images(network, run, data)
     module = chosen.load_module()
-    try:
-        remove_leftovers(Path(os.path.realpath(out)).parent)
-        with replace_with_description(out, get_description_path(out)) as (unfinished, unfinished_description):
+    remove_leftovers(Path(os.path.realpath(out)).parent)
+    with replace_with_description(out, get_description_path(out)) as (unfinished, unfinished_description):
+        with _report_conversion(chosen):
             if quantize == "int8":
                 quantization.write_int8(network, unfinished, typical)
             elif quantize == "float16":
                 quantization.write_float16(network, unfinished, typical)
             else:
                 module.write(network, unfinished)
-            verification = verify(network, unfinished, pixels)
-            verification.check(quantize)
-            operations = module.count_operations(unfinished)
-            description = _describe(network, run, unfinished, quantize, verification, operations)
-            text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
-            unfinished_description.write_text(text, encoding="utf-8")
-    except (RuntimeError, ValueError) as error:  # the converters' own errors
-        raise ExportError(f"cannot convert the network to {chosen.name} ({get_first_line(error)})") from error
+        verification = verify(network, unfinished, pixels)
+        verification.check(quantize)
+        operations = module.count_operations(unfinished)
+        description = _describe(network, run, unfinished, quantize, verification, operations)
+        text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
+        unfinished_description.write_text(text, encoding="utf-8")
     return description
+
+
+@contextlib.contextmanager
+def _report_conversion(chosen: Format) -> Iterator[None]:
+    """Turns the errors of a converter into an ExportError; a lack of memory has a message of its own."""
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise ExportError(f"cannot convert the network to {chosen.name} ({get_first_line(error)})") from error
 
 
 def _read_typical_images(network: Network, run: TrainedRun | None, data: str | None) -> np.ndarray:
@@ -129,6 +142,8 @@ def check_destination(out: Path, *, force: bool) -> None:
     if os.path.lexists(description) and not _is_description(description):
         raise ExportError(f"{description} exists and does not describe an exported network: choose another name")
     if not os.path.lexists(out):
+        if os.path.lexists(description) and not force:
+            raise ExportError(f"{description} exists: choose another name, or overwrite it with --force")
         return
     is_folder = not out.suffix
     if out.is_dir() != is_folder or (is_folder and not _is_saved_model(out)):

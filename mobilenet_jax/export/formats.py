@@ -38,9 +38,12 @@ class Format(NamedTuple):
         return import_module(f"{__package__}.{self.module}")
 
     def describe_runtime(self) -> str:
-        """Returns the distribution and the version of the runtime, such as `onnxruntime 1.23.0`."""
-        [distribution] = packages_distributions()[self.runtime]
-        return f"{distribution} {version(distribution)}"
+        """Returns the distribution and the version of the runtime, such as `onnxruntime 1.23.0`.
+
+        If several distributions provide it, such as onnxruntime-gpu, all of them are named.
+        """
+        distributions = sorted(set(packages_distributions()[self.runtime]))
+        return ", ".join(f"{distribution} {version(distribution)}" for distribution in distributions)
 
 
 FORMATS = {

@@ -74,8 +74,8 @@ def _find_paths(run: TrainedRun | None, data: str | None, split: str) -> Sequenc
 
 
 def _read(paths: Sequence[str] | np.ndarray, network: Network, part: slice) -> np.ndarray:
-    """Reads a part of the images in random order, always the same one."""
-    chosen = np.sort(np.random.default_rng(_SEED).permutation(len(paths))[part])
+    """Reads a part of the images in random order, always the same one: tables are often sorted by class."""
+    chosen = np.random.default_rng(_SEED).permutation(len(paths))[part]
     batches = list(read_images([paths[i] for i in chosen], network.image_size, _BATCH, network.preprocessing))
     pixels = np.concatenate([batch.pixels for batch in batches])
     if not len(pixels):

@@ -38,12 +38,19 @@ class Network:
             training. A network without a classifier returns features in both cases.
         plain: whether each convolution is one operation of XLA, as converters expect; see `MobileNet`.
         params: parameters of the folded network in place of those that follow from the weights.
+
+    Raises:
+        WeightsError: the weights have a classifier with one output, of which there are no probabilities.
     """
 
     weights: Weights
     raw: bool = False
     plain: bool = False
     params: Params | None = None
+
+    def __post_init__(self) -> None:
+        if not self.raw:
+            self.weights.check_outputs()
 
     @cached_property
     def image_size(self) -> tuple[int, int]:
@@ -175,7 +182,8 @@ class Network:
             return self.compute_output(model, variables, self.to_input_range(pixels))
 
         batches = [pixels[i : i + _IMAGES_PER_BATCH] for i in range(0, len(pixels), _IMAGES_PER_BATCH)]
-        return np.concatenate([np.asarray(classify(batch)) for batch in batches])
+        with jax.default_matmul_precision("highest"):  # GPUs and TPUs round float32 more coarsely by default
+            return np.concatenate([np.asarray(classify(batch)) for batch in batches])
 
 
 def _is_bias_of_convolution(module: nn.Module, method: str) -> bool:

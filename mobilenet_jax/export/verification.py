@@ -1,5 +1,6 @@
 """Runs an exported file with its own runtime and compares it with the JAX model."""
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -109,7 +110,8 @@ def _run(path: Path, threads: int, inputs: np.ndarray) -> tuple[np.ndarray, floa
             raise ExportError(f"cannot write the images of the verification to {folder} ({error})") from error
         worker = "mobilenet_jax.export.runtime_worker"
         command = [sys.executable, "-m", worker, str(path), str(threads), str(inputs_file), str(outputs_file)]
-        result = subprocess.run(command, capture_output=True, text=True)
+        on_cpu = os.environ | {"JAX_PLATFORMS": "cpu"}  # as the other runtimes
+        result = subprocess.run(command, capture_output=True, text=True, env=on_cpu)
         if result.returncode:
             lines = result.stderr.strip().splitlines() or [f"exit status {result.returncode}"]
             raise ExportError(f"its runtime cannot run the exported network: {lines[-1][:400]}")

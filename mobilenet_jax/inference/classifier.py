@@ -47,13 +47,13 @@ class Classifier:
             correct: function applied to the averaged probabilities, such as `Calibration.correct`.
 
         Raises:
-            WeightsError: the weights have no classifier, or one with a single output, do not determine the image size, or allow fewer views.
+            WeightsError: the weights have no classifier, or one with a single output, do not determine the image size,
+                or allow fewer views.
         """
         architecture, metadata = weights.architecture, weights.metadata
         if architecture.head is None:
             raise WeightsError(f"{metadata.source} holds no classifier, only features")
-        if architecture.num_classes < 2:
-            raise WeightsError(f"{metadata.source} has one output: probabilities of classes require two or more")
+        weights.check_outputs()
         self.image_size = get_image_size(weights)
         max_views = count_views(self.image_size)
         if not 1 <= views <= max_views:

@@ -18,6 +18,8 @@ from ml_collections import ConfigDict
 from mobilenet_jax.errors import ConfigError, TrainingError, WorkdirError
 from mobilenet_jax.evaluation.calibration import Correction
 from mobilenet_jax.evaluation.evaluate import name_evaluation
+from mobilenet_jax.inference.views import count_views
+from mobilenet_jax.model.mobilenet import MAX_IMAGE_SIZE, MIN_IMAGE_SIZE
 from mobilenet_jax.sweeps.runner import Job, Runner, describe_failures
 from mobilenet_jax.training.config import check_config, find_differences, parse_config
 from mobilenet_jax.training.setup import choose_epochs
@@ -82,7 +84,7 @@ class TrainingRun(NamedTuple):
             epochs = config.train.epochs or choose_epochs(summary["training_images"] // config.train.batch_size)
             is_complete = summary["last"]["epoch"] == epochs or summary["stopped_early"]
             differences = find_differences(stored, config.to_dict())
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # missing or damaged
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError):  # missing or damaged
             return False
         classes_from_data = config.model.num_classes == 0
         ignored = {"train.epochs", "model.num_classes"} if classes_from_data else {"train.epochs"}
@@ -189,7 +191,10 @@ def run_cross_validations(
         failed = runner.run(waiting)
         complete = [c for c in cross_validations if all(run.is_finished() for run in c.list_runs())]
         if not failed and len(complete) < len(cross_validations):
-            raise ConfigError("--command ended before its run: it must wait, such as `sbatch --wait --wrap={command}`")
+            raise ConfigError(
+                "runs are not complete: --command must wait for the end of its run, as in `sbatch --wait "
+                "--wrap={command}`, and the configuration must not change meanwhile"
+            )
         failed += runner.run([c.make_evaluation_job(options) for c in complete if not c.is_evaluated(options)])
     if failed:
         raise TrainingError(describe_failures(failed))
@@ -199,6 +204,11 @@ def _check_settings(cross_validation: CrossValidation, options: EvaluationOption
     first, second = (run.load_config() for run in cross_validation.list_runs()[:2])
     if options.image_size and first.model.head != "small":
         raise ConfigError(f"--image-size requires config.model.head=small, not {first.model.head}")
+    size = options.image_size or first.data.image_size
+    if not MIN_IMAGE_SIZE <= size <= MAX_IMAGE_SIZE:
+        raise ConfigError(f"--image-size is {size}, but must be from {MIN_IMAGE_SIZE} to {MAX_IMAGE_SIZE}")
+    if options.views > (max_views := count_views((size, size))):
+        raise ConfigError(f"--tta is {options.views}, but images have at most {max_views} views")
     teacher = first.loss.soft_labels
     if teacher and teacher == second.loss.soft_labels:
         _logger.warning(

@@ -68,6 +68,11 @@ class Runner:
             raise ConfigError(f"--command={template} lacks {{command}}, which stands for the command of a run")
         self._jobs = jobs
 
+    @property
+    def uses_slots(self) -> bool:
+        """True if the template contains `{slot}`."""
+        return any("{slot}" in part for part in self._template)
+
     def format_command(self, job: Job, slot: int = 0) -> list[str]:
         """Returns the arguments that run a job in a slot."""
         arguments: list[str] = []

@@ -6,6 +6,7 @@ OUT/sweep.md                the table
 
 import logging
 import re
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -75,9 +76,7 @@ class Sweep:
         if bool(self.variants) == bool(self.search):
             raise ConfigError("the sweep has neither variants nor a search, or both")
         for overrides in (self.common, *self.variants.values()):
-            check_overrides(overrides)
-            if "seed" in overrides:
-                raise ConfigError("config.seed is set for each repetition: use seeds=N")
+            _check_keys(overrides)
 
 
 class Variant(NamedTuple):
@@ -115,6 +114,13 @@ def list_variants(sweep: Sweep, out: Path, overrides: Sequence[str] = ()) -> lis
     for name, values in sweep.variants.items():
         _check_conflicts(name, values, overrides)
     return [make_variant(sweep, out, name, values, overrides) for name, values in sweep.variants.items()]
+
+
+def _check_keys(overrides: Overrides) -> None:
+    """Raises if a sweep sets what its cross-validations and repetitions set themselves."""
+    check_overrides(overrides)
+    if "seed" in overrides:
+        raise ConfigError("config.seed is set for each repetition: use seeds=N")
 
 
 def _check_conflicts(name: str, values: Overrides, overrides: Sequence[str]) -> None:
@@ -155,7 +161,8 @@ def search(
     """Searches with Optuna for the overrides with the highest balanced accuracy, one trial after another.
 
     Samples depend on the results of the earlier trials alone. A search that is started again with the same options
-    therefore repeats its trials, whose runs are finished, and continues.
+    therefore repeats its trials, whose runs are finished, and continues. If a trial that failed succeeds then, later
+    ones can have other values; their folders, whose names depend on the values, are others too.
 
     Returns:
         The trials as variants, the best first.
@@ -177,10 +184,10 @@ def search(
         trial = study.ask()
         try:
             values = sweep.search(trial)
-            check_overrides(values)
+            _check_keys(values)
         except Exception as error:  # the user's function may raise anything
             raise ConfigError(f"the search cannot sample trial {number}: {describe_error(error)}") from error
-        name = f"trial{number:03}"
+        name = f"trial{number:03}-{zlib.crc32(repr(sorted(values.items())).encode()):08x}"
         _check_conflicts(name, values, overrides)
         variant = make_variant(sweep, out, name, values, overrides)
         try:
@@ -210,10 +217,11 @@ def format_table(variants: Sequence[Variant], options: EvaluationOptions) -> str
     """Formats a Markdown table of evaluated variants, with 95% intervals.
 
     The predictions of all seeds are pooled. The last columns are the difference of the balanced accuracy from that of
-    the first variant, paired by lesion, with a star if its interval excludes 0, and the median seconds per epoch.
+    the first one of `variants`, paired by lesion, with a star if its interval excludes 0, and the median seconds per
+    epoch.
     """
     baseline = read_pooled_predictions(variants[0], options)
-    rows = [["variant", *_COLUMNS.values(), "difference", "seconds per epoch"]]
+    rows = [["variant", *_COLUMNS.values(), f"difference from {variants[0].name}", "seconds per epoch"]]
     for variant in variants:
         table = read_pooled_predictions(variant, options)
         if table.images.tolist() != baseline.images.tolist() or (table.labels != baseline.labels).any():

@@ -238,6 +238,11 @@ def check_config(config: ConfigDict) -> None:
             raise ConfigError(f"config.{key} is {value!r}, but must be {rule.description}{hint}")
     if values["data.source"] != "sample" and not values["data.dir"]:
         raise ConfigError(f"config.data.dir is empty: use --config.data.dir=DIR for the {values['data.source']} data")
+    if values["data.source"] == "sample" and values["data.dir"]:
+        raise ConfigError(
+            "config.data.dir is set, but config.data.source is 'sample', which has no folder: specify the layout of "
+            "yours with --config.data.source"
+        )
     if values["loss.weights_from_epoch"] and values["loss.class_weights"] == "none":
         raise ConfigError("config.loss.weights_from_epoch is set, but config.loss.class_weights is 'none'")
     if values["init.input_scaling"] == "weights" and not names_weights(config.init.weights):

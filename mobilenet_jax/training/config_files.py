@@ -1,8 +1,8 @@
 """Configuration files: lists the shipped ones, finds a file by its name, and executes it.
 
 The shipped files are in the folder `configs`. In the repository it is next to this package; the wheel has a copy inside
-this package (`setup.py`). Its parent folder is importable while a file is loaded, so that every configuration file can
-build on a shipped one in the same way: `from configs.mobilenet import get_config`.
+this package (`setup.py`). It is importable while a file is loaded, so that every configuration file can build on a
+shipped one in the same way: `from configs.mobilenet import get_config`.
 """
 
 import ast
@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -21,8 +22,7 @@ from ml_collections import ConfigDict
 from mobilenet_jax.errors import ConfigError
 
 _PACKAGE = Path(__file__).parents[1]
-_PARENT = _PACKAGE / "shipped" if (_PACKAGE / "shipped").is_dir() else _PACKAGE.parent
-_FOLDER = _PARENT / "configs"
+_FOLDER = (_PACKAGE / "shipped" if (_PACKAGE / "shipped").is_dir() else _PACKAGE.parent) / "configs"
 
 
 class ShippedConfig(NamedTuple):
@@ -94,7 +94,7 @@ def execute_file(file: Path, name: str, *arguments: Any) -> Any:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look up the module that defines them
     try:
-        with _extend_path():
+        with _provide_configs():
             loader.exec_module(module)
             if not hasattr(module, name):
                 raise ConfigError(f"it does not define {name}()")
@@ -127,11 +127,24 @@ def _find_config(specification: str) -> tuple[Path, str | None]:
 
 
 @contextlib.contextmanager
-def _extend_path() -> Iterator[None]:
-    """Makes `configs` importable: the folder of that name in the current folder, and the shipped one."""
-    path = sys.path.copy()
-    sys.path += [os.getcwd(), str(_PARENT)]
+def _provide_configs() -> Iterator[None]:
+    """Makes the current folder importable, and `configs`: the folder of that name in it and the shipped one, as one.
+
+    Other packages called `configs` are hidden meanwhile.
+    """
+    path, others = sys.path.copy(), _remove_configs()
+    package = ModuleType("configs")
+    package.__path__ = [os.path.join(os.getcwd(), "configs"), str(_FOLDER)]
+    sys.modules["configs"] = package
+    sys.path.append(os.getcwd())
     try:
         yield
     finally:
         sys.path[:] = path
+        _remove_configs()
+        sys.modules.update(others)
+
+
+def _remove_configs() -> dict[str, ModuleType]:
+    """Removes the package `configs` from the imported modules, and returns its modules by name."""
+    return {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == "configs"}

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from input_pipeline.errors import DataError
+from input_pipeline.errors import DamagedImageError, DataError
 from input_pipeline.examples import Examples
 from input_pipeline.sources.registry import read_split
 from input_pipeline.splits import count_crossing_lesions, format_split, hash_split, resolve_split
@@ -42,9 +42,7 @@ def load_examples(data: ConfigDict, num_classes: int, seed: int) -> tuple[Exampl
             seed=seed,
             skip_damaged=data.skip_damaged,
         )
-    except DataError as error:
-        if not error.details:
-            raise
+    except DamagedImageError as error:
         raise DataError(f"{error}; data.skip_damaged=True leaves out damaged images", error.details) from error
     if num_classes not in (0, len(training.class_names)):
         raise ConfigError(
@@ -110,13 +108,14 @@ def add_soft_labels(training: Examples, loss: ConfigDict) -> Examples:
 
 def _log_numbers(training: Examples, validation: Examples, split: str) -> None:
     """Logs the numbers of images and lesions in both subsets of a split, and warns of lesions that are in both."""
-    for subset, examples in (("training", training), ("validation", validation)):
+    subsets = {"training": training, "validation": validation} if len(validation) else {"training": training}
+    for subset, examples in subsets.items():
         counts = np.bincount(examples.labels, minlength=len(examples.class_names))
         table = " ".join(f"{name} {count}" for name, count in zip(examples.class_names, counts, strict=True))
         lesions = f" of {len(set(examples.lesions))} lesions" if examples.lesions_known else ", lesions unknown"
         _logger.info("%s: %d images%s (%s)", subset, len(examples), lesions, table)
     crossing, split_hash = count_crossing_lesions(training, validation), hash_split(format_split(training, validation))
-    known = training.lesions_known and validation.lesions_known
+    known = all(examples.lesions_known for examples in subsets.values())
     _logger.info(
         "split %s, hash %s; lesions in both subsets: %s", split, split_hash[:12], crossing if known else "unknown"
     )

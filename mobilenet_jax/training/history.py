@@ -83,8 +83,8 @@ class History:
             if self.results
         }
         return {
-            "epochs": self.records,
-            "partial": {**columns, "objective": self.objectives},
+            "epochs": list(self.records),  # copies: Orbax writes them while the next epoch adds its own
+            "partial": {**columns, "objective": list(self.objectives)},
             "data": self.data,
             "classes": self.classes,
             "input_scaling": list(self.input_scaling),

@@ -71,7 +71,6 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, profile: bool
         Interrupted: the run was asked to stop and has saved its state.
     """
     check_config(config)
-    warn_of_contradictions(config)
     workdir = Path(workdir)
 
     # Data, model and state of a new run.
@@ -80,6 +79,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, profile: bool
     training = add_soft_labels(training, config.loss)
     steps_per_epoch = count_steps_per_epoch(config.train.batch_size, len(training))
     config = resolve_config(config, training, steps_per_epoch)
+    warn_of_contradictions(config)
     is_new = not broadcast(np.bool_(has_checkpoints(workdir / "checkpoints")))
     program, state, scaling = build_program(config, training.labels, steps_per_epoch, pretrained=is_new)
     history = History.create(training, validation, scaling)

@@ -47,7 +47,7 @@ _logger = logging.getLogger(__name__)
 
 
 def warn_of_contradictions(config: ConfigDict) -> None:
-    """Logs a warning for each pair of settings that conflict."""
+    """Logs a warning for each pair of settings that conflict; `config` is the result of `resolve_config`."""
     corrections = {
         "data.sampling=balanced": config.data.sampling == "balanced",
         f"loss.class_weights={config.loss.class_weights}": config.loss.class_weights != "none",
@@ -56,6 +56,12 @@ def warn_of_contradictions(config: ConfigDict) -> None:
     active = [name for name, is_active in corrections.items() if is_active]
     if len(active) > 1:
         _logger.warning("%s: rare classes are corrected for twice; use one", " and ".join(active))
+    for key, effect in (
+        ("optimizer.warmup_epochs", "the learning rate stays below optimizer.learning_rate"),
+        ("loss.weights_from_epoch", "the class weights have no effect"),
+    ):
+        if config[key] and config[key] >= config.train.epochs:
+            _logger.warning("%s is %g, but there are %d epochs: %s", key, config[key], config.train.epochs, effect)
     unused = [key for key, factor in config.regularizer.items() if factor]
     if unused and config.model.head == "small":
         _logger.warning(

@@ -62,6 +62,7 @@ class Trainer:
         self._train_step, self._schedule, self._feed, self._length = train_step, schedule, feed, length
         self._stop_request, self._profiler = stop_request, profiler
         self._batches: Iterator[DeviceBatch] | None = None  # created at the first step, which may be within an epoch
+        self._first_step = 0  # of this process; if it is not 0, a checkpoint of this step has been restored
         self._start = time.perf_counter()
 
     def train_epoch(self, state: TrainState, history: History, scale: float) -> tuple[TrainState, dict[str, float]]:
@@ -125,8 +126,8 @@ class Trainer:
         """
         if math.isfinite(value):
             return
-        records = history.records
-        kept = f"the checkpoint of step {records[-1]['step']} is kept" if records else "no checkpoint has been saved"
+        saved = max(self._first_step, history.records[-1]["step"] if history.records else 0)
+        kept = f"the checkpoint of step {saved} is kept" if saved else "no checkpoint has been saved"
         raise TrainingError(
             f"the {name} is {value} at step {step} (epoch {history.epoch + 1}), where the learning rate is "
             f"{float(self._schedule(step - 1)) * scale:g}; {kept}: start again with another --workdir and a lower "
@@ -136,6 +137,7 @@ class Trainer:
     def _get_batch(self, state: TrainState, step: int, scale: float) -> DeviceBatch:
         """Returns the batch of a step; the first one creates the iterator and compiles the step."""
         if self._batches is None:
+            self._first_step = step
             self._batches = self._feed.iterate_training(step, self._length.epochs * self._length.steps_per_epoch)
             batch = next(self._batches)
             self._compile(state, batch, scale)

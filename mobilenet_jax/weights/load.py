@@ -182,7 +182,10 @@ def _open_checked(
 
 
 def _open(path: Path, head: bool, checkpoint: CheckpointName) -> AbstractContextManager[WeightsFile]:
-    match _detect_kind(path):
+    kind = _detect_kind(path)
+    if checkpoint == "latest" and kind != "workdir":
+        raise WeightsError("not the workdir of a run, so it has no latest checkpoint")
+    match kind:
         case "hdf5":
             return open_hdf5(path, head)
         case "zip":

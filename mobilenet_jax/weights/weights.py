@@ -39,6 +39,15 @@ class Weights:
         """The tensors as the nested dict `{"params": ..., "batch_stats": ...}` that `MobileNet.apply` takes."""
         return unflatten_dict(self.tensors, sep=".")
 
+    def check_outputs(self) -> None:
+        """Checks that probabilities of the classes can be computed.
+
+        Raises:
+            WeightsError: the classifier has one output.
+        """
+        if self.architecture.head is not None and self.architecture.num_classes < 2:
+            raise WeightsError(f"{self.metadata.source} has one output: probabilities of classes require two or more")
+
     def with_image_size(self, size: int) -> "Weights":
         """Returns the weights for square images of another size than that of training.
 

@@ -1,4 +1,7 @@
+import gc
+import itertools
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -7,6 +10,7 @@ from PIL import Image
 from input_pipeline import tf_graph
 from input_pipeline.augment import Augmentation
 from input_pipeline.batches import BatchOptions, ShardOptions, make_eval_batches, make_train_batches, sample_indices
+from input_pipeline.preprocessing import STRETCH
 from input_pipeline.sources.isic import read_isic
 
 ARTICLE = Augmentation(30, 0.3, 0.3, 0.3, horizontal_flip=True)
@@ -114,6 +118,26 @@ def test_batches_do_not_depend_on_the_number_of_threads(examples, threads, monke
     for batch, expected_batch in zip(_train(examples, 0, 6), expected, strict=True):
         for key in expected_batch:
             np.testing.assert_array_equal(batch[key], expected_batch[key])
+
+
+@pytest.mark.parametrize("batches", [1, 9])
+def test_a_plan_is_freed_at_the_end_of_its_iteration(batches):
+    """TensorFlow keeps each function that it is given until the process ends."""
+    images = np.zeros((3, 32, 32, 3), np.uint8)
+
+    class Plan:
+        def __call__(self):
+            for _ in range(3):
+                yield {"source": np.arange(3), "mask": np.ones(3, bool)}
+
+    plan = Plan()
+    alive = weakref.ref(plan)
+    iterator = tf_graph.run_plan(plan, 32, 3, None, images, STRETCH)
+    del plan
+    assert len(list(itertools.islice(iterator, batches))) == min(batches, 3)
+    iterator.close()
+    gc.collect()
+    assert alive() is None
 
 
 def test_without_augmentation_training_and_evaluation_see_the_same_images(examples):

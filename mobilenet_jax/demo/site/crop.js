@@ -12,7 +12,7 @@ export class Crop {
       slider.addEventListener('input', () => this.draw());
       slider.addEventListener('change', onChange);
     }
-    this.canvas.addEventListener('pointerdown', event => this.canvas.setPointerCapture(event.pointerId));
+    this.canvas.addEventListener('pointerdown', event => this.startDrag(event));
     this.canvas.addEventListener('pointermove', event => this.drag(event));
     this.canvas.addEventListener('pointerup', onChange);
   }
@@ -46,14 +46,21 @@ export class Crop {
     };
   }
 
+  startDrag(event) {
+    this.canvas.setPointerCapture(event.pointerId);
+    const [, left, top] = this.sliders;
+    this.start = {x: event.clientX, y: event.clientY, left: Number(left.value), top: Number(top.value)};
+  }
+
+  /** Moves the part from where it was at the start: sliders round, so that small movements would add up to nothing. */
   drag(event) {
     if (!event.buttons || !this.bitmap) return;
     const scale = this.bitmap.width / this.canvas.clientWidth;
     const {width, height} = this.part;
     const [, left, top] = this.sliders;
-    const move = (slider, pixels, room) => { if (room > 0) slider.value = Number(slider.value) + pixels * scale / room; };
-    move(left, event.movementX, this.bitmap.width - width);
-    move(top, event.movementY, this.bitmap.height - height);
+    const move = (slider, start, pixels, room) => { if (room > 0) slider.value = start + pixels * scale / room; };
+    move(left, this.start.left, event.clientX - this.start.x, this.bitmap.width - width);
+    move(top, this.start.top, event.clientY - this.start.y, this.bitmap.height - height);
     this.draw();
   }
 

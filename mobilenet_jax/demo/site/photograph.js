@@ -1,6 +1,7 @@
 // Opens image files, and reads the pixels of a part of them.
 
 const MAX_MEGAPIXELS = 64;
+const MAX_CANVAS = 4e6; // pixels; iOS limits a canvas to 16.8 million, less than its photographs have
 
 /**
  * Opens an image file. Its orientation in EXIF is applied; of an animation, the first frame is used.
@@ -44,8 +45,14 @@ async function readHeader(file) {
 export function readPixels(bitmap, part) {
   const canvas = document.createElement('canvas');
   canvas.width = part.width;
-  canvas.height = part.height;
+  canvas.height = Math.min(part.height, Math.max(1, Math.floor(MAX_CANVAS / part.width)));
   const context = canvas.getContext('2d', {willReadFrequently: true});
-  context.drawImage(bitmap, part.x, part.y, part.width, part.height, 0, 0, part.width, part.height);
-  return context.getImageData(0, 0, part.width, part.height).data;
+  const pixels = new Uint8ClampedArray(4 * part.width * part.height);
+  for (let top = 0; top < part.height; top += canvas.height) { // in strips
+    const rows = Math.min(canvas.height, part.height - top);
+    context.clearRect(0, 0, part.width, rows);
+    context.drawImage(bitmap, part.x, part.y + top, part.width, rows, 0, 0, part.width, rows);
+    pixels.set(context.getImageData(0, 0, part.width, rows).data, 4 * part.width * top);
+  }
+  return pixels;
 }

@@ -63,8 +63,8 @@ def _add_image_without_lesion(folder):
     shutil.copy(folder / "Train" / "MEL" / "ISIC_0000000.jpg", folder / "Train" / "DF" / "new.jpg")
 
 
-def _keep_one_class(folder):
-    for name in CLASS_NAMES[1:]:
+def _remove_all_classes(folder):
+    for name in CLASS_NAMES:
         shutil.rmtree(folder / "Train" / name)
 
 
@@ -76,7 +76,7 @@ def _keep_one_class(folder):
         (_add_folder_named_like_an_image, "DF/new.jpg is a folder: remove it"),
         (_repeat_a_name, r"holds 2 images named ISIC_0000000 \(DF/ISIC_0000000.jpeg, MEL/ISIC_0000000.jpg\)"),
         (_add_image_without_lesion, "DF/new.jpg has no row in .*lesions.csv"),
-        (_keep_one_class, "Train holds 1 class folders"),
+        (_remove_all_classes, "Train holds no class folders, such as .*Train/MEL"),
         (shutil.rmtree, "no such data folder"),
     ],
 )

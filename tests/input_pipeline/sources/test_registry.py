@@ -86,6 +86,15 @@ def test_all_faults_are_in_one_report(tiny_isic, caplog):
     assert len(error.value.details) == 12, "both images of L61"
 
 
+def test_images_that_are_in_both_official_sets_are_warned_of_if_damaged_ones_are_skipped(official_isic, caplog):
+    *_, last = sorted(official_isic.glob("*Validation_Input/*.jpg"))
+    last.write_bytes(b"")
+    training, validation = read_split("isic2018", official_isic, "official", val_fraction=0, seed=0, skip_damaged=True)
+    assert (len(training), len(validation)) == (42, 41)
+    assert last.stem not in validation.names
+    assert "identical images: ISIC_0000000.jpg, ISIC_1000000.jpg (2 lesions" in caplog.text
+
+
 @pytest.mark.parametrize(("split", "number"), [("official", 1), ("official:test", 2)])
 def test_official_splits_validate_on_the_archives_own_sets(official_isic, tmp_path, split, number):
     for source, folder in (("isic2018", official_isic), ("tfds", tmp_path / "tfds")):

@@ -228,7 +228,7 @@ def test_class_names_are_given_for_weights_that_do_not_record_them(run, tmp_path
         ([], "does not record the folder of its images: specify it with --data=DIR"),
         (["--data={photos}", "--split=validation"], "has no training and validation split: use --split=all"),
         (["--data={photos}", "--correct=prior"], "--correct requires the workdir of a run"),
-        (["--data={photos}", "--checkpoint=latest"], "--checkpoint is one of a workdir"),
+        (["--data={photos}", "--checkpoint=latest"], "not the workdir of a run, so it has no latest checkpoint"),
         (["--data={photos}", "--classes=A,B,C"], "records its class names, cat, dog, horse: leave out --classes"),
     ],
 )

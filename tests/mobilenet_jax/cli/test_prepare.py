@@ -2,7 +2,7 @@ import pytest
 
 from input_pipeline.sources.isic import read_isic
 from input_pipeline.sources.tfds import read_tfds
-from tests.helpers.datasets import write_ham10000
+from tests.helpers.datasets import write_ham10000, write_photographs
 
 
 def test_class_folders_are_written_and_their_classes_printed(run, tiny_isic, tmp_path):
@@ -52,3 +52,12 @@ def test_unsuitable_sources_are_refused_before_anything_is_written(run, tiny_isi
     status, out, err = run("prepare", tiny_isic, tmp_path / "out", *options)
     assert (status, out, err) == (1, "", f"error: {message}\n")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("label", ["N/A", "..", ".hidden", "a\\b"])
+def test_classes_that_cannot_be_folders_are_refused_before_anything_is_written(run, tmp_path, label):
+    write_photographs(tmp_path, ["a.jpg", "b.jpg"])
+    (tmp_path / "t.csv").write_text(f"path,label\na.jpg,{label}\nb.jpg,other\n")
+    status, _, err = run("prepare", tmp_path / "t.csv", tmp_path / "out", "--source=csv")
+    assert (status, err) == (1, f"error: the class {label!r} cannot be the name of a folder: rename it in the source\n")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.jpg", "b.jpg", "t.csv"]

@@ -24,6 +24,7 @@ def test_an_invalid_command_of_the_script_ends_with_one_line_and_a_status():
     [
         (["--config=configs/mobilenet.py", "--config.train.epochs=many"], "invalid literal for int"),
         (["--config=configs/mobilenet.py:isic2019"], "the recipes are 'sample' and 'isic2018'"),
+        (["--config=sample", "--config.data.dir=x"], "config.data.source is 'sample', which has no folder"),
         (["--config=configs/xyz.py"], "no such configuration: configs/xyz.py; expected a file, or one of"),
         (["--confg=configs/mobilenet.py"], "'confg'"),
         (["--config=configs/mobilenet.py", "extra"], "unexpected argument extra"),

@@ -207,6 +207,52 @@ def test_moving_the_frame_classifies_another_part(page, sensitive, tmp_path):
     wait_for(page, lambda: np.allclose([read_probabilities(page)[n] for n in names], expected, atol=0.01))
 
 
+def test_dragging_moves_the_frame_by_the_way_of_the_pointer(page, tmp_path):
+    """Moves it by single pixels, which are less than a step of the sliders."""
+    from selenium.webdriver import ActionChains
+
+    Image.new("RGB", (1000, 1000)).save(tmp_path / "square.png")
+    choose(page, tmp_path / "square.png")
+    move(page, "zoom", 2)
+    canvas = page.find_element("id", "preview")
+    actions = ActionChains(page, duration=0).move_to_element(canvas).click_and_hold()
+    for _ in range(60):
+        actions.move_by_offset(1, 0)
+    actions.release().perform()
+    left, top, width = page.execute_script(
+        "const value = id => Number(document.getElementById(id).value);"
+        "return [value('left'), value('top'), document.getElementById('preview').clientWidth]"
+    )
+    assert left == pytest.approx(0.5 + 60 / (width / 2), abs=0.01)
+    assert top == 0.5
+
+
+def test_photographs_are_read_in_strips(page):
+    """iOS limits a canvas to fewer pixels than its photographs have."""
+    sizes, equal = page.execute_async_script(
+        """
+        const done = arguments[0];
+        const sizes = [], create = document.createElement.bind(document);
+        import('./photograph.js').then(async ({readPixels}) => {
+          const source = new OffscreenCanvas(3000, 2500), context = source.getContext('2d');
+          for (let y = 0; y < 2500; y += 10) {
+            context.fillStyle = `rgb(${y % 251}, ${y % 241}, 7)`;
+            context.fillRect(0, y, 3000, 10);
+          }
+          const expected = context.getImageData(100, 50, 2800, 2400).data.join();
+          const bitmap = await createImageBitmap(source);
+          document.createElement = name => { const element = create(name); sizes.push(element); return element; };
+          const pixels = readPixels(bitmap, {x: 100, y: 50, width: 2800, height: 2400});
+          document.createElement = create;
+          done([sizes.map(canvas => canvas.width * canvas.height), pixels.join() === expected]);
+        });
+        """
+    )
+    assert len(sizes) == 1
+    assert sizes[0] <= 4e6
+    assert equal
+
+
 def test_page_works_without_a_network_after_the_first_load(site, real_data):
     """Stops the server, and loads the page again."""
     server = make_server(site)

@@ -8,18 +8,23 @@ from PIL import Image
 
 from input_pipeline.image_ops import preprocess
 from input_pipeline.preprocessing import Preprocessing
-from mobilenet_jax.errors import ExportError
+from mobilenet_jax.errors import ExportError, WeightsError
 from mobilenet_jax.evaluation.trained_run import read_trained_run
 from mobilenet_jax.export import images, verification
-from mobilenet_jax.export.export import check_destination, export_model
+from mobilenet_jax.export.export import _report_conversion, check_destination, export_model
+from mobilenet_jax.export.formats import FORMATS
 from mobilenet_jax.export.network import Network
 from mobilenet_jax.export.verification import Verification
 from mobilenet_jax.training.loop import train_and_evaluate
+from mobilenet_jax.weights.layout import Architecture
 from mobilenet_jax.weights.load import read_weights
+from mobilenet_jax.weights.metadata import Metadata
 from mobilenet_jax.weights.save import write_weights
+from mobilenet_jax.weights.weights import Weights
 from mobilenet_jax.weights.weights_file import compute_sha256
 from tests.helpers.runs import make_config
 from tests.helpers.sensitive_weights import CLASSES, make_sensitive_weights
+from tests.helpers.weights_files import make_random_tensors
 
 pytest.importorskip("litert_converter", reason="needs pip install 'mobilenet-jax[export]'")
 
@@ -56,6 +61,34 @@ def test_images_for_verification_are_not_those_of_the_calibration(trained, data,
     verification = images.read_verification_images(run, folder, network, 12)
     assert len(calibration) == len(verification) == 12
     assert not {image.tobytes() for image in calibration} & {image.tobytes() for image in verification}
+
+
+def test_images_of_every_class_are_among_the_first_ones(tmp_path):
+    """Steps of the calibration take the first ones only, and folders are sorted by class."""
+    for c in range(4):
+        for i in range(30):
+            path = tmp_path / str(c) / f"{i}.png"
+            path.parent.mkdir(exist_ok=True)
+            Image.new("RGB", (32, 32), (60 * c, 0, 0)).save(path)
+    network = Network(make_sensitive_weights("small", (32, 32)))
+    first = images.read_calibration_images(None, str(tmp_path), network, 80)[:20, 0, 0, 0]
+    assert set(first.tolist()) == {0, 60, 120, 180}
+
+
+def test_probabilities_of_a_single_output_are_refused():
+    architecture = Architecture(0.25, "small", 1, 1)
+    weights = Weights("test", "", architecture, make_random_tensors(architecture), Metadata((32, 32), source="w.h5"))
+    with pytest.raises(WeightsError, match="has one output: probabilities of classes require two or more"):
+        Network(weights)
+    assert Network(weights, raw=True).output == "logits"
+
+
+def test_errors_of_a_converter_are_reported_but_not_a_lack_of_memory():
+    converting = _report_conversion(FORMATS[".tflite"])
+    with pytest.raises(ExportError, match=r"cannot convert the network to LiteRT \(first\)"), converting:
+        raise RuntimeError("first\nsecond")
+    with pytest.raises(RuntimeError, match="RESOURCE"), _report_conversion(FORMATS[".tflite"]):
+        raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
 
 
 def test_a_file_that_differs_from_the_model_does_not_appear(trained, tmp_path, monkeypatch):
@@ -167,6 +200,11 @@ def test_destinations_are_validated_before_the_work(tmp_path):
         with pytest.raises(ExportError, match=message):
             check_destination(path, force=False)
     check_destination(tmp_path / "a.tflite", force=True)
+    description = {"notice": "", "sha256": "", "verification": {}}
+    (tmp_path / "b.tflite.json").write_text(json.dumps(description))
+    with pytest.raises(ExportError, match=r"b\.tflite\.json exists: choose another name"):
+        check_destination(tmp_path / "b.tflite", force=False)
+    check_destination(tmp_path / "b.tflite", force=True)
 
 
 def test_other_content_is_not_replaced_even_by_force(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from mobilenet_jax.errors import ExportError
 from mobilenet_jax.export import formats
-from mobilenet_jax.export.formats import get_format
+from mobilenet_jax.export.formats import FORMATS, get_format
 
 
 def test_the_ending_determines_the_format(monkeypatch):
@@ -17,9 +17,15 @@ def test_the_ending_determines_the_format(monkeypatch):
 
 
 def test_unknown_endings_are_refused():
-    for name in ("a.pt", "a.TFLITE", ".tflite", "v1.2"):
+    for name in ("a.pt", "a.TFLITE", ".tflite", "v1.2", "."):
         with pytest.raises(ExportError, match=r"the name determines the format: NAME\.tflite"):
             get_format(Path(name))
+
+
+def test_all_distributions_of_a_runtime_are_named(monkeypatch):
+    monkeypatch.setattr(formats, "packages_distributions", lambda: {"onnxruntime": ["onnxruntime-gpu", "onnxruntime"]})
+    monkeypatch.setattr(formats, "version", lambda name: "1.2")
+    assert FORMATS[".onnx"].describe_runtime() == "onnxruntime 1.2, onnxruntime-gpu 1.2"
 
 
 def test_missing_packages_are_named_with_the_command_that_installs_them(monkeypatch):

@@ -72,6 +72,7 @@ def test_a_number_of_epochs_from_the_data_is_compared(runner, tmp_path):
     run = validation.list_runs()[0]  # 2,000 images, batches of 16: 15 epochs have more than 1,500 steps
     assert run.is_finished()
     assert not run._replace(overrides=(*run.overrides, "--config.train.epochs=14")).is_finished()
+    assert not run._replace(overrides=(*run.overrides, "--config.train.batch_size=4000")).is_finished()
     for damaged in ("[]", "{", '{"last": 3}'):
         (run.workdir / "summary.json").write_text(damaged)
         assert not run.is_finished()
@@ -87,7 +88,7 @@ def test_a_failed_fold_does_not_prevent_the_evaluation_of_others(runner, tmp_pat
 
 def test_a_command_that_does_not_wait_is_an_error(tmp_path):
     validation = CrossValidation(tmp_path / "out", "sample", (), 2)
-    with pytest.raises(ConfigError, match="--command ended before its run"):
+    with pytest.raises(ConfigError, match="runs are not complete: --command must wait"):
         run_cross_validations([validation], tmp_path / "out", Runner(2, "true {command}"), OPTIONS)
 
 
@@ -112,6 +113,16 @@ def test_another_image_size_requires_a_head_for_any_size(runner, tmp_path):
     validation = CrossValidation(tmp_path / "out", "isic2018", ("--config.data.dir=x",), 2)
     with pytest.raises(ConfigError, match=r"--image-size requires config\.model\.head=small, not article"):
         run_cross_validations([validation], tmp_path / "out", runner, OPTIONS._replace(image_size=256))
+    assert runner.calls == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [({"views": 9}, "--tta is 9, but images have at most 8"), ({"image_size": 5}, "size is 5")]
+)
+def test_options_of_the_evaluation_are_validated_before_the_first_run(runner, tmp_path, options, message):
+    validation = CrossValidation(tmp_path / "out", "sample", (), 2)
+    with pytest.raises(ConfigError, match=message):
+        run_cross_validations([validation], tmp_path / "out", runner, OPTIONS._replace(**options))
     assert runner.calls == []
 
 

@@ -41,7 +41,7 @@ def test_the_table_shows_paired_differences_pooled_over_seeds(tmp_path):
     ]
     assert head[0] == "variant"
     assert [row[0] for row in rows] == list(VARIANTS)
-    difference = head.index("difference")
+    difference = head.index(f"difference from {rows[0][0]}")
     assert rows[0][difference] == ""
     assert rows[1][difference].startswith("+0.")
     assert rows[1][difference].endswith("*")
@@ -102,6 +102,8 @@ def test_a_dry_run_prints_the_commands(tmp_path, run):
     assert all(line.startswith(f"nice {sys.executable} -P -c ") for line in lines)
     assert lines[3].endswith("--config.train.epochs=3 --config.seed=0 --config.data.split=fold:2/2")
     assert not (tmp_path / "out").exists()
+    pinned = ["--jobs=2", "--command=taskset -c {slot} {command}"]
+    assert "leave out --dry-run" in run("sweep", file, "--out", tmp_path / "out", "--dry-run", *pinned)[2]
 
 
 def test_a_search_whose_function_fails_is_refused_with_its_error(tmp_path):
@@ -109,6 +111,7 @@ def test_a_search_whose_function_fails_is_refused_with_its_error(tmp_path):
     for function, message in (
         (lambda trial: {"model.alpha": trial.suggest_flaot("alpha", 0, 1)}, "cannot sample trial 0: AttributeError: "),
         (lambda trial: {"data.split": "lesion"}, "config.data.split is set for each fold"),
+        (lambda trial: {"seed": 3}, "config.seed is set for each repetition"),
     ):
         with pytest.raises(ConfigError, match=message):
             search(Sweep("sample", search=function), tmp_path, (), Runner(), OPTIONS)
@@ -118,7 +121,7 @@ def test_a_search_refuses_overrides_of_its_own_settings(tmp_path):
     pytest.importorskip("optuna", reason="a search needs Optuna")
     sweep = Sweep("sample", search=lambda trial: {"model.dropout": trial.suggest_float("dropout", 0, 0.5)})
     for key in ("seed", "model.dropout"):
-        with pytest.raises(ConfigError, match=rf"config\.{key} is set by the variant trial000"):
+        with pytest.raises(ConfigError, match=rf"config\.{key} is set by the variant trial000-"):
             search(sweep, tmp_path, (f"--config.{key}=0",), Runner(), OPTIONS)
 
 
@@ -143,4 +146,5 @@ def test_a_search_continues_with_the_trials_it_would_have_made(tmp_path, monkeyp
         trials.append([v.name for v in variants])
     assert calls[:4] == calls[4:]
     assert trials[0] == trials[1]
-    assert sorted(trials[0]) == ["trial000", "trial001", "trial002", "trial003"]
+    assert [name[:8] for name in sorted(trials[0])] == ["trial000", "trial001", "trial002", "trial003"]
+    assert len({name[8:] for name in trials[0]}) == 4, "each is named after its values"

@@ -79,6 +79,16 @@ def test_a_user_file_knows_its_own_path_and_can_define_dataclasses(tmp_path):
     assert load_config(str(file)).data.dir == tmp_path.name
 
 
+def test_a_package_of_the_user_may_be_called_configs(tmp_path, monkeypatch):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "__init__.py").write_text("raise ImportError")
+    (tmp_path / "configs" / "mine.py").write_text("from configs.mobilenet import get_config")
+    monkeypatch.chdir(tmp_path)
+    assert load_config("configs/mine.py").data.source == "sample"
+    assert load_config("finetune").data.source == "folders"
+    assert sys.modules["configs.mobilenet"].get_config is get_config
+
+
 def test_the_drive_of_a_windows_path_is_not_a_recipe(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / r"C:\mine.py").write_text("from configs.mobilenet import get_config\n")  # one name on POSIX

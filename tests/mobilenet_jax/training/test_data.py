@@ -1,4 +1,5 @@
 import hashlib
+import logging
 import re
 
 import numpy as np
@@ -52,11 +53,27 @@ def test_given_subsets_and_unknown_lesions_are_logged(tmp_path, caplog):
 
 def test_damaged_images_are_skipped_on_request(tiny_isic, caplog):
     (tiny_isic / INPUT.format("Training") / "ISIC_0000003.jpg").write_bytes(b"")
-    with pytest.raises(DataError, match="ISIC_0000003.jpg .* is empty"):
+    with pytest.raises(DataError, match=r"ISIC_0000003.jpg .* is empty.*skip_damaged=True leaves out damaged images"):
         _load(make_config(tiny_isic))
     training, validation = _load(make_config(tiny_isic, data__skip_damaged=True))
     assert len(training) + len(validation) == 41
     assert "damaged images that are left out, 1 of 42:" in caplog.messages
+
+
+def test_faults_of_tables_cannot_be_skipped(tiny_isic):
+    (tiny_isic / INPUT.format("Training") / "ISIC_0000003.jpg").unlink()
+    for skip_damaged in (False, True):
+        with pytest.raises(DataError, match="ISIC_0000003") as error:
+            _load(make_config(tiny_isic, data__skip_damaged=skip_damaged))
+        assert "skip_damaged" not in str(error.value)
+
+
+def test_without_validation_images_the_lesions_are_those_of_the_training_set(data, caplog):
+    caplog.set_level(logging.INFO)
+    _load(make_config(data, data__split="all"))
+    training, split = caplog.messages
+    assert training.startswith("training: 42 images of 21 lesions")
+    assert split.endswith("lesions in both subsets: 0")
 
 
 def test_another_number_of_classes_names_the_option(data):

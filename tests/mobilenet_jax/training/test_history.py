@@ -30,6 +30,16 @@ def test_a_history_within_an_epoch_survives_json():
     assert restored.to_json() == history.to_json()
 
 
+def test_the_json_of_a_history_does_not_change_with_it():
+    history = History(["a"], ["MEL", "NV"], (0.0, 1.0))
+    history.add_step(_make_result(0), 0.5)
+    stored = history.to_json()
+    before = json.dumps(stored)
+    history.add_step(_make_result(1), 0.5)
+    history.finish_epoch({"epoch": 1})
+    assert json.dumps(stored) == before
+
+
 def test_a_history_between_epochs_survives_json():
     history = History(["a", "b"], ["MEL", "NV"], (-1.0, 1.0))
     assert History.from_json(json.loads(json.dumps(history.to_json()))) == history

@@ -379,6 +379,12 @@ def test_settings_that_contradict_each_other_are_warned_of(data, caplog):
     caplog.clear()
     warn_of_contradictions(make_config(data, model__head="article", **{**changes, "data__sampling": "uniform"}))
     assert caplog.messages == []
+    late = {"optimizer__warmup_epochs": 3, "loss__class_weights": "balanced", "loss__weights_from_epoch": 2}
+    warn_of_contradictions(make_config(data, train__epochs=2, **late))
+    assert [message.partition(",")[0] for message in caplog.messages] == [
+        "optimizer.warmup_epochs is 3",
+        "loss.weights_from_epoch is 2",
+    ]
 
 
 def test_a_run_whose_only_checkpoint_is_damaged_does_not_start_over_without_its_initial_weights(
