@@ -17,7 +17,6 @@ def get_config() -> ConfigDict:
     config.data.source = "folders"
     config.data.image_size = 128
     config.data.cache = "memory"  # decoding images again in every epoch takes longer than training on them
-    config.data.sampling = "balanced"  # otherwise rare classes are hardly ever predicted
 
     config.model.num_classes = 0  # taken from the data
     config.model.alpha = 0.25
@@ -25,6 +24,11 @@ def get_config() -> ConfigDict:
     config.model.head = "small"
     config.model.dropout = 0.2
     config.init.input_scaling = "weights"  # features of pixels in another range than the pretrained one are worse
+
+    # Otherwise rare classes are hardly ever predicted. The loss with the log class frequencies makes the probabilities
+    # those of equally frequent classes. Sampling all classes equally often instead repeats the rare images until the
+    # network knows them by heart.
+    config.loss.logit_adjustment = 1.0
 
     # AdamW needs no tuning of its rate to the size of the data. The warm-up keeps the first gradients of the random
     # head from destroying the features, and the cosine ends with weights that no longer jump between epochs.

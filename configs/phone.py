@@ -19,13 +19,7 @@ def get_config() -> ConfigDict:
     config.data.source = "isic2018"
     config.data.resize = "crop"  # frames of 4:3 and square crops of them give the same pixels
 
-    # Two thirds of the images are of one class. The loss with the log class frequencies makes the probabilities those
-    # of equally frequent classes. Sampling all classes equally often instead repeats the rare images until the network
-    # knows them by heart.
-    config.data.sampling = "uniform"
-    config.loss.logit_adjustment = 1.0
     config.loss.label_smoothing = 0.05
-
     config.optimizer.learning_rate = 0.002
     config.optimizer.weight_decay = 0.02
     config.augment.brightness = 0.1
