@@ -48,7 +48,9 @@ def connect_processes(coordinator: str | None, num_processes: int | None, proces
         if any(given):
             raise ConfigError(f"--coordinator, --num_processes, --process_id: {error}") from error
     except jax.errors.JaxRuntimeError as error:
-        raise ConfigError(f"the processes cannot connect to {coordinator}: {get_first_line(error)}") from error
+        raise ConfigError(
+            f"the processes cannot connect to {coordinator or 'process 0'}: {get_first_line(error)}"
+        ) from error
 
 
 def _check_address(coordinator: str | None) -> None:

@@ -124,9 +124,10 @@ def _read_official_split(source: str, folder: str | Path, part: Part, skip_damag
     for i in sorted(set(range(len(both))) - set(first)):
         faults.append(f"{both.paths[i]} ({both.rows[i]}) is in the training set too: remove it from one of the two")
     paths = _validate(both, faults, skip_damaged).paths
-    return training.take(np.flatnonzero(np.isin(training.paths, paths))), held_out.take(
-        np.flatnonzero(np.isin(held_out.paths, paths))
-    )
+    intact = [examples.take(np.flatnonzero(np.isin(examples.paths, paths))) for examples in (training, held_out)]
+    if not all(map(len, intact)):
+        raise DataError(f"all images of the {part.lower() if len(intact[0]) else 'training'} set are damaged")
+    return intact[0], intact[1]
 
 
 def _validate(examples: Examples, table_faults: Faults, skip_damaged: bool) -> Examples:

@@ -115,7 +115,7 @@ def print_metrics(metrics: "Metrics", intervals: "Intervals") -> None:
 
 
 def _choose_folder(args: argparse.Namespace, split: str) -> Path:
-    """Returns the default output folder, whose name contains the options that change the probabilities."""
+    """Returns the default output folder, whose name contains the split and each option that is not the default."""
     from mobilenet_jax.evaluation.evaluate import name_evaluation
     from mobilenet_jax.weights.hub import get_repository, is_hub_location, strip_folder
     from mobilenet_jax.weights.load import is_workdir

@@ -98,7 +98,9 @@ def print_commands(runner: "Runner", runs: "Sequence[TrainingRun]") -> None:
     from mobilenet_jax.errors import ConfigError
 
     if runner.uses_slots:
-        raise ConfigError("{slot} is a number of runs that are started: leave out --dry-run")
+        raise ConfigError(
+            "--dry-run cannot print {slot}, which is known when a run starts: leave {slot} out of --command"
+        )
     for run in runs:
         if not run.is_finished():
             print(shlex.join(runner.format_command(run.job)))

@@ -178,7 +178,10 @@ def _check_classes(runs: Sequence[EvaluatedModel], malignant: Sequence[str]) -> 
     if unknown := set(malignant) - set(names):
         raise EvaluationError(f"--malignant names {', '.join(unknown)}; the classes are {', '.join(names)}")
     if "malignant" in names and malignant and list(malignant) != ["malignant"]:
-        raise EvaluationError("--malignant names several classes, but a class is called malignant: rename the class")
+        raise EvaluationError(
+            "a class is called malignant, so that its metrics would have the names of those of --malignant: rename it, "
+            "or use --malignant=malignant"
+        )
 
 
 def _read_stored_calibration(

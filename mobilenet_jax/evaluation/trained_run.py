@@ -308,7 +308,7 @@ def read_evaluated_model(
     recorded, outputs = weights.metadata.classes, weights.architecture.num_classes
     if recorded and class_names:
         raise EvaluationError(f"{path} records its class names, {', '.join(recorded)}: leave out --classes")
-    names = distinguish_names(recorded or class_names or ())
+    names = distinguish_names(recorded) if recorded else tuple(class_names or ())
     if not names:
         raise EvaluationError(
             f"{path} does not record the names of its {outputs} classes: specify them in the order of its outputs with "

@@ -23,7 +23,7 @@ from mobilenet_jax.export.images import read_calibration_images, read_verificati
 from mobilenet_jax.export.network import Network
 from mobilenet_jax.export.verification import Verification, verify
 from mobilenet_jax.weights.load import is_workdir, read_weights
-from mobilenet_jax.weights.metadata import format_input_scaling
+from mobilenet_jax.weights.metadata import distinguish_names, format_input_scaling
 from mobilenet_jax.weights.orbax import CheckpointName
 from mobilenet_jax.weights.weights_file import compute_sha256, get_content_size
 
@@ -205,7 +205,7 @@ def _describe(
     values = f"RGB scaled to {format_input_scaling(network.input_scaling)}" if network.raw else "RGB, 0 to 255"
     return {
         "notice": DISCLAIMER,
-        "classes": weights.metadata.classes,
+        "classes": weights.metadata.classes and distinguish_names(weights.metadata.classes),
         "input": {
             "name": "image",
             "shape": network.input_shape,

@@ -119,7 +119,7 @@ def get_image_size(weights: Weights) -> tuple[int, int]:
     if architecture.positions == 1 and not metadata.image_size:
         raise WeightsError(
             f"{metadata.source}: no image size is recorded, and its first dense layer fits pooled features as well as "
-            f"those of images of {_STRIDE} x {_STRIDE} pixels"
+            f"those of images of {_STRIDE} x {_STRIDE} pixels, which --image-size={_STRIDE} confirms"
         )
     side = _STRIDE * math.isqrt(architecture.positions)
     height, width = metadata.image_size or (side, side)

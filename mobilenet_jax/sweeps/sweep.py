@@ -29,7 +29,7 @@ from mobilenet_jax.sweeps.cross_validation import (
 )
 from mobilenet_jax.sweeps.runner import Runner
 from mobilenet_jax.training.config import list_keys
-from mobilenet_jax.training.config_files import describe_error, execute_file
+from mobilenet_jax.training.config_files import describe_error, execute_file, provide_configs
 
 _NAME = re.compile(r"\w[\w.+=-]*")
 _COLUMNS = {"balanced_accuracy": "balanced accuracy", "macro_auc": "AUC", "nll": "NLL", "ece": "calibration error"}
@@ -162,7 +162,7 @@ def search(
 
     Samples depend on the results of the earlier trials alone. A search that is started again with the same options
     therefore repeats its trials, whose runs are finished, and continues. If a trial that failed succeeds then, later
-    ones can have other values; their folders, whose names depend on the values, are others too.
+    ones can have other values, and are written to other folders, because the values are part of the name.
 
     Returns:
         The trials as variants, the best first.
@@ -183,7 +183,8 @@ def search(
     for number in range(sweep.trials):
         trial = study.ask()
         try:
-            values = sweep.search(trial)
+            with provide_configs():
+                values = sweep.search(trial)
             _check_keys(values)
         except Exception as error:  # the user's function may raise anything
             raise ConfigError(f"the search cannot sample trial {number}: {describe_error(error)}") from error

@@ -241,7 +241,7 @@ def check_config(config: ConfigDict) -> None:
     if values["data.source"] == "sample" and values["data.dir"]:
         raise ConfigError(
             "config.data.dir is set, but config.data.source is 'sample', which has no folder: specify the layout of "
-            "yours with --config.data.source"
+            "your data with --config.data.source"
         )
     if values["loss.weights_from_epoch"] and values["loss.class_weights"] == "none":
         raise ConfigError("config.loss.weights_from_epoch is set, but config.loss.class_weights is 'none'")

@@ -94,7 +94,7 @@ def execute_file(file: Path, name: str, *arguments: Any) -> Any:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look up the module that defines them
     try:
-        with _provide_configs():
+        with provide_configs():
             loader.exec_module(module)
             if not hasattr(module, name):
                 raise ConfigError(f"it does not define {name}()")
@@ -127,7 +127,7 @@ def _find_config(specification: str) -> tuple[Path, str | None]:
 
 
 @contextlib.contextmanager
-def _provide_configs() -> Iterator[None]:
+def provide_configs() -> Iterator[None]:
     """Makes the current folder importable, and `configs`: the folder of that name in it and the shipped one, as one.
 
     Other packages called `configs` are hidden meanwhile.

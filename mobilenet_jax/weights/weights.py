@@ -1,5 +1,6 @@
 """Weights in memory."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 
 from mobilenet_jax.errors import WeightsError
+from mobilenet_jax.model.mobilenet import compute_feature_size
 from mobilenet_jax.weights.layout import Architecture, Shape
 from mobilenet_jax.weights.metadata import Metadata
 
@@ -58,11 +60,13 @@ class Weights:
             size: height and width in pixels.
 
         Raises:
-            WeightsError: the head fits images of one size only, or the size is out of range.
+            WeightsError: the head fits images of another size only, or the size is out of range.
         """
-        if self.architecture.has_fixed_size:
+        architecture, recorded = self.architecture, self.metadata.image_size
+        positions = math.prod(compute_feature_size(architecture.padding, (size, size)))
+        if architecture.has_fixed_size and (recorded or positions != architecture.positions):
             raise WeightsError(f"the head {self.architecture.head!r} fits images of one size only")
-        if self.metadata.image_size == (size, size):
+        if recorded == (size, size):
             return self
         metadata = replace(self.metadata, image_size=(size, size))
         return replace(self, metadata=metadata, identity=f"{self.identity}, {size} x {size} pixels")

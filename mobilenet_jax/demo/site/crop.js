@@ -54,7 +54,7 @@ export class Crop {
 
   /** Moves the part from where it was at the start: sliders round, so that small movements would add up to nothing. */
   drag(event) {
-    if (!event.buttons || !this.bitmap) return;
+    if (!this.bitmap || !this.canvas.hasPointerCapture(event.pointerId)) return;
     const scale = this.bitmap.width / this.canvas.clientWidth;
     const {width, height} = this.part;
     const [, left, top] = this.sliders;

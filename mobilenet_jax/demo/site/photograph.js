@@ -1,7 +1,7 @@
 // Opens image files, and reads the pixels of a part of them.
 
 const MAX_MEGAPIXELS = 64;
-const MAX_CANVAS = 4e6; // pixels; iOS limits a canvas to 16.8 million, less than its photographs have
+const MAX_CANVAS = 4e6; // pixels; iOS limits a canvas to 16.8 million, fewer than its photographs have
 
 /**
  * Opens an image file. Its orientation in EXIF is applied; of an animation, the first frame is used.

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mobilenet_jax.errors import WeightsError
-from mobilenet_jax.model.mobilenet import BLOCKS
+from mobilenet_jax.model.mobilenet import BLOCKS, MIN_IMAGE_SIZE
 
 _Layer = tuple[str, dict[str, Any]]  # the class name and the configuration
 
@@ -61,17 +61,23 @@ def check_description(description: str, *, head: bool) -> str | None:
         for class_name, config in layers
     ):
         raise WeightsError(f"the epsilon of its batch normalization is not {_EPSILON}")
-    class_names = [class_name for class_name, _ in layers]
+    class_names, size = [class_name for class_name, _ in layers], _find_image_size(layers)
     first_dense = class_names.index("Dense") if "Dense" in class_names else len(layers)
-    _check_convolutions(layers[:first_dense])
+    _check_convolutions(layers[:first_dense], size)
     _check_backbone_activations(layers[:first_dense])
-    if "GlobalAveragePooling2D" in class_names and class_names.count("Dense") > 1:
+    is_single_position = size == [MIN_IMAGE_SIZE] * 2
+    if "GlobalAveragePooling2D" in class_names and class_names.count("Dense") > 1 and not is_single_position:
         raise WeightsError("its model has global average pooling before several dense layers; expected flatten")
     _check_head_activations(layers[first_dense:])
+    return json.dumps(size) if size else None
+
+
+def _find_image_size(layers: list[_Layer]) -> list[int] | None:
+    """Returns the height and width of the model's images; None if it takes any."""
     for _, config in layers:
         shape = config.get("batch_shape") or config.get("batch_input_shape")
         if isinstance(shape, list) and len(shape) == 4 and shape[1] and shape[2]:
-            return json.dumps(shape[1:3])
+            return shape[1:3]
     return None
 
 
@@ -85,24 +91,29 @@ def _list_layers(node: Any) -> Iterator[_Layer]:
             yield from _list_layers(layer)
 
 
-def _check_convolutions(layers: list[_Layer]) -> None:
-    """Checks strides, padding and dilation. The convolutions of each class are identified by their order."""
+def _check_convolutions(layers: list[_Layer], size: list[int] | None) -> None:
+    """Checks strides, padding and dilation. The convolutions of each class are identified by their order.
+
+    Keras's first MobileNet pads layers of stride 2 as "same", later ones by ZeroPadding2D. The results are equal for
+    images whose sides are multiples of 32.
+    """
     strides = {"Conv2D": iter([2]), "DepthwiseConv2D": iter([stride for _, stride in BLOCKS])}
-    previous = ""
+    is_padded = False
     for class_name, config in layers:
-        if class_name == "ZeroPadding2D":
-            _check_setting(config, "padding", _ZEROS)
+        name, stride = config.get("name"), 1
         if class_name in _CONVOLUTIONS:
             stride = next(strides[class_name], 1)
-            is_padded, is_depthwise = previous == "ZeroPadding2D", class_name == "DepthwiseConv2D"
             _check_setting(config, "strides", stride, [stride, stride])
             _check_setting(config, "dilation_rate", 1, [1, 1])
-            if is_depthwise and is_padded != (stride == 2):
-                word = "lacks" if stride == 2 else "follows"
-                raise WeightsError(f"its layer {config.get('name')} of stride {stride} {word} zero padding")
-            if is_depthwise or stride == 2:
+            if class_name == "DepthwiseConv2D" or stride == 2:
                 _check_setting(config, "padding", "valid" if is_padded else "same")
-        previous = class_name
+        if is_padded and stride == 1:
+            raise WeightsError(f"its layer {name} follows zero padding, which belongs to convolutions of stride 2")
+        if stride == 2 and not is_padded and any(side % MIN_IMAGE_SIZE for side in size or ()):
+            raise WeightsError(f"its layer {name} has the padding 'same', which differs for images of {size} pixels")
+        is_padded = class_name == "ZeroPadding2D"
+        if is_padded:
+            _check_setting(config, "padding", _ZEROS)
 
 
 def _check_setting(config: dict[str, Any], key: str, *expected: Any) -> None:
@@ -114,12 +125,21 @@ def _check_setting(config: dict[str, Any], key: str, *expected: Any) -> None:
 def _check_backbone_activations(layers: list[_Layer]) -> None:
     """Checks the activations before the first dense layer. A head without one may end with softmax."""
     last_convolution = max((i for i, (class_name, _) in enumerate(layers) if class_name in _CONVOLUTIONS), default=0)
-    for i, (class_name, config) in enumerate(layers):
-        if class_name == "ReLU":
+    normalization = None  # the last one that no ReLU6 has followed yet
+    for i, (class_name, config) in enumerate([*layers, ("Conv2D", {})]):
+        if class_name in _CONVOLUTIONS and normalization is not None:
+            raise WeightsError(f"its layer {normalization} is not followed by ReLU6")
+        if class_name == "BatchNormalization":
+            normalization = config.get("name")
+        elif class_name == "ReLU":
             _check_relu_limit(config, 6)
+            normalization = None
         elif class_name in _ACTIVATION_LAYERS:
             activation = _get_activation(class_name, config)
-            if activation not in ("relu6", "linear") and not (activation == "softmax" and i > last_convolution):
+            is_after_features = i > last_convolution and normalization is None
+            if activation == "relu6":
+                normalization = None
+            elif activation != "linear" and not (activation in ("relu", "softmax") and is_after_features):
                 raise WeightsError(f"its layer {config.get('name')} has the activation {activation}, not ReLU6")
         elif class_name in _CONVOLUTIONS and _get_activation(class_name, config) != "linear":
             raise WeightsError(f"its layer {config.get('name')} has the activation {config['activation']}, not none")
@@ -156,7 +176,9 @@ def _check_relu_limit(config: dict[str, Any], expected: int | None) -> None:
     if limit != expected:
         raise WeightsError(f"its ReLU {config.get('name')} has the upper limit {limit}, not {expected}")
     if config.get("negative_slope") or config.get("threshold"):
-        raise WeightsError(f"its ReLU {config.get('name')} is not 0 for negative values, or for some positive ones")
+        raise WeightsError(
+            f"its ReLU {config.get('name')} has a negative slope or a threshold, which ReLU6 does not have"
+        )
 
 
 def _get_activation(class_name: str, config: dict[str, Any]) -> str:

@@ -103,7 +103,7 @@ def test_a_dry_run_prints_the_commands(tmp_path, run):
     assert lines[3].endswith("--config.train.epochs=3 --config.seed=0 --config.data.split=fold:2/2")
     assert not (tmp_path / "out").exists()
     pinned = ["--jobs=2", "--command=taskset -c {slot} {command}"]
-    assert "leave out --dry-run" in run("sweep", file, "--out", tmp_path / "out", "--dry-run", *pinned)[2]
+    assert "leave {slot} out of --command" in run("sweep", file, "--out", tmp_path / "out", "--dry-run", *pinned)[2]
 
 
 def test_a_search_whose_function_fails_is_refused_with_its_error(tmp_path):
