@@ -15,7 +15,7 @@ from mobilenet_jax import Metadata
 from mobilenet_jax.errors import ConfigError, DataError, Interrupted, TrainingError, WeightsError, WorkdirError
 from mobilenet_jax.training.checkpoints import Checkpoints
 from mobilenet_jax.training.loop import train_and_evaluate
-from mobilenet_jax.training.setup import build_program, warn_of_contradictions
+from mobilenet_jax.training.setup import build_program
 from mobilenet_jax.weights.layout import Architecture
 from mobilenet_jax.weights.load import read_weights
 from mobilenet_jax.weights.save import write_weights
@@ -368,23 +368,6 @@ def test_resuming_does_not_need_the_initial_weights(data, weights, tmp_path):
     train_and_evaluate(make_config(data, train__epochs=2, **changes), tmp_path / "run")
     assert read_weights(tmp_path / "run").metadata.input_scaling == (-1.0, 1.0)
     assert len(read_records(tmp_path / "run")) == 2
-
-
-def test_settings_that_contradict_each_other_are_warned_of(data, caplog):
-    changes = {"data__sampling": "balanced", "loss__class_weights": "balanced", "regularizer__kernel_l2": 0.01}
-    warn_of_contradictions(make_config(data, **changes))
-    double, unused = caplog.messages
-    assert "rare classes are corrected for twice" in double
-    assert unused.startswith("regularizer.kernel_l2 has no effect: model.head=small")
-    caplog.clear()
-    warn_of_contradictions(make_config(data, model__head="article", **{**changes, "data__sampling": "uniform"}))
-    assert caplog.messages == []
-    late = {"optimizer__warmup_epochs": 3, "loss__class_weights": "balanced", "loss__weights_from_epoch": 2}
-    warn_of_contradictions(make_config(data, train__epochs=2, **late))
-    assert [message.partition(",")[0] for message in caplog.messages] == [
-        "optimizer.warmup_epochs is 3",
-        "loss.weights_from_epoch is 2",
-    ]
 
 
 def test_a_run_whose_only_checkpoint_is_damaged_does_not_start_over_without_its_initial_weights(

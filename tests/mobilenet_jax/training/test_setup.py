@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from mobilenet_jax.training.config import parse_config
-from mobilenet_jax.training.setup import choose_epochs, init_model
+from mobilenet_jax.training.setup import choose_epochs, init_model, warn_of_contradictions
 from mobilenet_jax.weights.load import load_pretrained, names_weights
 from tests.helpers.runs import make_config
 
@@ -36,3 +36,20 @@ def test_the_input_scaling_follows_the_configuration(data, weights, name):
 @pytest.mark.parametrize(("steps_per_epoch", "epochs"), [(1, 60), (25, 60), (26, 58), (100, 15), (500, 15)])
 def test_small_data_are_trained_for_more_epochs(steps_per_epoch, epochs):
     assert choose_epochs(steps_per_epoch) == epochs
+
+
+def test_settings_that_contradict_each_other_are_warned_of(data, caplog):
+    changes = {"data__sampling": "balanced", "loss__class_weights": "balanced", "regularizer__kernel_l2": 0.01}
+    warn_of_contradictions(make_config(data, **changes))
+    double, unused = caplog.messages
+    assert "rare classes are corrected for twice" in double
+    assert unused.startswith("regularizer.kernel_l2 has no effect: model.head=small")
+    caplog.clear()
+    warn_of_contradictions(make_config(data, model__head="article", **{**changes, "data__sampling": "uniform"}))
+    assert caplog.messages == []
+    late = {"optimizer__warmup_epochs": 3, "loss__class_weights": "balanced", "loss__weights_from_epoch": 2}
+    warn_of_contradictions(make_config(data, train__epochs=2, **late))
+    assert [message.partition(",")[0] for message in caplog.messages] == [
+        "optimizer.warmup_epochs is 3",
+        "loss.weights_from_epoch is 2",
+    ]
