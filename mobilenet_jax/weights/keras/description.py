@@ -94,8 +94,8 @@ def _list_layers(node: Any) -> Iterator[_Layer]:
 def _check_convolutions(layers: list[_Layer], size: list[int] | None) -> None:
     """Checks strides, padding and dilation. The convolutions of each class are identified by their order.
 
-    Keras's first MobileNet pads layers of stride 2 as "same", later ones by ZeroPadding2D. The results are equal for
-    images whose sides are multiples of 32.
+    Layers of stride 2 are padded as "same" or by ZeroPadding2D: Keras's versions differ. The results are equal for
+    images whose sides are multiples of 32; for others, they must be padded as in this project.
     """
     strides = {"Conv2D": iter([2]), "DepthwiseConv2D": iter([stride for _, stride in BLOCKS])}
     is_padded = False
@@ -109,8 +109,9 @@ def _check_convolutions(layers: list[_Layer], size: list[int] | None) -> None:
                 _check_setting(config, "padding", "valid" if is_padded else "same")
         if is_padded and stride == 1:
             raise WeightsError(f"its layer {name} follows zero padding, which belongs to convolutions of stride 2")
-        if stride == 2 and not is_padded and any(side % MIN_IMAGE_SIZE for side in size or ()):
-            raise WeightsError(f"its layer {name} has the padding 'same', which differs for images of {size} pixels")
+        is_usual = is_padded == (class_name == "DepthwiseConv2D")  # the padding of later versions
+        if stride == 2 and not is_usual and any(side % MIN_IMAGE_SIZE for side in size or ()):
+            raise WeightsError(f"the padding of its layer {name} computes something else for images of {size} pixels")
         is_padded = class_name == "ZeroPadding2D"
         if is_padded:
             _check_setting(config, "padding", _ZEROS)

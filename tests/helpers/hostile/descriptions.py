@@ -30,7 +30,8 @@ _RELU, _TANH = ({"class_name": "Activation", "activation": name} for name in ("r
 _RELU_6, _UNLIMITED_RELU = ({"class_name": "ReLU", "max_value": limit} for limit in (6, None))
 _DENSE_NORM_RELU = (_DENSE, _NORM, _RELU)
 _POOL, _CONV, _DEPTHWISE = ({"class_name": name} for name in ("GlobalAveragePooling2D", "Conv2D", "DepthwiseConv2D"))
-_PADDING = {"class_name": "ZeroPadding2D"}
+_PADDING, _VALID = {"class_name": "ZeroPadding2D"}, {"padding": "valid"}
+_ODD_INPUT = {"class_name": "InputLayer", "batch_shape": [None, 100, 100, 3]}
 
 for name, message, *layers in (
     ("pixels_scaled_inside", "layers that MobileNet v1 does not have: Rescaling a", {"class_name": "Rescaling"}),
@@ -50,7 +51,8 @@ for name, message, *layers in (
     ("padding_in_another_place", "a follows zero padding", _PADDING, _DEPTHWISE),
     ("padding_before_pooling", "a follows zero padding", _PADDING, _POOL),
     ("padding_twice", "a follows zero padding", _PADDING, _PADDING),
-    ("same_for_an_odd_size", "differs for images of [100, 100] pixels", {**_CONV, "batch_shape": [None, 100, 100, 3]}),
+    ("same_for_an_odd_size", "something else for images of [100, 100] pixels", _ODD_INPUT, _DEPTHWISE, _DEPTHWISE),
+    ("zeros_for_an_odd_size", "something else for images of [100, 100]", _ODD_INPUT, _PADDING, {**_CONV, **_VALID}),
     ("no_relu", "its layer a is not followed by ReLU6", _CONV, _NORM, _CONV),
     ("no_last_relu", "its layer a is not followed by ReLU6", _CONV, _NORM, _POOL),
     ("softmax_in_the_backbone", "a has the activation softmax, not ReLU6", {"class_name": "Softmax"}, _CONV),

@@ -7,13 +7,13 @@ from mobilenet_jax.weights.keras.description import check_description
 from tests.helpers.hostile.descriptions import describe_model
 
 
-@pytest.mark.parametrize("pads", [False, True])
-def test_both_paddings_of_keras_are_accepted(pads):
-    """Its first MobileNet has no layers ZeroPadding2D, and ReLU6 as an activation."""
-    layers = [{"class_name": "InputLayer", "batch_shape": [None, 224, 224, 3]}]
+@pytest.mark.parametrize(("pads", "pads_stem", "size"), [(False, False, 224), (True, True, 224), (True, False, 100)])
+def test_the_paddings_of_keras_are_accepted(pads, pads_stem, size):
+    """Its first MobileNet has no layers ZeroPadding2D, and ReLU6 as an activation; the current one pads no stem."""
+    layers = [{"class_name": "InputLayer", "batch_shape": [None, size, size, 3]}]
     for _, stride in ((0, 2), *BLOCKS):
         convolution = {"class_name": "DepthwiseConv2D" if len(layers) > 1 else "Conv2D", "strides": [stride, stride]}
-        if stride == 2 and pads:
+        if stride == 2 and (pads if len(layers) > 1 else pads_stem):
             layers += [
                 {"class_name": "ZeroPadding2D", "padding": [[0, 1], [0, 1]]},
                 {**convolution, "padding": "valid"},
@@ -26,7 +26,7 @@ def test_both_paddings_of_keras_are_accepted(pads):
         layers += [{"class_name": "BatchNormalization"}, relu6]
     pooled = [{"class_name": "GlobalAveragePooling2D"}, {"class_name": "Activation", "activation": "relu"}]
     description = describe_model(*layers, *pooled, {"class_name": "Dense"})
-    assert json.loads(check_description(description, head=True)) == [224, 224]
+    assert json.loads(check_description(description, head=True)) == [size, size]
 
 
 @pytest.mark.parametrize("activation", [{}, {"activation": None}, {"activation": "linear"}])
