@@ -1,6 +1,7 @@
+import jax
 import pytest
 
-from mobilenet_jax.cluster import _check_address, connect_processes
+from mobilenet_jax.cluster import connect_processes
 from mobilenet_jax.errors import ConfigError
 
 
@@ -10,6 +11,18 @@ def test_an_address_that_is_not_a_host_and_a_port_is_refused(address):
         connect_processes(address, 2, 0)
 
 
-@pytest.mark.parametrize("address", ["localhost:1", "10.0.0.1:65535", "[::1]:5000", None])
-def test_addresses_of_hosts_are_accepted(address):
-    _check_address(address)
+@pytest.mark.parametrize("address", ["localhost:1", "10.0.0.1:65535", "[::1]:5000"])
+def test_addresses_of_hosts_are_passed_to_jax(address, monkeypatch):
+    calls = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *args, **options: calls.append(args))
+    connect_processes(address, 2, 1)
+    assert calls == [(address, 2, 1)]
+
+
+def test_a_failed_connection_is_an_error_of_one_line(monkeypatch):
+    def fail(*args, **options):
+        raise jax.errors.JaxRuntimeError("UNKNOWN: Failed to start RPC server\nmore")
+
+    monkeypatch.setattr(jax.distributed, "initialize", fail)
+    with pytest.raises(ConfigError, match="cannot connect to localhost:80: UNKNOWN: Failed to start RPC server$"):
+        connect_processes("localhost:80", 2, 0)

@@ -19,7 +19,7 @@ from mobilenet_jax.inference.classifier import Classifier
 from mobilenet_jax.inference.predict_files import classify_files
 from mobilenet_jax.weights.load import read_weights
 from mobilenet_jax.weights.save import write_weights
-from tests.helpers.browser import start_browser
+from tests.helpers.browser import choose, move, read_probabilities, read_status, start_browser, wait_for
 from tests.helpers.sensitive_weights import make_images, make_sensitive_weights
 
 AXE = Package(
@@ -27,7 +27,6 @@ AXE = Package(
     "4.14.1",
     "FHfa+lmNjQZfJz1q8wKqIDwC6DExcHt/pkjNQb09a3NPjCKg2rhu5qb2S4r76ASyFNNtuFooJpZe37OgudVGtQ==",
 )
-SECONDS = 30  # until a test gives up; machines differ in speed
 
 
 @pytest.fixture(scope="module")
@@ -77,41 +76,6 @@ def page(browser, server):
     browser.get(f"http://localhost:{server.server_port}/")
     wait_for(browser, lambda: read_status(browser) == "Ready.")
     return browser
-
-
-def wait_for(browser, condition):
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    WebDriverWait(browser, SECONDS).until(lambda _: condition())
-
-
-def read_status(browser):
-    return browser.find_element("id", "status").text
-
-
-def choose(browser, path):
-    """Chooses a file and returns the final status."""
-    browser.execute_script("document.getElementById('status').textContent = 'chosen'")
-    browser.find_element("id", "file").send_keys(str(path))
-    wait_for(browser, lambda: read_status(browser) not in ("chosen", "Reading the image …"))
-    return read_status(browser)
-
-
-def read_probabilities(browser):
-    """Returns the probabilities of the classes by their names."""
-    rows = browser.execute_script(
-        "return [...document.querySelectorAll('#classes li')]"
-        ".map(row => [row.querySelector('.name').textContent, Number(row.dataset.probability)])"
-    )
-    return dict(rows)
-
-
-def move(browser, slider, value):
-    """Moves a slider, as a user does."""
-    browser.execute_script(
-        "const slider = document.getElementById(arguments[0]); slider.value = arguments[1];"
-        "slider.dispatchEvent(new Event('input')); slider.dispatchEvent(new Event('change'));", slider, value
-    )  # fmt: skip
 
 
 def predict(weights, paths):
