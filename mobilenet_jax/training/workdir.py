@@ -8,19 +8,20 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import filelock
 from ml_collections import ConfigDict
-from tensorboardX import SummaryWriter
 
 from input_pipeline.atomic_files import get_free_bytes, is_unfinished, remove_leftovers, write_atomically
 from mobilenet_jax.cluster import is_first_process, synchronize_processes
 from mobilenet_jax.errors import WorkdirError
-from mobilenet_jax.evaluation.plots import draw_curves, encode_png
 from mobilenet_jax.training.checkpoints import has_checkpoints
 from mobilenet_jax.training.config import find_differences
 from mobilenet_jax.training.history import Record, find_best
+
+if TYPE_CHECKING:
+    from tensorboardX import SummaryWriter
 
 _LOCK = ".lock"  # a file in the folder; it stays when the lock is released
 _SECONDS_BETWEEN_DRAWINGS = 10
@@ -114,6 +115,8 @@ class Workdir:
         if self._writes:
             self._write("metrics.jsonl", "".join(json.dumps(record) + "\n" for record in records))
             if is_last or time.monotonic() - self._last_drawing > _SECONDS_BETWEEN_DRAWINGS:
+                from mobilenet_jax.evaluation.plots import draw_curves, encode_png  # imports matplotlib
+
                 best = find_best(records, ConfigDict(self._config["early_stopping"]))
                 self._write("curves.png", encode_png(draw_curves(records, best["epoch"]), dpi=100))
                 self._last_drawing = time.monotonic()
@@ -132,6 +135,8 @@ class Workdir:
     def _write_events(self, records: Sequence[Record]) -> None:
         """Appends to TensorBoard's event file; a resumed run starts a new one, to agree with the records."""
         if self._events is None:
+            from tensorboardX import SummaryWriter  # imports PyTorch where it is installed
+
             shutil.rmtree(self._path / "tensorboard", ignore_errors=True)
             self._events = SummaryWriter(str(self._path / "tensorboard"), write_to_disk=True)
         for record in records[self._epochs_written :]:
