@@ -67,9 +67,15 @@ def _make_state(variables, optimizer, ema=False):
     return create_train_state(params, batch_stats, optimizer, ema=ema)
 
 
-def _run_step(variables, batch, model=MODEL, objective=None, **changes):
+@pytest.fixture(scope="module")
+def plain_step():
+    """Returns the step of `MODEL` without further settings; compiling it is most of the time of a test."""
+    return make_train_step(MODEL, _make_optimizer(), jax.random.key(1, impl="rbg"))
+
+
+def _run_step(variables, batch, model=MODEL, objective=None, step=None, **changes):
     optimizer = _make_optimizer(model, **changes)
-    step = make_train_step(model, optimizer, jax.random.key(1, impl="rbg"), objective or Objective())
+    step = step or make_train_step(model, optimizer, jax.random.key(1, impl="rbg"), objective or Objective())
     return step(_make_state(variables, optimizer), batch, ONE)
 
 
@@ -111,13 +117,12 @@ def test_the_plateau_scale_equals_keras(patience):
     assert compute_plateau_scale(_make_settings(), values) == 1
 
 
-def test_the_scale_multiplies_the_update(variables, batch):
-    optimizer = _make_optimizer()
-    step = make_train_step(MODEL, optimizer, jax.random.key(1, impl="rbg"))
+def test_the_scale_multiplies_the_update(variables, batch, plain_step):
     start = variables["params"]["predictions"]["kernel"]
+    states = [_make_state(variables, _make_optimizer()) for _ in range(2)]
     moved = [
-        step(_make_state(variables, optimizer), batch, jnp.float32(scale))[0].params["predictions"]["kernel"] - start
-        for scale in (1, 0.25)
+        plain_step(state, batch, jnp.float32(scale))[0].params["predictions"]["kernel"] - start
+        for state, scale in zip(states, (1, 0.25), strict=True)
     ]
     np.testing.assert_allclose(moved[1], 0.25 * moved[0], atol=1e-7)
 
@@ -133,9 +138,10 @@ def test_gradients_are_clipped_by_their_global_norm():
 @pytest.mark.parametrize("frozen_blocks", [0, 5, 13])
 def test_weight_decay_applies_to_trained_kernels_only(variables, frozen_blocks):
     model = MobileNet(0.25, "small", frozen_blocks=frozen_blocks)
-    params = jax.tree.map(lambda x: x + 1, variables["params"])
+    params = jax.tree.map(lambda x: np.asarray(x) + 1, variables["params"])
     optimizer = _make_optimizer(model, weight_decay=0.5)
-    updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
+    zeros = jax.tree.map(np.zeros_like, params)
+    updates, _ = jax.jit(optimizer.update)(zeros, jax.jit(optimizer.init)(params), params)
     for layer, tensors in updates.items():
         for tensor, update in tensors.items():
             decays = tensor == "kernel" and layer not in model.frozen_layers
@@ -244,10 +250,10 @@ def test_adam_and_adamw_equal_keras(name, make_keras_optimizer):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_kernel_without_gradient_decays_decoupled_with_adamw_only(variables, name):
-    params = jax.tree.map(lambda x: x + 1, variables["params"])
+    params = jax.tree.map(lambda x: np.asarray(x) + 1, variables["params"])
     optimizer = _make_optimizer(name=name, weight_decay=0.5)
-    zeros = jax.tree.map(jnp.zeros_like, params)
-    updates, _ = optimizer.update(zeros, optimizer.init(params), params)
+    zeros = jax.tree.map(np.zeros_like, params)
+    updates, _ = jax.jit(optimizer.update)(zeros, jax.jit(optimizer.init)(params), params)
     decoupled = {"sgd": True, "adadelta": False, "adam": False, "adamw": True}[name]  # equal for plain SGD
     for tensors in updates.values():
         for tensor, update in tensors.items():
@@ -269,8 +275,8 @@ def test_the_layers_of_the_backbone_are_all_but_those_of_the_head(variables):
     assert MODEL.backbone_layers == MobileNet(0.25, "small", frozen_blocks=13).frozen_layers
 
 
-def test_without_an_average_the_parameters_are_evaluated(variables, batch):
-    state, _, _ = _run_step(variables, batch)
+def test_without_an_average_the_parameters_are_evaluated(variables, batch, plain_step):
+    state, _, _ = _run_step(variables, batch, step=plain_step)
     assert state.ema is None
 
 
@@ -345,13 +351,14 @@ def test_deferred_class_weights_apply_from_their_step_on(variables, batch):
     assert float(objective.compute_loss(logits, targets, jnp.int32(1))) == pytest.approx(2 * np.log(7))
 
 
-def test_soft_labels_replace_the_labels_in_the_objective_but_not_in_the_result(variables, batch):
+def test_soft_labels_replace_the_labels_in_the_objective_but_not_in_the_result(variables, batch, plain_step):
     soft = np.random.default_rng(0).dirichlet(np.ones(7), 8).astype(np.float32)
-    _, hard, value = _run_step(variables, batch)
+    _, hard, value = _run_step(variables, batch, step=plain_step)
     assert float(value) == pytest.approx(float(hard.loss.mean()), rel=1e-5)
-    _, result, value = _run_step(variables, {**batch, "soft_label": soft})
+    _, result, value = _run_step(variables, {**batch, "soft_label": soft}, step=plain_step)
     np.testing.assert_allclose(result.loss, hard.loss, rtol=1e-5)
-    all_labels = [_run_step(variables, {**batch, "label": np.full(8, c, np.int32)})[1].loss for c in range(7)]
+    same = [{**batch, "label": np.full(8, c, np.int32)} for c in range(7)]
+    all_labels = [_run_step(variables, labeled, step=plain_step)[1].loss for labeled in same]
     assert float(value) == pytest.approx(float((soft * np.stack(all_labels, 1)).sum(1).mean()), rel=1e-4)
 
 
