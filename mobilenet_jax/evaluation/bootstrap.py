@@ -19,7 +19,12 @@ _PERCENTILES = (2.5, 97.5)
 
 
 def compute_intervals(
-    lesions: np.ndarray, statistic: Callable[[np.ndarray], Metrics], resamples: int, seed: int = 0
+    lesions: np.ndarray,
+    statistic: Callable[[np.ndarray], Metrics],
+    resamples: int,
+    seed: int = 0,
+    *,
+    are_differences: bool = False,
 ) -> Intervals:
     """Computes 95% bootstrap intervals from data sets whose lesions are sampled with replacement.
 
@@ -32,6 +37,8 @@ def compute_intervals(
         statistic: computes metrics, by `name` or `GROUP.name`, from the indices of the sampled rows.
         resamples: number of bootstrap samples.
         seed: the same seed gives the same samples.
+        are_differences: whether the metrics are differences, which may be negative. An interval of `ece` itself ends
+            at 0.
 
     Returns:
         `(low, high)` by the name of the metric; NaN for metrics that are undefined in all samples.
@@ -44,7 +51,7 @@ def compute_intervals(
     estimate = statistic(np.arange(len(lesions))) if biased else {}
     for name in biased:
         low, high = (2 * estimate[name] - bound for bound in reversed(intervals[name]))
-        minimum = 0 if (samples[name] >= 0).all() else -math.inf  # differences may be negative
+        minimum = -math.inf if are_differences else 0
         intervals[name] = (max(low, minimum), max(high, minimum))
     return intervals
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -65,12 +66,12 @@ def compare(workdirs: Sequence[Path], evaluation: str, resamples: int = 1000) ->
     tables = _read_common_images(workdirs, evaluation)
     baseline, names = tables[0], list_overall(len(tables[0].class_names))
 
-    def subtract_baseline(rows: np.ndarray, other: Predictions) -> Metrics:
+    def subtract_baseline(other: Predictions, rows: np.ndarray) -> Metrics:
         first, second = (compute_metrics(table.take(rows)) for table in (baseline, other))
         return {name: second[name] - first[name] for name in names}
 
     differences = [
-        compute_intervals(baseline.lesions, lambda rows, other=other: subtract_baseline(rows, other), resamples)  # type: ignore[misc]
+        compute_intervals(baseline.lesions, partial(subtract_baseline, other), resamples, are_differences=True)
         for other in tables[1:]
     ]
     metrics = [compute_metrics(table) for table in tables]

@@ -24,7 +24,8 @@ import numpy as np
 
 from input_pipeline.errors import DataError
 from input_pipeline.examples import Examples, concatenate_examples
-from input_pipeline.splits import format_split, hash_split
+from input_pipeline.sources.registry import SOURCES
+from input_pipeline.splits import SUBSETS, format_split, hash_split
 from mobilenet_jax.errors import EvaluationError
 from mobilenet_jax.evaluation.bootstrap import Intervals, compute_intervals
 from mobilenet_jax.evaluation.calibration import (
@@ -55,8 +56,9 @@ class Evaluation:
         metrics: see `compute_metrics`.
         intervals: 95%, by the name of the metric; empty without bootstrap.
         facts: models, images, options and environment, as in `metrics.json`. `lesions` and `lesions_trained_on` are
-            None if the data do not specify which images show the same lesion; `lesions_trained_on` also if the training
-            images are not known.
+            None if the data do not specify which images show the same lesion; `lesions_trained_on` also if the
+            training lesions are not known, or not comparable; then `images_trained_on` is the number of images that
+            are in the training set, if these are known and comparable.
     """
 
     runs: Sequence[EvaluatedModel]
@@ -118,8 +120,10 @@ def evaluate(
         "source": layout,
         "data": strip_folder(folder) if folder else None,
         "split": split,
-        **_describe_images(runs, parts, examples, predictions),
-        "images_trained_on": _count_training_images(runs, parts, predictions, folder),
+        "split_hash": hash_split(format_split(examples.take(np.zeros(0, int)), examples)),
+        "images": len(examples),
+        "lesions": len(set(examples.lesions)) if predictions.lesions_known else None,
+        **_count_trained_on(runs, parts, is_comparable=_has_comparable_names(runs, split, folder, layout)),
         "views": views,
         "correction": correction,
         "malignant": list(malignant),
@@ -248,36 +252,35 @@ def _concatenate_folds(runs: Sequence[EvaluatedModel], parts: Sequence[Examples]
     return examples
 
 
-def _describe_images(
-    runs: Sequence[EvaluatedModel], parts: Sequence[Examples], examples: Examples, predictions: Predictions
-) -> dict[str, Any]:
-    """Returns the facts about the images: all `examples`, and the `parts` that the models classified."""
-    pairs = zip(runs, parts, strict=True)
-    trained_on = set().union(*(set(part.lesions) & (run.lesions or set()) for run, part in pairs))
-    known = predictions.lesions_known
-    return {
-        "split_hash": hash_split(format_split(examples.take(np.zeros(0, int)), examples)),
-        "images": len(examples),
-        "lesions": len(set(examples.lesions)) if known else None,
-        "lesions_trained_on": len(trained_on) if known and all(run.lesions is not None for run in runs) else None,
-    }
+def _has_comparable_names(runs: Sequence[EvaluatedModel], split: str, folder: str, layout: str) -> bool:
+    """Returns whether equal names of images or lesions stand for the same ones in the training set and in `folder`.
 
-
-def _count_training_images(
-    runs: Sequence[EvaluatedModel], parts: Sequence[Examples], predictions: Predictions, folder: str
-) -> int | None:
-    """Counts the images that a model was trained on and has classified, by their names, where lesions are unknown.
-
-    Returns:
-        None if lesions are known, or the images are not from the folder of the runs, where names can repeat.
+    In other data of one's own, such as tables that number their lesions, they need not.
     """
-    own = all(
-        run.lesions is not None and Path(run.locate_images(None, None)[0]).resolve() == Path(folder).resolve()
+    if split in SUBSETS or (SOURCES[layout].is_isic and all(run.is_isic for run in runs)):
+        return True
+    return all(
+        run.images is not None and Path(run.locate_images(None, None)[0]).resolve() == Path(folder).resolve()
         for run in runs
     )
-    if predictions.lesions_known or not own:
-        return None
-    return len(set().union(*(set(p.lesions) & (run.lesions or set()) for run, p in zip(runs, parts, strict=True))))
+
+
+def _count_trained_on(
+    runs: Sequence[EvaluatedModel], parts: Sequence[Examples], *, is_comparable: bool
+) -> dict[str, int | None]:
+    """Counts what a model was trained on and has classified: lesions, or images where lesions are unknown.
+
+    Returns:
+        `lesions_trained_on` and `images_trained_on`, at least one of which is None; both if names are not comparable,
+        or the training images are not known.
+    """
+    pairs = list(zip(runs, parts, strict=True))
+    lesions = images = None
+    if is_comparable and all(run.lesions is not None and part.lesions_known for run, part in pairs):
+        lesions = len(set().union(*(set(part.lesions) & (run.lesions or set()) for run, part in pairs)))
+    elif is_comparable and all(run.images is not None for run in runs):
+        images = len(set().union(*(set(part.names) & (run.images or set()) for run, part in pairs)))
+    return {"lesions_trained_on": lesions, "images_trained_on": images}
 
 
 def _describe_environment() -> dict[str, Any]:

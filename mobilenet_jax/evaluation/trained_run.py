@@ -38,7 +38,8 @@ class EvaluatedModel:
         weights: with a classifier.
         class_names: in the order of the labels.
         prior: float `[classes]`, the class frequencies in training; None if unknown.
-        lesions: the lesions in the training set; None if unknown.
+        images: the names of the training images; None if unknown.
+        lesions: the lesions in the training set; None if unknown, as if the training data do not specify them.
         records: the metrics of the epochs, as in `metrics.jsonl`.
         best_epoch: the epoch of the best checkpoint; None if unknown.
         config: the training configuration as nested dicts; None if unknown.
@@ -48,6 +49,7 @@ class EvaluatedModel:
     weights: Weights
     class_names: tuple[str, ...]
     prior: np.ndarray | None = None
+    images: frozenset[str] | None = None
     lesions: frozenset[str] | None = None
     records: list[dict[str, Any]] = field(default_factory=list)
     best_epoch: int | None = None
@@ -138,7 +140,7 @@ class TrainedRun(EvaluatedModel):
     """A training run with the weights of one of its checkpoints. In `prior`, a class without images counts as one."""
 
     prior: np.ndarray
-    lesions: frozenset[str]
+    images: frozenset[str]
     config: dict[str, Any]
 
     @property
@@ -253,7 +255,7 @@ def read_trained_run(workdir: Path, checkpoint: CheckpointName = "best") -> Trai
         names = weights.metadata.classes or ()
         labels = [unescape_formula(row["label"]) for row in training]
         counts = np.array([max(1, labels.count(name)) for name in names])
-        lesions = frozenset(unescape_formula(row["lesion"]) for row in training)
+        images, lesions = (frozenset(unescape_formula(row[key]) for row in training) for key in ("image", "lesion"))
     except FileNotFoundError as error:
         raise EvaluationError(
             f"{workdir} is not the workdir of a run: {Path(error.filename).name} is missing"
@@ -265,7 +267,8 @@ def read_trained_run(workdir: Path, checkpoint: CheckpointName = "best") -> Trai
         weights=weights,
         class_names=names,
         prior=counts / counts.sum(),
-        lesions=lesions,
+        images=images,
+        lesions=lesions if lesions != images else None,  # without lesions in the data, each image is one
         records=records,
         best_epoch=find_best_epoch(workdir, records),
         config=config,

@@ -51,7 +51,7 @@ def find_images(arguments: Sequence[str]) -> list[str]:
             the image files in them; and glob patterns.
 
     Returns:
-        Paths without duplicates, in the order of the arguments; those of a folder or pattern are sorted.
+        Paths to different files, in the order of the arguments; those of a folder or pattern are sorted.
 
     Raises:
         EvaluationError: an argument stands for no file.
@@ -64,7 +64,10 @@ def find_images(arguments: Sequence[str]) -> list[str]:
         if not files:
             raise EvaluationError(f"{argument} holds no image file")
         paths += files
-    return list(dict.fromkeys(paths))
+    unique: dict[str, str] = {}
+    for path in paths:
+        unique.setdefault(os.path.abspath(path), path)
+    return list(unique.values())
 
 
 def find_root(arguments: Sequence[str]) -> str:

@@ -137,7 +137,9 @@ def _build_thumbnail(evaluation: Evaluation, row: int) -> dict[str, str]:
     predictions = evaluation.predictions
     label, predicted, p = predictions.labels[row], predictions.predicted[row], predictions.probabilities[row]
     with Image.open(io.BytesIO(read_image_bytes(evaluation.paths[row]))) as image:
-        thumbnail = image.convert("RGB")
+        is_deep = image.mode.startswith("I;16")  # Pillow would clip the values to 8 bits
+        shallow = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)) if is_deep else image
+        thumbnail = shallow.convert("RGB")
         thumbnail.thumbnail((_THUMBNAIL_WIDTH, _THUMBNAIL_WIDTH))
     thumbnail.save(jpeg := io.BytesIO(), "JPEG", quality=80)
     return {

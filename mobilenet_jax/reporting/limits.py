@@ -17,7 +17,8 @@ _SELECTION = (
     "optimistic. Metrics on a test set are not."
 )
 _ALL_IMAGES = (
-    "The model was trained on all images of the data set, and has not been evaluated on any that are held out."
+    "The model was trained on all images of its data set, without a validation split: only images from elsewhere "
+    "measure how well it generalizes."
 )
 _UNKNOWN_TRAINING = "The images that these weights were trained on are not known."
 _ISIC_LIMITS = (
@@ -66,7 +67,7 @@ def _list_data_warnings(evaluation: Evaluation) -> list[str]:
     noun = name_object(model)
     if facts["source"] == "sample":
         warnings.append("These images are synthetic. They are not medical data.")
-    if model.lesions is None:
+    if model.images is None:
         warnings.append(
             "The images that these weights were trained on are not known. If some of these images are among them, the "
             "metrics are optimistic."
@@ -81,6 +82,11 @@ def _list_data_warnings(evaluation: Evaluation) -> list[str]:
     elif facts["images_trained_on"]:
         warnings.append(
             f"{facts['images_trained_on']} of the {facts['images']} images are in the training set, so the metrics are "
+            "optimistic."
+        )
+    elif facts["lesions"] is not None and facts["lesions_trained_on"] is None:
+        warnings.append(
+            f"It is not known whether other images of these {noun}s are in the training set. If so, the metrics are "
             "optimistic."
         )
     if facts["lesions"] is None:

@@ -25,6 +25,10 @@ from mobilenet_jax.training.config import check_config, find_differences, parse_
 from mobilenet_jax.training.setup import choose_epochs
 
 _logger = logging.getLogger(__name__)
+_MUST_WAIT = (
+    "runs are not complete: --command must wait for the end of its run, as in `sbatch --wait --wrap={command}`, and "
+    "the configuration must not change meanwhile"
+)
 
 
 class EvaluationOptions(NamedTuple):
@@ -82,7 +86,11 @@ class TrainingRun(NamedTuple):
                 json.loads((self.workdir / f"{name}.json").read_text()) for name in ("summary", "config")
             )
             epochs = config.train.epochs or choose_epochs(summary["training_images"] // config.train.batch_size)
-            is_complete = summary["last"]["epoch"] == epochs or summary["stopped_early"]
+            last, has_fixed_length = summary["last"]["epoch"], config.optimizer.schedule == "cosine"
+            is_stopped = summary["stopped_early"] and last <= epochs and not has_fixed_length
+            is_complete = is_stopped or (
+                stored["train"]["epochs"] == epochs and (last == epochs or summary["stopped_early"])
+            )
             differences = find_differences(stored, config.to_dict())
         except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError):  # missing or damaged
             return False
@@ -144,13 +152,20 @@ class CrossValidation(NamedTuple):
         settings = [f"--out={folder}", f"--tta={options.views}", f"--resamples={options.resamples}", *chosen]
         return Job(folder, ("evaluate", *folds, "--folds", "--checkpoint=latest", *settings))
 
-    def is_evaluated(self, options: EvaluationOptions) -> bool:
-        """Returns whether the joint evaluation is complete and newer than all runs."""
-        report = self.get_evaluation_folder(options) / "report.html"  # written last
+    def get_evaluation_time(self, options: EvaluationOptions) -> int:
+        """Returns the time when the joint evaluation was completed, in nanoseconds; 0 if it was not."""
         try:
-            evaluated = report.stat().st_mtime_ns
-            is_newer = all((run.workdir / "summary.json").stat().st_mtime_ns <= evaluated for run in self.list_runs())
-            return is_newer and self.read_results(options)["resamples"] == options.resamples
+            return (self.get_evaluation_folder(options) / "report.html").stat().st_mtime_ns  # written last
+        except OSError:
+            return 0
+
+    def is_evaluated(self, options: EvaluationOptions) -> bool:
+        """Returns whether all runs are finished, and the joint evaluation is complete and newer than they are."""
+        evaluated, runs = self.get_evaluation_time(options), self.list_runs()
+        try:
+            is_newer = all((run.workdir / "summary.json").stat().st_mtime_ns <= evaluated for run in runs)
+            is_current = is_newer and self.read_results(options)["resamples"] == options.resamples
+            return is_current and all(run.is_finished() for run in runs)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):  # missing or damaged
             return False
 
@@ -191,11 +206,15 @@ def run_cross_validations(
         failed = runner.run(waiting)
         complete = [c for c in cross_validations if all(run.is_finished() for run in c.list_runs())]
         if not failed and len(complete) < len(cross_validations):
-            raise ConfigError(
-                "runs are not complete: --command must wait for the end of its run, as in `sbatch --wait "
-                "--wrap={command}`, and the configuration must not change meanwhile"
-            )
-        failed += runner.run([c.make_evaluation_job(options) for c in complete if not c.is_evaluated(options)])
+            raise ConfigError(_MUST_WAIT)
+        pending = [c for c in complete if not c.is_evaluated(options)]
+        times = [c.get_evaluation_time(options) for c in pending]
+        failed_evaluations = runner.run([c.make_evaluation_job(options) for c in pending])
+        if not failed_evaluations and any(
+            c.get_evaluation_time(options) == t for c, t in zip(pending, times, strict=True)
+        ):
+            raise ConfigError(_MUST_WAIT)
+        failed += failed_evaluations
     if failed:
         raise TrainingError(describe_failures(failed))
 
@@ -209,6 +228,14 @@ def _check_settings(cross_validation: CrossValidation, options: EvaluationOption
         raise ConfigError(f"--image-size is {size}, but must be from {MIN_IMAGE_SIZE} to {MAX_IMAGE_SIZE}")
     if options.views > (max_views := count_views((size, size))):
         raise ConfigError(f"--tta is {options.views}, but images have at most {max_views} views")
+    if (first.seed, first.data.source) != (second.seed, second.data.source):
+        raise ConfigError("the folds must have the same config.seed and config.data.source, which determine the folds")
+    for key, is_active in (
+        ("optimizer.schedule=plateau", first.optimizer.schedule == "plateau"),
+        ("early_stopping.enabled=True", first.early_stopping.enabled),
+    ):
+        if is_active:
+            _logger.warning("config.%s uses the fold that is evaluated, so the results are optimistic", key)
     teacher = first.loss.soft_labels
     if teacher and teacher == second.loss.soft_labels:
         _logger.warning(

@@ -40,7 +40,7 @@ def test_95_percent_intervals_of_accuracy_cover_the_true_value_about_as_often():
 
 def test_the_interval_of_the_calibration_error_corrects_the_bias_of_the_samples():
     """Uses a calibrated model: the calibration error of every sample is far above the true one, 0."""
-    rng, intervals = np.random.default_rng(0), []
+    rng, intervals, differences = np.random.default_rng(0), [], []
     for _ in range(20):
         confidence = rng.beta(4, 1.5, 400)
         correct = rng.random(400) < confidence
@@ -48,10 +48,12 @@ def test_the_interval_of_the_calibration_error_corrects_the_bias_of_the_samples(
         negated = lambda rows, s=statistic: {"d.ece": -s(rows)["ece"]}  # noqa: E731
         lesions = np.arange(400).astype(str)
         intervals.append(compute_intervals(lesions, statistic, 100)["ece"])
-        low, high = compute_intervals(lesions, negated, 100)["d.ece"]
+        differences.append(compute_intervals(lesions, statistic, 100, are_differences=True)["ece"])
+        low, high = compute_intervals(lesions, negated, 100, are_differences=True)["d.ece"]
         assert -intervals[-1][1] == pytest.approx(low)
         assert high >= -intervals[-1][0], "only differences may go below 0"
     lows, highs = np.array(intervals).T
     assert (lows >= 0).all()
+    assert min(low for low, _ in differences) < 0, "although the values of all samples are positive"
     assert np.mean(lows) < 0.015
     assert np.mean(highs) < 0.08

@@ -4,36 +4,68 @@ import numpy as np
 import pytest
 
 from mobilenet_jax.errors import EvaluationError
-from mobilenet_jax.evaluation.evaluate import _average_predictions, _check_classes, _count_training_images
+from mobilenet_jax.evaluation.evaluate import (
+    _average_predictions,
+    _check_classes,
+    _count_trained_on,
+    _has_comparable_names,
+)
 from tests.helpers.predictions import make_predictions, sample_outputs
 
 
-def _make_run(trained_on, folder="data"):
-    return SimpleNamespace(lesions=frozenset(trained_on), locate_images=lambda data, source: (folder, "folders"))
+def _make_run(images, lesions=None, folder="data", is_isic=False):
+    return SimpleNamespace(
+        images=frozenset(images),
+        lesions=lesions,
+        is_isic=is_isic,
+        locate_images=lambda data, source: (folder, "folders"),
+    )
 
 
-def _make_part(*names):
-    return SimpleNamespace(lesions=np.array(names))
+def _make_part(*names, lesions=None):
+    lesions_known = lesions is not None
+    return SimpleNamespace(names=np.array(names), lesions=np.array(lesions or names), lesions_known=lesions_known)
 
 
-UNKNOWN = SimpleNamespace(lesions_known=False)
-
-
-def test_the_images_that_a_model_was_trained_on_are_counted():
+def test_images_that_a_model_was_trained_on_are_counted_where_lesions_are_unknown():
     run = _make_run({"a", "b"})
-    assert _count_training_images([run], [_make_part("a", "b", "c")], UNKNOWN, "./data/") == 2
-    assert _count_training_images([run], [_make_part("c")], UNKNOWN, "data") == 0
+    for part, count in ((_make_part("a", "b", "c"), 2), (_make_part("c"), 0), (_make_part("a", lesions=["L1"]), 1)):
+        expected = {"lesions_trained_on": None, "images_trained_on": count}
+        assert _count_trained_on([run], [part], is_comparable=True) == expected
+    unknown = _make_run(()).__dict__ | {"images": None}
+    counts = _count_trained_on([SimpleNamespace(**unknown)], [_make_part("a")], is_comparable=True)
+    assert counts == {"lesions_trained_on": None, "images_trained_on": None}
+
+
+def test_lesions_are_counted_where_both_tables_have_them():
+    run = _make_run({"a", "b"}, lesions=frozenset({"L1", "L2"}))
+    part = _make_part("c", "d", lesions=["L2", "L3"])
+    assert _count_trained_on([run], [part], is_comparable=True) == {"lesions_trained_on": 1, "images_trained_on": None}
+    counts = _count_trained_on([run], [part], is_comparable=False)
+    assert counts == {"lesions_trained_on": None, "images_trained_on": None}
 
 
 def test_each_fold_is_compared_with_its_own_training_set():
     folds = [_make_run({"a", "b"}), _make_run({"c", "d"})]
-    assert _count_training_images(folds, [_make_part("c", "d"), _make_part("a", "b")], UNKNOWN, "data") == 0
+    parts = [_make_part("c", "d"), _make_part("a", "b")]
+    assert _count_trained_on(folds, parts, is_comparable=True)["images_trained_on"] == 0
 
 
-@pytest.mark.parametrize(("known", "folder"), [(True, "data"), (False, "elsewhere")])
-def test_images_with_known_lesions_or_of_another_folder_are_not_counted(known, folder):
-    predictions = SimpleNamespace(lesions_known=known)
-    assert _count_training_images([_make_run({"a"})], [_make_part("a")], predictions, folder) is None
+@pytest.mark.parametrize(
+    ("is_isic", "split", "folder", "layout", "is_comparable"),
+    [
+        (False, "all", "./data/", "folders", True),
+        (False, "all", "elsewhere", "folders", False),
+        (False, "validation", "elsewhere", "folders", True),
+        (True, "all", "elsewhere", "isic2018", True),
+        (True, "all", "elsewhere", "csv", False),
+    ],
+)
+def test_names_are_comparable_in_the_images_of_the_run_and_in_those_of_the_archive(
+    is_isic, split, folder, layout, is_comparable
+):
+    run = _make_run({"a"}, is_isic=is_isic)
+    assert _has_comparable_names([run], split, folder, layout) == is_comparable
 
 
 def test_models_are_averaged_on_the_same_images_only():

@@ -1,3 +1,4 @@
+import csv
 import json
 
 import pytest
@@ -36,6 +37,19 @@ def test_an_unknown_source_is_an_error(workdir):
     (workdir / "config.json").write_text(json.dumps(config))
     with pytest.raises(EvaluationError, match="unknown data.source 'nowhere'"):
         read_trained_run(workdir)
+
+
+def test_lesions_are_unknown_if_each_has_the_name_of_its_image(workdir):
+    run, table = read_trained_run(workdir), workdir / "splits.csv"
+    assert len(run.images) == 2 * len(run.lesions) == 28
+    with table.open(newline="") as file:
+        rows = [{**row, "lesion": row["image"]} for row in csv.DictReader(file)]
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    without_lesions = read_trained_run(workdir)
+    assert (without_lesions.images, without_lesions.lesions) == (run.images, None)
 
 
 def test_a_short_row_of_the_split_is_an_error(workdir):

@@ -34,9 +34,14 @@ def test_folders_and_patterns_stand_for_their_visible_images(tmp_path):
     assert find_images([str(tmp_path / "**" / "*.jpg")]) == [expected[2]]
 
 
-def test_images_keep_the_order_of_the_arguments_without_duplicates(tmp_path):
+def test_images_keep_the_order_of_the_arguments_without_duplicates(tmp_path, monkeypatch):
     for name in "abc":
         (tmp_path / f"{name}.jpg").touch()
+    monkeypatch.chdir(tmp_path)
+    assert find_images(["./b.jpg", str(tmp_path), "**", "./**"]) == [
+        "./b.jpg",
+        *(str(tmp_path / f"{n}.jpg") for n in "ac"),
+    ]
     arguments = [str(tmp_path / name) for name in ("c.jpg", "missing.jpg", "a.jpg", "*.jpg")]
     assert [os.path.basename(path) for path in find_images(arguments)] == ["c.jpg", "missing.jpg", "a.jpg", "b.jpg"]
 

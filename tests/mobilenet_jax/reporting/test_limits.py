@@ -7,9 +7,9 @@ from input_pipeline.sources.isic import CLASS_NAMES as NAMES
 from mobilenet_jax.reporting.limits import list_limits, list_warnings
 
 
-def make_model(*, shows_lesions=True, is_isic=True, lesions=frozenset(), split="lesion"):
-    config = None if lesions is None else {"data": {"split": split}}
-    return SimpleNamespace(shows_lesions=shows_lesions, is_isic=is_isic, lesions=lesions, config=config)
+def make_model(*, shows_lesions=True, is_isic=True, images=frozenset(), split="lesion"):
+    config = None if images is None else {"data": {"split": split}}
+    return SimpleNamespace(shows_lesions=shows_lesions, is_isic=is_isic, images=images, config=config)
 
 
 def make_evaluation(images_per_class=10, *, predicted=None, trained_on=frozenset(), **facts):
@@ -19,7 +19,7 @@ def make_evaluation(images_per_class=10, *, predicted=None, trained_on=frozenset
     predictions = SimpleNamespace(
         labels=labels, predicted=labels if predicted is None else predicted, class_names=NAMES
     )
-    return SimpleNamespace(facts=facts, predictions=predictions, runs=[make_model(lesions=trained_on)])
+    return SimpleNamespace(facts=facts, predictions=predictions, runs=[make_model(images=trained_on)])
 
 
 def test_a_sound_evaluation_has_no_warnings():
@@ -35,6 +35,7 @@ def test_synthetic_images_are_the_only_warning_about_the_sample():
     [
         ({"split": "training", "lesions_trained_on": 70}, "The model was trained on these images"),
         ({"images_trained_on": 5}, "5 of the 70 images are in the training set"),
+        ({"lesions_trained_on": None}, "It is not known whether other images of these lesions are in the training set"),
         ({"lesions_trained_on": 3}, "3 of the 70 lesions are in the training set"),
         ({"lesions": None, "lesions_trained_on": None}, "It is not known which of these images show the same lesion"),
         (
@@ -80,5 +81,5 @@ def test_limits_mention_skin_and_checkpoints_only_where_there_are_any():
     other = " ".join(list_limits(make_model(shows_lesions=False, is_isic=False)))
     assert "skin" not in other
     assert "best checkpoint" in other
-    for model in (make_model(lesions=None), make_model(split="all")):
+    for model in (make_model(images=None), make_model(split="all")):
         assert "best checkpoint" not in " ".join(list_limits(model))

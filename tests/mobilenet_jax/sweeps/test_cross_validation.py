@@ -45,6 +45,8 @@ def test_finished_runs_and_current_evaluations_are_skipped(runner, tmp_path):
 
     assert run_again() == ["train", "train", "evaluate"]
     assert run_again() == []
+    assert validation.is_evaluated(OPTIONS)
+    assert not validation._replace(overrides=("--config.augment.mixup=0.2",)).is_evaluated(OPTIONS), "of other settings"
     assert run_again(options=OPTIONS._replace(resamples=8)) == ["evaluate"]
     (out / "fold2" / "summary.json").unlink()  # the run was stopped
     assert run_again() == ["train", "evaluate"]
@@ -61,9 +63,26 @@ def test_a_run_that_is_being_extended_is_not_finished(runner, tmp_path):
     config["train"]["epochs"] = 10  # written when the run continued
     (longer.workdir / "config.json").write_text(json.dumps(config))
     assert not longer.is_finished()
+    assert not validation.list_runs()[0].is_finished(), "its last checkpoint can be of a later epoch"
     summary = json.loads((longer.workdir / "summary.json").read_text())
     (longer.workdir / "summary.json").write_text(json.dumps({**summary, "stopped_early": True}))
     assert longer.is_finished()
+
+
+@pytest.mark.parametrize(("schedule", "is_finished"), [("cosine", False), ("constant", True)])
+def test_a_run_that_stopped_early_is_finished_unless_its_schedule_depends_on_the_epochs(
+    runner, tmp_path, schedule, is_finished
+):
+    overrides = (f"--config.optimizer.schedule={schedule}", "--config.early_stopping.enabled=True")
+    validation = CrossValidation(tmp_path / "out", "sample", (*overrides, "--config.train.epochs=60"), 2)
+    run_cross_validations([validation], tmp_path / "out", runner, OPTIONS)
+    run = validation.list_runs()[0]
+    summary = json.loads((run.workdir / "summary.json").read_text())
+    (run.workdir / "summary.json").write_text(json.dumps({**summary, "last": {"epoch": 25}, "stopped_early": True}))
+    assert run.is_finished()
+    for epochs, expected in ((40, is_finished), (20, False)):
+        other = run._replace(overrides=(*run.overrides, f"--config.train.epochs={epochs}"))
+        assert other.is_finished() == expected
 
 
 def test_a_number_of_epochs_from_the_data_is_compared(runner, tmp_path):
@@ -90,6 +109,31 @@ def test_a_command_that_does_not_wait_is_an_error(tmp_path):
     validation = CrossValidation(tmp_path / "out", "sample", (), 2)
     with pytest.raises(ConfigError, match="runs are not complete: --command must wait"):
         run_cross_validations([validation], tmp_path / "out", Runner(2, "true {command}"), OPTIONS)
+
+
+def test_a_command_that_does_not_wait_for_the_evaluation_is_an_error(runner, tmp_path):
+    validation = CrossValidation(tmp_path / "out", "sample", (), 2)
+    run_cross_validations([validation], tmp_path / "out", runner, OPTIONS)
+    with pytest.raises(ConfigError, match="runs are not complete: --command must wait"):
+        run_cross_validations(
+            [validation], tmp_path / "out", Runner(2, "true {command}"), OPTIONS._replace(resamples=8)
+        )
+
+
+@pytest.mark.parametrize("override", ["seed={fold}", "data.source=sample{fold}"])
+def test_settings_that_determine_the_folds_must_be_equal(runner, tmp_path, override, monkeypatch):
+    monkeypatch.setattr("mobilenet_jax.sweeps.cross_validation.check_config", lambda config: None)
+    validation = CrossValidation(tmp_path / "out", "sample", (f"--config.{override}",), 2)
+    with pytest.raises(ConfigError, match=r"the folds must have the same config\.seed and config\.data\.source"):
+        run_cross_validations([validation], tmp_path / "out", runner, OPTIONS)
+    assert runner.calls == []
+
+
+@pytest.mark.parametrize("setting", ["optimizer.schedule=plateau", "early_stopping.enabled=True"])
+def test_settings_that_use_the_evaluated_fold_raise_a_warning(runner, tmp_path, setting, caplog):
+    validation = CrossValidation(tmp_path / "out", "sample", (f"--config.{setting}",), 2)
+    run_cross_validations([validation], tmp_path / "out", runner, OPTIONS)
+    assert f"config.{setting} uses the fold that is evaluated, so the results are optimistic" in caplog.text
 
 
 def test_a_folder_belongs_to_one_process_at_a_time(runner, tmp_path):

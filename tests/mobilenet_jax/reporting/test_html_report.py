@@ -1,0 +1,21 @@
+import base64
+import io
+from types import SimpleNamespace
+
+import numpy as np
+from PIL import Image
+
+from input_pipeline.image_ops import decode_image
+from mobilenet_jax.reporting.html_report import _build_thumbnail
+from tests.helpers.predictions import make_predictions
+
+
+def test_a_thumbnail_of_16_bits_looks_like_the_input_of_the_network(tmp_path):
+    gradient = np.tile(np.linspace(0, 65535, 64).astype(np.uint16), (64, 1))
+    Image.fromarray(gradient).save(tmp_path / "gray.png")
+    evaluation = SimpleNamespace(predictions=make_predictions([0], np.eye(4)[:1]), paths=[str(tmp_path / "gray.png")])
+    thumbnail = _build_thumbnail(evaluation, 0)["data"].partition("base64,")[2]
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(thumbnail))), np.float32)
+    expected = decode_image((tmp_path / "gray.png").read_bytes(), (64, 64))
+    assert expected.std() > 50
+    assert np.abs(pixels - expected).max() < 8  # of a JPEG
