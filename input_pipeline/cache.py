@@ -3,9 +3,9 @@
 CACHE/decoded/NAME/images.npy    uint8 [n, size, size, 3]
 CACHE/decoded/NAME/index.json    the format, shape and source files; written last, so that it marks a complete cache
 
-CACHE is the user's cache folder, NAME a hash of the file names, in alphabetical order, of the size and of the
-preprocessing, so that all splits of the same images share a cache. Caches that no run has opened for 30 days are
-removed. Reading requires numpy only.
+CACHE is the user's cache folder, NAME a hash of the file names relative to their common folder, in alphabetical order,
+of the size and of the preprocessing, so that all splits of the same images share a cache. Caches that no run has opened
+for 30 days are removed. Reading requires numpy only.
 """
 
 import contextlib
@@ -84,7 +84,7 @@ def open_cache(
 
 def _open_disk_cache(paths: np.ndarray, shape: tuple[int, ...], preprocessing: Preprocessing) -> np.ndarray:
     variant = "" if preprocessing == STRETCH else " ".join(preprocessing)  # empty in earlier versions
-    names = "\n".join([f"{shape[1]}{variant}", *sorted(os.path.basename(path) for path in paths)])
+    names = "\n".join([f"{shape[1]}{variant}", *sorted(_name_files(paths))])
     folder = create_cache_folder(f"decoded/{hashlib.sha256(names.encode()).hexdigest()[:16]}")
     file, index = folder / "images.npy", folder / "index.json"
     description = {"format": _FORMAT, "shape": list(shape), "files": hash_files(paths.tolist())}
@@ -102,6 +102,16 @@ def _open_disk_cache(paths: np.ndarray, shape: tuple[int, ...], preprocessing: P
         os.utime(folder)  # the time that a run opened the cache last
         _remove_old_caches(folder.parent)
         return np.load(file, mmap_mode="r")
+
+
+def _name_files(paths: np.ndarray) -> list[str]:
+    """Returns paths relative to the deepest folder that holds all files, which may be moved."""
+    files = [os.path.abspath(path) for path in paths]
+    try:
+        start = len(os.path.commonpath({os.path.dirname(file) for file in files}).rstrip(os.sep)) + 1
+    except ValueError:  # on several drives of Windows
+        start = 0
+    return [file[start:] for file in files]
 
 
 def _is_valid(file: Path, index: Path, description: dict[str, object]) -> bool:

@@ -8,6 +8,7 @@ from io import BytesIO
 import cv2
 import numpy as np
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from input_pipeline.augment import Augmentation, FillMode
 from input_pipeline.errors import DataError
@@ -22,6 +23,7 @@ FORMATS = (*FAST_FORMATS, "WEBP", "BMP", "TIFF", "GIF")  # the others are decode
 cv2.setNumThreads(0)  # one thread per image, since many images are processed at once
 
 _REDUCED = ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4), (2, cv2.IMREAD_REDUCED_COLOR_2))
+_BITS_PER_SAMPLE = 258  # the number of a tag in TIFF files
 _DEEP_MODES = ("I", "F")  # Pillow would clip these to 8 bits; 16-bit modes are named "I;16" and alike
 _BORDERS: dict[FillMode, int] = {
     "nearest": cv2.BORDER_REPLICATE,
@@ -51,7 +53,8 @@ def decode_image(data: bytes, size: tuple[int, int], preprocessing: Preprocessin
         with Image.open(BytesIO(data), formats=FORMATS) as image:  # reads the header only
             ratio = min(image.height // size[0], image.width // size[1])
             is_jpeg, is_fast = image.format in ("JPEG", "MPO"), image.format in (*FAST_FORMATS, "MPO")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            is_fast &= not getattr(image, "default_image", False)  # OpenCV reads the animation instead
+    except Exception as error:  # Pillow raises almost any type for damaged headers
         raise DataError(f"it is not one of {', '.join(FORMATS)}, or it is damaged") from error
     if not is_fast:
         return preprocess(decode_with_pillow(data), size, preprocessing)
@@ -72,10 +75,13 @@ def decode_with_pillow(data: bytes) -> np.ndarray:
     """
     try:
         with Image.open(BytesIO(data), formats=FORMATS) as image:
-            if image.mode in _DEEP_MODES or image.mode.startswith("I;"):
+            bits = max(image.tag_v2.get(_BITS_PER_SAMPLE, (8,))) if isinstance(image, TiffImageFile) else 8
+            if image.mode in _DEEP_MODES or image.mode.startswith("I;") or bits > 8:
                 raise DataError(f"its mode is {image.mode}, more than 8 bits per channel")
             return np.array(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except DataError:
+        raise
+    except Exception as error:  # Pillow raises almost any type for damaged files
         raise DataError("it is a truncated or damaged image") from error
 
 

@@ -30,6 +30,8 @@ def write_preview(
 ) -> None:
     """Writes a PNG with one row per class: its first example, unchanged and as the first eight epochs see it.
 
+    Classes after the twelfth have no row.
+
     Args:
         path: the file to write.
         examples: the training examples.

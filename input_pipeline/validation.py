@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from tqdm import tqdm
 
 from input_pipeline.atomic_files import write_atomically
@@ -222,10 +222,12 @@ def _check_content(data: bytes, can_decode: Callable[[bytes], bool]) -> int:
             # MPO is the format of phones: further images follow the first one.
             image_format = "JPEG" if image.format == "MPO" else image.format
             # Pillow rotates TIFF images when it decodes them. The other formats have no orientation.
-            orientation = _read_orientation(image) if image_format in ("JPEG", "WEBP") else 1
+            # `getexif` would decode a PNG without EXIF data.
+            has_orientation = image_format in ("JPEG", "WEBP") or (image_format == "PNG" and "exif" in image.info)
+            orientation = _read_orientation(image) if has_orientation else 1
     except Image.DecompressionBombError as error:
         raise DataError(f"is too large ({error})") from error
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, struct.error) as error:
+    except Exception as error:  # Pillow raises almost any type for damaged headers
         raise DataError(_describe_unreadable(data)) from error
     if image_format not in FORMATS:
         raise DataError(f"has the format {image_format}, not one of {', '.join(FORMATS)}")

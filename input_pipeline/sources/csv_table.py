@@ -71,10 +71,20 @@ def read_csv_table(file: str | Path, faults: Faults | None = None) -> Examples:
             relative_paths=name_by_path(paths, file.parent),
             subsets=np.array([row.subset for row in rows], np.str_) if has_subsets else None,
         )
-        lesions = np.where(examples.lesions == "", examples.names, examples.lesions)
-        examples = replace(examples, lesions=lesions)
+        examples = replace(examples, lesions=_name_lesions(examples))
         collected += examples.find_mixed_lesions()
     return examples
+
+
+def _name_lesions(examples: Examples) -> np.ndarray:
+    """Returns the groups. An image without one is a group of its name, or of a longer one that no other group has."""
+    groups = set(examples.lesions.tolist())
+    lesions = []
+    for group, name in zip(examples.lesions.tolist(), examples.names.tolist(), strict=True):
+        while not group and name in groups:
+            name += " (image)"
+        lesions.append(group or name)
+    return np.array(lesions, np.str_)
 
 
 def _read_table(file: Path, faults: Faults) -> tuple[list[_Row], bool]:

@@ -127,9 +127,10 @@ def _find_named(folders: Sequence[Path], names: Sequence[str]) -> Path | None:
 
 
 def _is_class_folder(folder: Path) -> bool:
-    """Returns whether a folder holds no folders, or files beside them."""
+    """Returns whether a folder holds no folders, or images beside them."""
     entries = [entry for entry in os.scandir(folder) if not is_clutter(entry.name)]
-    return not entries or not all(entry.is_dir() for entry in entries)
+    has_images = any(Path(entry.name).suffix.lower() in IMAGE_SUFFIXES and entry.is_file() for entry in entries)
+    return has_images or not any(entry.is_dir() for entry in entries)
 
 
 def _list_folders(folder: Path) -> list[Path]:
@@ -140,6 +141,9 @@ def _list_images(layout: _Layout, classes: Sequence[str], faults: Faults) -> lis
     """Returns the images of both subsets; those of the validation folder must have classes of the training folder."""
     images = []
     for subset, top in zip(SUBSETS, layout, strict=True):
+        if top and layout.validation:  # otherwise `lesions.csv` and files of other purposes may be there
+            others = sorted(e.path for e in os.scandir(top) if not e.is_dir() and not is_clutter(e.name))
+            faults += [f"{path} is beside the class folders: remove it" for path in others]
         for folder in _list_folders(top) if top else []:
             if folder.name in classes:
                 label = classes.index(folder.name)
@@ -226,8 +230,8 @@ def write_folders(examples: Examples, folder: str | Path) -> None:
     for target, path in tqdm(targets.items(), "copying", unit=" images", disable=None, leave=False):
         if is_address(path):
             target.write_bytes(read_record(path))
-        elif not target.exists() or target.stat().st_size != os.path.getsize(path):
-            shutil.copyfile(path, target)
+        elif not _is_copy(target, path):
+            shutil.copy2(path, target)
     with open(unfinished / _LESIONS, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("image", "lesion_id"))
@@ -235,6 +239,14 @@ def write_folders(examples: Examples, folder: str | Path) -> None:
         lesions = examples.lesions.tolist() if examples.lesions_known else stems
         writer.writerows(zip(map(escape_formula, stems), map(escape_formula, lesions), strict=True))
     os.replace(unfinished, folder)
+
+
+def _is_copy(target: Path, path: str) -> bool:
+    """Returns whether a copy of an earlier attempt is complete, and its source has not changed since then."""
+    if not target.exists():
+        return False
+    copied, source = target.stat(), os.stat(path)
+    return (copied.st_size, copied.st_mtime_ns) == (source.st_size, source.st_mtime_ns)
 
 
 def _name_copies(examples: Examples) -> list[str]:

@@ -11,7 +11,8 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
         "preview",
         help="draw examples next to their augmented versions",
-        description="Writes a PNG: one example of each class, unchanged and as the first eight epochs see it.",
+        description="Writes a PNG: one example of each class, or of the first twelve, unchanged and as the first eight "
+        "epochs see it.",
         allow_abbrev=False,
     )
     parser.add_argument("out", metavar="OUT.png", type=Path)

@@ -120,6 +120,6 @@ def _log_numbers(training: Examples, validation: Examples, split: str) -> None:
         "split %s, hash %s; lesions in both subsets: %s", split, split_hash[:12], crossing if known else "unknown"
     )
     if crossing:
-        _logger.warning(
-            "%d lesions are in both subsets, so validation metrics are optimistic; use data.split=lesion", crossing
-        )
+        given = "move the images of each to one subset, or use data.split=fold:1/5"
+        advice = "use data.split=lesion" if training.subsets is None else given
+        _logger.warning("%d lesions are in both subsets, so validation metrics are optimistic; %s", crossing, advice)

@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from input_pipeline.augment import Augmentation
 from input_pipeline.batches import BatchOptions, make_eval_batches, make_train_batches
@@ -173,6 +174,29 @@ def test_splits_of_the_same_images_share_a_cache(examples, tmp_path):
         cache = open_cache("disk", paths, SIZE)
         np.testing.assert_array_equal(cache.images[cache.get_rows(paths)], first.images[first.get_rows(paths)])
     _find_folder(tmp_path)  # there is one
+
+
+def test_class_folders_that_exchange_their_order_do_not_exchange_their_pixels(tmp_path, monkeypatch):
+    """All files have the same names, sizes and times, as in an archive."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    paths = {}
+    for name, color in (("cat", 200), ("dog", 50)):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        paths[name] = tmp_path / "data" / name / "1.bmp"
+        Image.new("RGB", (SIZE, SIZE), (color,) * 3).save(paths[name])
+        os.utime(paths[name], (0, 0))
+
+    def read_colors(*paths):
+        names = np.array([str(path) for path in paths])
+        cache = open_cache("disk", names, SIZE)
+        return cache.images[cache.get_rows(names)][:, 0, 0, 0].tolist()
+
+    assert read_colors(paths["cat"], paths["dog"]) == [200, 50]
+    renamed = paths["cat"].parent.rename(tmp_path / "data" / "zcat") / "1.bmp"
+    assert read_colors(renamed, paths["dog"]) == [200, 50]
+    moved = (tmp_path / "data").rename(tmp_path / "moved")
+    assert read_colors(moved / "zcat" / "1.bmp", moved / "dog" / "1.bmp") == [200, 50]
+    assert len(list((tmp_path / "cache" / "mobilenet-jax" / "decoded").iterdir())) == 2
 
 
 def test_a_cache_that_no_run_has_opened_for_a_month_is_removed(examples, tmp_path, caplog):

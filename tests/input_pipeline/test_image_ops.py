@@ -1,6 +1,7 @@
 """Tests of the operations on pixels: decoding equals that of training, warping equals Keras's."""
 
 import io
+import struct
 
 import cv2
 import numpy as np
@@ -89,6 +90,13 @@ def test_the_first_of_several_frames_is_decoded(tmp_path, suffix):
     _assert_decoded_as_in_training(tmp_path / f"i.{suffix}", 32)
 
 
+def test_the_default_image_of_an_animated_png_is_decoded(tmp_path):
+    frames = [Image.new("RGB", (40, 40), color) for color in ("red", "lime", "blue")]
+    frames[0].save(tmp_path / "i.png", save_all=True, append_images=frames[1:], default_image=True)
+    _assert_decoded_as_in_training(tmp_path / "i.png", 32)
+    assert decode_image((tmp_path / "i.png").read_bytes(), (32, 32))[0, 0].tolist() == [255, 0, 0]
+
+
 def test_formats_may_alternate_between_files(tmp_path):
     paths = [tmp_path / f"i.{suffix}" for suffix in ("webp", "jpg", "bmp", "png", "gif", "tiff")]
     for path in paths:
@@ -111,6 +119,24 @@ def test_images_of_more_than_eight_bits_are_refused(tmp_path, dtype):
     Image.fromarray(np.full((40, 40), 300, dtype)).save(tmp_path / "i.tiff")
     with pytest.raises(DataError, match="its mode is [IF].*, more than 8 bits per channel"):
         decode_image((tmp_path / "i.tiff").read_bytes(), (32, 32))
+
+
+def test_a_color_tiff_of_sixteen_bits_is_refused():
+    """Pillow reads its high bytes as an image of the mode RGB."""
+    written, content = cv2.imencode(".tiff", np.full((40, 40, 3), 300, np.uint16))
+    assert written
+    with pytest.raises(DataError, match="its mode is RGB, more than 8 bits per channel"):
+        decode_image(content.tobytes(), (32, 32))
+
+
+@pytest.mark.parametrize("kind", [5, 12])  # of numbers: a fraction, a double
+def test_a_tiff_whose_offsets_are_of_another_type_is_refused(tmp_path, kind):
+    Image.new("RGB", (40, 40), "brown").save(tmp_path / "i.tiff")
+    content = bytearray((tmp_path / "i.tiff").read_bytes())
+    offsets = content.index(struct.pack("<HH", 273, 4))  # the tag StripOffsets, of the type long
+    content[offsets + 2] = kind
+    with pytest.raises(DataError, match="damaged"):
+        decode_image(bytes(content), (32, 32))
 
 
 def test_cmyk_is_decoded_as_in_training_to_two_levels(tmp_path):

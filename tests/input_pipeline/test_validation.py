@@ -189,13 +189,16 @@ def test_suspicious_images_are_logged_as_warnings(tiny_isic, tmp_path, caplog):
     shutil.copy(images / "ISIC_0000000.jpg", images / "ISIC_0000041.jpg")
     exif = Image.Exif()
     exif[0x0112] = 6
+    _replace(tiny_isic, 6, lambda image, path: image.save(path, "PNG", exif=exif))
     _replace(tiny_isic, 7, lambda image, path: image.save(path, exif=exif))
     shutil.move(images / "ISIC_0000008.jpg", tmp_path / "elsewhere.jpg")
     (images / "ISIC_0000008.jpg").symlink_to(tmp_path / "elsewhere.jpg")
     examples = read_isic(tiny_isic)
     validate_images(examples)
     assert {record.levelname for record in caplog.records} == {"WARNING"}
-    rotated, linked, identical = caplog.messages
+    rotated_png, rotated, linked, identical = caplog.messages
+    assert "ISIC_0000006.jpg" in rotated_png
+    assert "is marked as rotated (EXIF)" in rotated_png
     assert re.fullmatch(r".*ISIC_0000007.jpg \(.*csv:9\) is marked as rotated \(EXIF\).*", rotated)
     assert re.fullmatch(r".*ISIC_0000008.jpg \(.*csv:10\) is a link to .*elsewhere.jpg, outside.*", linked)
     assert identical == (

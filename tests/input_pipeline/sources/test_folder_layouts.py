@@ -90,6 +90,21 @@ def test_a_validation_folder_alone_is_refused(tmp_path):
         read_folders(tmp_path)
 
 
+@pytest.mark.parametrize("side", ["train", "val"])
+def test_a_file_beside_the_class_folders_of_a_split_is_refused(tmp_path, side):
+    """Such a file must not make a test folder the validation folder."""
+    write_photographs(tmp_path, [*PAIR, "test/cat/9.jpg", "test/dog/9.jpg"])
+    (tmp_path / side / "_annotations.csv").touch()
+    with pytest.raises(DataError, match=rf"{side}/_annotations\.csv is beside the class folders: remove it"):
+        read_folders(tmp_path)
+
+
+def test_a_class_that_is_called_train_may_hold_a_folder_which_is_reported(tmp_path):
+    write_photographs(tmp_path, ["train/1.jpg", "bus/1.jpg", "train/old/2.jpg"])
+    with pytest.raises(DataError, match="train/old is a folder: remove it from the class folder"):
+        read_folders(tmp_path)
+
+
 def test_an_empty_side_is_refused(tmp_path):
     write_photographs(tmp_path, PAIR[:4])
     (tmp_path / "val" / "cat").mkdir(parents=True)

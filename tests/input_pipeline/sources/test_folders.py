@@ -4,6 +4,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -114,21 +115,27 @@ def test_existing_folders_are_not_overwritten(folders, tiny_isic):
 
 def test_an_interrupted_copy_is_resumed(monkeypatch, tiny_isic, tmp_path):
     examples, copied = read_isic(tiny_isic), []
-    copyfile = shutil.copyfile
+    copy2 = shutil.copy2
 
     def copy(source, target):
         if len(copied) == 20:
             copied.append("stopped")
             target.write_bytes(b"half")
             raise KeyboardInterrupt
-        copied.append(copyfile(source, target))
+        copied.append(copy2(source, target))
 
-    monkeypatch.setattr("shutil.copyfile", copy)
+    monkeypatch.setattr("shutil.copy2", copy)
     with pytest.raises(KeyboardInterrupt):
         write_folders(examples, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+    first = Path(examples.paths[0])
+    corrected = bytearray(first.read_bytes())
+    corrected[-20] ^= 1
+    first.write_bytes(corrected)
     write_folders(examples, tmp_path / "out")
-    assert len(copied) == 43, "the first twenty files are not copied again"
+    assert len(copied) == 44, "nineteen of the first twenty files are not copied again"
+    [copy] = (tmp_path / "out").rglob(first.name)
+    assert copy.read_bytes() == corrected
     copies = read_folders(tmp_path / "out")
     assert index_by_name(copies) == index_by_name(examples)
     validate_images(copies)
@@ -156,7 +163,7 @@ def test_a_copy_that_is_killed_twice_is_complete_after_the_third_start(tiny_isic
 import os, shutil, signal, sys
 from input_pipeline.sources.folders import write_folders
 from input_pipeline.sources.isic import read_isic
-copy, number = shutil.copyfile, 0
+copy, number = shutil.copy2, 0
 def copy_and_die(source, target):
     global number
     number += 1
@@ -164,7 +171,7 @@ def copy_and_die(source, target):
     if number == 15:
         os.truncate(target, 100)
         os.kill(os.getpid(), signal.SIGKILL)
-shutil.copyfile = copy_and_die
+shutil.copy2 = copy_and_die
 write_folders(read_isic(sys.argv[1]), sys.argv[2])
 """
     for done in (15, 29):

@@ -1,6 +1,7 @@
 import hashlib
 import logging
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -37,7 +38,18 @@ def test_a_split_with_lesions_in_both_subsets_warns(data, caplog):
     *_, split, warning = caplog.records
     assert split.getMessage().endswith("lesions in both subsets: 1")
     assert warning.levelname == "WARNING"
-    assert warning.getMessage().startswith("1 lesions are in both subsets, so validation metrics are optimistic")
+    assert warning.getMessage() == (
+        "1 lesions are in both subsets, so validation metrics are optimistic; use data.split=lesion"
+    )
+
+
+def test_the_advice_about_crossing_lesions_fits_given_subsets(tmp_path, caplog):
+    names = [f"{side}/{name}/{side}{i}.png" for side in ("train", "val") for name in ("cat", "dog") for i in range(2)]
+    write_photographs(tmp_path, [name.replace("/cat/", "/cat/c") for name in names])
+    rows = [f"{'c' if '/cat/' in name else ''}{Path(name).stem},{Path(name).parent.name}" for name in names]
+    (tmp_path / "lesions.csv").write_text("image,lesion_id\n" + "\n".join(rows) + "\n")
+    _load(make_config(tmp_path, data__source="folders", model__num_classes=2))
+    assert "2 lesions are in both subsets, so validation metrics are optimistic; move the images of each" in caplog.text
 
 
 def test_given_subsets_and_unknown_lesions_are_logged(tmp_path, caplog):
