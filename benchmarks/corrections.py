@@ -47,18 +47,22 @@ def _predict_variants(run: TrainedRun, data: str | None) -> dict[str, Prediction
 def _print_table(variants: dict[str, Predictions]) -> None:
     """Prints the metrics of each variant, and in a second line its differences from the baseline."""
 
-    def compute_statistics(rows: np.ndarray) -> Metrics:
+    def compute_values(rows: np.ndarray) -> Metrics:
         metrics = {name: compute_metrics(predictions.take(rows)) for name, predictions in variants.items()}
-        statistics = {}
-        for name, values in metrics.items():
-            for metric in METRICS:
-                statistics[f"{name}.{metric}"] = values[metric]
-                statistics[f"{name}-.{metric}"] = values[metric] - metrics[BASELINE][metric]
-        return statistics
+        return {f"{name}.{metric}": values[metric] for name, values in metrics.items() for metric in METRICS}
 
-    baseline = variants[BASELINE]
-    values = compute_statistics(np.arange(len(baseline)))
-    intervals = compute_intervals(baseline.lesions, compute_statistics, 1000)
+    def compute_differences(rows: np.ndarray) -> Metrics:
+        values = compute_values(rows)
+        return {
+            f"{name}-.{metric}": values[f"{name}.{metric}"] - values[f"{BASELINE}.{metric}"]
+            for name in variants
+            for metric in METRICS
+        }
+
+    baseline, rows = variants[BASELINE], np.arange(len(variants[BASELINE]))
+    values = compute_values(rows) | compute_differences(rows)
+    intervals = compute_intervals(baseline.lesions, compute_values, 1000)
+    intervals |= compute_intervals(baseline.lesions, compute_differences, 1000, are_differences=True)
 
     def format_row(label: str, prefix: str, sign: str) -> str:
         cells = []

@@ -16,7 +16,7 @@ def print_differences(first: Predictions, second: Predictions, names: tuple[str,
         return {name: after[name] - before[name] for name in before}
 
     values = [compute_key_metrics(table) for table in (first, second)]
-    intervals = compute_intervals(first.lesions, compute, resamples)
+    intervals = compute_intervals(first.lesions, compute, resamples, are_differences=True)
     changes, agreement = (
         np.abs(first.probabilities - second.probabilities),
         (first.predicted == second.predicted).mean(),

@@ -72,7 +72,7 @@ def open_cache(
     """
     if kind == "none":
         return None
-    paths = np.sort(paths)
+    paths = np.array(sorted(paths, key=os.path.abspath), np.str_)  # as they are hashed, however they are written
     shape = (len(paths), image_size, image_size, 3)
     if kind == "disk":
         images = _open_disk_cache(paths, shape, preprocessing)

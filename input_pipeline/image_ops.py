@@ -54,6 +54,8 @@ def decode_image(data: bytes, size: tuple[int, int], preprocessing: Preprocessin
             ratio = min(image.height // size[0], image.width // size[1])
             is_jpeg, is_fast = image.format in ("JPEG", "MPO"), image.format in (*FAST_FORMATS, "MPO")
             is_fast &= not getattr(image, "default_image", False)  # OpenCV reads the animation instead
+    except MemoryError:
+        raise
     except Exception as error:  # Pillow raises almost any type for damaged headers
         raise DataError(f"it is not one of {', '.join(FORMATS)}, or it is damaged") from error
     if not is_fast:
@@ -79,7 +81,7 @@ def decode_with_pillow(data: bytes) -> np.ndarray:
             if image.mode in _DEEP_MODES or image.mode.startswith("I;") or bits > 8:
                 raise DataError(f"its mode is {image.mode}, more than 8 bits per channel")
             return np.array(image.convert("RGB"))
-    except DataError:
+    except (DataError, MemoryError):
         raise
     except Exception as error:  # Pillow raises almost any type for damaged files
         raise DataError("it is a truncated or damaged image") from error

@@ -227,6 +227,8 @@ def _check_content(data: bytes, can_decode: Callable[[bytes], bool]) -> int:
             orientation = _read_orientation(image) if has_orientation else 1
     except Image.DecompressionBombError as error:
         raise DataError(f"is too large ({error})") from error
+    except MemoryError:
+        raise
     except Exception as error:  # Pillow raises almost any type for damaged headers
         raise DataError(_describe_unreadable(data)) from error
     if image_format not in FORMATS:

@@ -78,11 +78,13 @@ def read_csv_table(file: str | Path, faults: Faults | None = None) -> Examples:
 
 def _name_lesions(examples: Examples) -> np.ndarray:
     """Returns the groups. An image without one is a group of its name, or of a longer one that no other group has."""
-    groups = set(examples.lesions.tolist())
-    lesions = []
-    for group, name in zip(examples.lesions.tolist(), examples.names.tolist(), strict=True):
-        while not group and name in groups:
-            name += " (image)"
+    groups, names = examples.lesions.tolist(), examples.names.tolist()
+    named, taken, lesions = set(groups), {*groups, *names}, []
+    for group, name in zip(groups, names, strict=True):
+        if not group and name in named:
+            while name in taken:
+                name += " (image)"
+            taken.add(name)
         lesions.append(group or name)
     return np.array(lesions, np.str_)
 

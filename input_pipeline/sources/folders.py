@@ -75,7 +75,7 @@ def read_folders(folder: str | Path, faults: Faults | None = None) -> Examples:
     if not classes:
         raise DataError(f"{layout.training} holds no class folders, such as {layout.training}/MEL")
     with collect_faults(faults) as collected:
-        images = _list_images(layout, classes, collected)
+        images = _list_images(folder, layout, classes, collected)
         paths = [image.path for image in images]
         base = folder if layout.validation else layout.training
         examples = Examples(
@@ -100,6 +100,9 @@ def _find_layout(folder: Path) -> _Layout:
     folders = _list_folders(folder)
     training = _find_named(folders, _TRAINING)
     validation = _find_named(folders, _VALIDATION) or _find_named(folders, _TEST)
+    # The article's `Train` always holds class folders. Alone, others can be classes: a train is also a vehicle.
+    if training and not validation and training.name != "Train" and _is_class_folder(training):
+        training = None
     if not training:
         if validation and not any(_is_class_folder(path) for path in folders):
             raise DataError(
@@ -114,13 +117,8 @@ def _find_layout(folder: Path) -> _Layout:
 
 
 def _find_named(folders: Sequence[Path], names: Sequence[str]) -> Path | None:
-    """Returns the folder that has one of the names and holds class folders; None if there is none."""
-    matches = [
-        path
-        for path in folders
-        # The article's `Train` always holds class folders. Others can be classes: a train is also a vehicle.
-        if path.name.lower() in names and (path.name == "Train" or not _is_class_folder(path))
-    ]
+    """Returns the folder that has one of the names and holds folders; None if there is none."""
+    matches = [path for path in folders if path.name.lower() in names and (path.name == "Train" or _list_folders(path))]
     if len(matches) > 1:
         raise DataError(f"{matches[0]} and {matches[1]} have the same role: keep one of them, or merge them")
     return matches[0] if matches else None
@@ -137,11 +135,11 @@ def _list_folders(folder: Path) -> list[Path]:
     return sorted(Path(entry.path) for entry in os.scandir(folder) if entry.is_dir() and not is_clutter(entry.name))
 
 
-def _list_images(layout: _Layout, classes: Sequence[str], faults: Faults) -> list[_Image]:
+def _list_images(data_folder: Path, layout: _Layout, classes: Sequence[str], faults: Faults) -> list[_Image]:
     """Returns the images of both subsets; those of the validation folder must have classes of the training folder."""
     images = []
     for subset, top in zip(SUBSETS, layout, strict=True):
-        if top and layout.validation:  # otherwise `lesions.csv` and files of other purposes may be there
+        if top and top != data_folder:  # beside them, `lesions.csv` and files of other purposes may be
             others = sorted(e.path for e in os.scandir(top) if not e.is_dir() and not is_clutter(e.name))
             faults += [f"{path} is beside the class folders: remove it" for path in others]
         for folder in _list_folders(top) if top else []:
@@ -230,8 +228,9 @@ def write_folders(examples: Examples, folder: str | Path) -> None:
     for target, path in tqdm(targets.items(), "copying", unit=" images", disable=None, leave=False):
         if is_address(path):
             target.write_bytes(read_record(path))
-        elif not _is_copy(target, path):
-            shutil.copy2(path, target)
+        elif not _is_copy(target, source := os.stat(path)):
+            shutil.copyfile(path, target)  # the mode could be read-only
+            os.utime(target, ns=(source.st_atime_ns, source.st_mtime_ns))
     with open(unfinished / _LESIONS, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("image", "lesion_id"))
@@ -241,11 +240,11 @@ def write_folders(examples: Examples, folder: str | Path) -> None:
     os.replace(unfinished, folder)
 
 
-def _is_copy(target: Path, path: str) -> bool:
+def _is_copy(target: Path, source: os.stat_result) -> bool:
     """Returns whether a copy of an earlier attempt is complete, and its source has not changed since then."""
     if not target.exists():
         return False
-    copied, source = target.stat(), os.stat(path)
+    copied = target.stat()
     return (copied.st_size, copied.st_mtime_ns) == (source.st_size, source.st_mtime_ns)
 
 

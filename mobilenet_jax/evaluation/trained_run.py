@@ -247,9 +247,11 @@ def read_trained_run(workdir: Path, checkpoint: CheckpointName = "best") -> Trai
         config = json.loads((workdir / "config.json").read_text())
         _check_config(config)
         with open(workdir / "splits.csv", newline="", encoding="utf-8") as file:
-            training = [row for row in csv.DictReader(file) if row["split"] == "training"]
-        if any(None in row.values() for row in training):
+            rows = list(csv.DictReader(file))
+        if any(None in row.values() for row in rows):
             raise ValueError("splits.csv: a row is too short")
+        training = [row for row in rows if row["split"] == "training"]
+        lesions_known = any(row["lesion"] != row["image"] for row in rows)  # otherwise each image is one
         records = read_records(workdir)
         weights = read_weights(workdir, checkpoint=checkpoint)
         names = weights.metadata.classes or ()
@@ -268,7 +270,7 @@ def read_trained_run(workdir: Path, checkpoint: CheckpointName = "best") -> Trai
         class_names=names,
         prior=counts / counts.sum(),
         images=images,
-        lesions=lesions if lesions != images else None,  # without lesions in the data, each image is one
+        lesions=lesions if lesions_known else None,
         records=records,
         best_epoch=find_best_epoch(workdir, records),
         config=config,

@@ -230,9 +230,10 @@ def _check_settings(cross_validation: CrossValidation, options: EvaluationOption
         raise ConfigError(f"--tta is {options.views}, but images have at most {max_views} views")
     if (first.seed, first.data.source) != (second.seed, second.data.source):
         raise ConfigError("the folds must have the same config.seed and config.data.source, which determine the folds")
+    stopping = first.early_stopping
     for key, is_active in (
         ("optimizer.schedule=plateau", first.optimizer.schedule == "plateau"),
-        ("early_stopping.enabled=True", first.early_stopping.enabled),
+        ("early_stopping.enabled=True", stopping.enabled and stopping.monitor.startswith("val_")),
     ):
         if is_active:
             _logger.warning("config.%s uses the fold that is evaluated, so the results are optimistic", key)

@@ -194,6 +194,7 @@ def test_class_folders_that_exchange_their_order_do_not_exchange_their_pixels(tm
     assert read_colors(paths["cat"], paths["dog"]) == [200, 50]
     renamed = paths["cat"].parent.rename(tmp_path / "data" / "zcat") / "1.bmp"
     assert read_colors(renamed, paths["dog"]) == [200, 50]
+    assert read_colors(paths["dog"].parent / ".." / "zcat" / "1.bmp", paths["dog"]) == [200, 50]
     moved = (tmp_path / "data").rename(tmp_path / "moved")
     assert read_colors(moved / "zcat" / "1.bmp", moved / "dog" / "1.bmp") == [200, 50]
     assert len(list((tmp_path / "cache" / "mobilenet-jax" / "decoded").iterdir())) == 2

@@ -139,6 +139,17 @@ def test_a_tiff_whose_offsets_are_of_another_type_is_refused(tmp_path, kind):
         decode_image(bytes(content), (32, 32))
 
 
+def test_too_little_memory_is_not_damage(tmp_path, monkeypatch):
+    Image.new("RGB", (40, 40)).save(tmp_path / "i.bmp")
+
+    def convert(image, mode):
+        raise MemoryError
+
+    monkeypatch.setattr(Image.Image, "convert", convert)
+    with pytest.raises(MemoryError):
+        decode_image((tmp_path / "i.bmp").read_bytes(), (32, 32))
+
+
 def test_cmyk_is_decoded_as_in_training_to_two_levels(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (90, 130, 4), np.uint8)
     Image.fromarray(noise, "CMYK").save(tmp_path / "i.jpg")

@@ -51,6 +51,9 @@ def test_an_image_without_a_group_is_a_group_of_its_own(folder):
     rows = ["a/0.png,a,", "a/1.png,a,", "b/2.png,b,1", "b/3.png,b,1"]
     examples = read_csv_table(_write(folder, "path,label,group", *rows))
     assert examples.lesions.tolist() == ["0", "1 (image)", "1", "1"], "an image called 1 is not in the group 1"
+    write_photographs(folder, ["a/1 (image).png"])
+    examples = read_csv_table(_write(folder, "path,label,group", *rows, "a/1 (image).png,a,"))
+    assert examples.lesions.tolist() == ["0", "1 (image) (image)", "1", "1", "1 (image)"]
 
 
 def test_the_column_split_gives_the_sides(folder):

@@ -91,11 +91,19 @@ def test_a_validation_folder_alone_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("side", ["train", "val"])
-def test_a_file_beside_the_class_folders_of_a_split_is_refused(tmp_path, side):
+@pytest.mark.parametrize("name", ["_annotations.csv", "stray.jpg"])
+def test_a_file_beside_the_class_folders_of_a_split_is_refused(tmp_path, side, name):
     """Such a file must not make a test folder the validation folder."""
     write_photographs(tmp_path, [*PAIR, "test/cat/9.jpg", "test/dog/9.jpg"])
-    (tmp_path / side / "_annotations.csv").touch()
-    with pytest.raises(DataError, match=rf"{side}/_annotations\.csv is beside the class folders: remove it"):
+    (tmp_path / side / name).touch()
+    with pytest.raises(DataError, match=rf"{side}/{name} is beside the class folders: remove it"):
+        read_folders(tmp_path)
+
+
+def test_a_file_beside_the_class_folders_of_a_training_folder_is_refused(tmp_path):
+    write_photographs(tmp_path, PAIR[:4])
+    (tmp_path / "train" / "README.txt").touch()
+    with pytest.raises(DataError, match=r"train/README\.txt is beside the class folders: remove it"):
         read_folders(tmp_path)
 
 

@@ -115,16 +115,16 @@ def test_existing_folders_are_not_overwritten(folders, tiny_isic):
 
 def test_an_interrupted_copy_is_resumed(monkeypatch, tiny_isic, tmp_path):
     examples, copied = read_isic(tiny_isic), []
-    copy2 = shutil.copy2
+    copyfile = shutil.copyfile
 
     def copy(source, target):
         if len(copied) == 20:
             copied.append("stopped")
             target.write_bytes(b"half")
             raise KeyboardInterrupt
-        copied.append(copy2(source, target))
+        copied.append(copyfile(source, target))
 
-    monkeypatch.setattr("shutil.copy2", copy)
+    monkeypatch.setattr("shutil.copyfile", copy)
     with pytest.raises(KeyboardInterrupt):
         write_folders(examples, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -163,7 +163,7 @@ def test_a_copy_that_is_killed_twice_is_complete_after_the_third_start(tiny_isic
 import os, shutil, signal, sys
 from input_pipeline.sources.folders import write_folders
 from input_pipeline.sources.isic import read_isic
-copy, number = shutil.copy2, 0
+copy, number = shutil.copyfile, 0
 def copy_and_die(source, target):
     global number
     number += 1
@@ -171,7 +171,7 @@ def copy_and_die(source, target):
     if number == 15:
         os.truncate(target, 100)
         os.kill(os.getpid(), signal.SIGKILL)
-shutil.copy2 = copy_and_die
+shutil.copyfile = copy_and_die
 write_folders(read_isic(sys.argv[1]), sys.argv[2])
 """
     for done in (15, 29):

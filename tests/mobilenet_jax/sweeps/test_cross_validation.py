@@ -134,6 +134,10 @@ def test_settings_that_use_the_evaluated_fold_raise_a_warning(runner, tmp_path, 
     validation = CrossValidation(tmp_path / "out", "sample", (f"--config.{setting}",), 2)
     run_cross_validations([validation], tmp_path / "out", runner, OPTIONS)
     assert f"config.{setting} uses the fold that is evaluated, so the results are optimistic" in caplog.text
+    caplog.clear()
+    on_training = ("--config.early_stopping.enabled=True", "--config.early_stopping.monitor=train_loss")
+    run_cross_validations([validation._replace(overrides=on_training)], tmp_path / "out", runner, OPTIONS)
+    assert "optimistic" not in caplog.text
 
 
 def test_a_folder_belongs_to_one_process_at_a_time(runner, tmp_path):
