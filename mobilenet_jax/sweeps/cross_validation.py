@@ -86,11 +86,10 @@ class TrainingRun(NamedTuple):
                 json.loads((self.workdir / f"{name}.json").read_text()) for name in ("summary", "config")
             )
             epochs = config.train.epochs or choose_epochs(summary["training_images"] // config.train.batch_size)
-            last, has_fixed_length = summary["last"]["epoch"], config.optimizer.schedule == "cosine"
-            is_stopped = summary["stopped_early"] and last <= epochs and not has_fixed_length
-            is_complete = is_stopped or (
-                stored["train"]["epochs"] == epochs and (last == epochs or summary["stopped_early"])
-            )
+            last, is_same_length = summary["last"]["epoch"], stored["train"]["epochs"] == epochs
+            may_be_shorter = last <= epochs and config.optimizer.schedule != "cosine"
+            is_stopped = summary["stopped_early"] and (is_same_length or may_be_shorter)
+            is_complete = is_stopped or (is_same_length and last == epochs)
             differences = find_differences(stored, config.to_dict())
         except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError):  # missing or damaged
             return False
