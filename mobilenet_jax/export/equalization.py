@@ -11,11 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mobilenet_jax.export.network import Network, Params
+from mobilenet_jax.export.network import ACTIVATION_LEVELS, Network, Params, round_activation
 from mobilenet_jax.weights.layout import HEAD_LAYERS
 
 _FACTORS = 2.0 ** np.arange(0, 6.125, 0.125)
-_LEVELS = 255  # of the interval from 0 to 6
 
 
 def equalize_channels(network: Network, pixels: np.ndarray) -> Params:
@@ -65,8 +64,7 @@ def _compute_errors(x: jax.Array) -> jax.Array:
     """Computes the sums of squared errors for each factor, `[factors, channels]`, of values `[..., channels]`."""
 
     def compute(factor: jax.Array) -> jax.Array:
-        step = 6 / _LEVELS / factor
-        rounded = jnp.minimum(jnp.round(x / step), _LEVELS) * step
+        rounded = round_activation(x, 6 / ACTIVATION_LEVELS / factor)
         return ((rounded - x) ** 2).sum((0, 1, 2))
 
     return jax.lax.map(compute, jnp.asarray(_FACTORS, x.dtype))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Output = Literal["probabilities", "logits", "features"]
 Params = dict[str, dict[str, Any]]  # of the folded network, by layer; each convolution has a bias of its own
+ACTIVATION_LEVELS = 255  # of an 8-bit result of ReLU6, above 0
 _IMAGES_PER_BATCH = 32
 _IMAGES_PER_SUM = 8  # the activations of all layers are in memory at once
 
@@ -123,25 +124,33 @@ class Network:
         folded, variables = fold_batch_norm(model, self.weights.variables)
         return folded, variables if self.params is None else {"params": self.params}
 
-    def capture_activations(self, params: Params, pixels: jax.Array) -> dict[str, jax.Array]:
+    def capture_activations(
+        self, params: Params, pixels: jax.Array, *, round_inputs: bool = False
+    ) -> dict[str, jax.Array]:
         """Computes the outputs of the convolutions, before ReLU6.
 
         Args:
             params: parameters of the folded network.
             pixels: see `to_input_range`.
+            round_inputs: whether each convolution reads the result of the layer before in 8 bits.
 
         Returns:
             `[n, height, width, channels]` by the names of the layers.
         """
         model, _ = self.fold()
-        _, state = model.apply(
-            {"params": params},
-            self.to_input_range(pixels),
-            train=False,
-            capture_intermediates=_is_bias_of_convolution,
-            mutable=["intermediates"],
-        )
-        return {name.removesuffix("_bn"): values["__call__"][0] for name, values in state["intermediates"].items()}
+        activations = {}
+
+        def record(next_method, args, kwargs, context):  # type: ignore[no-untyped-def]
+            x = next_method(*args, **kwargs)
+            name = str(context.module.name)
+            if isinstance(context.module, Bias) and name.startswith("conv"):
+                activations[name.removesuffix("_bn")] = x
+                return round_activation(x, 6 / ACTIVATION_LEVELS) if round_inputs else x
+            return x
+
+        with nn.intercept_methods(record):
+            model.apply({"params": params}, self.to_input_range(pixels), train=False)
+        return activations
 
     def sum_by_layer(
         self, compute: Callable[[jax.Array], dict[str, jax.Array]], pixels: np.ndarray
@@ -186,5 +195,6 @@ class Network:
             return np.concatenate([np.asarray(classify(batch)) for batch in batches])
 
 
-def _is_bias_of_convolution(module: nn.Module, method: str) -> bool:
-    return isinstance(module, Bias) and str(module.name).startswith("conv")
+def round_activation(x: jax.Array, step: jax.Array | float) -> jax.Array:
+    """Rounds values of any shape to the 256 multiples of `step` from 0, as far as these reach."""
+    return jnp.clip(jnp.round(x / step), 0, ACTIVATION_LEVELS) * step

@@ -38,7 +38,7 @@ def write_float16(network: "Network", path: Path, pixels: np.ndarray) -> None:
     from litert_quantizer import algorithm_manager, qtyping
 
     fast = replace(network, plain=False)
-    network = replace(network, params=correct_biases(fast, _round_to_float16(network), pixels))
+    network = replace(network, params=correct_biases(fast, _round_to_float16(network), pixels, round_activations=False))
     quantizer = _make_quantizer(litert.convert(network.apply, network, network.input_type))
     for operation in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
         quantizer.add_weight_only_config(
@@ -69,7 +69,8 @@ def write_int8(network: "Network", path: Path, pixels: np.ndarray) -> None:
 
     fast = replace(network, plain=False)  # computes the same; the plain forms are slow in JAX
     fast = replace(fast, params=equalize_channels(fast, pixels))
-    network = replace(network, params=correct_biases(fast, round_kernels(fast, pixels), pixels))
+    params = correct_biases(fast, round_kernels(fast, pixels), pixels, round_activations=True)
+    network = replace(network, params=params)
     grid = InputGrid.for_scaling(network.input_scaling)
     content = litert.convert(_shift_input(network, grid.offset), network, np.float32)
     quantizer = _make_quantizer(content)
