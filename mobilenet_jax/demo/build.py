@@ -14,6 +14,7 @@ from mobilenet_jax.errors import ExportError
 from mobilenet_jax.export.export import check_parent, export_model
 from mobilenet_jax.export.formats import Quantization
 from mobilenet_jax.weights.orbax import CheckpointName
+from mobilenet_jax.weights.weights_file import compute_sha256
 
 _RUNTIME = Package(
     "@litertjs/core",
@@ -98,13 +99,12 @@ def _read_runtime() -> dict[str, bytes]:
 
 
 def _list_for_worker(folder: Path) -> bytes:
-    """Returns the JavaScript that lists all files, and a version that changes with any of them."""
+    """Returns the JavaScript that lists all files with their hashes, and a version that changes with any of them."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    names = ["./", *(path.relative_to(folder).as_posix() for path in paths)]
-    return f"const VERSION = '{digest.hexdigest()[:16]}';\nconst FILES = {json.dumps(names)};\n".encode()
+    hashes = {path.relative_to(folder).as_posix(): compute_sha256(path) for path in paths}
+    listed = json.dumps({"./": hashes["index.html"], **hashes})
+    version = hashlib.sha256(listed.encode()).hexdigest()[:16]
+    return f"const VERSION = '{version}';\nconst FILES = {listed};\n".encode()
 
 
 def _read_list_of_worker(folder: Path) -> set[str] | None:

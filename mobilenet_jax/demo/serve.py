@@ -1,6 +1,8 @@
 """Serves the folder of a page to the browser of this machine."""
 
 import functools
+import sys
+import threading
 import webbrowser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,15 +20,23 @@ class _Handler(SimpleHTTPRequestHandler):
         """Logs nothing."""
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Reports an error, except that a browser closed its connection."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
+
+
 def make_server(folder: Path, port: int = 0) -> ThreadingHTTPServer:
     """Returns a server that only this machine reaches; port 0 is any free one."""
-    return ThreadingHTTPServer(("127.0.0.1", port), functools.partial(_Handler, directory=str(folder)))
+    return _Server(("127.0.0.1", port), functools.partial(_Handler, directory=str(folder)))
 
 
 def serve(folder: Path) -> None:
-    """Serves a folder, opens it in the browser, and returns when the process is interrupted."""
+    """Serves a folder and opens it in the browser, until the process is interrupted."""
     with make_server(folder) as server:
         url = f"http://localhost:{server.server_port}/"
         print(f"{url}, Ctrl-C to stop", flush=True)
-        webbrowser.open(url)
+        # A browser in the terminal ends when the user leaves it.
+        threading.Thread(target=webbrowser.open, args=[url], daemon=True).start()
         server.serve_forever()

@@ -86,7 +86,7 @@ def export_model(
     if quantize == "int8":
         typical = read_calibration_images(run, data, network, calibration_images)
     elif quantize == "float16":
-        typical = _read_typical_images(network, run, data)
+        typical = _read_typical_images(network, run, data, pixels)
     module = chosen.load_module()
     remove_leftovers(Path(os.path.realpath(out)).parent)
     with replace_with_description(out, get_description_path(out)) as (unfinished, unfinished_description):
@@ -117,12 +117,15 @@ def _report_conversion(chosen: Format) -> Iterator[None]:
         raise ExportError(f"cannot convert the network to {chosen.name} ({get_first_line(error)})") from error
 
 
-def _read_typical_images(network: Network, run: TrainedRun | None, data: str | None) -> np.ndarray:
-    """Reads training images if there are any, else those of the verification."""
+def _read_typical_images(
+    network: Network, run: TrainedRun | None, data: str | None, verification_pixels: np.ndarray
+) -> np.ndarray:
+    """Reads training images, as many as for the verification; returns the images of the verification if none exist."""
     try:
-        return read_calibration_images(run, data, network, _VERIFICATION_IMAGES)
-    except (UserError, OSError):
-        return read_verification_images(run, data, network, _VERIFICATION_IMAGES)
+        return read_calibration_images(run, data, network, len(verification_pixels))
+    except (UserError, OSError) as error:
+        _logger.warning("biases corrected on the images of the verification, because %s", error)
+        return verification_pixels
 
 
 def get_description_path(out: Path) -> Path:
@@ -141,6 +144,9 @@ def check_destination(out: Path, *, force: bool) -> None:
     description = get_description_path(out)
     if os.path.lexists(description) and not _is_description(description):
         raise ExportError(f"{description} exists and does not describe an exported network: choose another name")
+    target = Path(os.path.realpath(out))
+    if target.suffix != out.suffix:
+        raise ExportError(f"{out} is a link to {target}, which has another ending: choose another name")
     if not os.path.lexists(out):
         if os.path.lexists(description) and not force:
             raise ExportError(f"{description} exists: choose another name, or overwrite it with --force")

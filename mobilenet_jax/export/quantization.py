@@ -72,6 +72,8 @@ def write_int8(network: "Network", path: Path, pixels: np.ndarray) -> None:
     params = correct_biases(fast, round_kernels(fast, pixels), pixels, round_activations=True)
     network = replace(network, params=params)
     grid = InputGrid.for_scaling(network.input_scaling)
+    if network.raw:
+        grid = grid._replace(offset=0.0)  # callers pass the input of the network
     content = litert.convert(_shift_input(network, grid.offset), network, np.float32)
     quantizer = _make_quantizer(content)
     quantizer.add_static_config(".*", qtyping.TFLOperationName.ALL_SUPPORTED, activation_num_bits=8, weight_num_bits=8)
@@ -82,6 +84,9 @@ def write_int8(network: "Network", path: Path, pixels: np.ndarray) -> None:
     images = [{"image": grid.to_values(image[None])} for image in pixels]
     with _silence():
         ranges = _measure_ranges(content, quantizer, images)
+        ranges[f"{litert.SIGNATURE}_image"] = {  # that of all pixel values, not only of those in the images
+            name: grid.to_values(np.full((1, 1, 1, 1), level)) for name, level in (("min", 0), ("max", 255))
+        }
         content = bytes(quantizer.quantize(ranges, enable_progress_report=False).quantized_model)
     check_integers(content)
     path.write_bytes(content if network.raw else litert.accept_pixels(content, grid.step, grid.zero_point))

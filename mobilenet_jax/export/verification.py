@@ -30,8 +30,8 @@ class Verification:
         output: the kind of the compared outputs.
         images: the number of images.
         largest_difference: of a probability, or of another output divided by the largest absolute value of an output.
-        mean_difference: the mean of all of these differences.
-        top_class_agreement: the fraction of the images whose most probable class is the same; None for features.
+        mean_difference: the mean of all of these differences, with all numbers of threads.
+        top_class_agreement: the fraction of the outputs whose most probable class is the same; None for features.
         milliseconds: per image, by the number of threads.
     """
 
@@ -72,14 +72,15 @@ def verify(network: Network, path: Path, pixels: np.ndarray) -> Verification:
         pixels = _select_unambiguous(pixels)
     expected, inputs = network.compute_reference(pixels), network.prepare(pixels)
     runs = {threads: _run(path, threads, inputs) for threads in THREADS}
-    outputs = runs[1][0]
-    if outputs.shape != expected.shape:
-        raise ExportError(f"the exported network returns {outputs.shape}, the JAX model {expected.shape}")
+    for outputs, _ in runs.values():
+        if outputs.shape != expected.shape:
+            raise ExportError(f"the exported network returns {outputs.shape}, the JAX model {expected.shape}")
+    outputs = np.stack([outputs for outputs, _ in runs.values()])
     scale = 1.0 if network.output == "probabilities" else float(np.abs(expected).max())
     differences = np.abs(outputs - expected) / scale
     agreement = None
     if network.output != "features":
-        agreement = float((outputs.argmax(1) == expected.argmax(1)).mean())
+        agreement = float((outputs.argmax(2) == expected.argmax(1)).mean())
     return Verification(
         network.output,
         len(pixels),
@@ -109,7 +110,7 @@ def _run(path: Path, threads: int, inputs: np.ndarray) -> tuple[np.ndarray, floa
         except OSError as error:
             raise ExportError(f"cannot write the images of the verification to {folder} ({error})") from error
         worker = "mobilenet_jax.export.runtime_worker"
-        command = [sys.executable, "-m", worker, str(path), str(threads), str(inputs_file), str(outputs_file)]
+        command = [sys.executable, "-P", "-m", worker, str(path), str(threads), str(inputs_file), str(outputs_file)]
         on_cpu = os.environ | {"JAX_PLATFORMS": "cpu"}  # as the other runtimes
         result = subprocess.run(command, capture_output=True, text=True, env=on_cpu)
         if result.returncode:

@@ -27,7 +27,9 @@ async function run(task) {
   try {
     await task(isLatest);
   } catch (error) {
-    if (isLatest()) setStatus(error.message);
+    if (!isLatest()) return;
+    element('result').hidden = true;
+    setStatus(error.message);
   }
 }
 
@@ -58,7 +60,7 @@ async function open(file, isLatest) {
   bitmap = opened;
   element('crop').hidden = false;
   const {shape: [, height, width], resize} = model.description.input;
-  crop.show(bitmap, resize === 'crop' ? width / height : bitmap.width / bitmap.height);
+  crop.show(bitmap, resize === 'crop' ? {width, height} : bitmap);
   await showResult(isLatest);
 }
 

@@ -2,6 +2,9 @@
 
 const MAX_SIDE = 1024; // pixels of the preview
 
+/** Rounds a positive number as Python does: halves to the even neighbor. */
+const round = x => x % 1 === 0.5 ? 2 * Math.round(x / 2) : Math.round(x);
+
 /** Draws an image with a frame around the part, and reports changes of the part. */
 export class Crop {
   /** @param {function()} onChange - called when the user has changed the part. */
@@ -14,17 +17,18 @@ export class Crop {
     }
     this.canvas.addEventListener('pointerdown', event => this.startDrag(event));
     this.canvas.addEventListener('pointermove', event => this.drag(event));
-    this.canvas.addEventListener('pointerup', onChange);
+    for (const end of ['pointerup', 'pointercancel']) this.canvas.addEventListener(end, onChange);
   }
 
   /**
    * Shows another image. The part is the largest one of the given proportions in its center.
    * @param {ImageBitmap} bitmap
-   * @param {number} ratio - the width of the part divided by its height.
+   * @param {{width: number, height: number}} proportions
    */
-  show(bitmap, ratio) {
+  show(bitmap, proportions) {
     this.bitmap = bitmap;
-    this.largest = {width: Math.min(bitmap.width, bitmap.height * ratio), height: Math.min(bitmap.height, bitmap.width / ratio)};
+    const largest = Math.min(bitmap.height / proportions.height, bitmap.width / proportions.width);
+    this.largest = {width: largest * proportions.width, height: largest * proportions.height};
     const scale = Math.min(1, MAX_SIDE / Math.max(bitmap.width, bitmap.height));
     this.canvas.width = Math.max(1, Math.round(bitmap.width * scale));
     this.canvas.height = Math.max(1, Math.round(bitmap.height * scale));
@@ -38,8 +42,8 @@ export class Crop {
   /** Returns the part in pixels of the image. */
   get part() {
     const [zoom, left, top] = this.sliders.map(slider => Number(slider.value));
-    const width = Math.max(1, Math.round(this.largest.width / zoom));
-    const height = Math.max(1, Math.round(this.largest.height / zoom));
+    const width = Math.max(1, round(this.largest.width / zoom));
+    const height = Math.max(1, round(this.largest.height / zoom));
     return {
       x: Math.floor(left * (this.bitmap.width - width)), y: Math.floor(top * (this.bitmap.height - height)),
       width, height,
@@ -47,6 +51,7 @@ export class Crop {
   }
 
   startDrag(event) {
+    if (!event.isPrimary) return; // a second finger
     this.canvas.setPointerCapture(event.pointerId);
     const [, left, top] = this.sliders;
     this.start = {x: event.clientX, y: event.clientY, left: Number(left.value), top: Number(top.value)};

@@ -41,6 +41,7 @@ async function readHeader(file) {
  * @param {ImageBitmap} bitmap
  * @param {{x: number, y: number, width: number, height: number}} part - in pixels.
  * @returns {Uint8ClampedArray} four values per pixel.
+ * @throws {Error} with a message for the user: the part is transparent in places. A canvas loses the colors there.
  */
 export function readPixels(bitmap, part) {
   const canvas = document.createElement('canvas');
@@ -53,6 +54,9 @@ export function readPixels(bitmap, part) {
     context.clearRect(0, 0, part.width, rows);
     context.drawImage(bitmap, part.x, part.y + top, part.width, rows, 0, 0, part.width, rows);
     pixels.set(context.getImageData(0, 0, part.width, rows).data, 4 * part.width * top);
+  }
+  for (let i = 3; i < pixels.length; i += 4) {
+    if (pixels[i] < 255) throw new Error('This image is transparent in places. Save it without transparency first.');
   }
   return pixels;
 }

@@ -1,4 +1,5 @@
-// Keeps the page usable without a network. `mobilenet-jax demo` writes VERSION and FILES above this line.
+// Keeps the page usable without a network. `mobilenet-jax demo` writes VERSION and FILES, the files and their SHA-256,
+// above this line.
 
 // Other pages of the same host have caches, too.
 const PREFIX = `${self.registration.scope} `;
@@ -6,9 +7,22 @@ const NAME = PREFIX + VERSION;
 
 // A new version waits until the page is closed: an open page must not load the network of another version.
 self.addEventListener('install', event => {
-  const requests = FILES.map(file => new Request(file, {cache: 'no-cache'}));
-  event.waitUntil(caches.open(NAME).then(cache => cache.addAll(requests)));
+  const store = async () => {
+    const cache = await caches.open(NAME);
+    await Promise.all(Object.entries(FILES).map(async ([file, sha256]) => cache.put(file, await load(file, sha256))));
+  };
+  event.waitUntil(store());
 });
+
+/** Loads a file. One of another version, as during an upload, is an error: the browser installs later. */
+async function load(file, sha256) {
+  const response = await fetch(new Request(file, {cache: 'no-cache'}));
+  const content = await response.arrayBuffer();
+  const bytes = new Uint8Array(await crypto.subtle.digest('SHA-256', content));
+  const hex = Array.from(bytes, byte => byte.toString(16).padStart(2, '0')).join('');
+  if (hex !== sha256) throw new Error(`${file} is not of this version`);
+  return new Response(content, {headers: response.headers}); // a redirected one could not be shown
+}
 
 self.addEventListener('activate', event => {
   const removeOld = async () => {
@@ -22,7 +36,7 @@ self.addEventListener('activate', event => {
 self.addEventListener('fetch', event => {
   const answer = async () => {
     const cache = await caches.open(NAME);
-    return await cache.match(event.request, {ignoreSearch: true}) ?? fetch(event.request);
+    return await cache.match(event.request, {ignoreSearch: true, ignoreVary: true}) ?? fetch(event.request);
   };
   event.respondWith(answer());
 });

@@ -6,6 +6,7 @@ from mobilenet_jax.demo import build, npm
 from mobilenet_jax.demo.build import build_demo
 from mobilenet_jax.demo.npm import Package, read_package_files
 from mobilenet_jax.errors import ExportError
+from mobilenet_jax.weights.weights_file import compute_sha256
 
 pytest.importorskip("litert_converter", reason="needs pip install 'mobilenet-jax[export]'")
 
@@ -24,6 +25,7 @@ def test_the_service_worker_lists_all_files(without_npm, trained, tmp_path):
     listed = json.loads(second.removeprefix("const FILES = ").removesuffix(";"))
     files = {p.relative_to(tmp_path / "site").as_posix() for p in (tmp_path / "site").rglob("*") if p.is_file()}
     assert set(listed) == files - {"service-worker.js"} | {"./"}
+    assert listed["./"] == compute_sha256(tmp_path / "site" / "index.html")
     assert '"./wasm-utils.js"' in (tmp_path / "site" / "litert" / "core.js").read_text()
     with pytest.raises(ExportError, match="replace it with --force"):
         build_demo(trained, tmp_path / "site")

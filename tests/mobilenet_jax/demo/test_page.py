@@ -1,5 +1,6 @@
 """The page in a browser: equal to Python, robust, accessible, usable without a network."""
 
+import hashlib
 import importlib.util
 import json
 import shutil
@@ -19,6 +20,7 @@ from mobilenet_jax.inference.classifier import Classifier
 from mobilenet_jax.inference.predict_files import classify_files
 from mobilenet_jax.weights.load import read_weights
 from mobilenet_jax.weights.save import write_weights
+from mobilenet_jax.weights.weights_file import compute_sha256
 from tests.helpers.browser import choose, move, read_probabilities, read_status, start_browser, wait_for
 from tests.helpers.sensitive_weights import make_images, make_sensitive_weights
 
@@ -102,14 +104,14 @@ def test_page_and_python_compute_the_same_probabilities(page, sensitive, real_ph
 
 @pytest.mark.parametrize("steps", [Preprocessing("crop"), Preprocessing("crop", "shades_of_gray")])
 def test_page_cuts_the_part_that_the_weights_record(site, tmp_path, steps):
-    """Classifies a wide and an upright image by a network for images that are not square, and moves the frame."""
-    write_weights(weights := tmp_path / "w.safetensors", make_sensitive_weights(size=(64, 96), preprocessing=steps))
+    """Classifies images of three shapes by a network for images that are not square, and moves the frame."""
+    write_weights(weights := tmp_path / "w.safetensors", make_sensitive_weights(size=(96, 128), preprocessing=steps))
     build_demo(weights, tmp_path / "site")
-    paths = [tmp_path / f"{name}.png" for name in ("wide", "upright", "bottom")]
-    for path, size in zip(paths, ((200, 150), (150, 201), (150, 100)), strict=True):
+    paths = [tmp_path / f"{name}.png" for name in ("square", "wide", "upright", "bottom")]
+    for path, size in zip(paths, ((150, 150), (200, 150), (128, 201), (128, 96)), strict=True):
         pixels = make_images(1, size[::-1])[0] * np.array([1, 0.7, 0.5])
         Image.fromarray(pixels.astype(np.uint8)).save(path)
-    Image.open(paths[1]).crop((0, 101, 150, 201)).save(paths[2])
+    Image.open(paths[2]).crop((0, 105, 128, 201)).save(paths[3])
     names, expected = predict(weights, paths)
     server = make_server(tmp_path / "site")
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -117,11 +119,11 @@ def test_page_cuts_the_part_that_the_weights_record(site, tmp_path, steps):
     try:
         browser.get(f"http://localhost:{server.server_port}/")
         wait_for(browser, lambda: read_status(browser) == "Ready.")
-        for path, row in zip(paths[:2], expected, strict=False):
+        for path, row in zip(paths[:3], expected, strict=False):
             choose(browser, path)
             assert [read_probabilities(browser)[name] for name in names] == pytest.approx(list(row), abs=0.01)
         move(browser, "top", 1)
-        wait_for(browser, lambda: np.allclose([read_probabilities(browser)[n] for n in names], expected[2], atol=0.01))
+        wait_for(browser, lambda: np.allclose([read_probabilities(browser)[n] for n in names], expected[3], atol=0.01))
     finally:
         browser.quit()
         server.shutdown()
@@ -153,6 +155,8 @@ def test_page_says_what_is_wrong_with_a_file_and_stays_usable(page, real_data, t
     assert choose(page, tmp_path / "text.jpg") == "This file is not an image that the browser can read."
     Image.new("1", (10_000, 10_000)).save(tmp_path / "huge.png")
     assert choose(page, tmp_path / "huge.png") == "This image has 100 megapixels; at most 64 are possible."
+    Image.new("RGBA", (40, 40), (200, 100, 50, 254)).save(tmp_path / "glass.png")
+    assert choose(page, tmp_path / "glass.png").startswith("This image is transparent in places.")
     assert not page.find_element("id", "result").is_displayed()
     assert choose(page, min(real_data.glob("*/*.jpg"))).startswith("Most probable of 7 classes: ")
 
@@ -339,7 +343,10 @@ def test_an_upright_image_fits_the_screen(page, tmp_path):
 
 
 def test_a_new_version_waits_until_the_page_is_closed(page, site):
-    """Its network and names of classes must not be mixed with those of an open page. Other caches are kept."""
+    """Its network and names of classes must not be mixed with those of an open page. Other caches are kept.
+
+    The new worker is online before one of its files.
+    """
     cached = "fetch('model.tflite.json').then(response => response.json()).then(json => arguments[0](json.notice))"
 
     def reopen(page, url):
@@ -352,15 +359,19 @@ def test_a_new_version_waits_until_the_page_is_closed(page, site):
     page.execute_async_script("caches.open('other application').then(() => arguments[0]())")
     worker, description = site / "service-worker.js", site / "model.tflite.json"
     originals = {path: path.read_text() for path in (worker, description)}
+    update = "navigator.serviceWorker.ready.then(registration => registration.update()).finally(() => arguments[0]())"
+    states = "[registration.installing, registration.waiting].map(worker => !!worker)"
+    find = f"navigator.serviceWorker.getRegistration().then(registration => arguments[0]({states}))"
     try:
-        worker.write_text(originals[worker].replace("VERSION = '", "VERSION = 'new", 1))
         content = json.loads(originals[description])
-        description.write_text(json.dumps({**content, "notice": "new"}))
-        page.execute_async_script(
-            "navigator.serviceWorker.ready.then(registration => registration.update()).then(() => arguments[0]())"
-        )
-        waiting = "navigator.serviceWorker.getRegistration().then(registration => arguments[0](!!registration.waiting))"
-        wait_for(page, lambda: page.execute_async_script(waiting))
+        changed = json.dumps({**content, "notice": "new"})
+        text = originals[worker].replace("VERSION = '", "VERSION = 'new", 1)
+        worker.write_text(text.replace(compute_sha256(description), hashlib.sha256(changed.encode()).hexdigest()))
+        page.execute_async_script(update)
+        wait_for(page, lambda: page.execute_async_script(find) == [False, False])
+        description.write_text(changed)
+        page.execute_async_script(update)
+        wait_for(page, lambda: page.execute_async_script(find) == [False, True])
         assert page.execute_async_script(cached) == content["notice"]
         url = page.current_url
         wait_for(page, lambda: reopen(page, url) == "new")

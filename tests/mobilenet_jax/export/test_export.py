@@ -1,6 +1,7 @@
 import json
 import os
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from mobilenet_jax.weights.save import write_weights
 from mobilenet_jax.weights.weights import Weights
 from mobilenet_jax.weights.weights_file import compute_sha256
 from tests.helpers.runs import make_config
-from tests.helpers.sensitive_weights import CLASSES, make_sensitive_weights
+from tests.helpers.sensitive_weights import CLASSES, make_images, make_sensitive_weights
 from tests.helpers.weights_files import make_random_tensors
 
 pytest.importorskip("litert_converter", reason="needs pip install 'mobilenet-jax[export]'")
@@ -109,6 +110,20 @@ def test_a_runtime_that_crashes_is_an_error(trained, tmp_path, monkeypatch):
     with pytest.raises(ExportError, match="its runtime cannot run the exported network: exit status -11"):
         export_model(trained, tmp_path / "a.tflite")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_outputs_with_two_threads_are_compared_as_well(monkeypatch):
+    network = Network(make_sensitive_weights("small", (32, 32)))
+    pixels = make_images(2, (32, 32))
+    expected = network.compute_reference(pixels)
+    outputs = {1: expected, 2: expected + 0.25}
+    monkeypatch.setattr(verification, "_run", lambda path, threads, inputs: (outputs[threads], 1.0))
+    result = verification.verify(network, Path("a.tflite"), pixels)
+    assert result.largest_difference == pytest.approx(0.25)
+    assert result.mean_difference == pytest.approx(0.125)
+    outputs[2] = expected[:1]
+    with pytest.raises(ExportError, match=r"returns \(1, 7\), the JAX model \(2, 7\)"):
+        verification.verify(network, Path("a.tflite"), pixels)
 
 
 @pytest.mark.parametrize("quantize", ["none", "float16", "int8"])

@@ -147,3 +147,11 @@ def test_the_grid_of_an_int8_input_is_that_of_the_pixels(scaling):
     np.testing.assert_allclose(grid.to_values(pixels) + grid.offset, scaled, atol=1e-6 * (high - low))
     assert abs(grid.offset) <= grid.step / 2
     assert grid.to_values(np.array([grid.zero_point])) == [0]
+
+
+def test_int8_files_tell_pixels_apart_that_are_brighter_than_those_of_the_calibration(tmp_path):
+    network = Network(make_sensitive_weights("small", (64, 64)), plain=True)
+    pixels = make_images(8, (64, 64))
+    quantization.write_int8(network, tmp_path / "a", np.minimum(pixels, 180))
+    bright, brighter = run(litert, tmp_path / "a", np.stack([np.maximum(pixels[0], level) for level in (190, 240)]))
+    assert np.abs(bright - brighter).max() > 0.02
