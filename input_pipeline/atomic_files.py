@@ -112,11 +112,19 @@ class _Replacement(NamedTuple):
             os.replace(self.path, self.previous)
 
     def finish(self) -> None:
+        _sync(self.unfinished)
         os.replace(self.unfinished, self.path)
 
     def restore(self) -> None:
         if self.previous.exists():
             os.replace(self.previous, self.path)
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file or folder is on the disk: otherwise a power failure can leave its new name with no content."""
+    for file in filter(Path.is_file, (path, *path.rglob("*"))):
+        with file.open("rb+") as content:
+            os.fsync(content.fileno())
 
 
 @contextlib.contextmanager
@@ -151,8 +159,6 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     """
     with replace_atomically(path) as unfinished:
         unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
-        with unfinished.open("rb+") as file:
-            os.fsync(file.fileno())  # otherwise a power failure can leave the new name with no content
 
 
 def get_free_bytes(path: Path) -> int:

@@ -4,7 +4,9 @@ The modules import JAX, TensorFlow and the rest of the package when their comman
 """
 
 import argparse
+import io
 import logging
+import sys
 from collections.abc import Sequence
 
 from mobilenet_jax.cli import (
@@ -35,6 +37,8 @@ _COMMANDS = (
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command named by `arguments`, by default those of the process."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: its encoding may lack letters of a file name
     with end_at_closed_pipe():
         parser = _build_parser()
         args, overrides = parser.parse_known_args(arguments)

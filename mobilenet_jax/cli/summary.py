@@ -7,6 +7,7 @@ from mobilenet_jax.cli.arguments import Subparsers, parse_integer
 # Repeats MIN_IMAGE_SIZE of mobilenet_jax/model/mobilenet.py: importing it here would import JAX and delay `--help`. A
 # test compares them.
 _MIN_IMAGE_SIZE = 32
+_MAX_ALPHA = 32  # 3 billion parameters
 
 
 def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
@@ -27,8 +28,8 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
 def _parse_alpha(text: str) -> float:
     from mobilenet_jax.model.mobilenet import is_width_multiplier
 
-    if not is_width_multiplier(float(text)):
-        raise argparse.ArgumentTypeError(f"{text} is not a positive multiple of 1/32")
+    if not is_width_multiplier(float(text)) or float(text) > _MAX_ALPHA:
+        raise argparse.ArgumentTypeError(f"{text} is not a multiple of 1/32 from 1/32 to {_MAX_ALPHA}")
     return float(text)
 
 

@@ -54,15 +54,19 @@ def find_images(arguments: Sequence[str]) -> list[str]:
         Paths to different files, in the order of the arguments; those of a folder or pattern are sorted.
 
     Raises:
-        EvaluationError: an argument stands for no file.
+        EvaluationError: an argument stands for no file, or is empty.
     """
     paths: list[str] = []
     for argument in arguments:
+        if not argument:
+            raise EvaluationError("an argument is empty: specify files or folders")
         is_pattern = glob.has_magic(argument) and not os.path.exists(argument)
         matches = sorted(glob.glob(argument, recursive=True)) if is_pattern else [argument]
         files = [path for match in matches for path in (_list_images(match) if os.path.isdir(match) else [match])]
         if not files:
-            raise EvaluationError(f"{argument} holds no image file")
+            raise EvaluationError(
+                f"no image file matches {argument}" if is_pattern else f"{argument} holds no image file"
+            )
         paths += files
     unique: dict[str, str] = {}
     for path in paths:

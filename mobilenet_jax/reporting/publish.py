@@ -32,7 +32,7 @@ def collect_files(run: TrainedRun, evaluation: str, more: Sequence[Path], folder
     for path in paths:
         if not path.is_file():
             raise WeightsError(f"{path} is not a file")
-        if path.name in files:
+        if files.get(path.name, path) != path:
             raise WeightsError(f"{path} has the name of another file in the repository: rename it")
         files[path.name] = path
     return files
@@ -56,7 +56,7 @@ def upload(files: Mapping[str, Path], repository: str, *, private: bool) -> str:
             should be private.
     """
     hub = import_hub(repository)
-    if hub.constants.is_offline_mode():
+    if hub.constants.HF_HUB_OFFLINE:
         raise WeightsError("HF_HUB_OFFLINE forbids uploads: unset it")
     if not hub.get_token():
         raise WeightsError(f"no token of the Hub was found: {LOGIN}, with write access")

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -204,8 +205,8 @@ def _open(path: Path, head: bool, checkpoint: CheckpointName) -> AbstractContext
 
 def is_workdir(path: str | Path) -> bool:
     """Returns whether a path is the workdir of a training run."""
-    path = Path(path)
-    return (path / "config.json").is_file() and (path / "checkpoints").is_dir()
+    # Unlike pathlib's methods, these raise nothing if the path is too long or not readable.
+    return os.path.isfile(os.path.join(path, "config.json")) and os.path.isdir(os.path.join(path, "checkpoints"))
 
 
 def _detect_kind(path: Path) -> _Kind:

@@ -139,7 +139,12 @@ def compute_mean_std(scaling: "InputScaling") -> tuple[list[float], list[float]]
     """Computes mean and standard deviation per channel: the inverse of `make_input_scaling`."""
     low, high = (np.broadcast_to(np.asarray(value, np.float64), 3) for value in scaling)
     mean, std = -low / (high - low), 1 / (high - low)
-    return [round(float(v), 12) for v in mean], [round(float(v), 12) for v in std]
+    return [_round(v) for v in mean], [_round(v) for v in std]
+
+
+def _round(value: float) -> float:
+    """Rounds to 15 significant digits; zero has no sign."""
+    return float(f"{value:.15g}") + 0.0
 
 
 def _is_range(scaling: Any) -> bool:
@@ -150,11 +155,11 @@ def _is_range(scaling: Any) -> bool:
 
 
 def check_texts(value: object) -> dict[str, str]:
-    """Returns parsed JSON, after validating that it is an object of texts.
+    """Returns parsed JSON, after validating that it is an object whose values are all strings.
 
     Raises:
         WeightsError: it is anything else.
     """
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
-        raise WeightsError("its metadata are not a JSON object of texts")
+        raise WeightsError("its metadata is not a JSON object whose values are all strings")
     return value

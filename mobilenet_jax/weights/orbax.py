@@ -227,7 +227,7 @@ def _select_variables(state: dict[str, FileTensor]) -> dict[str, FileTensor]:
 
 
 def write_folder(path: Path, tensors: Mapping[str, np.ndarray], texts: Mapping[str, str]) -> None:
-    """Writes a folder: `variables`, as `MobileNet.apply` takes them, and `metadata`, a JSON object of texts.
+    """Writes a folder: `variables`, as `MobileNet.apply` takes them, and `metadata`, a JSON object of strings.
 
     Args:
         path: the folder, which must not exist.

@@ -51,6 +51,11 @@ def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     monkeypatch.setattr("os.replace", lambda *paths: events.append("rename") or replace(*paths))
     write_atomically(tmp_path / "file", "content")
     assert events == ["sync", "rename"]
+    with replace_atomically(tmp_path / "folder") as folder:
+        (folder / "inner").mkdir(parents=True)
+        for name in ("a", "inner/b"):
+            (folder / name).write_text("content")
+    assert events == ["sync", "rename", "sync", "sync", "rename"]
 
 
 def test_leftovers_are_removed_as_soon_as_their_process_has_ended(tmp_path):

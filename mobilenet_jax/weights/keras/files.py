@@ -111,6 +111,8 @@ def _check_member(member: zipfile.ZipInfo) -> None:
     name = member.filename
     if name.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", name) or ":" in name:
         raise WeightsError(f"its member {name[:80]!r} would leave the folder it is unpacked to")
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others are not expanded piece by piece
+        raise WeightsError(f"its member {name[:80]!r} has a compression that Keras does not use")
     if member.file_size > _MAX_EXPANSION * member.compress_size + (1 << 20):
         raise WeightsError(
             f"its member {name[:80]!r} expands from {member.compress_size:,} to {member.file_size:,} bytes"

@@ -26,7 +26,9 @@ _NORM_TENSORS = {
     "batch_stats.{}_bn.var": "moving_variance",
 }
 # The step, the variables of the optimizer, and averages, which Transformers does not read either.
-_NOT_WEIGHTS = re.compile(r"global_step|beta[12]_power|.*/(RMSProp|Momentum|Adam)(_\d)?|.*/ExponentialMovingAverage")
+_NOT_WEIGHTS = re.compile(
+    r"global_step|beta[12]_power|.*/(RMSProp|Momentum|Adam|Adadelta|Adagrad|Ftrl)(_\d)?|.*/ExponentialMovingAverage"
+)
 
 
 @contextlib.contextmanager

@@ -39,6 +39,14 @@ def a_member_that_expands_and_claims_not_to(path):
     path.write_bytes(content)
 
 
+@CASES.add("a compression that Keras does not use", ".keras")
+def a_member_of_another_compression(path):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("model.weights.h5", bytes(30 << 20))
+    content = path.read_bytes().replace(struct.pack("<I", 30 << 20), struct.pack("<I", 1000))
+    path.write_bytes(content)
+
+
 @CASES.add("channels first", ".keras")
 def an_archive_that_works_on_channels_first(path):
     description = describe_model({"class_name": "Conv2D", "data_format": "channels_first"})

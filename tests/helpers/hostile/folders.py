@@ -72,7 +72,7 @@ def a_folder_with_a_chunk_of_a_gigabyte(path):
     array.write(np.ones(8, np.float32)).result()
 
 
-@_add_orbax("its metadata are not a JSON object of texts")
+@_add_orbax("its metadata is not a JSON object whose values are all strings")
 def a_folder_with_metadata_of_numbers(path):
     (path / "metadata" / "metadata").write_text('{"alpha": 1}')
 

@@ -130,7 +130,7 @@ def swapped_layers_of_one_shape(path):
         file.move("x", "layers/conv2d_9")
 
 
-@CASES.add("its metadata are not a JSON object of texts", ".weights.h5")
+@CASES.add("its metadata is not a JSON object whose values are all strings", ".weights.h5")
 def metadata_that_is_a_list(path):
     with h5py.File(write_keras_3(path), "r+") as file:
         file.attrs["mobilenet_jax"] = "[]"

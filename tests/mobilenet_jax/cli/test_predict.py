@@ -94,7 +94,8 @@ def test_predict_writes_json_lines_in_the_order_of_its_arguments(run, trained, d
     [
         (["{tmp}/empty"], "{tmp}/empty holds no image file"),
         (["{tmp}/text"], "{tmp}/text holds no image file"),
-        (["{tmp}/*.bmp"], "{tmp}/*.bmp holds no image file"),
+        (["{tmp}/*.bmp"], "no image file matches {tmp}/*.bmp"),
+        ([""], "an argument is empty: specify files or folders"),
         (["{images}", "--out={tmp}/none/p.csv"], "cannot write {tmp}/none/p.csv: the folder {tmp}/none does not exist"),
         (["{images}", "--out={tmp}/text"], "cannot write {tmp}/text: it exists and is not a regular file"),
         (["{images}", "--out=."], ": it exists and is not a regular file"),

@@ -28,7 +28,11 @@ def test_json_has_the_rows_of_other_sizes(run):
 
 @pytest.mark.parametrize(
     ("argument", "message"),
-    [("--alpha=0.3", "0.3 is not a positive multiple of 1/32"), ("--image-size=16", "16 is less than 32")],
+    [
+        ("--alpha=0.3", "0.3 is not a multiple of 1/32 from 1/32 to 32"),
+        ("--alpha=1e10", "1e10 is not a multiple of 1/32 from 1/32 to 32"),
+        ("--image-size=16", "16 is less than 32"),
+    ],
 )
 def test_wrong_arguments_are_named(run, argument, message):
     status, _, err = run("summary", argument)

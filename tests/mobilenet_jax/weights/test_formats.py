@@ -76,6 +76,8 @@ def test_mean_and_standard_deviation_of_each_channel_survive_both_libraries(tmp_
     mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
     metadata = Metadata((64, 64), make_input_scaling(mean, std), ("a", "b", "c"))
     assert compute_mean_std(metadata.input_scaling) == (mean, std)
+    for scaling in ((0.0, 255.0), (-127.5, 127.5), (0.0, 1.0)):
+        assert make_input_scaling(*compute_mean_std(scaling)) == pytest.approx(scaling, rel=1e-14)
     for library in ("timm", "transformers"):
         write_weights(tmp_path / library, _make_weights(metadata=metadata), library=library)
         read = read_weights(tmp_path / library).metadata

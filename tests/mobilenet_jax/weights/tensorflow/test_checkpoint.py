@@ -9,7 +9,7 @@ from tests.helpers.weights_files import are_equal, make_random_tensors, write_ch
 ARCHITECTURE = Architecture(0.25, "imagenet", 1001, 1, padding="same")
 KERNEL = "MobilenetV1/Conv2d_0/weights"
 OF_TRAINING = {"beta1_power": np.float32(1)} | {
-    f"{KERNEL}/{name}": np.ones((3, 3, 3, 8), np.float32) for name in ("Adam_1", "ExponentialMovingAverage")
+    f"{KERNEL}/{name}": np.ones((3, 3, 3, 8), np.float32) for name in ("Adam_1", "Adadelta", "ExponentialMovingAverage")
 }
 
 
