@@ -25,6 +25,7 @@ _EPSILON = 1e-3
 _MAX_LISTED = 4  # layers that an error lists
 _ACTIVATION_LAYERS = ("Activation", "ReLU", "Softmax")
 _CONVOLUTIONS = ("Conv2D", "DepthwiseConv2D")
+_REDUCTIONS = ("GlobalAveragePooling2D", "Flatten", "Reshape")
 _ZEROS = [[0, 1], [0, 1]]  # at the bottom and at the right
 
 
@@ -69,6 +70,8 @@ def check_description(description: str, *, head: bool) -> str | None:
     if "GlobalAveragePooling2D" in class_names and class_names.count("Dense") > 1 and not is_single_position:
         raise WeightsError("its model has global average pooling before several dense layers; expected flatten")
     _check_head_activations(layers[first_dense:])
+    if first_dense < len(layers):
+        _check_input_of_head(layers[:first_dense], class_names[first_dense:])
     return json.dumps(size) if size else None
 
 
@@ -144,6 +147,23 @@ def _check_backbone_activations(layers: list[_Layer]) -> None:
                 raise WeightsError(f"its layer {config.get('name')} has the activation {activation}, not ReLU6")
         elif class_name in _CONVOLUTIONS and _get_activation(class_name, config) != "linear":
             raise WeightsError(f"its layer {config.get('name')} has the activation {config['activation']}, not none")
+
+
+def _check_input_of_head(layers: list[_Layer], head: list[str]) -> None:
+    """Checks that the first dense layer reads pooled or flattened features, and that nothing is pooled after it.
+
+    Args:
+        layers: the layers before it.
+        head: the class names of the others.
+    """
+    last_convolution = max((i for i, (class_name, _) in enumerate(layers) if class_name in _CONVOLUTIONS), default=0)
+    between = layers[last_convolution:]
+    is_reduced = any(class_name in _REDUCTIONS for class_name, _ in between)
+    if not is_reduced or "GlobalAveragePooling2D" in head:
+        raise WeightsError("its dense layers do not read pooled or flattened features")
+    for class_name, config in between:
+        if class_name in _ACTIVATION_LAYERS and _get_activation(class_name, config) == "softmax":
+            raise WeightsError(f"its layer {config.get('name')} is a softmax before the dense layers")
 
 
 def _check_head_activations(layers: list[_Layer]) -> None:
