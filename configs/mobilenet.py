@@ -86,7 +86,7 @@ def get_config(recipe: str = "sample") -> ConfigDict:
     config.model.head = "article"
     config.model.dropout = 0.5  # dropout rate of the head
     config.model.num_classes = 7  # number of classes of the data; 0 takes it from the data
-    config.model.frozen_blocks = 0  # freezes the stem and the first N of the 13 blocks; 13 trains only the head
+    config.model.frozen_blocks = 0  # N freezes the first N of the 13 blocks and the layers before; 0 freezes nothing
     config.model.batch_norm = "frozen"  # frozen blocks keep their moving statistics; or 'train': they use the batch's
     config.model.batch_norm_momentum = 0.99  # share of the moving statistics that a step keeps; 0.9 follows faster
     # The next three are those of the initial weights: these are for Keras's. An error names the values of others.
@@ -127,7 +127,7 @@ def get_config(recipe: str = "sample") -> ConfigDict:
     config.optimizer.schedule = "constant"  # 'cosine': decays to 0; 'plateau': drops when val_loss stops falling
     config.optimizer.warmup_epochs = 0  # epochs in which the learning rate rises linearly from 0
     config.optimizer.plateau_factor = 0.1  # multiplies the learning rate at each plateau
-    config.optimizer.plateau_patience = 10  # epochs without a lower val_loss that count as a plateau
+    config.optimizer.plateau_patience = 10  # epochs in which val_loss has not fallen by 0.0001 that count as a plateau
     config.optimizer.clip_norm = 0.0  # upper bound of the global norm of the gradients; 0 disables clipping
     config.optimizer.weight_decay = 0.0  # applied to kernels only; decoupled from the gradients with 'adamw'
     config.optimizer.backbone_rate_ratio = 1.0  # learning rate of the backbone divided by that of the head
@@ -140,9 +140,9 @@ def get_config(recipe: str = "sample") -> ConfigDict:
     # Such as 0.999: evaluates and saves a moving average of the parameters; 0 disables it. The decay rises to this
     # value as (1 + step) / (10 + step).
     config.train.ema_decay = 0.0
-    # Number of training images, rounded down to whole batches, on which the statistics of batch normalization are
-    # re-estimated before each evaluation. 0 evaluates with the moving statistics, as Keras does. An epoch then costs
-    # that many forward passes more.
+    # Number of training images, rounded down to whole batches but at least one, on which the statistics of batch
+    # normalization are re-estimated before each evaluation. 0 evaluates with the moving statistics, as Keras does. An
+    # epoch then costs that many forward passes more.
     config.train.reestimate_batch_norm = 0
 
     # The settings of Keras's callback. If it is enabled, its monitor chooses the best checkpoint too.

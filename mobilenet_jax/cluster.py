@@ -23,6 +23,7 @@ _POLL_INTERVAL = 0.5  # seconds between two looks for the error of another proce
 _ERROR_TIMEOUT = 10  # seconds that a process with an error waits until the others have read it
 _END_TIMEOUT = 600  # seconds between the ends of two processes; the first one writes the last files
 _ERROR_KEY = "mobilenet-jax/error"
+_NUMBERS_OF_PROCESSES = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")  # environment variables
 _CONNECTION_ERRORS = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "Gloo", "NCCL", "Connection")
 
 
@@ -30,23 +31,30 @@ def connect_processes(coordinator: str | None, num_processes: int | None, proces
     """Connects the processes of a cluster. Must be called before any other use of JAX.
 
     Args:
-        coordinator: `HOST:PORT` of process 0. None reads the environment of Slurm, Open MPI, a TPU pod or Kubernetes;
+        coordinator: `HOST:PORT` of process 0. None reads the environment of Slurm, Open MPI 4, a TPU pod or Kubernetes;
             without such an environment the process is the only one.
         num_processes: the number of processes.
         process_id: the index of this process, from 0.
 
     Raises:
-        ConfigError: only some of the three are given, or they are invalid.
+        ConfigError: only some of the three are given, they are invalid, or Open MPI 5 started several processes.
     """
     _check_address(coordinator)
     given = [x is not None for x in (coordinator, num_processes, process_id)]
     if any(given) and not all(given):
         raise ConfigError("--coordinator, --num_processes and --process_id must be given together, or none of them")
+    if not any(given) and any(os.environ.get(name) == "1" for name in _NUMBERS_OF_PROCESSES):
+        return  # connecting would take a port that other runs of the same job use
     try:
         jax.distributed.initialize(coordinator, num_processes, process_id, heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT)
     except ValueError as error:
         if any(given):
             raise ConfigError(f"--coordinator, --num_processes, --process_id: {error}") from error
+        if "OMPI_COMM_WORLD_SIZE" in os.environ:
+            raise ConfigError(
+                "Open MPI 5 does not tell its processes where process 0 is: specify --coordinator, --num_processes and "
+                "--process_id"
+            ) from error
     except jax.errors.JaxRuntimeError as error:
         raise ConfigError(
             f"the processes cannot connect to {coordinator or 'process 0'}: {get_first_line(error)}"

@@ -2,7 +2,7 @@
 
     python train.py --config=configs/article/first.py --config.data.dir=DIR
 
-The article tried this split against overfitting and reports of no split that it helped.
+The article tried this split against overfitting and does not report that any split helped.
 
 Expected after 7 epochs at alpha 0.25 and 128 x 128: accuracy 0.723 in training and 0.769 in validation, balanced
 accuracy 0.386 and 0.460. Validation is ahead of training because the first 30% of the table contain larger shares of

@@ -2,7 +2,7 @@
 
     python train.py --config=configs/article/l1.py --config.data.dir=DIR
 
-The article names L1 next to L2 and shows no code for it. The factor is the one of its L2.
+The article names L1 next to L2 and shows no code for it. The factor is that of its L2.
 
 Expected after 7 epochs at alpha 0.25 and 128 x 128: accuracy 0.699 in training and 0.617 in validation, balanced
 accuracy 0.219 and 0.151. The penalty outweighs the cross-entropy. Validation fluctuates, and its balanced accuracy

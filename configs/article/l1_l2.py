@@ -2,7 +2,7 @@
 
     python train.py --config=configs/article/l1_l2.py --config.data.dir=DIR
 
-The article names them together and shows no code for it. The factors are the one of its L2.
+The article names them together and shows no code for it. Both factors are those of its L2.
 
 Expected after 7 epochs at alpha 0.25 and 128 x 128: accuracy 0.700 in training and 0.629 in validation, balanced
 accuracy 0.209 and 0.153. The penalty outweighs the cross-entropy, and the balanced accuracy of validation stays near

@@ -169,8 +169,8 @@ class MobileNet(nn.Module):
         conv_head: whether a 1x1 convolution with as many channels follows the blocks, as in timm's
             `mobilenetv1_100h`. It belongs to the features, and to no block: `frozen_blocks` does not freeze it.
         folded: whether biases take the place of batch normalization, for inference; see `folding.fold_batch_norm`.
-        dtype: the type of the computation: float32; bfloat16, with parameters, statistics and logits still float32; or
-            float64, to separate rounding from errors.
+        dtype: the type of the computation: float32; bfloat16, with parameters and statistics still float32 and logits
+            that are converted to float32; or float64, to separate rounding from errors.
     """
 
     alpha: float = 1.0

@@ -5,6 +5,7 @@ a key are those of the module that implements them.
 """
 
 import difflib
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -96,7 +97,7 @@ def _one_of(*values: str) -> _Rule:
 
 _TEXT = _Rule((str,), lambda _: True, "a string")
 _OPTIONAL_TEXT = _Rule((str, type(None)), lambda _: True, "a string or None")
-_OPTIONAL_NUMBER = _Rule((int, float, type(None)), lambda _: True, "a number or None")
+_OPTIONAL_NUMBER = _Rule((int, float, type(None)), lambda x: x is None or math.isfinite(x), "a finite number or None")
 _SWITCH = _Rule((bool,), lambda _: True, "True or False")
 _FRACTION = _number(0, 1, exclude_high=True)  # [0, 1)
 _NUM_CLASSES = _Rule((int,), lambda x: x == 0 or x >= 2, "an integer of at least 2, or 0")

@@ -106,6 +106,9 @@ class History:
         return cls(values["data"], values["classes"], scaling, values["epochs"], results, list(partial["objective"]))
 
 
+_IGNORED = -1e29  # less than any score of an epoch that counts
+
+
 def find_early_stop(records: Sequence[Record], settings: ConfigDict) -> int | None:
     """Returns the epoch after which early stopping ends the run, None if it does not.
 
@@ -126,10 +129,13 @@ def compute_score(record: Record, settings: ConfigDict) -> float:
         record: the record of the epoch.
         settings: the configuration section `early_stopping`. The score is its monitor, negated if lower is better, or
             the validation balanced accuracy if early stopping is disabled. Without validation examples, it is the
-            number of the epoch, so that the last one is the best.
+            number of the epoch, so that the last one is the best. The epochs that early stopping ignores have the
+            lowest score.
     """
     if not settings.enabled:
         return record[_DEFAULT_MONITOR if _DEFAULT_MONITOR in record else "epoch"]
+    if record["epoch"] <= settings.start_from_epoch:
+        return _IGNORED
     value = record[settings.monitor]
     return -value if is_lower_better(settings.monitor, settings.mode) else value
 

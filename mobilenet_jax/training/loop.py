@@ -66,7 +66,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, profile: bool
 
     Raises:
         ConfigError, DataError, EvaluationError, WeightsError, WorkdirError: the inputs are invalid; raised before the
-            first step.
+            first step, unless the images or the disk change during the run.
         TrainingError: the loss became infinite or NaN.
         Interrupted: the run was asked to stop and has saved its state.
     """
@@ -162,9 +162,11 @@ def resume(
             f"the images or their labels are not those that {workdir} was trained on: choose another --workdir"
         )
     epochs = config.train.epochs
-    if history.epoch > epochs:
+    if history.epoch + bool(history.steps_done) > epochs:
+        partial = " and a part of another" if history.steps_done else ""
         raise WorkdirError(
-            f"{workdir} holds {history.epoch} epochs, more than config.train.epochs={epochs}: choose another --workdir"
+            f"{workdir} holds {history.epoch} epochs{partial}, more than config.train.epochs={epochs}: choose another "
+            "--workdir"
         )
     if is_finished(history, config):
         stopped_early = find_early_stop(history.records, config.early_stopping) is not None

@@ -134,8 +134,8 @@ def compute_plateau_scale(settings: ConfigDict, val_losses: Sequence[float | Non
     """Computes the multiplier of the learning rate for the epoch that follows `val_losses`.
 
     The multiplier is 1 unless the schedule is `"plateau"`. Then it is multiplied by `plateau_factor` each time the
-    validation loss has not decreased for `plateau_patience` epochs, as by Keras's `ReduceLROnPlateau`. It is a
-    function of the whole history, so there is no state to save.
+    validation loss has not decreased by at least 1e-4 for `plateau_patience` epochs, as by Keras's `ReduceLROnPlateau`.
+    It is a function of the whole history, so there is no state to save.
 
     Args:
         settings: the section `config.optimizer`.

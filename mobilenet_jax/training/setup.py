@@ -55,7 +55,7 @@ def warn_of_contradictions(config: ConfigDict) -> None:
     }
     active = [name for name, is_active in corrections.items() if is_active]
     if len(active) > 1:
-        _logger.warning("%s: rare classes are corrected for twice; use one", " and ".join(active))
+        _logger.warning("%s: rare classes are corrected for more than once; use one", " and ".join(active))
     for key, effect in (
         ("optimizer.warmup_epochs", "the learning rate stays below optimizer.learning_rate"),
         ("loss.weights_from_epoch", "the class weights have no effect"),

@@ -19,6 +19,24 @@ def test_addresses_of_hosts_are_passed_to_jax(address, monkeypatch):
     assert calls == [(address, 2, 1)]
 
 
+@pytest.mark.parametrize("name", ["SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"])
+def test_the_only_process_of_a_job_does_not_connect(name, monkeypatch):
+    monkeypatch.setenv(name, "1")
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *args, **options: pytest.fail("connected"))
+    connect_processes(None, None, None)
+
+
+def test_processes_that_open_mpi_5_starts_need_addresses(monkeypatch):
+    def fail(*args, **options):
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", fail)
+    connect_processes(None, None, None)
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="Open MPI 5 does not tell its processes where process 0 is"):
+        connect_processes(None, None, None)
+
+
 def test_a_failed_connection_is_an_error_of_one_line(monkeypatch):
     def fail(*args, **options):
         raise jax.errors.JaxRuntimeError("UNKNOWN: Failed to start RPC server\nmore")

@@ -56,11 +56,13 @@ def test_the_best_record_is_that_of_the_monitor_and_the_latest_of_equals():
     assert find_best(records[:2], disabled)["epoch"] == 1
     assert find_best(records, _make_settings(monitor="val_loss"))["epoch"] == 3
     assert find_best(records, _make_settings(monitor="val_loss", mode="max"))["epoch"] == 1
+    assert find_best(records, _make_settings(monitor="val_loss", mode="max", start_from_epoch=1))["epoch"] == 3
+    assert find_best(records[:2], _make_settings(monitor="val_loss", start_from_epoch=5))["epoch"] == 2
 
 
 @pytest.mark.parametrize(("mode", "sign"), [("auto", -1), ("min", -1), ("max", 1)])
 def test_scores_are_higher_for_better_epochs(mode, sign):
-    assert compute_score({"val_loss": 0.25}, _make_settings(monitor="val_loss", mode=mode)) == sign * 0.25
+    assert compute_score({"epoch": 1, "val_loss": 0.25}, _make_settings(monitor="val_loss", mode=mode)) == sign * 0.25
 
 
 def test_early_stopping_is_off_unless_enabled():
