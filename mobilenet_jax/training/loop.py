@@ -162,11 +162,10 @@ def resume(
             f"the images or their labels are not those that {workdir} was trained on: choose another --workdir"
         )
     epochs = config.train.epochs
-    if history.epoch + bool(history.steps_done) > epochs:
-        partial = " and a part of another" if history.steps_done else ""
+    reached = history.epoch + bool(history.steps_done)
+    if reached > epochs:
         raise WorkdirError(
-            f"{workdir} holds {history.epoch} epochs{partial}, more than config.train.epochs={epochs}: choose another "
-            "--workdir"
+            f"{workdir} has reached epoch {reached}, more than config.train.epochs={epochs}: choose another --workdir"
         )
     if is_finished(history, config):
         stopped_early = find_early_stop(history.records, config.early_stopping) is not None

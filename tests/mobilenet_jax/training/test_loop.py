@@ -152,7 +152,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_recognizes_its_folder
 
 
 def test_fewer_epochs_than_finished_are_refused(data, workdir):
-    with pytest.raises(WorkdirError, match=r"holds 2 epochs, more than config\.train\.epochs=1"):
+    with pytest.raises(WorkdirError, match=r"has reached epoch 2, more than config\.train\.epochs=1"):
         train_and_evaluate(make_config(data, train__epochs=1), workdir)
     assert json.loads((workdir / "config.json").read_text())["train"]["epochs"] == 2
 
@@ -332,6 +332,14 @@ def test_metrics_of_an_interrupted_epoch_are_those_of_the_whole_epoch(data, fini
                 interruptions += 1
     assert interruptions == 2
     assert read_records(tmp_path / "run") == read_records(finished)
+
+
+def test_a_run_that_was_stopped_in_an_epoch_is_not_finished_before_it(data, tmp_path, monkeypatch):
+    request_stop(monkeypatch, 5)
+    with pytest.raises(Interrupted):
+        train_and_evaluate(make_config(data), tmp_path / "run")
+    with pytest.raises(WorkdirError, match=r"has reached epoch 2, more than config\.train\.epochs=1"):
+        train_and_evaluate(make_config(data, train__epochs=1), tmp_path / "run")
 
 
 @pytest.mark.parametrize(("step", "epochs_recorded"), [(3, 1), (6, 2)])
