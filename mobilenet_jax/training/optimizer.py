@@ -48,7 +48,7 @@ def make_schedule(settings: ConfigDict, *, epochs: int, steps_per_epoch: int) ->
 def make_optimizer(settings: ConfigDict, schedule: optax.Schedule, model: MobileNet) -> optax.GradientTransformation:
     """Builds the optimizer.
 
-    All optimizers have Keras's defaults. `"sgd"` with momentum and `"adadelta"` equal Keras's as long as the learning
+    All optimizers have Keras's decay rates and epsilon. `"sgd"` with momentum and `"adadelta"` equal Keras's as long as the learning
     rate is constant; `"adam"` and `"adamw"` (Loshchilov and Hutter 2019, arXiv:1711.05101) differ from Keras's only in
     the place of the epsilon.
 
