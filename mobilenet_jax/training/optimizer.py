@@ -48,9 +48,9 @@ def make_schedule(settings: ConfigDict, *, epochs: int, steps_per_epoch: int) ->
 def make_optimizer(settings: ConfigDict, schedule: optax.Schedule, model: MobileNet) -> optax.GradientTransformation:
     """Builds the optimizer.
 
-    All optimizers have Keras's decay rates and epsilon. `"sgd"` with momentum and `"adadelta"` equal Keras's as long as the learning
-    rate is constant; `"adam"` and `"adamw"` (Loshchilov and Hutter 2019, arXiv:1711.05101) differ from Keras's only in
-    the place of the epsilon.
+    All optimizers have Keras's decay rates and epsilon. `"sgd"` with momentum and `"adadelta"` equal Keras's as long as
+    the learning rate is constant; `"adam"` and `"adamw"` (Loshchilov and Hutter 2019, arXiv:1711.05101) differ from
+    Keras's only in the place of the epsilon.
 
     Gradients are first clipped by their global norm. Weight decay applies to kernels only, not to biases or batch
     normalization: it is added to the gradients, but `"adamw"` subtracts it from the parameters, times the learning
