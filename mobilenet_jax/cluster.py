@@ -43,7 +43,7 @@ def connect_processes(coordinator: str | None, num_processes: int | None, proces
     given = [x is not None for x in (coordinator, num_processes, process_id)]
     if any(given) and not all(given):
         raise ConfigError("--coordinator, --num_processes and --process_id must be given together, or none of them")
-    if not any(given) and any(os.environ.get(name) == "1" for name in _NUMBERS_OF_PROCESSES):
+    if not any(given) and {os.environ.get(name) for name in _NUMBERS_OF_PROCESSES} - {None} == {"1"}:
         return  # connecting would take a port that other runs of the same job use
     try:
         jax.distributed.initialize(coordinator, num_processes, process_id, heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT)

@@ -26,6 +26,16 @@ def test_the_only_process_of_a_job_does_not_connect(name, monkeypatch):
     connect_processes(None, None, None)
 
 
+def test_several_processes_in_a_job_of_one_task_connect(monkeypatch):
+    """Runs `mpirun` in a job of Slurm."""
+    calls = []
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *args, **options: calls.append(args))
+    connect_processes(None, None, None)
+    assert calls == [(None, None, None)]
+
+
 def test_processes_that_open_mpi_5_starts_need_addresses(monkeypatch):
     def fail(*args, **options):
         raise ValueError("coordinator_address should be defined.")
