@@ -177,9 +177,9 @@ def _list_identical(examples: Examples, inspections: Sequence[_Inspection]) -> l
         if len(group) > 1:
             more = f" and {len(group) - _MAX_NAMES} more" if len(group) > _MAX_NAMES else ""
             images = ", ".join(names[i] for i in group[:_MAX_NAMES]) + more
-            lesions = f"{len({examples.lesions[i] for i in group})} lesions" if known else "lesions unknown"
-            labels = len({examples.labels[i] for i in group})
-            lines.append(f"identical images: {images} ({lesions}, {labels} classes)")
+            lesions = f"lesions: {len({examples.lesions[i] for i in group})}" if known else "lesions unknown"
+            classes = len({examples.labels[i] for i in group})
+            lines.append(f"identical images: {images} ({lesions}, classes: {classes})")
     return lines
 
 

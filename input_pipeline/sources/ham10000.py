@@ -59,12 +59,11 @@ def read_ham10000(folder: str | Path, faults: Faults | None = None) -> Examples:
 def _find_images(folder: Path) -> dict[str, Path]:
     """Returns name -> file, after a check that all parts of the layout exist."""
     if not folder.is_dir():
-        raise DataError(f"no such data folder: {folder} (--config.data.dir names the one that holds {_TABLE})")
+        raise DataError(f"no such data folder: {folder} (expected the one that holds {_TABLE})")
     for name in (_TABLE, *_PARTS):
         if not (folder / name).exists():
             raise DataError(
-                f"{folder / name} is missing: config.data.dir names the folder that holds it; download it from "
-                f"{_DOWNLOADS}"
+                f"{folder / name} is missing: the data folder is the one that holds it; download it from {_DOWNLOADS}"
             )
     paths = (path for part in _PARTS for path in sorted((folder / part).iterdir()))
     return {path.stem: path for path in paths if path.suffix.lower() == ".jpg" and not is_clutter(path.name)}

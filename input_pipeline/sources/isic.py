@@ -89,11 +89,11 @@ def _find_part(folder: Path, part: Part) -> tuple[Path, Path]:
     images = folder / INPUT.format(part)
     truth = folder / GROUND_TRUTH.format(part) / f"{GROUND_TRUTH.format(part)}.csv"
     if not folder.is_dir():
-        raise DataError(f"no such data folder: {folder} (--config.data.dir names the one that holds {images.name})")
+        raise DataError(f"no such data folder: {folder} (expected the one that holds {images.name})")
     for path in (images, truth):
         if not path.exists():
             raise DataError(
-                f"{path} is missing: config.data.dir names the folder that holds it; download it from {_DOWNLOADS}"
+                f"{path} is missing: the data folder is the one that holds it; download it from {_DOWNLOADS}"
             )
     return images, truth
 

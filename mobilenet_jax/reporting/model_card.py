@@ -84,7 +84,6 @@ def _render_card(run: TrainedRun, results: dict[str, Any]) -> str:
     environment.filters["quote_yaml"] = quote_yaml
     source = files(__package__) / "templates" / "model_card.md.j2"
     (training_data, data_license), metadata = run.describe_training_data(), run.weights.metadata
-    initial = run.config["init"]["weights"]
     return environment.from_string(source.read_text(encoding="utf-8")).render(
         run=run,
         image_size=metadata.image_size,
@@ -106,8 +105,14 @@ def _render_card(run: TrainedRun, results: dict[str, Any]) -> str:
         evaluation_data_is_isic=SOURCES[results["source"]].is_isic,
         training_data=training_data,
         data_license=data_license,
-        initial_weights=strip_folder(initial) if names_weights(initial) else "random weights",
+        initial_weights=_describe_initial_weights(run.config["init"]["weights"]),
     )
+
+
+def _describe_initial_weights(weights: str | None) -> str:
+    if weights is None or not names_weights(weights):
+        return "random weights"
+    return "the ImageNet weights of Keras" if weights == "imagenet" else strip_folder(weights)
 
 
 def escape_markdown(text: str) -> str:

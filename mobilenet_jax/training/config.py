@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, get_args
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
+from ml_collections.config_dict import RequiredValueError
 
 from input_pipeline.augment import FillMode
 from input_pipeline.batches import AugmentOn, Sampling
@@ -226,7 +227,10 @@ def check_config(config: ConfigDict) -> None:
         ConfigError: a key is unknown or missing, or its value has the wrong type or is out of range. The message names
             the first such key, its value, and the valid ones.
     """
-    values = _flatten(config.to_dict())
+    try:
+        values = _flatten(config.to_dict())
+    except RequiredValueError as error:
+        raise ConfigError("a required placeholder has no value: set it with --config.SECTION.KEY=VALUE") from error
     check_keys(values)
     for key, rule in _RULES.items():
         if key not in values:

@@ -38,6 +38,7 @@ CHECKSUMS = "checksums"  # item of a checkpoint: CRC-32 by `ITEM/NAME`, for arra
 _MAX_FILES = 10_000  # in a folder; Orbax writes about twenty
 _MAX_JSON = 64 << 20  # bytes; the history of a run has 400 per epoch
 _MIN_CHUNK_LIMIT = 1 << 18  # values; small arrays may be cut into chunks larger than themselves
+_COMPRESSORS = (None, "zstd")  # Orbax uses zstd; others, such as blosc, expand a chunk before its size is known
 _NO_CHECKSUM = -1  # of an array that the checksums do not list
 _write_lock = threading.Lock()  # Orbax cannot write two folders at once
 
@@ -289,6 +290,9 @@ def _read_array(name: str, array: ts.TensorStore, checksum: int | None) -> np.nd
     chunk: Any = array.chunk_layout.read_chunk.shape  # reading a part of a chunk takes the memory of all of it
     if math.prod(chunk or ()) > max(2 * math.prod(array.shape), _MIN_CHUNK_LIMIT):  # None for a scalar
         raise WeightsError(f"tensor {name} of shape {array.shape} is cut into chunks of {chunk}")
+    compressor = (array.spec().to_json()["metadata"]["compressor"] or {}).get("id")
+    if compressor not in _COMPRESSORS:
+        raise WeightsError(f"tensor {name} is compressed by {compressor}, but Orbax folders use zstd")
     values = np.array(array.read().result())
     if checksum is not None and checksum != _compute_checksum(values):
         raise WeightsError(f"tensor {name} has changed since it was written")

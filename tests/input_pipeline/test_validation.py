@@ -173,7 +173,7 @@ def test_identical_images_of_unknown_lesions_are_not_counted_as_lesions(tiny_isi
     (tiny_isic / GROUPINGS).unlink()
     shutil.copy(tiny_isic / IMAGES / "ISIC_0000000.jpg", tiny_isic / IMAGES / "ISIC_0000041.jpg")
     validate_images(read_isic(tiny_isic))
-    assert caplog.messages[-1] == ("identical images: ISIC_0000000.jpg, ISIC_0000041.jpg (lesions unknown, 2 classes)")
+    assert caplog.messages[-1] == ("identical images: ISIC_0000000.jpg, ISIC_0000041.jpg (lesions unknown, classes: 2)")
 
 
 def test_many_identical_images_are_named_in_a_short_line(tiny_isic, caplog):
@@ -202,7 +202,7 @@ def test_suspicious_images_are_logged_as_warnings(tiny_isic, tmp_path, caplog):
     assert re.fullmatch(r".*ISIC_0000007.jpg \(.*csv:9\) is marked as rotated \(EXIF\).*", rotated)
     assert re.fullmatch(r".*ISIC_0000008.jpg \(.*csv:10\) is a link to .*elsewhere.jpg, outside.*", linked)
     assert identical == (
-        "identical images: ISIC_0000000.jpg, ISIC_0000002.jpg, ISIC_0000041.jpg (3 lesions, 2 classes)"
+        "identical images: ISIC_0000000.jpg, ISIC_0000002.jpg, ISIC_0000041.jpg (lesions: 3, classes: 2)"
     )
     validate_images(examples.take(np.array([*np.flatnonzero(examples.labels != 3), 18])))
     assert "class AKIEC has 1 examples, too few to measure" in caplog.messages

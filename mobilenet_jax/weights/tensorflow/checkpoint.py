@@ -41,9 +41,10 @@ def open_checkpoint(prefix: Path) -> Iterator[WeightsFile]:
     Raises:
         WeightsError: it is damaged, or its data are not in a single file.
     """
-    data = prefix.with_name(prefix.name + _DATA_SUFFIX)
-    if not data.is_file():
-        raise WeightsError(f"a TensorFlow checkpoint without {data.name} beside it")
+    index, data = (prefix.with_name(prefix.name + suffix) for suffix in (INDEX_SUFFIX, _DATA_SUFFIX))
+    for part in (index, data):
+        if not part.is_file():
+            raise WeightsError(f"{part.name} of the TensorFlow checkpoint is missing")
     names = {theirs: ours for ours, theirs in map_to_slim().items()}
     with open_in_worker(_WORKER, prefix) as file:
         tensors = {}

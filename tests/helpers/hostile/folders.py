@@ -65,9 +65,18 @@ def a_folder_with_a_file_cut_short(path):
 
 @_add_orbax("is cut into chunks of (250000000,)")
 def a_folder_with_a_chunk_of_a_gigabyte(path):
+    _write_scales(path, chunk=250_000_000, compressor="zstd")
+
+
+@_add_orbax("is compressed by blosc, but Orbax folders use zstd")
+def a_folder_compressed_by_blosc(path):
+    _write_scales(path, chunk=8, compressor="blosc")
+
+
+def _write_scales(path, chunk, compressor):
     store = {"driver": "ocdbt", "base": (path / "variables").as_uri()}
     spec = {"driver": "zarr", "kvstore": {**store, "path": "params.conv1_bn.scale/"}}
-    metadata = {"shape": [8], "chunks": [250_000_000], "dtype": "<f4", "compressor": {"id": "zstd"}}
+    metadata = {"shape": [8], "chunks": [chunk], "dtype": "<f4", "compressor": {"id": compressor}}
     array = ts.open({**spec, "metadata": metadata}, create=True, delete_existing=True).result()
     array.write(np.ones(8, np.float32)).result()
 

@@ -45,7 +45,7 @@ def a_damaged_index(path):
     path.write_bytes(content)
 
 
-@CASES.add("a TensorFlow checkpoint without", ".ckpt.index")
+@CASES.add(".data-00000-of-00001 of the TensorFlow checkpoint is missing", ".ckpt.index")
 def an_index_without_data(path):
     path.write_bytes(bytes(100))
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from ml_collections import ConfigDict
+from ml_collections.config_dict import required_placeholder
 
 from configs.mobilenet import get_config
 from mobilenet_jax.errors import ConfigError
@@ -106,6 +107,13 @@ def test_unknown_and_missing_keys_are_named():
     del config.train.epoch
     del config.model.alpha
     with pytest.raises(ConfigError, match=r"config\.model\.alpha is missing"):
+        check_config(config)
+
+
+def test_a_required_placeholder_without_a_value_is_refused():
+    config = get_config()
+    config.train.epochs = required_placeholder(int)
+    with pytest.raises(ConfigError, match="a required placeholder has no value"):
         check_config(config)
 
 
