@@ -180,7 +180,7 @@ def test_many_identical_images_are_named_in_a_short_line(tiny_isic, caplog):
     for i in range(1, 8):
         shutil.copy(tiny_isic / IMAGES / "ISIC_0000000.jpg", tiny_isic / IMAGES / f"ISIC_{i:07d}.jpg")
     validate_images(read_isic(tiny_isic))
-    assert caplog.messages[-1].endswith("ISIC_0000004.jpg and 3 more (4 lesions, 2 classes)")
+    assert caplog.messages[-1].endswith("ISIC_0000004.jpg and 3 more (lesions: 4, classes: 2)")
 
 
 def test_suspicious_images_are_logged_as_warnings(tiny_isic, tmp_path, caplog):
