@@ -30,7 +30,7 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Prints the table and draws the curves."""
+    """Prints the table and draws the curves, if there are any."""
     from mobilenet_jax.errors import EvaluationError
     from mobilenet_jax.evaluation.compare import compare, write_comparison
 
@@ -39,5 +39,5 @@ def run(args: argparse.Namespace) -> None:
     comparison = compare(args.workdirs, args.evaluation, args.resamples)
     print(f"{comparison.images} images in common\n\n{comparison.format_table()}")
     out = args.out or args.workdirs[0].parent / "compare.png"
-    write_comparison(args.workdirs, out)
-    print(f"\n{out}")
+    if write_comparison(args.workdirs, out):
+        print(f"\n{out}")

@@ -16,8 +16,8 @@ _RESTARTED = "MOBILENET_JAX_RESTARTED"  # set in the new process; the dynamic li
 def configure_malloc() -> None:
     """Restarts the process with settings of glibc's `malloc`: huge pages, which the process keeps when it frees them.
 
-    A training step allocates and frees hundreds of megabytes. By default, `malloc` requests them from the kernel and
-    returns them in every step, in pages of 4 KB. A step with huge pages that are kept is faster on a CPU
+    A training step allocates and frees hundreds of megabytes to gigabytes. By default, `malloc` requests them from the
+    kernel and returns them in every step, in pages of 4 KB. A step with huge pages that are kept is faster on a CPU
     (`docs/performance.md`). The settings are read only when a process starts. The new process has no handler of
     SIGTERM yet, so the signal waits.
     """

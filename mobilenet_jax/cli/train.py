@@ -30,7 +30,9 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
     add_config_option(parser)
     parser.add_argument("--workdir", help="output folder (default: runs/NAME-OF-CONFIG)")
     parser.add_argument("--profile", action="store_true", help="write a trace of ten steps to WORKDIR/profile")
-    cluster = parser.add_argument_group("clusters", "not needed where Slurm, Open MPI or a TPU pod provides them")
+    cluster = parser.add_argument_group(
+        "clusters", "not needed under Slurm and Open MPI 4, on a TPU pod, or with GKE's TPUs"
+    )
     cluster.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
     cluster.add_argument("--num_processes", type=int, metavar="N", help="number of processes")
     cluster.add_argument("--process_id", type=int, metavar="I", help="index of this process, from 0")

@@ -78,8 +78,11 @@ def compare(workdirs: Sequence[Path], evaluation: str, resamples: int = 1000) ->
     return Comparison(_name_runs(workdirs), len(baseline), len(baseline.class_names), metrics, differences)
 
 
-def write_comparison(workdirs: Sequence[Path], out: Path) -> None:
-    """Writes the learning curves of several runs as a PNG file.
+def write_comparison(workdirs: Sequence[Path], out: Path) -> bool:
+    """Writes the learning curves of several runs as a PNG file, unless none has any: cross-validations do not.
+
+    Returns:
+        Whether there are curves.
 
     Raises:
         EvaluationError: the metrics of a run's epochs are damaged.
@@ -87,8 +90,11 @@ def write_comparison(workdirs: Sequence[Path], out: Path) -> None:
     """
     workdir_of = dict(zip(_name_runs(workdirs), workdirs, strict=True))
     records = {name: read_records(workdir) for name, workdir in workdir_of.items()}
+    if not any(records.values()):
+        return False
     best_epochs = {name: find_best_epoch(workdir, records[name]) for name, workdir in workdir_of.items()}
     write_atomically(out, encode_png(draw_comparison(records, best_epochs)))
+    return True
 
 
 def _read_common_images(workdirs: Sequence[Path], evaluation: str) -> list[Predictions]:

@@ -110,7 +110,7 @@ class Workdir:
 
         Args:
             records: the records of all epochs.
-            is_last: whether the run is finished. Before, `curves.png` is drawn every ten seconds.
+            is_last: whether the run is finished. Before, `curves.png` is redrawn at most every ten seconds.
         """
         if self._writes:
             self._write("metrics.jsonl", "".join(json.dumps(record) + "\n" for record in records))

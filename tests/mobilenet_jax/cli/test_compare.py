@@ -30,6 +30,16 @@ def test_compare_prints_the_difference_of_two_runs_and_draws_their_curves(run, e
         assert picture.width > 1000
 
 
+def test_no_curves_are_drawn_of_cross_validations(run, evaluated, tmp_path):
+    workdirs = [shutil.copytree(evaluated, tmp_path / name) for name in ("a", "b")]
+    for workdir in workdirs:
+        (workdir / "metrics.jsonl").unlink()
+    status, out, _ = run("compare", *workdirs, "--resamples=10")
+    assert status == 0
+    assert out.rstrip().endswith("|")
+    assert not (tmp_path / "compare.png").exists()
+
+
 def test_compare_requires_two_evaluated_runs(run, workdir):
     assert "at least two workdirs" in run("compare", workdir)[2]
     status, _, err = run("compare", workdir, workdir)
