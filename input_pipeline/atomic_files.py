@@ -1,8 +1,9 @@
 """Writes files and folders completely or not at all, and checks that the disk has room for them.
 
 Everything is written under a temporary name in the destination's folder and renamed when it is complete. A process that
-is killed leaves at most the temporary name, never a partial file under the final one. Every module that writes a file
-uses this one; it is in this package because `input_pipeline` imports nothing of `mobilenet_jax`.
+is killed leaves at most the temporary name, never a partial file under the final one. Modules that write files use this
+one, except `write_folders`, whose copies resume, and libraries that write their own. It is in this package because
+`input_pipeline` imports nothing of `mobilenet_jax`.
 """
 
 import contextlib
@@ -32,15 +33,17 @@ def replace_atomically(path: Path) -> Iterator[Path]:
     If the block raises, the temporary path is removed and `path` keeps what it held.
 
     Args:
-        path: the destination; an existing file or folder is replaced. A symbolic link is followed.
+        path: the destination; an existing file is replaced by a file, and a folder by a folder. A symbolic link is
+            followed.
 
     Raises:
-        OSError: the folder of `path` does not exist or cannot be written, or `path` is a device or a pipe.
+        OSError: the folder of `path` does not exist or cannot be written, `path` is a device or a pipe, or one of
+            what exists and what was written is a file and the other a folder.
     """
     with _Replacement.open(path) as replacement:
         yield replacement.unfinished
         try:
-            if replacement.path.is_dir():  # a folder cannot be replaced in a single step
+            if replacement.path.is_dir() and replacement.unfinished.is_dir():  # not replaced in a single step
                 replacement.set_aside()
             replacement.finish()
         except BaseException:  # KeyboardInterrupt, too

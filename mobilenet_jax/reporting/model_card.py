@@ -18,7 +18,7 @@ from mobilenet_jax.evaluation.trained_run import ISIC_NAME, TrainedRun
 from mobilenet_jax.reporting.limits import list_limits, name_object
 from mobilenet_jax.reporting.published_config import strip_folders
 from mobilenet_jax.weights.hub import strip_folder
-from mobilenet_jax.weights.load import names_weights
+from mobilenet_jax.weights.load import is_workdir, names_weights
 from mobilenet_jax.weights.metadata import format_input_scaling
 from mobilenet_jax.weights.save import write_weights
 
@@ -35,9 +35,12 @@ def write_model_card(run: TrainedRun, evaluation: str, out: Path) -> None:
         out: created if it does not exist.
 
     Raises:
-        EvaluationError: the evaluation is missing, or is of another checkpoint, of several views, or corrected.
+        EvaluationError: the evaluation is missing, or is of another checkpoint, of several views, or corrected; or
+            `out` is a workdir.
         OSError, WeightsError: a file cannot be written.
     """
+    if is_workdir(out):
+        raise EvaluationError(f"{out} is a workdir, whose config.json would be replaced: choose another --out")
     folder = run.workdir / "evaluation" / evaluation
     results = _read_metrics_json(run, folder)
     try:

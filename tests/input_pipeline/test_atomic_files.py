@@ -36,6 +36,18 @@ def test_files_and_folders_of_any_name_are_replaced(tmp_path, name):
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted((name, f"f{name[1:]}"))
 
 
+def test_a_file_replaces_no_folder_and_a_folder_no_file(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "kept").touch()
+    (tmp_path / "file").touch()
+    with pytest.raises(IsADirectoryError, match="folder"):
+        write_atomically(tmp_path / "folder", "text")
+    with pytest.raises(NotADirectoryError, match="file"), replace_atomically(tmp_path / "file") as unfinished:
+        unfinished.mkdir()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+    assert (tmp_path / "folder" / "kept").exists()
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
 def test_a_device_or_pipe_is_not_replaced_by_a_file(tmp_path):
     os.mkfifo(tmp_path / "pipe")

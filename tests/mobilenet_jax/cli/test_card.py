@@ -23,6 +23,14 @@ KEYS = Preprocessing._fields
 METRICS = "evaluation/validation/metrics.json"
 
 
+def test_card_leaves_a_workdir_as_it_is(run, evaluated):
+    before = (evaluated / "config.json").read_bytes()
+    status, _, err = run("card", evaluated, "--out", evaluated)
+    assert status == 1
+    assert "is a workdir, whose config.json would be replaced" in err
+    assert (evaluated / "config.json").read_bytes() == before
+
+
 def test_card_writes_the_files_of_a_hub_with_the_metrics_of_the_evaluation(run, evaluated):
     assert run("card", evaluated)[:2] == (0, f"{evaluated / 'card'}\n")
     _, header, text = (evaluated / "card" / "README.md").read_text().split("---\n", 2)
