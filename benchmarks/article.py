@@ -141,8 +141,10 @@ def _print_table(
                  for r, k in ((theirs, "val"), (theirs, "plain"), (mine, "val"))]  # fmt: skip
         print(f"| {theirs['epoch']} | {' | '.join(cells)} | {pair[0]:.1f} | {pair[1]:.1f} |")
     # The first epoch includes the start of this project's process, and the compilation of both implementations.
-    medians = [statistics.median(column) for column in zip(*seconds[1:], strict=True)]
-    ratio = statistics.median(theirs / mine for theirs, mine in seconds[1:])
+    if not (later := seconds[1:]):
+        return
+    medians = [statistics.median(column) for column in zip(*later, strict=True)]
+    ratio = statistics.median(theirs / mine for theirs, mine in later)
     print(f"\nMedian epoch after the first: Keras {medians[0]:.1f} s, here {medians[1]:.1f} s; "
           f"median ratio of the pairs {ratio:.2f}.\n")  # fmt: skip
 

@@ -37,7 +37,7 @@ def main() -> None:
     packages = ("jax", "litert-converter", "litert-quantizer", "ai-edge-litert", "tensorflow-cpu", "keras")
     versions = " ".join(f"{name} {version(name)}" for name in packages)
     print(f"{versions}, Python {platform.python_version()}, {os.cpu_count()} CPU cores\n")
-    print(f"{_IMAGES} validation images. Agreement and differences are compared with the JAX model; time is the median "
+    print("Agreement and differences are compared with the JAX model; time is the median "
           f"of {_ROUNDS} rounds in milliseconds per image, on one thread.\n")  # fmt: skip
     for workdir in sys.argv[1:]:
         _compare(Path(workdir))
@@ -52,7 +52,8 @@ def _compare(workdir: Path) -> None:
     expected = network.compute_reference(pixels)
     accuracy = balanced_accuracy_score(labels, expected.argmax(1))
     size = network.image_size[0]
-    print(f"## alpha {run.weights.architecture.alpha}, {size} x {size}, balanced accuracy {accuracy:.3f}\n")
+    print(f"## alpha {run.weights.architecture.alpha}, {size} x {size}, {len(chosen)} validation images, "
+          f"balanced accuracy {accuracy:.3f}\n")  # fmt: skip
     print("| file | MB | operations | largest difference | mean | same top class | balanced accuracy, ratio | ms |")
     print("|" + "---|" * 8)
     with tempfile.TemporaryDirectory() as folder:

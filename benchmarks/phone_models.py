@@ -70,20 +70,24 @@ def _measure(workdirs: list[Path], data: str | None) -> list[_PhoneModel]:
         models = [
             _PhoneModel(
                 networks[name].architecture.alpha, sizes[name][0], file.stat().st_size / 1e6, times[name],
-                compute_balanced_accuracy(predictions[name][0]), *_compute_accuracy(predictions[name][1]),
+                _compute_accuracy(predictions[name][0]), *_compute_interval(predictions[name][1]),
             )
             for name, file in files.items()
         ]  # fmt: skip
     return sorted(models)
 
 
-def _compute_accuracy(predictions: Predictions) -> tuple[float, tuple[float, float]]:
+def _compute_accuracy(predictions: Predictions) -> float:
+    return compute_balanced_accuracy(predictions.labels, predictions.predicted)
+
+
+def _compute_interval(predictions: Predictions) -> tuple[float, tuple[float, float]]:
     """Returns the balanced accuracy and its interval."""
     statistic = "balanced_accuracy"
     intervals = compute_intervals(
-        predictions.lesions, lambda rows: {statistic: compute_balanced_accuracy(predictions.take(rows))}, 200
+        predictions.lesions, lambda rows: {statistic: _compute_accuracy(predictions.take(rows))}, 200
     )
-    return compute_balanced_accuracy(predictions), intervals[statistic]
+    return _compute_accuracy(predictions), intervals[statistic]
 
 
 def _format_table(models: list[_PhoneModel]) -> str:

@@ -26,8 +26,8 @@ from tqdm import tqdm
 from input_pipeline.atomic_files import get_free_bytes, replace_atomically, write_atomically
 from input_pipeline.errors import DataError
 from input_pipeline.image_files import hash_files
-from input_pipeline.memory import measure_free_memory
 from input_pipeline.preprocessing import STRETCH, Preprocessing
+from input_pipeline.resources import measure_free_memory
 from input_pipeline.user_cache import create_cache_folder
 
 CacheKind = Literal["none", "memory", "disk"]

@@ -75,6 +75,8 @@ def read_record(address: str) -> bytes:
 @functools.cache
 def open_records(path: str) -> Sequence[bytes]:
     """Opens a file of records; it stays open until the process ends."""
-    from array_record.python.array_record_data_source import ArrayRecordDataSource
-
+    try:
+        from array_record.python.array_record_data_source import ArrayRecordDataSource
+    except ImportError as error:
+        raise DataError(f"array_record, which reads {path}, does not support this system") from error
     return ArrayRecordDataSource([path])

@@ -1,6 +1,5 @@
 """Reads images for inference: in order, without augmentation and without TensorFlow. Unreadable images are left out."""
 
-import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,6 +11,7 @@ from input_pipeline.errors import DataError
 from input_pipeline.image_files import read_image_bytes
 from input_pipeline.image_ops import decode_image
 from input_pipeline.preprocessing import STRETCH, Preprocessing
+from input_pipeline.resources import count_cpus
 
 _BATCHES_AHEAD = 3  # batches that are read while the model is at work
 _FILES_PER_TASK = 16  # with one task per file, small files take a third longer
@@ -54,7 +54,7 @@ def read_images(
         return [_read_file(path, size, preprocessing) for path in part]
 
     pending: deque[tuple[int, list[Future[list[_Result]]]]] = deque()
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(count_cpus()) as pool:
         try:
             for start in range(0, len(paths), batch_size):
                 end = min(start + batch_size, len(paths))

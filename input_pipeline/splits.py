@@ -81,6 +81,8 @@ def check_split_name(split: str) -> None:
     is_fold = fold and int(fold[1]) <= int(fold[2]) > 1
     if not (split in ("lesion", "given", "all") or split.endswith(".csv") or is_fold or _FRACTION.fullmatch(split)):
         raise DataError(f"data.split is {split!r}, expected one of {_SPLITS}")
+    if split.endswith(".csv") and not Path(split).is_file():
+        raise DataError(f"data.split names {split}, which does not exist")
 
 
 def split_by_lesion(examples: Examples, val_fraction: float, seed: int) -> tuple[Examples, Examples]:

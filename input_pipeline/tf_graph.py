@@ -18,6 +18,7 @@ from input_pipeline.examples import Batch
 from input_pipeline.image_files import is_address, read_record
 from input_pipeline.image_ops import decode_with_pillow, preprocess
 from input_pipeline.preprocessing import STRETCH, Preprocessing
+from input_pipeline.resources import count_cpus
 
 with suppress(RuntimeError):  # TensorFlow is initialized already, by other code
     tf.config.set_visible_devices([], "GPU")  # otherwise TensorFlow allocates all the memory that JAX needs
@@ -26,8 +27,10 @@ Augment = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 _Columns = dict[str, tf.Tensor]
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_PARALLEL = os.cpu_count() or 1
-_PREFETCH = 2  # batches; a fixed number, so that memory use does not depend on tf.data's tuning
+_PARALLEL = count_cpus()
+# Batches: few, so that memory use depends neither on tf.data's tuning nor on the number of cores.
+_PARALLEL_BATCHES = min(_PARALLEL, 8)
+_PREFETCH = 2
 
 
 def decode_images(paths: np.ndarray, image_size: int, preprocessing: Preprocessing = STRETCH) -> Iterator[np.ndarray]:
@@ -91,9 +94,9 @@ def run_plan(
         dataset = dataset.unbatch().map(read_image, num_parallel_calls=_PARALLEL).batch(batch_size)
     else:
         gather = images.__getitem__
-        dataset = dataset.map(gather_images, num_parallel_calls=_PARALLEL)
+        dataset = dataset.map(gather_images, num_parallel_calls=_PARALLEL_BATCHES)
     if augment:
-        dataset = dataset.map(augment_batch, num_parallel_calls=_PARALLEL)
+        dataset = dataset.map(augment_batch, num_parallel_calls=_PARALLEL_BATCHES)
     options = tf.data.Options()
     options.autotune.enabled = False  # there is nothing left to tune, and its thread takes a second to end
     return _iterate(dataset.prefetch(_PREFETCH).with_options(options), plans.clear)

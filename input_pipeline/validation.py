@@ -22,6 +22,7 @@ from input_pipeline.errors import DataError
 from input_pipeline.examples import Examples, Faults, collect_faults
 from input_pipeline.image_files import hash_files, read_image_bytes
 from input_pipeline.image_ops import FAST_FORMATS, FORMATS, decode_with_pillow
+from input_pipeline.resources import count_cpus
 from input_pipeline.user_cache import get_cache_folder
 
 MIN_SIDE, MAX_SIDE = 8, 10_000  # pixels
@@ -103,7 +104,9 @@ class _ValidationCache:
 
     def __init__(self, examples: Examples):
         paths = [os.path.abspath(path) for path in examples.paths]
-        folder = os.path.commonpath(paths) if paths else ""
+        folder = ""
+        with suppress(ValueError):  # no files, or on several drives of Windows
+            folder = os.path.commonpath(paths)
         name = hashlib.sha256(folder.encode()).hexdigest()[:16]
         # The folder keeps its earlier name, so that the results of earlier versions stay valid.
         self._file = get_cache_folder("audits") / f"{name}.json"
@@ -132,7 +135,7 @@ class _ValidationCache:
 def _inspect_images(examples: Examples) -> list[_Inspection]:
     from input_pipeline.tf_graph import can_decode  # imports TensorFlow, which a cached result does not need
 
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(count_cpus()) as pool:
         inspections = pool.map(lambda path: _inspect_image(path, can_decode), examples.paths)
         bar = tqdm(inspections, "validating images", len(examples), unit=" images", disable=None, leave=False)
         return list(bar)

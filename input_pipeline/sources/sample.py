@@ -5,13 +5,13 @@ Many lesions are drawn in several views, and the classes are as imbalanced as th
 
 import contextlib
 import csv
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from input_pipeline.atomic_files import replace_atomically
+from input_pipeline.resources import count_cpus
 from input_pipeline.sources.isic import CLASS_NAMES, GROUND_TRUTH, GROUPINGS, INPUT
 from input_pipeline.sources.lesion_drawing import SEED, draw_lesion
 from input_pipeline.user_cache import create_cache_folder, get_cache_folder
@@ -50,7 +50,7 @@ def write_sample(folder: Path) -> None:
     def draw(i: int) -> None:
         draw_lesion(*views[i]).save(images / f"ISIC_{i:07d}.jpg", quality=92)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(count_cpus()) as pool:
         list(pool.map(draw, range(len(views))))  # list() raises the errors of the threads
     truth, groupings = [], []
     for i, (class_name, number, _) in enumerate(views):

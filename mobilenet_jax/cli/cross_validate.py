@@ -27,12 +27,9 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     """Trains the folds, evaluates them together, and prints the overall metrics."""
-    from mobilenet_jax.errors import ConfigError
     from mobilenet_jax.sweeps.cross_validation import CrossValidation, check_overrides, run_cross_validations
     from mobilenet_jax.training.config import list_keys
 
-    if not args.config:
-        raise ConfigError("--config is missing: name a file or a shipped configuration, such as --config=phone")
     cross_validation = CrossValidation(args.out, args.config, tuple(args.overrides), args.folds)
     check_overrides(list_keys(args.overrides))
     runs, runner, options = cross_validation.list_runs(), make_runner(args), read_evaluation_options(args)

@@ -49,7 +49,8 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
     parser.add_argument(
         "--out", type=Path, metavar="DIR",
         help="output folder (default: WORKDIR/evaluation/SPLIT, or NAME-evaluation/SPLIT next to weights of that name, "
-        "in the current folder for hf://OWNER/NAME, plus any non-default options)",
+        "in the current folder for hf://OWNER/NAME; data, checkpoint, image size, views and correction are appended "
+        "unless they are the default)",
     )  # fmt: skip
     parser.add_argument(
         "--malignant",
@@ -115,7 +116,7 @@ def print_metrics(metrics: "Metrics", intervals: "Intervals") -> None:
 
 
 def _choose_folder(args: argparse.Namespace, split: str) -> Path:
-    """Returns the default output folder, whose name contains the split and each option that is not the default."""
+    """Returns the default output folder, see `name_evaluation`."""
     from mobilenet_jax.evaluation.evaluate import name_evaluation
     from mobilenet_jax.weights.hub import get_repository, is_hub_location, strip_folder
     from mobilenet_jax.weights.load import is_workdir

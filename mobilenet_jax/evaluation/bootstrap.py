@@ -22,7 +22,6 @@ def compute_intervals(
     lesions: np.ndarray,
     statistic: Callable[[np.ndarray], Metrics],
     resamples: int,
-    seed: int = 0,
     *,
     are_differences: bool = False,
 ) -> Intervals:
@@ -36,14 +35,13 @@ def compute_intervals(
         lesions: `[n]` str, the lesion of each row.
         statistic: computes metrics, by `name` or `GROUP.name`, from the indices of the sampled rows.
         resamples: number of bootstrap samples.
-        seed: the same seed gives the same samples.
         are_differences: whether the metrics are differences, which may be negative. An interval of `ece` itself ends
             at 0.
 
     Returns:
         `(low, high)` by the name of the metric; NaN for metrics that are undefined in all samples.
     """
-    samples = _compute_samples(lesions, statistic, resamples, seed)
+    samples = _compute_samples(lesions, statistic, resamples)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "All-NaN slice encountered")
         intervals = {name: tuple(np.nanpercentile(v, _PERCENTILES).tolist()) for name, v in samples.items()}
@@ -57,10 +55,10 @@ def compute_intervals(
 
 
 def _compute_samples(
-    lesions: np.ndarray, statistic: Callable[[np.ndarray], Metrics], resamples: int, seed: int
+    lesions: np.ndarray, statistic: Callable[[np.ndarray], Metrics], resamples: int
 ) -> dict[str, np.ndarray]:
-    """Returns the metrics of all bootstrap samples, float `[resamples]` by name."""
-    rng = np.random.default_rng(seed)
+    """Returns the metrics of all bootstrap samples, the same ones each time, float `[resamples]` by name."""
+    rng = np.random.default_rng(0)
     _, lesion_of_row = np.unique(lesions, return_inverse=True)
     rows_of_lesion = np.split(np.argsort(lesion_of_row, kind="stable"), np.cumsum(np.bincount(lesion_of_row))[:-1])
     samples: list[Metrics] = []

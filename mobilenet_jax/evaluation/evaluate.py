@@ -143,7 +143,7 @@ def name_evaluation(
     checkpoint: str = "",
     size: int | None = None,
 ) -> str:
-    """Returns the name of an evaluation's folder, which contains the options that are not the default ones.
+    """Returns the name of an evaluation's folder: the split, and those of the other arguments that are not the default.
 
     Args:
         split: see `evaluate`.

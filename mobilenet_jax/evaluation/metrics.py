@@ -77,7 +77,7 @@ def compute_metrics(predictions: Predictions, malignant: Sequence[str] = ()) -> 
     classes = range(len(names))
     metrics = {
         "accuracy": sk.accuracy_score(y, predicted),
-        "balanced_accuracy": compute_balanced_accuracy(predictions),
+        "balanced_accuracy": compute_balanced_accuracy(y, predicted),
     }
     for name, k in _TOP_K.items():
         if k < len(names):
@@ -108,19 +108,24 @@ def compute_key_metrics(predictions: Predictions) -> Metrics:
     counts = np.bincount(y, minlength=p.shape[1])
     aucs = [sk.roc_auc_score(y == c, p[:, c]) for c, count in enumerate(counts) if 0 < count < len(y)]
     return {
-        "balanced_accuracy": compute_balanced_accuracy(predictions),
+        "balanced_accuracy": compute_balanced_accuracy(y, predicted),
         "macro_auc": _average_defined(aucs),
         "nll": float(sk.log_loss(y, p, labels=range(p.shape[1]))),
         "ece": compute_calibration_error(predicted == y, p.max(1)),
     }
 
 
-def compute_balanced_accuracy(predictions: Predictions) -> float:
-    """Computes the mean recall of the classes that have images."""
+def compute_balanced_accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:
+    """Computes the mean recall of the classes that have images.
+
+    Args:
+        labels: `[n]` int, the true classes.
+        predicted: `[n]` int, the predicted classes.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "y_pred contains classes not in y_true")
         warnings.filterwarnings("ignore", "A single label was found")  # images and predictions of one class
-        return float(sk.balanced_accuracy_score(predictions.labels, predictions.predicted))
+        return float(sk.balanced_accuracy_score(labels, predicted))
 
 
 def _compute_binary_metrics(truth: np.ndarray, predicted: np.ndarray, score: np.ndarray) -> Metrics:

@@ -112,6 +112,7 @@ class Runner:
                         if popen.returncode == 0:
                             _logger.info("%d of %d: %s, %.0f s", ended, len(jobs), job.folder, time.time() - start)
                         elif not received:
+                            _log_signal(job, popen.returncode)
                             failed.append(job)
                             _logger.warning("%s failed: %s", job.folder, _read_last_line(job.log))
             finally:
@@ -159,6 +160,13 @@ def _record_signals() -> Iterator[list[int]]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _log_signal(job: Job, status: int) -> None:
+    """Adds a last line to a job's log if a signal, such as that of a lack of memory, has ended its process."""
+    if status < 0:
+        with job.log.open("a") as log:
+            log.write(f"ended by {signal.Signals(-status).name}\n")
 
 
 def _stop(processes: Iterable[_Process], received: Sequence[int]) -> None:

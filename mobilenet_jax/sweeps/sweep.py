@@ -197,7 +197,8 @@ def search(
             _logger.warning("%s failed: %s", variant.name, error)
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
             continue
-        value = compute_balanced_accuracy(read_pooled_predictions(variant, options))
+        pooled = read_pooled_predictions(variant, options)
+        value = compute_balanced_accuracy(pooled.labels, pooled.predicted)
         study.tell(trial, value)
         variants.append((value, variant))
     if not variants:
@@ -253,7 +254,8 @@ def write_table(variants: Sequence[Variant], options: EvaluationOptions, out: Pa
 def _subtract_baseline(table: Predictions, baseline: Predictions, rows: np.ndarray) -> Metrics:
     """Returns the metrics of some rows, and the difference of the balanced accuracy from that of the same rows."""
     metrics = compute_key_metrics(table.take(rows))
-    difference = metrics["balanced_accuracy"] - compute_balanced_accuracy(baseline.take(rows))
+    accuracy = compute_balanced_accuracy(baseline.labels[rows], baseline.predicted[rows])
+    difference = metrics["balanced_accuracy"] - accuracy
     return {**metrics, "difference": difference}
 
 

@@ -1,6 +1,7 @@
 """Reads, validates and splits the examples of a run, and mixes their labels with those of a teacher."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from input_pipeline.errors import DamagedImageError, DataError
 from input_pipeline.examples import Examples
 from input_pipeline.sources.registry import read_split
 from input_pipeline.splits import count_crossing_lesions, format_split, hash_split, resolve_split
+from mobilenet_jax.cluster import broadcast_text
 from mobilenet_jax.errors import ConfigError
 from mobilenet_jax.evaluation.predictions import read_predictions
 from mobilenet_jax.training.losses import compute_log_prior
@@ -51,6 +53,21 @@ def load_examples(data: ConfigDict, num_classes: int, seed: int) -> tuple[Exampl
         )
     _log_numbers(training, validation, resolve_split(training, data.split))
     return training, validation
+
+
+def check_same_data(fingerprints: Sequence[str]) -> None:
+    """Checks that all processes of a cluster have read the same examples: each of them reads the data itself.
+
+    Args:
+        fingerprints: those of the examples that this process has read.
+
+    Raises:
+        DataError: the first process has read others.
+    """
+    if broadcast_text(" ".join(fingerprints)) != " ".join(fingerprints):
+        raise DataError(
+            "this process has read other images or labels than the first one: all processes need the same data"
+        )
 
 
 def check_validation(config: ConfigDict, validation: Examples) -> None:

@@ -1,12 +1,11 @@
 """Metrics of one epoch from the results of its batches."""
 
-import warnings
 from collections.abc import Sequence
 
-import jax
 import numpy as np
-from sklearn.metrics import accuracy_score, balanced_accuracy_score
+from sklearn.metrics import accuracy_score
 
+from mobilenet_jax.evaluation.metrics import compute_balanced_accuracy
 from mobilenet_jax.training.step import BatchResult
 
 
@@ -21,15 +20,12 @@ def compute_epoch_metrics(results: Sequence[BatchResult]) -> dict[str, float]:
         occur, which is the metric of the ISIC challenge).
     """
     loss, predicted, label, mask = (
-        np.concatenate([np.asarray(jax.device_get(getattr(result, field))) for result in results])
+        np.concatenate([np.asarray(getattr(result, field)) for result in results])
         for field in ("loss", "predicted", "label", "mask")
     )
     label, predicted = label[mask], predicted[mask]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "y_pred contains classes not in y_true")
-        balanced = balanced_accuracy_score(label, predicted)
     return {
         "loss": float(loss[mask].mean(dtype=np.float64)),
         "accuracy": float(accuracy_score(label, predicted)),
-        "balanced_accuracy": float(balanced),
+        "balanced_accuracy": compute_balanced_accuracy(label, predicted),
     }

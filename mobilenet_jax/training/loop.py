@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 from ml_collections import ConfigDict
 
 from input_pipeline.batches import BatchOptions, ShardOptions
@@ -24,7 +25,7 @@ from mobilenet_jax.errors import Interrupted, WorkdirError
 from mobilenet_jax.sharding import gather_to_host
 from mobilenet_jax.training.checkpoints import MAX_CHECKPOINTS, Checkpoints, has_checkpoints
 from mobilenet_jax.training.config import check_config
-from mobilenet_jax.training.data import add_soft_labels, check_validation, load_examples
+from mobilenet_jax.training.data import add_soft_labels, check_same_data, check_validation, load_examples
 from mobilenet_jax.training.epoch_metrics import compute_epoch_metrics
 from mobilenet_jax.training.feed import BatchFeed
 from mobilenet_jax.training.history import History, Record, compute_score, find_best, find_early_stop
@@ -67,7 +68,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, profile: bool
     Raises:
         ConfigError, DataError, EvaluationError, WeightsError, WorkdirError: the inputs are invalid; raised before the
             first step, unless the images or the disk change during the run.
-        TrainingError: the loss became infinite or NaN.
+        TrainingError: the loss or a parameter became infinite or NaN.
         Interrupted: the run was asked to stop and has saved its state.
     """
     check_config(config)
@@ -83,6 +84,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, profile: bool
     is_new = not broadcast(np.bool_(has_checkpoints(workdir / "checkpoints")))
     program, state, scaling = build_program(config, training.labels, steps_per_epoch, pretrained=is_new)
     history = History.create(training, validation, scaling)
+    check_same_data(history.data)
     paths = np.concatenate([training.paths, validation.paths])
     cache = open_cache(config.data.cache, paths, config.data.image_size, get_preprocessing(config.data))
 
@@ -118,7 +120,11 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, profile: bool
                 program.eval_step, state, feed.iterate_validation(history.epoch), statistics
             )
             release_free_memory()  # its pieces would grow by 50 MB in 100,000 steps
-            trainer.check_finite("validation loss", val_metrics.get("loss", 0.0), step, history, scale)
+            if val_metrics:
+                trainer.check_finite("validation loss", val_metrics["loss"], step, history, scale)
+            else:  # the last update of the epoch was not evaluated
+                norm = float(optax.tree.norm(state.evaluated_params))
+                trainer.check_finite("norm of the parameters", norm, step, history, scale)
             learning_rate = float(program.schedule(step - 1)) * scale
             record = make_record(history, step, val_metrics, learning_rate, time.perf_counter() - start, speed)
             history.finish_epoch(record)

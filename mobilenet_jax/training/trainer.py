@@ -112,17 +112,17 @@ class Trainer:
         }
 
     def check_finite(self, name: str, value: float, step: int, history: History, scale: float) -> None:
-        """Checks a loss.
+        """Checks a loss or the norm of the parameters.
 
         Args:
-            name: name of the loss in the error.
-            value: the loss.
+            name: name of the value in the error.
+            value: the value.
             step: the step it was computed in, counted from 1.
             history: the history of the run, for the last checkpoint in the error.
             scale: the multiplier of the learning rate.
 
         Raises:
-            TrainingError: the loss is infinite or NaN.
+            TrainingError: the value is infinite or NaN.
         """
         if math.isfinite(value):
             return

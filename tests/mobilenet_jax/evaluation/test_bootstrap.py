@@ -23,9 +23,7 @@ def test_lesions_are_resampled_with_all_their_images():
     assert (counts[:, [0, 1, 3]].sum(1) == 3).all(), "each sample has as many lesions as the data set"
     assert intervals["images"] == tuple(np.percentile(counts.sum(1), (2.5, 97.5)))
     assert np.isnan(intervals["undefined"]).all()
-    assert (
-        compute_intervals(lesions, count, 5, seed=1)["images"] == compute_intervals(lesions, count, 5, seed=1)["images"]
-    )
+    assert compute_intervals(lesions, count, 5)["images"] == compute_intervals(lesions, count, 5)["images"]
 
 
 def test_95_percent_intervals_of_accuracy_cover_the_true_value_about_as_often():

@@ -49,6 +49,14 @@ def test_no_two_jobs_have_a_slot_at_the_same_time(make_runner, tmp_path):
         assert all(first[1] <= second[0] for first, second in itertools.pairwise(own))
 
 
+def test_a_job_that_is_killed_is_reported_with_the_signal(tmp_path):
+    job = Job(tmp_path / "run", ())
+    failed = Runner(
+        1, f"{sys.executable} -c 'import os; print(1, flush=True); os.kill(os.getpid(), 9)' {{command}}"
+    ).run([job])
+    assert f"the first with: ended by SIGKILL; its output is in {job.log}" in describe_failures(failed)
+
+
 def test_a_job_that_fails_does_not_stop_the_others(make_runner, tmp_path):
     (tmp_path / "fail").write_text("run0")
     jobs = _make_jobs(tmp_path, 2)

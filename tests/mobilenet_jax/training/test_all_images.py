@@ -2,7 +2,7 @@
 
 import pytest
 
-from mobilenet_jax.errors import ConfigError
+from mobilenet_jax.errors import ConfigError, TrainingError
 from mobilenet_jax.training.loop import train_and_evaluate
 from mobilenet_jax.weights.load import read_weights
 from tests.helpers.runs import make_config, read_records
@@ -36,3 +36,12 @@ def test_a_run_on_all_images_has_no_validation_and_its_last_epoch_is_the_best(da
 def test_settings_that_need_validation_images_are_refused_without_them(data, tmp_path, changes, key):
     with pytest.raises(ConfigError, match=f"leaves no validation images, but config.{key} needs them"):
         train_and_evaluate(make_config(data, data__split="all", **changes), tmp_path / "run")
+
+
+def test_parameters_that_are_not_finite_after_the_last_step_are_not_saved(data, tmp_path):
+    """The loss of a step is that before its update, and no validation follows."""
+    config = make_config(data, data__split="all", train__epochs=1, train__batch_size=42, optimizer__learning_rate=1e38)
+    with pytest.raises(
+        TrainingError, match=r"norm of the parameters is (nan|inf) at step 1 .*; no checkpoint has been"
+    ):
+        train_and_evaluate(config, tmp_path / "run")

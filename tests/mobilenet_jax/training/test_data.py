@@ -10,7 +10,7 @@ from input_pipeline.errors import DataError
 from input_pipeline.sources.isic import INPUT
 from mobilenet_jax.errors import ConfigError
 from mobilenet_jax.evaluation.predictions import Predictions
-from mobilenet_jax.training.data import add_soft_labels, load_examples
+from mobilenet_jax.training.data import add_soft_labels, check_same_data, load_examples
 from mobilenet_jax.training.loop import train_and_evaluate
 from tests.helpers.datasets import write_photographs
 from tests.helpers.runs import make_config
@@ -115,3 +115,10 @@ def test_soft_labels_are_the_weighted_mean_of_labels_and_teacher(data, tmp_path)
         add_soft_labels(training, config.loss)
     config.loss.soft_labels = ""
     assert add_soft_labels(training, config.loss) is training
+
+
+def test_processes_that_read_other_images_are_refused(monkeypatch):
+    check_same_data(["a", "b"])
+    monkeypatch.setattr("mobilenet_jax.training.data.broadcast_text", lambda text: "a c")
+    with pytest.raises(DataError, match="has read other images or labels than the first one"):
+        check_same_data(["a", "b"])

@@ -1,5 +1,6 @@
-"""The memory that this process can still allocate, within the limits of a container or a Slurm job."""
+"""The memory and the CPU cores that this process can use, within the limits of a container or a Slurm job."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,6 +8,11 @@ import psutil
 
 _GROUPS = Path("/proc/self/cgroup")  # the control groups of this process, on Linux
 _MOUNT = Path("/sys/fs/cgroup")
+
+
+def count_cpus() -> int:
+    """Returns the number of cores that the scheduler assigns to this process, where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def measure_free_memory() -> int:

@@ -1,7 +1,9 @@
+import os
+
 import pytest
 
-from input_pipeline import memory
-from input_pipeline.memory import measure_free_memory
+from input_pipeline import resources
+from input_pipeline.resources import count_cpus, measure_free_memory
 
 GB = 1_000_000_000
 V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
@@ -35,7 +37,18 @@ def test_free_memory_is_limited_by_the_control_groups(monkeypatch, tmp_path, gro
         _write_group(tmp_path / "sys" / name, *values)
     if groups:
         (tmp_path / "cgroup").write_text(groups)
-    monkeypatch.setattr(memory, "_GROUPS", tmp_path / "cgroup")
-    monkeypatch.setattr(memory, "_MOUNT", tmp_path / "sys")
+    monkeypatch.setattr(resources, "_GROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(resources, "_MOUNT", tmp_path / "sys")
     monkeypatch.setattr("psutil.virtual_memory", lambda: type("Memory", (), {"available": 8 * GB}))
     assert measure_free_memory() == free
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system assigns no cores")
+def test_cores_of_other_jobs_are_not_counted():
+    cores = os.sched_getaffinity(0)
+    assert count_cpus() == len(cores)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        assert count_cpus() == 1
+    finally:
+        os.sched_setaffinity(0, cores)
