@@ -18,6 +18,7 @@ from orbax.checkpoint import checkpoint_managers
 from input_pipeline.errors import get_first_line
 from mobilenet_jax.cluster import broadcast, broadcast_text, is_first_process
 from mobilenet_jax.errors import WorkdirError
+from mobilenet_jax.training.history import NOT_EVALUATED
 from mobilenet_jax.training.step import TrainState
 from mobilenet_jax.weights.orbax import (
     BEST_MODE,
@@ -33,7 +34,6 @@ from mobilenet_jax.weights.orbax import (
 )
 
 MAX_CHECKPOINTS = 4  # the latest two, the best, and one that is being written
-_NO_SCORE = -1e30  # of a state within an epoch, which has not been evaluated
 
 _logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ class Checkpoints:
         """
         if not is_first_process():
             return
-        metrics = {"score": _NO_SCORE if score is None else score}
+        metrics = {"score": NOT_EVALUATED if score is None else score}
         arrays = {"state": _copy_to_host(state)}
         if statistics is not None:
             arrays[REESTIMATED] = {"batch_stats": _copy_to_host(statistics)}

@@ -22,6 +22,9 @@ MONITORS = tuple(
 )
 _DEFAULT_MONITOR = "val_balanced_accuracy"  # selects the best epoch if early stopping is disabled
 
+# Scores below that of any epoch that counts: of an epoch that early stopping ignores, and of a state within an epoch.
+_IGNORED, NOT_EVALUATED = -1e29, -1e30
+
 _RESULT_TYPES = {"loss": np.float32, "predicted": np.int32, "label": np.int32}
 
 
@@ -36,6 +39,7 @@ class History:
         records: one record per finished epoch.
         results: the results of the finished steps of the current epoch, one entry per step or several concatenated.
         objectives: the objective of each of those steps.
+        seconds: the time that earlier processes spent on the current epoch.
     """
 
     data: list[str]
@@ -44,6 +48,7 @@ class History:
     records: list[Record] = field(default_factory=list)
     results: list[BatchResult] = field(default_factory=list)
     objectives: list[float] = field(default_factory=list)
+    seconds: float = 0.0
 
     @classmethod
     def create(cls, training: Examples, validation: Examples, input_scaling: InputScaling) -> "History":
@@ -73,7 +78,7 @@ class History:
     def finish_epoch(self, record: Record) -> None:
         """Adds the record of the current epoch and begins the next one."""
         self.records.append(record)
-        self.results, self.objectives = [], []
+        self.results, self.objectives, self.seconds = [], [], 0.0
 
     def to_json(self) -> dict[str, Any]:
         """Returns the history as JSON values (a stable on-disk format)."""
@@ -84,7 +89,7 @@ class History:
         }
         return {
             "epochs": list(self.records),  # copies: Orbax writes them while the next epoch adds its own
-            "partial": {**columns, "objective": list(self.objectives)},
+            "partial": {**columns, "objective": list(self.objectives), "seconds": self.seconds},
             "data": self.data,
             "classes": self.classes,
             "input_scaling": list(self.input_scaling),
@@ -102,11 +107,15 @@ class History:
             columns: dict[str, Any] = {name: np.array(partial[name], dtype) for name, dtype in _RESULT_TYPES.items()}
             columns["mask"] = np.ones(len(columns["label"]), bool)
             results = [BatchResult(**columns)]
-        scaling = parse_input_scaling(values["input_scaling"])
-        return cls(values["data"], values["classes"], scaling, values["epochs"], results, list(partial["objective"]))
-
-
-_IGNORED = -1e29  # less than any score of an epoch that counts
+        return cls(
+            values["data"],
+            values["classes"],
+            parse_input_scaling(values["input_scaling"]),
+            values["epochs"],
+            results,
+            list(partial["objective"]),
+            float(partial.get("seconds", 0.0)),  # not stored by the first version
+        )
 
 
 def find_early_stop(records: Sequence[Record], settings: ConfigDict) -> int | None:

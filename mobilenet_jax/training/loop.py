@@ -107,13 +107,14 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, profile: bool
 
         # Epochs: train, evaluate, record, save, stop.
         while not is_finished(history, config):
-            start = time.perf_counter()
+            start = time.perf_counter() - history.seconds
             files.check_space(checkpoint_bytes)
             scale = compute_plateau_scale(config.optimizer, [r.get("val_loss") for r in history.records])
             state, speed = trainer.train_epoch(state, history, scale)
             step = int(state.step)
             statistics = reestimate_statistics(program, state, feed, config.train.reestimate_batch_norm)
             if history.steps_done < steps_per_epoch:
+                history.seconds = time.perf_counter() - start
                 checkpoints.save(state, history.to_json(), score=None, statistics=statistics)
                 raise Interrupted(_INTERRUPTED.format(step))
             val_metrics = compute_validation_metrics(

@@ -24,8 +24,9 @@ def test_a_history_within_an_epoch_survives_json():
     history = History(["a", "b"], ["MEL", "NV"], (0.0, 1.0), [{"epoch": 1, "val_loss": 0.1}])
     for seed in range(3):
         history.add_step(_make_result(seed), 0.5 + seed)
+    history.seconds = 7.5
     restored = History.from_json(json.loads(json.dumps(history.to_json())))
-    assert (restored.epoch, restored.steps_done) == (1, 3)
+    assert (restored.epoch, restored.steps_done, restored.seconds) == (1, 3, 7.5)
     assert restored.compute_training_metrics() == history.compute_training_metrics()
     assert restored.to_json() == history.to_json()
 
