@@ -22,6 +22,7 @@ from mobilenet_jax.inference.views import count_views
 from mobilenet_jax.model.mobilenet import MAX_IMAGE_SIZE, MIN_IMAGE_SIZE
 from mobilenet_jax.sweeps.runner import Job, Runner, describe_failures
 from mobilenet_jax.training.config import check_config, find_differences, parse_config
+from mobilenet_jax.training.data import list_uses_of_validation
 from mobilenet_jax.training.setup import choose_epochs
 
 _logger = logging.getLogger(__name__)
@@ -229,13 +230,8 @@ def _check_settings(cross_validation: CrossValidation, options: EvaluationOption
         raise ConfigError(f"--tta is {options.views}, but images have at most {max_views} views")
     if (first.seed, first.data.source) != (second.seed, second.data.source):
         raise ConfigError("the folds must have the same config.seed and config.data.source, which determine the folds")
-    stopping = first.early_stopping
-    for key, is_active in (
-        ("optimizer.schedule=plateau", first.optimizer.schedule == "plateau"),
-        ("early_stopping.enabled=True", stopping.enabled and stopping.monitor.startswith("val_")),
-    ):
-        if is_active:
-            _logger.warning("config.%s uses the fold that is evaluated, so the results are optimistic", key)
+    for setting in list_uses_of_validation(first):
+        _logger.warning("config.%s uses the fold that is evaluated, so the results are optimistic", setting)
     teacher = first.loss.soft_labels
     if teacher and teacher == second.loss.soft_labels:
         _logger.warning(

@@ -76,15 +76,21 @@ def check_validation(config: ConfigDict, validation: Examples) -> None:
     Raises:
         ConfigError: there are none.
     """
+    uses = list_uses_of_validation(config)
+    if uses and not len(validation):
+        raise ConfigError(
+            f"config.data.split={config.data.split} leaves no validation images, but config.{uses[0]} needs them"
+        )
+
+
+def list_uses_of_validation(config: ConfigDict) -> list[str]:
+    """Returns the settings, as `KEY=VALUE`, by which training depends on the validation images."""
     monitor = config.early_stopping.monitor
-    for key, is_active in (
-        ("optimizer.schedule=plateau", config.optimizer.schedule == "plateau"),
-        (f"early_stopping.monitor={monitor}", config.early_stopping.enabled and monitor.startswith("val_")),
-    ):
-        if is_active and not len(validation):
-            raise ConfigError(
-                f"config.data.split={config.data.split} leaves no validation images, but config.{key} needs them"
-            )
+    uses = {
+        "optimizer.schedule=plateau": config.optimizer.schedule == "plateau",
+        f"early_stopping.monitor={monitor}": config.early_stopping.enabled and monitor.startswith("val_"),
+    }
+    return [setting for setting, is_active in uses.items() if is_active]
 
 
 def add_soft_labels(training: Examples, loss: ConfigDict) -> Examples:

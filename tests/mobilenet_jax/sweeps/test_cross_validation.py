@@ -129,11 +129,17 @@ def test_settings_that_determine_the_folds_must_be_equal(runner, tmp_path, overr
     assert runner.calls == []
 
 
-@pytest.mark.parametrize("setting", ["optimizer.schedule=plateau", "early_stopping.enabled=True"])
-def test_settings_that_use_the_evaluated_fold_raise_a_warning(runner, tmp_path, setting, caplog):
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [
+        ("optimizer.schedule=plateau", "optimizer.schedule=plateau"),
+        ("early_stopping.enabled=True", "early_stopping.monitor=val_loss"),
+    ],
+)
+def test_settings_that_use_the_evaluated_fold_raise_a_warning(runner, tmp_path, setting, named, caplog):
     validation = CrossValidation(tmp_path / "out", "sample", (f"--config.{setting}",), 2)
     run_cross_validations([validation], tmp_path / "out", runner, OPTIONS)
-    assert f"config.{setting} uses the fold that is evaluated, so the results are optimistic" in caplog.text
+    assert f"config.{named} uses the fold that is evaluated, so the results are optimistic" in caplog.text
     caplog.clear()
     on_training = ("--config.early_stopping.enabled=True", "--config.early_stopping.monitor=train_loss")
     run_cross_validations([validation._replace(overrides=on_training)], tmp_path / "out", runner, OPTIONS)
