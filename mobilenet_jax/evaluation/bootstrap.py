@@ -54,6 +54,19 @@ def compute_intervals(
     return intervals
 
 
+def format_difference(value: float, interval: tuple[float, float], digits: int) -> str:
+    """Formats a difference with its interval, and a star if the interval excludes 0, such as `+0.02 [+0.01, +0.03] *`.
+
+    Args:
+        value: the difference.
+        interval: its interval, see `compute_intervals`.
+        digits: number of decimal places.
+    """
+    low, high = interval
+    star = " *" if low > 0 or high < 0 else ""
+    return f"{value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]{star}"
+
+
 def _compute_samples(
     lesions: np.ndarray, statistic: Callable[[np.ndarray], Metrics], resamples: int
 ) -> dict[str, np.ndarray]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from input_pipeline.atomic_files import write_atomically
 from mobilenet_jax.errors import EvaluationError
-from mobilenet_jax.evaluation.bootstrap import Intervals, compute_intervals
+from mobilenet_jax.evaluation.bootstrap import Intervals, compute_intervals, format_difference
 from mobilenet_jax.evaluation.metrics import Metrics, compute_metrics, list_overall
 from mobilenet_jax.evaluation.plots import draw_comparison, encode_png
 from mobilenet_jax.evaluation.predictions import Predictions, read_predictions
@@ -41,9 +41,7 @@ class Comparison:
             baseline = self.metrics[0][metric]
             cells = [f"{baseline:.4f}"]
             for values, intervals in zip(self.metrics[1:], self.differences, strict=True):
-                low, high = intervals[metric]
-                star = " *" if low > 0 or high < 0 else ""
-                difference = f"{values[metric] - baseline:+.4f} [{low:+.4f}, {high:+.4f}]{star}"
+                difference = format_difference(values[metric] - baseline, intervals[metric], 4)
                 cells.append(f"{values[metric]:.4f} ({difference})")
             rows.append([label, *cells])
         return "\n".join(f"| {' | '.join(row)} |" for row in rows)

@@ -17,7 +17,7 @@ import numpy as np
 
 from input_pipeline.atomic_files import write_atomically
 from mobilenet_jax.errors import ConfigError, TrainingError
-from mobilenet_jax.evaluation.bootstrap import Intervals, compute_intervals
+from mobilenet_jax.evaluation.bootstrap import Intervals, compute_intervals, format_difference
 from mobilenet_jax.evaluation.metrics import Metrics, compute_balanced_accuracy, compute_key_metrics
 from mobilenet_jax.evaluation.predictions import Predictions, concatenate_predictions, read_predictions
 from mobilenet_jax.evaluation.trained_run import read_records
@@ -232,8 +232,8 @@ def format_table(variants: Sequence[Variant], options: EvaluationOptions) -> str
         intervals = compute_intervals(table.lesions, subtract, options.resamples)
         metrics, seconds = subtract(np.arange(len(table))), _measure_seconds(variant)
         cells = [_format_value(metrics, intervals, name) for name in _COLUMNS]
-        difference = "" if variant is variants[0] else _format_difference(metrics, intervals)
-        rows.append([variant.name, *cells, difference, f"{seconds:.1f}"])
+        difference = format_difference(metrics["difference"], intervals["difference"], 3)
+        rows.append([variant.name, *cells, "" if variant is variants[0] else difference, f"{seconds:.1f}"])
     rows.insert(1, ["---"] * len(rows[0]))
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
@@ -262,12 +262,6 @@ def _subtract_baseline(table: Predictions, baseline: Predictions, rows: np.ndarr
 def _format_value(metrics: Metrics, intervals: Intervals, name: str) -> str:
     low, high = intervals[name]
     return f"{metrics[name]:.3f} [{low:.3f}, {high:.3f}]"
-
-
-def _format_difference(metrics: Metrics, intervals: Intervals) -> str:
-    low, high = intervals["difference"]
-    star = " *" if low > 0 or high < 0 else ""
-    return f"{metrics['difference']:+.3f} [{low:+.3f}, {high:+.3f}]{star}"
 
 
 def _measure_seconds(variant: Variant) -> float:

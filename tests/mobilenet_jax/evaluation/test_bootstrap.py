@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from mobilenet_jax.evaluation.bootstrap import compute_intervals
+from mobilenet_jax.evaluation.bootstrap import compute_intervals, format_difference
 from mobilenet_jax.evaluation.metrics import compute_calibration_error
 
 
@@ -24,6 +24,12 @@ def test_lesions_are_resampled_with_all_their_images():
     assert intervals["images"] == tuple(np.percentile(counts.sum(1), (2.5, 97.5)))
     assert np.isnan(intervals["undefined"]).all()
     assert compute_intervals(lesions, count, 5)["images"] == compute_intervals(lesions, count, 5)["images"]
+
+
+def test_a_star_marks_differences_whose_interval_excludes_0():
+    assert format_difference(0.02, (0.01, 0.03), 2) == "+0.02 [+0.01, +0.03] *"
+    assert format_difference(-0.02, (-0.03, -0.01), 2) == "-0.02 [-0.03, -0.01] *"
+    assert format_difference(0.02, (-0.01, 0.05), 3) == "+0.020 [-0.010, +0.050]"
 
 
 def test_95_percent_intervals_of_accuracy_cover_the_true_value_about_as_often():
