@@ -32,7 +32,7 @@ def main() -> None:
     steps = count_steps_per_epoch(config.train.batch_size, len(training))
     config = resolve_config(config, training, steps)
     program, state, scaling = build_program(config, training.labels, steps)
-    history = History.create(training, validation, scaling)
+    history = History([], list(training.class_names), scaling)
     feed = make_feed(config, training, validation, scaling)
     rows = []
     with StopRequest() as stop_request:

@@ -43,7 +43,7 @@ def replace_atomically(path: Path) -> Iterator[Path]:
     with _Replacement.open(path) as replacement:
         yield replacement.unfinished
         try:
-            if replacement.path.is_dir() and replacement.unfinished.is_dir():  # not replaced in a single step
+            if replacement.path.is_dir():  # a folder cannot be replaced in a single step
                 replacement.set_aside()
             replacement.finish()
         except BaseException:  # KeyboardInterrupt, too
@@ -111,6 +111,8 @@ class _Replacement(NamedTuple):
             yield cls(path, new / path.name, old / path.name)
 
     def set_aside(self) -> None:
+        if self.path.is_dir() and not self.unfinished.is_dir():  # a file does not replace all that a folder holds
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(self.path))
         if self.path.exists():
             os.replace(self.path, self.previous)
 

@@ -1,4 +1,4 @@
-"""The memory and the CPU cores that this process can use, within the limits of a container or a Slurm job."""
+"""The memory that this process can still allocate, and the CPU cores that are assigned to it, in a Slurm job too."""
 
 import os
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ _MOUNT = Path("/sys/fs/cgroup")
 
 
 def count_cpus() -> int:
-    """Returns the number of cores that the scheduler assigns to this process, where the system tells."""
+    """Returns the number of CPU cores that are assigned to this process; a container's quota of CPU time is not one."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

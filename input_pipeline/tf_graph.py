@@ -28,7 +28,7 @@ _Columns = dict[str, tf.Tensor]
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PARALLEL = count_cpus()
-# Batches: few, so that memory use depends neither on tf.data's tuning nor on the number of cores.
+# Batches: at most eight at once, so that memory use is bounded on machines with many cores.
 _PARALLEL_BATCHES = min(_PARALLEL, 8)
 _PREFETCH = 2
 

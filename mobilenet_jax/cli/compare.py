@@ -41,3 +41,5 @@ def run(args: argparse.Namespace) -> None:
     out = args.out or args.workdirs[0].parent / "compare.png"
     if write_comparison(args.workdirs, out):
         print(f"\n{out}")
+    else:
+        print("\nno learning curves: these are not single runs")

@@ -165,8 +165,8 @@ def _record_signals() -> Iterator[list[int]]:
 def _log_signal(job: Job, status: int) -> None:
     """Adds a last line to a job's log if a signal, such as that of a lack of memory, has ended its process."""
     if status < 0:
-        with job.log.open("a") as log:
-            log.write(f"ended by {signal.Signals(-status).name}\n")
+        with contextlib.suppress(OSError), job.log.open("a") as log:  # the disk may be full
+            log.write(f"\nended by signal {-status} ({signal.strsignal(-status)})\n")
 
 
 def _stop(processes: Iterable[_Process], received: Sequence[int]) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from input_pipeline.examples import Examples
 from input_pipeline.image_ops import InputScaling
 from mobilenet_jax.training.early_stopping import EarlyStopping, is_lower_better
 from mobilenet_jax.training.epoch_metrics import compute_epoch_metrics
@@ -49,12 +48,6 @@ class History:
     results: list[BatchResult] = field(default_factory=list)
     objectives: list[float] = field(default_factory=list)
     seconds: float = 0.0
-
-    @classmethod
-    def create(cls, training: Examples, validation: Examples, input_scaling: InputScaling) -> "History":
-        """Returns the history of a run that has not begun."""
-        fingerprints = [training.compute_fingerprint(), validation.compute_fingerprint()]
-        return cls(fingerprints, list(training.class_names), input_scaling)
 
     @property
     def epoch(self) -> int:

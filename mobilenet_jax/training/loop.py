@@ -78,13 +78,14 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, profile: bool
     training, validation = load_examples(config.data, config.model.num_classes, config.seed)
     check_validation(config, validation)
     training = add_soft_labels(training, config.loss)
+    fingerprints = [examples.compute_fingerprint() for examples in (training, validation)]
+    check_same_data(fingerprints)  # before arrays whose shapes depend on the data are distributed
     steps_per_epoch = count_steps_per_epoch(config.train.batch_size, len(training))
     config = resolve_config(config, training, steps_per_epoch)
     warn_of_contradictions(config)
     is_new = not broadcast(np.bool_(has_checkpoints(workdir / "checkpoints")))
     program, state, scaling = build_program(config, training.labels, steps_per_epoch, pretrained=is_new)
-    history = History.create(training, validation, scaling)
-    check_same_data(history.data)
+    history = History(fingerprints, list(training.class_names), scaling)
     paths = np.concatenate([training.paths, validation.paths])
     cache = open_cache(config.data.cache, paths, config.data.image_size, get_preprocessing(config.data))
 
@@ -124,7 +125,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, profile: bool
             if val_metrics:
                 trainer.check_finite("validation loss", val_metrics["loss"], step, history, scale)
             else:  # the last update of the epoch was not evaluated
-                norm = float(optax.tree.norm(state.evaluated_params))
+                norm = float(jax.jit(optax.tree.norm)(state.evaluated_params))
                 trainer.check_finite("norm of the parameters", norm, step, history, scale)
             learning_rate = float(program.schedule(step - 1)) * scale
             record = make_record(history, step, val_metrics, learning_rate, time.perf_counter() - start, speed)

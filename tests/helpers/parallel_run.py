@@ -39,7 +39,7 @@ def main(data: str, weights: str, epochs: str, out: str, coordinator: str | None
     steps_per_epoch = count_steps_per_epoch(config.train.batch_size, len(training))
     program, state, input_scaling = build_program(config, training.labels, steps_per_epoch)
     state = jax.tree.map(lambda x: x.astype("float64") if x.dtype == np.float32 else x, state)
-    history = History.create(training, validation, input_scaling)
+    history = History([], list(training.class_names), input_scaling)
     feed = make_feed(config, training, validation, input_scaling)
     length = RunLength(config.train.epochs, steps_per_epoch, config.train.batch_size)
     # Repeats the epoch loop of `mobilenet_jax/training/loop.py` in float64, which is not a choice of `train.precision`:

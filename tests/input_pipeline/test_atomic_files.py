@@ -1,5 +1,6 @@
 import errno
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -40,9 +41,10 @@ def test_a_file_replaces_no_folder_and_a_folder_no_file(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "kept").touch()
     (tmp_path / "file").touch()
-    with pytest.raises(IsADirectoryError, match="folder"):
+    with pytest.raises(IsADirectoryError, match=re.escape(f"'{tmp_path / 'folder'}'")):
         write_atomically(tmp_path / "folder", "text")
-    with pytest.raises(NotADirectoryError, match="file"), replace_atomically(tmp_path / "file") as unfinished:
+    message = re.escape(f"'{tmp_path / 'file'}'")
+    with pytest.raises(NotADirectoryError, match=message), replace_atomically(tmp_path / "file") as unfinished:
         unfinished.mkdir()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
     assert (tmp_path / "folder" / "kept").exists()

@@ -54,7 +54,7 @@ def test_a_job_that_is_killed_is_reported_with_the_signal(tmp_path):
     failed = Runner(
         1, f"{sys.executable} -c 'import os; print(1, flush=True); os.kill(os.getpid(), 9)' {{command}}"
     ).run([job])
-    assert f"the first with: ended by SIGKILL; its output is in {job.log}" in describe_failures(failed)
+    assert f"the first with: ended by signal 9 (Killed); its output is in {job.log}" in describe_failures(failed)
 
 
 def test_a_job_that_fails_does_not_stop_the_others(make_runner, tmp_path):

@@ -1,12 +1,16 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 from configs.mobilenet import get_config
+from mobilenet_jax.errors import Interrupted
 from mobilenet_jax.training.history import History, compute_score, find_best, find_early_stop
+from mobilenet_jax.training.loop import train_and_evaluate
 from mobilenet_jax.training.step import BatchResult
+from tests.helpers.runs import make_config, read_records, request_stop
 
 
 def _make_settings(**changes):
@@ -29,6 +33,9 @@ def test_a_history_within_an_epoch_survives_json():
     assert (restored.epoch, restored.steps_done, restored.seconds) == (1, 3, 7.5)
     assert restored.compute_training_metrics() == history.compute_training_metrics()
     assert restored.to_json() == history.to_json()
+    first_version = history.to_json()
+    del first_version["partial"]["seconds"]
+    assert History.from_json(first_version).seconds == 0
 
 
 def test_the_json_of_a_history_does_not_change_with_it():
@@ -70,3 +77,15 @@ def test_early_stopping_is_off_unless_enabled():
     records = [{"val_loss": loss} for loss in (1.0, 2.0, 3.0, 4.0)]
     assert find_early_stop(records, _make_settings(enabled=False, patience=1)) is None
     assert find_early_stop(records, _make_settings(patience=1)) == 2
+
+
+def test_the_seconds_of_an_interrupted_epoch_include_those_before_it(data, tmp_path, monkeypatch):
+    to_json = History.to_json
+    with monkeypatch.context() as patch:
+        request_stop(patch, 1)
+        patch.setattr(History, "to_json", lambda self: to_json(replace(self, seconds=self.seconds + 1000)))
+        with pytest.raises(Interrupted):
+            train_and_evaluate(make_config(data), tmp_path / "run")
+    train_and_evaluate(make_config(data), tmp_path / "run")
+    first, second = (record["seconds"] for record in read_records(tmp_path / "run", timed=True))
+    assert first > 1000 > second
