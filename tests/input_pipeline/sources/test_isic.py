@@ -85,7 +85,7 @@ BAD_TABLES = [
     ),
     (_edit(GROUPINGS, _swap_line(4, ["ISIC_0000002,,x"])), r"LesionGroupings.csv:4: no lesion_id"),
     (_edit(GROUPINGS, _swap_line(1, [])), r"LesionGroupings.csv:1: the first columns are .*: add the header"),
-    (lambda d: (d / TRUTH).unlink(), r"GroundTruth.csv is missing: config.data.dir names"),
+    (lambda d: (d / TRUTH).unlink(), r"GroundTruth.csv is missing: the data folder is the one"),
 ]
 
 
