@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 from ml_collections import ConfigDict
 
 from input_pipeline.batches import BatchOptions, ShardOptions
@@ -122,11 +121,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, profile: bool
                 program.eval_step, state, feed.iterate_validation(history.epoch), statistics
             )
             release_free_memory()  # its pieces would grow by 50 MB in 100,000 steps
-            if val_metrics:
-                trainer.check_finite("validation loss", val_metrics["loss"], step, history, scale)
-            else:  # the last update of the epoch was not evaluated
-                norm = float(jax.jit(optax.tree.norm)(state.evaluated_params))
-                trainer.check_finite("norm of the parameters", norm, step, history, scale)
+            trainer.check_epoch(state, val_metrics, history, scale)
             learning_rate = float(program.schedule(step - 1)) * scale
             record = make_record(history, step, val_metrics, learning_rate, time.perf_counter() - start, speed)
             history.finish_epoch(record)

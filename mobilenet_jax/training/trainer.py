@@ -4,7 +4,7 @@ import collections
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -111,7 +111,25 @@ class Trainer:
             "input_wait": round((self._feed.seconds_waited - waited) / seconds, 3),
         }
 
-    def check_finite(self, name: str, value: float, step: int, history: History, scale: float) -> None:
+    def check_epoch(self, state: TrainState, val_metrics: Mapping[str, float], history: History, scale: float) -> None:
+        """Checks the last update of an epoch, which the losses of its steps precede.
+
+        Args:
+            state: the state after the epoch.
+            val_metrics: its validation metrics; empty without validation images.
+            history: the history of the run.
+            scale: the multiplier of the learning rate.
+
+        Raises:
+            TrainingError: the validation loss, or without it the norm of the parameters, is infinite or NaN.
+        """
+        if val_metrics:
+            name, value = "validation loss", val_metrics["loss"]
+        else:
+            name, value = "norm of the parameters", float(jax.jit(optax.tree.norm)(state.evaluated_params))
+        self._check_finite(name, value, int(state.step), history, scale)
+
+    def _check_finite(self, name: str, value: float, step: int, history: History, scale: float) -> None:
         """Checks a loss or the norm of the parameters.
 
         Args:
@@ -157,7 +175,7 @@ class Trainer:
     ) -> None:
         """Blocks until a step is finished, and copies its results to the host."""
         value = float(objective)
-        self.check_finite(
+        self._check_finite(
             "loss", value, history.epoch * self._length.steps_per_epoch + history.steps_done + 1, history, scale
         )
         history.add_step(gather_to_host(result), value)

@@ -111,7 +111,7 @@ def parse_input_scaling(values: list[Any]) -> "InputScaling":
     """
     low, high = (tuple(map(float, value)) if isinstance(value, list) else float(value) for value in values)
     scaling: Any = (low, high)
-    np.shape(scaling)  # a number and a list are no array
+    np.shape(scaling)  # raises ValueError for a number and a list
     return scaling
 
 
