@@ -11,7 +11,7 @@ _MOUNT = Path("/sys/fs/cgroup")
 
 
 def count_cpus() -> int:
-    """Returns the number of CPU cores that are assigned to this process; a container's quota of CPU time is not one."""
+    """Returns the number of CPU cores that are assigned to this process. Ignores a container's quota of CPU time."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
