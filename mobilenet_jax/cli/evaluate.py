@@ -78,13 +78,12 @@ def run(args: argparse.Namespace) -> None:
     runs = [read_evaluated_model(path, args.checkpoint, class_names) for path in args.models]
     runs = [run.with_image_size(args.image_size) for run in runs] if args.image_size else runs
     names = runs[0].class_names
-    runs[0].locate_images(args.data, args.source)  # fails before a folder is created
     if len(runs) > 1 and not (args.folds and args.out):
         raise EvaluationError("several workdirs require --folds, and --out for the folder of the joint evaluation")
     split = args.split or runs[0].default_split
     out = args.out or _choose_folder(args, split)
-    out.mkdir(parents=True, exist_ok=True)
-    if not os.access(out, os.W_OK):
+    existing = next(path for path in (out, *out.parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):  # found before the images are classified
         raise EvaluationError(f"cannot write to {out}: choose another --out")
     evaluation = evaluate(
         runs,

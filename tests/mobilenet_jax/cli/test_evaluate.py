@@ -294,7 +294,7 @@ def write_half_the_labels(workdir, data):
         ),
         (write_empty_folder, "ISIC2018_Task3_Training_Input is missing"),
         (write_half_the_labels, "GroundTruth"),
-        (lambda w, d: ["--out", w / "config.json" / "x"], "Not a directory"),
+        (lambda w, d: ["--out", w / "config.json" / "x"], "config.json/x: choose another --out"),
         (lambda w, d: ["--malignant=MEL,XYZ"], "--malignant names XYZ; the classes are MEL"),
         (lambda w, d: ["--source=sample", "--data", d], "specify the layout of"),
         (lambda w, d: ["--tta=9"], "have 1 to 8 views, not 9"),
@@ -303,8 +303,10 @@ def write_half_the_labels(workdir, data):
     ],
 )
 def test_impossible_evaluations_are_refused_in_one_line(run, workdir, data, prepare, message):
+    before = set(workdir.glob("evaluation/*"))
     status, out, err = run("evaluate", workdir, "--resamples=0", *(prepare(workdir, data) or []))
     assert status == 1
+    assert set(workdir.glob("evaluation/*")) == before
     last = err.splitlines()[-1]
     assert last.startswith("error: ")
     assert message in last
