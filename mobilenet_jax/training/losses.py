@@ -77,7 +77,9 @@ def cross_entropy(
         class_weights: float32 `[classes]`, factors of the losses by class. As with Keras's `class_weight`, the mean
             over a batch then divides by the batch size, not by the sum of the weights. With probabilities, each class
             contributes its share.
-        label_smoothing: the fraction of the target that is spread over all classes (Szegedy et al. 2016).
+        label_smoothing: the fraction of the target that is spread over all classes: equally (Szegedy et al. 2016), or
+            in proportion to `exp(logit_offset)`, so that it is spread equally in the softmax of `logits` themselves.
+            Otherwise the optimal logits of an example of a class that is frequent enough would favor rare ones.
         focal_gamma: the term of each class is multiplied by `(1 - p) ** focal_gamma`, where p is its predicted
             probability (the focal loss, Lin et al. 2017, arXiv:1708.02002).
         logit_offset: float32 `[classes]`, added to the logits. With the log frequencies of the classes, the logits
@@ -86,13 +88,14 @@ def cross_entropy(
     Returns:
         float32 `[batch]`.
     """
-    classes = logits.shape[-1]
-    expected = jax.nn.one_hot(targets, classes) if targets.ndim == 1 else targets
+    offset = jnp.zeros(logits.shape[-1]) if logit_offset is None else jnp.asarray(logit_offset)
+    expected = jax.nn.one_hot(targets, len(offset)) if targets.ndim == 1 else targets
     if class_weights is not None:
         expected = expected * jnp.asarray(class_weights)[None]
     total = expected.sum(-1, keepdims=True)  # 1 without weights
-    smoothed = (1 - label_smoothing) * expected + label_smoothing / classes * total if label_smoothing else expected
-    shifted = logits if logit_offset is None else logits + jnp.asarray(logit_offset)[None]
+    spread = label_smoothing * jax.nn.softmax(offset)[None]
+    smoothed = (1 - label_smoothing) * expected + spread * total if label_smoothing else expected
+    shifted = logits + offset[None]
     if focal_gamma:
         log_p = jax.nn.log_softmax(shifted)
         rest = jnp.maximum(1 - jnp.exp(log_p), _SMALLEST_REST)

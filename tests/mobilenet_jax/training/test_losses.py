@@ -122,6 +122,18 @@ def test_equal_logits_minimize_the_adjusted_loss_of_images_without_information()
     assert float(jax.grad(compute_mean)(0.0)) == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.parametrize("label", [0, 1, 2])
+def test_the_label_minimizes_the_smoothed_and_adjusted_loss_however_frequent_its_class_is(label):
+    """Smoothing with the same share for each class would favor a class that is 200 times rarer than the label."""
+    prior = jnp.array([0.99, 0.006, 0.004])
+    best = jnp.log(0.95 * jax.nn.one_hot(label, 3) / prior + 0.05)
+    gradient = jax.grad(
+        lambda z: cross_entropy(z[None], jnp.array([label]), label_smoothing=0.05, logit_offset=jnp.log(prior)).sum()
+    )
+    np.testing.assert_allclose(gradient(best), 0, atol=1e-6)
+    assert jax.nn.softmax(best)[label] > 0.8
+
+
 def test_effective_class_weights_follow_the_formula():
     counts = np.array([6705, 115, 0])
     weights = compute_effective_class_weights(np.repeat([0, 1, 2], counts), 3)
