@@ -38,8 +38,8 @@ class Preprocessing(NamedTuple):
             self.color_constancy != "none"
         )
         return (
-            f"{cut}resize {whole}to {height} x {width} (height x width): area averaging if both sides become smaller, "
-            f"else bilinear interpolation{gray}"
+            f"{cut}resize {whole}to {height} x {width} (height x width): area averaging if neither side becomes "
+            f"longer, else bilinear interpolation{gray}"
         )
 
 

@@ -31,7 +31,7 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--calibration-images", type=parse_integer(1), default=200, metavar="N",
-        help="training images to measure the ranges of int8 activations on (default: 200)",
+        help="training images to calibrate int8 with (default: 200)",
     )  # fmt: skip
     parser.add_argument(
         "--data", metavar="DIR",

@@ -112,7 +112,7 @@ def _read_list_of_worker(folder: Path) -> set[str] | None:
     try:
         _, line, *_ = (folder / "service-worker.js").read_text(encoding="utf-8").splitlines()
         return {*json.loads(line.removeprefix("const FILES = ").removesuffix(";")), "service-worker.js"}
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return None
 
 

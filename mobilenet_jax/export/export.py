@@ -29,7 +29,7 @@ from mobilenet_jax.weights.weights_file import compute_sha256, get_content_size
 
 DISCLAIMER = "Not a medical device. For research and teaching only; not for decisions about patients."
 _VERIFICATION_IMAGES = 32
-_SMALL_HEAD_HINT = 10_000_000  # parameters
+_LARGE_HEAD = 10_000_000  # parameters
 _SAVED_MODEL_NAMES = {"saved_model.pb", "fingerprint.pb", "variables", "assets"}
 _logger = logging.getLogger(__name__)
 
@@ -78,8 +78,8 @@ def export_model(
     )
     if quantize == "int8" and network.removes_color_cast:
         raise ExportError(
-            "int8 cannot express the removal of the color cast (color_constancy is shades_of_gray): export "
-            "--quantize=float16, or with --raw, and remove it in the application"
+            "int8 cannot express the removal of the color cast (color_constancy is shades_of_gray): use "
+            "--quantize=float16"
         )
     _warn_of_large_head(network)
     pixels = read_verification_images(run, data, network, _VERIFICATION_IMAGES)
@@ -140,7 +140,7 @@ def check_destination(out: Path, *, force: bool) -> None:
         ExportError: its folder does not exist or cannot be written, or something exists under its name or that of its
             description.
     """
-    check_parent(out)
+    check_parent(Path(os.path.realpath(out)))
     description = get_description_path(out)
     if os.path.lexists(description) and not _is_description(description):
         raise ExportError(f"{description} exists and does not describe an exported network: choose another name")
@@ -161,7 +161,7 @@ def check_destination(out: Path, *, force: bool) -> None:
 def _is_description(path: Path) -> bool:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(content, dict) and {"notice", "sha256", "verification"} <= content.keys()
 
@@ -187,10 +187,10 @@ def check_parent(out: Path) -> None:
 def _warn_of_large_head(network: Network) -> None:
     sizes = {name: tensor.size for name, tensor in network.weights.tensors.items()}
     head = sum(n for name, n in sizes.items() if name.startswith(("params.dense_", "params.predictions")))
-    if head > _SMALL_HEAD_HINT:
+    if head > _LARGE_HEAD:
         _logger.warning(
-            "%.0f of the %.0f million parameters belong to the head %r; a network with the head 'small' has 3 million, "
-            "see configs/phone.py",
+            "%.0f of the %.0f million parameters belong to the head %r: train a network with the head 'small', see "
+            "configs/phone.py",
             head / 1e6,
             sum(sizes.values()) / 1e6,
             network.weights.architecture.head,
@@ -217,7 +217,7 @@ def _describe(
             "shape": network.input_shape,
             "type": network.input_type.__name__,
             "values": values,
-            "scaling": network.input_scaling,
+            **({"scaling": network.input_scaling} if network.raw else {}),
             **network.preprocessing._asdict(),
             "preprocessing": network.preprocessing.describe(network.image_size),
         },

@@ -67,13 +67,13 @@ def write_int8(network: "Network", path: Path, pixels: np.ndarray) -> None:
     """
     from litert_quantizer import algorithm_manager, qtyping
 
+    grid = InputGrid.for_scaling(network.input_scaling)
+    if network.raw:
+        grid = grid._replace(offset=0.0)  # callers pass the input of the network
     fast = replace(network, plain=False)  # computes the same; the plain forms are slow in JAX
     fast = replace(fast, params=equalize_channels(fast, pixels))
     params = correct_biases(fast, round_kernels(fast, pixels), pixels, round_activations=True)
     network = replace(network, params=params)
-    grid = InputGrid.for_scaling(network.input_scaling)
-    if network.raw:
-        grid = grid._replace(offset=0.0)  # callers pass the input of the network
     content = litert.convert(_shift_input(network, grid.offset), network, np.float32)
     quantizer = _make_quantizer(content)
     quantizer.add_static_config(".*", qtyping.TFLOperationName.ALL_SUPPORTED, activation_num_bits=8, weight_num_bits=8)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from input_pipeline.errors import get_first_line
 from mobilenet_jax.export.formats import get_format
 
 _WARM_UP = 3  # runs before the time is measured
@@ -44,4 +45,7 @@ def _limit_cores(threads: int) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except Exception as error:  # runtimes raise almost anything
+        sys.exit(f"{type(error).__name__}: {get_first_line(error)}")

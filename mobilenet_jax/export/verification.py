@@ -17,7 +17,7 @@ from mobilenet_jax.export.network import Network, Output
 THREADS = (1, 2)
 _ROUNDING = 1e-4  # levels of 255; three times the largest difference between runtimes before they round
 _Limits = dict[Quantization, tuple[float, float]]  # of the largest and the mean difference
-_PROBABILITY_LIMITS: _Limits = {"none": (1e-4, 1e-5), "float16": (1e-2, 1e-3), "int8": (0.5, 0.05)}
+_PROBABILITY_LIMITS: _Limits = {"none": (1e-4, 2e-5), "float16": (1e-2, 3e-3), "int8": (0.5, 0.15)}
 # Logits and features amplify rounding. Their differences are divided by the largest absolute value of an output.
 _OTHER_LIMITS: _Limits = {"none": (5e-3, 1e-4), "float16": (0.1, 1e-2), "int8": (1, 0.2)}
 
@@ -30,7 +30,8 @@ class Verification:
         output: the kind of the compared outputs.
         images: the number of images.
         largest_difference: of a probability, or of another output divided by the largest absolute value of an output.
-        mean_difference: the mean of all of these differences, with all numbers of threads.
+        mean_difference: the mean of all of these differences, with all numbers of threads. For probabilities, it is the
+            mean over the images of their total variation distance, half the sum of the differences of all classes.
         top_class_agreement: the fraction of the outputs whose most probable class is the same; None for features.
         milliseconds: per image, by the number of threads.
     """
@@ -78,6 +79,7 @@ def verify(network: Network, path: Path, pixels: np.ndarray) -> Verification:
     outputs = np.stack([outputs for outputs, _ in runs.values()])
     scale = 1.0 if network.output == "probabilities" else float(np.abs(expected).max())
     differences = np.abs(outputs - expected) / scale
+    mean = differences.sum(2).mean() / 2 if network.output == "probabilities" else differences.mean()
     agreement = None
     if network.output != "features":
         agreement = float((outputs.argmax(2) == expected.argmax(1)).mean())
@@ -85,7 +87,7 @@ def verify(network: Network, path: Path, pixels: np.ndarray) -> Verification:
         network.output,
         len(pixels),
         float(differences.max()),
-        float(differences.mean()),
+        float(mean),
         agreement,
         {threads: milliseconds for threads, (_, milliseconds) in runs.items()},
     )

@@ -5,6 +5,14 @@ import shutil
 
 import pytest
 
+from mobilenet_jax.demo.npm import Package
+
+AXE = Package(
+    "axe-core",
+    "4.14.1",
+    "FHfa+lmNjQZfJz1q8wKqIDwC6DExcHt/pkjNQb09a3NPjCKg2rhu5qb2S4r76ASyFNNtuFooJpZe37OgudVGtQ==",
+)
+
 SECONDS = 30  # until a test gives up; machines differ in speed
 
 

@@ -1,7 +1,6 @@
 // The page: opens an image, classifies the chosen part, shows the probabilities.
 
 import {Crop} from './crop.js';
-import {loadModel} from './model.js';
 import {openPhotograph, readPixels} from './photograph.js';
 import {resize} from './preprocessing.js';
 
@@ -34,8 +33,12 @@ async function run(task) {
 }
 
 async function start() {
-  navigator.serviceWorker?.register('service-worker.js');
-  model = await loadModel();
+  showWhenOffline();
+  try {
+    model = await (await import('./model.js')).loadModel();
+  } catch (error) {
+    throw new Error(`The model could not be loaded (${error.message}). Check the connection, and reload the page.`);
+  }
   describeModel(model.description);
   for (const input of inputs) {
     input.disabled = false;
@@ -46,6 +49,12 @@ async function start() {
     });
   }
   setStatus('Ready.');
+}
+
+/** Says that the page works without a network as soon as that is true. */
+async function showWhenOffline() {
+  await navigator.serviceWorker?.register('service-worker.js');
+  element('offline').hidden = !(await navigator.serviceWorker?.ready);
 }
 
 async function open(file, isLatest) {
@@ -104,7 +113,7 @@ function describeModel(description) {
     'Network': `MobileNet v1, alpha ${description.alpha}, ${description.quantization === 'none' ? 'float32' : description.quantization}`,
     'Input': `${width} x ${height} pixels`,
     'Training data': description.training_data,
-    'License': description.license,
+    'License of the data': description.license,
     'Weights': description.source,
     'Notice': description.notice,
   };

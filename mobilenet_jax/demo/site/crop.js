@@ -17,7 +17,9 @@ export class Crop {
     }
     this.canvas.addEventListener('pointerdown', event => this.startDrag(event));
     this.canvas.addEventListener('pointermove', event => this.drag(event));
-    for (const end of ['pointerup', 'pointercancel']) this.canvas.addEventListener(end, onChange);
+    for (const end of ['pointerup', 'pointercancel']) {
+      this.canvas.addEventListener(end, event => { if (this.endDrag(event)) onChange(); });
+    }
   }
 
   /**
@@ -69,7 +71,19 @@ export class Crop {
     this.draw();
   }
 
+  /** Returns whether the part has been moved. */
+  endDrag(event) {
+    if (!event.isPrimary || !this.start) return false;
+    const [, left, top] = this.sliders;
+    const moved = Number(left.value) !== this.start.left || Number(top.value) !== this.start.top;
+    this.start = null;
+    return moved;
+  }
+
   draw() {
+    const [zoom, ...positions] = this.sliders;
+    zoom.setAttribute('aria-valuetext', `${zoom.value} times`);
+    for (const slider of positions) slider.setAttribute('aria-valuetext', `${Math.round(100 * slider.value)}%`);
     const context = this.canvas.getContext('2d');
     const scale = this.canvas.width / this.bitmap.width;
     const {x, y, width, height} = this.part;

@@ -21,7 +21,8 @@ async function load(file, sha256) {
   const bytes = new Uint8Array(await crypto.subtle.digest('SHA-256', content));
   const hex = Array.from(bytes, byte => byte.toString(16).padStart(2, '0')).join('');
   if (hex !== sha256) throw new Error(`${file} is not of this version`);
-  return new Response(content, {headers: response.headers}); // a redirected one could not be shown
+  // Neither a redirected response could be shown, nor one with the header `Vary: *` stored.
+  return new Response(content, {headers: {'Content-Type': response.headers.get('Content-Type') ?? ''}});
 }
 
 self.addEventListener('activate', event => {

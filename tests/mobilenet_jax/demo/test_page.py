@@ -1,9 +1,7 @@
 """The page in a browser: equal to Python, robust, accessible, usable without a network."""
 
 import hashlib
-import importlib.util
 import json
-import shutil
 import threading
 import time
 
@@ -13,71 +11,15 @@ from PIL import Image, ImageOps
 
 from input_pipeline.preprocessing import Preprocessing
 from mobilenet_jax.demo.build import build_demo
-from mobilenet_jax.demo.npm import Package, read_package_files
+from mobilenet_jax.demo.npm import read_package_files
 from mobilenet_jax.demo.serve import make_server
-from mobilenet_jax.errors import ExportError
 from mobilenet_jax.inference.classifier import Classifier
 from mobilenet_jax.inference.predict_files import classify_files
 from mobilenet_jax.weights.load import read_weights
 from mobilenet_jax.weights.save import write_weights
 from mobilenet_jax.weights.weights_file import compute_sha256
-from tests.helpers.browser import choose, move, read_probabilities, read_status, start_browser, wait_for
+from tests.helpers.browser import AXE, choose, move, read_probabilities, read_status, start_browser, wait_for
 from tests.helpers.sensitive_weights import make_images, make_sensitive_weights
-
-AXE = Package(
-    "axe-core",
-    "4.14.1",
-    "FHfa+lmNjQZfJz1q8wKqIDwC6DExcHt/pkjNQb09a3NPjCKg2rhu5qb2S4r76ASyFNNtuFooJpZe37OgudVGtQ==",
-)
-
-
-@pytest.fixture(scope="module")
-def sensitive(tmp_path_factory):
-    """Returns weights whose probabilities differ from image to image."""
-    path = tmp_path_factory.mktemp("weights") / "sensitive.safetensors"
-    write_weights(path, make_sensitive_weights("small", (96, 96)))
-    return path
-
-
-@pytest.fixture(scope="module")
-def site(sensitive, tmp_path_factory):
-    for package in ("litert_converter", "ai_edge_litert"):
-        if not importlib.util.find_spec(package):
-            pytest.skip(f"needs the Python package {package}: pip install 'mobilenet-jax[export]'")
-    if not shutil.which("npm"):
-        pytest.skip("needs npm")
-    folder = tmp_path_factory.mktemp("demo") / "site"
-    try:
-        read_package_files(AXE, ["axe.min.js"])
-    except ExportError as error:
-        pytest.skip(f"needs npm's registry: {error}")
-    build_demo(sensitive, folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def server(site):
-    server = make_server(site)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    browser = start_browser()
-    yield browser
-    browser.quit()
-
-
-@pytest.fixture
-def page(browser, server):
-    """Opens the page and waits until its model is loaded."""
-    browser.set_window_size(1280, 1000)
-    browser.get(f"http://localhost:{server.server_port}/")
-    wait_for(browser, lambda: read_status(browser) == "Ready.")
-    return browser
 
 
 def predict(weights, paths):
@@ -195,6 +137,16 @@ def test_dragging_moves_the_frame_by_the_way_of_the_pointer(page, tmp_path):
     assert top == 0.5
 
 
+def test_a_tap_on_the_preview_classifies_nothing(page, real_data):
+    from selenium.webdriver import ActionChains
+
+    choose(page, min(real_data.glob("*/*.jpg")))
+    page.execute_script("document.getElementById('status').textContent = 'chosen'")
+    ActionChains(page, duration=0).move_to_element(page.find_element("id", "preview")).click().perform()
+    page.execute_async_script("setTimeout(arguments[0], 500)")
+    assert read_status(page) == "chosen"
+
+
 def test_photographs_are_read_in_strips(page):
     """iOS limits a canvas to fewer pixels than its photographs have."""
     sizes, equal = page.execute_async_script(
@@ -230,8 +182,8 @@ def test_page_works_without_a_network_after_the_first_load(site, real_data):
     browser = start_browser()
     try:
         browser.get(f"http://localhost:{server.server_port}/")
-        browser.execute_async_script("navigator.serviceWorker.ready.then(arguments[0])")
         wait_for(browser, lambda: read_status(browser) == "Ready.")
+        wait_for(browser, browser.find_element("id", "offline").is_displayed)
         server.shutdown()
         server.server_close()
         browser.refresh()
