@@ -6,6 +6,7 @@ The base class is defined here because this package imports nothing of `mobilene
 from collections.abc import Sequence
 
 _MAX_LINE = 400  # characters
+_MAX_LINES = 20  # of one kind
 
 
 class UserError(Exception):
@@ -28,6 +29,12 @@ class DataError(UserError):
 
 class DamagedImageError(DataError):
     """All faults of the data set are those of images, so that it can be read without these images."""
+
+
+def shorten(lines: Sequence[str]) -> list[str]:
+    """Returns the first twenty lines, and how many there are more."""
+    more = [f"and {len(lines) - _MAX_LINES} more"] if len(lines) > _MAX_LINES else []
+    return [*lines[:_MAX_LINES], *more]
 
 
 def make_printable(text: str) -> str:

@@ -11,7 +11,9 @@ from input_pipeline.errors import DataError
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
-_CLUTTER = ("thumbs.db", "desktop.ini", "__macosx")  # of Windows and macOS
+# Of Windows, macOS, Synology and Linux.
+_CLUTTER = ("thumbs.db", "desktop.ini", "$recycle.bin", "__macosx", "@eadir", "lost+found")
+_CLUTTER_SUFFIX = ":zone.identifier"  # of files that were copied from Windows to its Linux
 PREPARE_AGAIN = "create it again with `mobilenet-jax prepare RAW DST --to tfds`"
 _ADDRESS = re.compile(r"(.+\.array_record-\d+-of-\d+)#(\d+)[/\\][^/\\]+")
 
@@ -27,8 +29,8 @@ def read_image_bytes(path: str) -> bytes:
 
 
 def is_clutter(name: str) -> bool:
-    """Returns whether a file or folder name is hidden, or one that Windows or macOS adds: no part of the data."""
-    return name.startswith(".") or name.lower() in _CLUTTER
+    """Returns whether a file or folder name is hidden, or one that a system adds: no part of the data."""
+    return name.startswith(".") or name.lower() in _CLUTTER or name.lower().endswith(_CLUTTER_SUFFIX)
 
 
 def hash_files(paths: Sequence[str]) -> str:

@@ -23,6 +23,7 @@ FORMATS = (*FAST_FORMATS, "WEBP", "BMP", "TIFF", "GIF")  # the others are decode
 cv2.setNumThreads(0)  # one thread per image, since many images are processed at once
 
 _REDUCED = ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4), (2, cv2.IMREAD_REDUCED_COLOR_2))
+_PNG_SIGNATURE, _PNG_BITS = b"\x89PNG\r\n\x1a\n", 24  # the latter is the position of the bits per channel
 _BITS_PER_SAMPLE = 258  # the number of a tag in TIFF files
 _DEEP_MODES = ("I", "F")  # Pillow would clip these to 8 bits; 16-bit modes are named "I;16" and alike
 _BORDERS: dict[FillMode, int] = {
@@ -47,7 +48,7 @@ def decode_image(data: bytes, size: tuple[int, int], preprocessing: Preprocessin
         uint8 `[height, width, 3]`.
 
     Raises:
-        DataError: the data are not an image in one of `FORMATS`, or are damaged.
+        DataError: the data are not an image in one of `FORMATS`, have more than 8 bits per channel, or are damaged.
     """
     try:
         with Image.open(BytesIO(data), formats=FORMATS) as image:  # reads the header only
@@ -58,6 +59,8 @@ def decode_image(data: bytes, size: tuple[int, int], preprocessing: Preprocessin
         raise
     except Exception as error:  # Pillow raises almost any type for damaged headers
         raise DataError(f"it is not one of {', '.join(FORMATS)}, or it is damaged") from error
+    if is_deep_png(data):
+        raise DataError("it has 16 bits per channel, not 8")
     if not is_fast:
         return preprocess(decode_with_pillow(data), size, preprocessing)
     flags = next((flag for reduction, flag in _REDUCED if is_jpeg and ratio >= reduction), cv2.IMREAD_COLOR_RGB)
@@ -67,6 +70,14 @@ def decode_image(data: bytes, size: tuple[int, int], preprocessing: Preprocessin
     if flags != cv2.IMREAD_COLOR_RGB:
         decoded = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
     return preprocess(decoded, size, preprocessing)
+
+
+def is_deep_png(data: bytes) -> bool:
+    """Returns whether a file is a PNG of 16 bits per channel.
+
+    Decoders drop the lower 8 bits, so that an image of 12 bits in 16, as X-ray machines write them, would be black.
+    """
+    return data.startswith(_PNG_SIGNATURE) and data[_PNG_BITS : _PNG_BITS + 1] == b"\x10"
 
 
 def decode_with_pillow(data: bytes) -> np.ndarray:

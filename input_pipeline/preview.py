@@ -3,6 +3,7 @@
 import io
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -51,8 +52,9 @@ def write_preview(
         affine = sample_affine(augmentation, seed, epoch, len(examples), image_size)[indices]
         color = sample_color(augmentation, seed, epoch, len(examples))[indices]
         columns[f"epoch {epoch + 1}"] = augment_images(originals, affine, color, augmentation, _UNIT_RANGE)
-    figure = _draw_grid(columns, [examples.class_names[label] for label in labels])
-    figure.savefig(png := io.BytesIO(), format="png", dpi=120)
+    with matplotlib.rc_context({"text.parse_math": False}):  # the name of a class may contain dollar signs
+        figure = _draw_grid(columns, [examples.class_names[label] for label in labels])
+        figure.savefig(png := io.BytesIO(), format="png", dpi=120)
     write_atomically(path, png.getvalue())
 
 

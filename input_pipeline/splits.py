@@ -100,25 +100,39 @@ def split_by_lesion(examples: Examples, val_fraction: float, seed: int) -> tuple
         The examples for training and for validation, each in the original order.
 
     Raises:
-        DataError: a lesion has two labels, or a class has too few lesions for both subsets.
+        DataError: a lesion has two labels, or a class has one lesion only.
     """
     lesion_of, lesion_labels = _number_lesions(examples)
     counts = np.bincount(lesion_labels, minlength=len(examples.class_names))
-    unit = _get_unit(examples)
-    too_few = DataError(
-        f"cannot split by {unit} with data.val_fraction={val_fraction} ({_format_counts(examples, counts)}): each "
-        f"class needs {unit}s for both subsets; add images or change data.val_fraction"
-    )
+    if 1 in counts:
+        unit = _get_unit(examples)
+        raise DataError(
+            f"cannot split by {unit} ({_format_counts(examples, counts)}): each class needs one {unit} for training "
+            f"and one for validation; add images, or use data.split=all"
+        )
     try:
         _, validation = train_test_split(
             np.arange(len(lesion_labels)), test_size=val_fraction, random_state=seed, stratify=lesion_labels
         )
-    except ValueError as error:  # a class has one lesion, or a subset has fewer lesions than there are classes
-        raise too_few from error
+    except ValueError:  # a subset has fewer lesions than there are classes
+        validation = np.zeros(0, int)
     held_out = np.bincount(lesion_labels[validation], minlength=len(counts))
     if any(count and not 0 < n < count for n, count in zip(held_out, counts, strict=True)):
-        raise too_few
+        validation = _sample_each_class(lesion_labels, val_fraction, seed)
     return _divide(examples, np.isin(lesion_of, validation))
+
+
+def _sample_each_class(lesion_labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Samples a fraction of the lesions of each class, but at least one, and not all of them.
+
+    `train_test_split` gives the whole data set that fraction, and may leave a small class without a lesion.
+    """
+    rng = np.random.default_rng(seed)
+    sampled = []
+    for label in np.unique(lesion_labels):
+        members = rng.permutation(np.flatnonzero(lesion_labels == label))
+        sampled.append(members[: min(max(1, round(fraction * len(members))), len(members) - 1)])
+    return np.concatenate(sampled)
 
 
 def count_crossing_lesions(training: Examples, validation: Examples) -> int:

@@ -18,19 +18,18 @@ from PIL import Image
 from tqdm import tqdm
 
 from input_pipeline.atomic_files import write_atomically
-from input_pipeline.errors import DataError
+from input_pipeline.errors import DataError, shorten
 from input_pipeline.examples import Examples, Faults, collect_faults
 from input_pipeline.image_files import hash_files, read_image_bytes
-from input_pipeline.image_ops import FAST_FORMATS, FORMATS, decode_with_pillow
+from input_pipeline.image_ops import FAST_FORMATS, FORMATS, decode_with_pillow, is_deep_png
 from input_pipeline.resources import count_cpus
 from input_pipeline.user_cache import get_cache_folder
 
 MIN_SIDE, MAX_SIDE = 8, 10_000  # pixels
 _FEW_EXAMPLES = 5  # of a class
-_MAX_LINES = 20  # per type of warning
 _MAX_NAMES = 5  # of identical images
 _ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
-_VERSION = 3  # raised when the same files give other results, so that all data sets are validated again
+_VERSION = 4  # raised when the same files give other results, so that all data sets are validated again
 
 _logger = logging.getLogger(__name__)
 
@@ -80,7 +79,7 @@ def drop_damaged_images(examples: Examples) -> Examples:
     if len(faults) == len(examples):
         Faults(faults.values()).raise_if_any()
     if faults:
-        _logger.warning("damaged images that are left out, %d of %d:", len(faults), len(examples))
+        _logger.warning("leaving out %d of %d images, which cannot be read:", len(faults), len(examples))
     for line in [*faults.values(), *warnings]:
         _logger.warning("%s", line)
     return examples.take(np.array([i for i in range(len(examples)) if i not in faults], np.int64))
@@ -161,12 +160,7 @@ def _list_warnings(examples: Examples, inspections: Sequence[_Inspection]) -> li
         for name, n in zip(examples.class_names, counts, strict=True)
         if n < _FEW_EXAMPLES
     ]
-    return [*_shorten(suspicious), *_shorten(_list_identical(examples, inspections)), *small_classes]
-
-
-def _shorten(lines: list[str]) -> list[str]:
-    more = [f"and {len(lines) - _MAX_LINES} more like these"] if len(lines) > _MAX_LINES else []
-    return lines[:_MAX_LINES] + more
+    return [*shorten(suspicious), *shorten(_list_identical(examples, inspections)), *small_classes]
 
 
 def _list_identical(examples: Examples, inspections: Sequence[_Inspection]) -> list[str]:
@@ -175,15 +169,25 @@ def _list_identical(examples: Examples, inspections: Sequence[_Inspection]) -> l
     for i, inspection in enumerate(inspections):
         groups[inspection.digest].append(i)
     names = examples.names if examples.relative_paths is not None else [Path(path).name for path in examples.paths]
-    lines, known = [], examples.lesions_known
+    lines: list[str] = []
+    contradictions: list[str] = []
+    copies = 0  # that are not known to show the same lesion
     for group in groups.values():
-        if len(group) > 1:
-            more = f" and {len(group) - _MAX_NAMES} more" if len(group) > _MAX_NAMES else ""
-            images = ", ".join(names[i] for i in group[:_MAX_NAMES]) + more
-            lesions = f"lesions: {len({examples.lesions[i] for i in group})}" if known else "lesions unknown"
-            classes = len({examples.labels[i] for i in group})
-            lines.append(f"identical images: {images} ({lesions}, classes: {classes})")
-    return lines
+        if len(group) == 1:
+            continue
+        more = f" and {len(group) - _MAX_NAMES} more" if len(group) > _MAX_NAMES else ""
+        images = ", ".join(names[i] for i in group[:_MAX_NAMES]) + more
+        if len({examples.lesions[i] for i in group}) > 1:
+            copies += len(group)
+        if len({examples.labels[i] for i in group}) > 1:
+            contradictions.append(f"identical images in different classes: {images}")
+        else:
+            lines.append(f"identical images: {images}")
+    summary = (
+        f"{copies} images have copies that a split can separate from them, so that validation metrics are optimistic: "
+        "remove the copies, or give them the same lesion or group"
+    )
+    return [*([summary] if copies else []), *contradictions, *lines]
 
 
 def _inspect_image(path: str, can_decode: Callable[[bytes], bool]) -> _Inspection:
@@ -238,6 +242,8 @@ def _check_content(data: bytes, can_decode: Callable[[bytes], bool]) -> int:
         raise DataError(f"has the format {image_format}, not one of {', '.join(FORMATS)}")
     if min(width, height) < MIN_SIDE or max(width, height) > MAX_SIDE:
         raise DataError(f"is {width} x {height} pixels, not {MIN_SIDE} to {MAX_SIDE} per side")
+    if is_deep_png(data):
+        raise DataError("has 16 bits per channel, not 8 (convert it so that its brightest values use all of the 8)")
     if image_format not in FAST_FORMATS:
         try:
             decode_with_pillow(data)
@@ -264,4 +270,6 @@ def _describe_unreadable(data: bytes) -> str:
         return "is a truncated or damaged WEBP"
     if data[4:8] == b"ftyp":
         return "is a HEIC image or a video, which cannot be read (convert it to JPEG or PNG)"
+    if data.startswith(b"\x89PNG"):
+        return "is a truncated or damaged PNG"
     return "is not an image"

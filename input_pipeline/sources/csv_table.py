@@ -7,9 +7,11 @@
 
 Paths are relative to the folder of the table. The column `group` is optional: images with the same text, such as the
 images of one lesion, are in the same subset, and an empty cell is a group of its own. The column `split` is
-optional: `training` (or `train`) and `validation` (or `valid`, `val`), in any case. Other columns are ignored.
+optional: `training` (or `train`) and `validation` (or `valid`, `val`), in any case. Rows with `test` are left out,
+and other columns are ignored.
 """
 
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -30,6 +32,9 @@ _SUBSET_OF = {
     "valid": "validation",
     "validation": "validation",
 }
+_TEST = "test"
+
+_logger = logging.getLogger(__name__)
 
 
 class _Row(NamedTuple):
@@ -56,7 +61,7 @@ def read_csv_table(file: str | Path, faults: Faults | None = None) -> Examples:
     """
     file = Path(file)
     if not file.is_file():
-        hint = "use data.source=folders for class folders" if file.is_dir() else "data.dir names the CSV file"
+        hint = "use data.source=folders for class folders" if file.is_dir() else "data.dir is the CSV file"
         raise DataError(f"no such table: {file} ({hint})")
     with collect_faults(faults) as collected:
         rows, has_subsets = _read_table(file, collected)
@@ -92,7 +97,7 @@ def _name_lesions(examples: Examples) -> np.ndarray:
 def _read_table(file: Path, faults: Faults) -> tuple[list[_Row], bool]:
     """Returns the rows without a fault, and whether the table has the column `split`."""
     lines = read_rows(file)
-    _, header = next(lines, (1, []))
+    header = [column.strip() for column in next(lines, (1, []))[1]]
     for column in (*_REQUIRED, *_OPTIONAL):
         if header.count(column) > 1 or (column in _REQUIRED and column not in header):
             raise DataError(
@@ -100,12 +105,15 @@ def _read_table(file: Path, faults: Faults) -> tuple[list[_Row], bool]:
                 "each of them once, separated by commas"
             )
     line_of: dict[Path, int] = {}
-    rows = []
+    rows, skipped = [], 0
     for line, cells in lines:
         if len(cells) != len(header):
             faults.append(f"{file}:{line}: the row has {len(cells)} cells, the header has {len(header)}")
             continue
         values = dict(zip(header, (cell.strip() for cell in cells), strict=True))
+        if values.get("split", "").lower() == _TEST:
+            skipped += 1
+            continue
         path = file.parent / values["path"]
         row_faults = _find_faults(values, path, line_of)
         line_of.setdefault(path, line)
@@ -113,6 +121,8 @@ def _read_table(file: Path, faults: Faults) -> tuple[list[_Row], bool]:
         if not row_faults:
             subset = _SUBSET_OF[values["split"].lower()] if "split" in values else ""
             rows.append(_Row(line, path, values["label"], values.get("group", ""), subset))
+    if skipped:
+        _logger.info("%s: %d rows of the test set are not read", file, skipped)
     if not rows and not faults:
         raise DataError(f"{file} lists no images")
     return rows, "split" in header

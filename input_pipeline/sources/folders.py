@@ -4,7 +4,8 @@
     DIR/val/MEL/ISIC_0024311.jpg ...       optional, beside the training folder
     DIR/lesions.csv                        optional: image, lesion_id
 
-`Train` may also be `training`, `val` may be `valid`, `validation` or `test`, in any case. The classes are the names of
+`Train` may also be `training`, and `val` may be `valid`, `validation`, `test` or `testing`, all in any case and with
+`_set` or without. The classes are the names of
 the training folders in alphabetical order. Without `lesions.csv`, lesions are unknown.
 """
 
@@ -31,10 +32,11 @@ from input_pipeline.splits import SUBSETS
 _OTHER_IMAGES = (".arw", ".avif", ".cr2", ".dcm", ".dng", ".heic", ".heif", ".jp2", ".jxl", ".nef", ".psd", ".svg")
 _LESIONS = "lesions.csv"
 
-# The folders that hold class folders, in any case. A test folder is the validation folder if there is no other.
+# The folders that hold class folders, in any case and with `_set` or without. A test folder is the validation folder if
+# there is no other.
 _TRAINING = ("train", "training")
 _VALIDATION = ("val", "valid", "validation")
-_TEST = ("test",)
+_TEST = ("test", "testing")
 _WRITTEN_NAMES = {"training": "Train", "validation": "Validation"}
 
 _logger = logging.getLogger(__name__)
@@ -68,12 +70,12 @@ def read_folders(folder: str | Path, faults: Faults | None = None) -> Examples:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        hint = "use data.source=csv for a table" if folder.is_file() else "data.dir names the one with class folders"
+        hint = "use data.source=csv for a table" if folder.is_file() else "data.dir is that with the class folders"
         raise DataError(f"no such data folder: {folder} ({hint})")
     layout = _find_layout(folder)
     classes = [path.name for path in _list_folders(layout.training)]
     if not classes:
-        raise DataError(f"{layout.training} holds no class folders, such as {layout.training}/MEL")
+        raise DataError(f"{layout.training} holds no class folders, such as {layout.training}/cat")
     with collect_faults(faults) as collected:
         images = _list_images(folder, layout, classes, collected)
         paths = [image.path for image in images]
@@ -118,7 +120,8 @@ def _find_layout(folder: Path) -> _Layout:
 
 def _find_named(folders: Sequence[Path], names: Sequence[str]) -> Path | None:
     """Returns the folder that has one of the names and holds folders; None if there is none."""
-    matches = [path for path in folders if path.name.lower() in names and (path.name == "Train" or _list_folders(path))]
+    named = [path for path in folders if path.name.lower().removesuffix("_set") in names]
+    matches = [path for path in named if path.name == "Train" or _list_folders(path)]
     if len(matches) > 1:
         raise DataError(f"{matches[0]} and {matches[1]} have the same role: keep one of them, or merge them")
     return matches[0] if matches else None
@@ -141,7 +144,7 @@ def _list_images(data_folder: Path, layout: _Layout, classes: Sequence[str], fau
     for subset, top in zip(SUBSETS, layout, strict=True):
         if top and top != data_folder:  # beside them, `lesions.csv` and files of other purposes may be
             others = sorted(e.path for e in os.scandir(top) if not e.is_dir() and not is_clutter(e.name))
-            faults += [f"{path} is beside the class folders: remove it" for path in others]
+            faults += [f"{path} is beside the class folders: move it elsewhere" for path in others]
         for folder in _list_folders(top) if top else []:
             if folder.name in classes:
                 label = classes.index(folder.name)
@@ -159,16 +162,22 @@ def _list_class(folder: Path, faults: Faults) -> list[Path]:
     paths = sorted(path for path in folder.iterdir() if not is_clutter(path.name))
     if not paths:
         faults.append(f"{folder} is empty: add its images or remove it")
+    if paths and all(path.is_dir() for path in paths):
+        faults.append(
+            f"{folder} holds folders, no images: move the images into it, or specify --config.data.dir={folder} if "
+            "these folders are the classes"
+        )
+        return []
     images = []
     for path in paths:
         if path.is_dir():
-            faults.append(f"{path} is a folder: remove it from the class folder")
+            faults.append(f"{path} is a folder in a class folder, which holds images only: move it elsewhere")
         elif path.suffix.lower() in IMAGE_SUFFIXES:
             images.append(path)
         elif path.suffix.lower() in _OTHER_IMAGES:
             faults.append(f"{path} is in a format that cannot be read: convert it to JPEG or PNG")
         else:
-            faults.append(f"{path} is not an image file ({', '.join(IMAGE_SUFFIXES)}): remove it from the class folder")
+            faults.append(f"{path} is not an image file ({', '.join(IMAGE_SUFFIXES)}): move it elsewhere")
     return images
 
 

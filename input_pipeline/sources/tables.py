@@ -17,7 +17,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, strict=True)
+            reader = csv.reader(file, strict=True, skipinitialspace=True)
             yield from ((reader.line_num, row) for row in reader if row)
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} is not a CSV text: {error}") from error

@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
-from input_pipeline.errors import get_first_line, make_printable
+from input_pipeline.errors import get_first_line, make_printable, shorten
 from mobilenet_jax.errors import Interrupted, UserError, is_out_of_memory
 
 EXIT_RESUMABLE = 75  # a run that was asked to stop and can continue: EX_TEMPFAIL of sysexits.h
@@ -40,7 +40,7 @@ def run_command(command: Callable[[], object], *, debug: bool) -> None:
         if debug:
             raise
         details = error.details if isinstance(error, UserError) else ()
-        for detail in details if len(details) > 1 else ():
+        for detail in shorten(details) if len(details) > 1 else ():
             print(detail, file=sys.stderr)
         print(f"error: {format_error(error)}", file=sys.stderr)
         sys.exit(1)

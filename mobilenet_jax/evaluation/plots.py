@@ -20,7 +20,7 @@ from sklearn.metrics import ConfusionMatrixDisplay, PrecisionRecallDisplay, RocC
 from mobilenet_jax.evaluation.metrics import CALIBRATION_BINS, assign_bins
 from mobilenet_jax.evaluation.predictions import Predictions
 
-_STYLE = "petroff10"
+_STYLE = ("petroff10", {"text.parse_math": False})  # the name of a class may contain dollar signs
 _CURVES = {  # metrics of a record, without `train_` or `val_`, and their titles
     "loss": "Loss (cross-entropy)",
     "accuracy": "Accuracy",

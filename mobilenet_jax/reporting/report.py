@@ -22,6 +22,8 @@ def write_report(evaluation: Evaluation, folder: Path) -> None:
         OSError: the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "predictions.csv", evaluation.predictions.to_csv())
+    write_atomically(folder / "metrics.json", json.dumps(build_metrics_json(evaluation), indent=2) + "\n")
     predictions, run = evaluation.predictions, evaluation.runs[0]
     figures, narrow = draw_figures(predictions), {"scores": draw_score_histograms(predictions, narrow=True)}
     if run.records and len(evaluation.runs) == 1:
@@ -30,8 +32,6 @@ def write_report(evaluation: Evaluation, folder: Path) -> None:
     plots, narrow_plots = ({name: encode_png(f) for name, f in group.items()} for group in (figures, narrow))
     for name, png in plots.items():
         write_atomically(folder / f"{name}.png", png)
-    write_atomically(folder / "predictions.csv", predictions.to_csv())
-    write_atomically(folder / "metrics.json", json.dumps(build_metrics_json(evaluation), indent=2) + "\n")
     write_atomically(folder / "report.html", render_html(evaluation, plots, narrow_plots))
 
 

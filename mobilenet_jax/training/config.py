@@ -6,6 +6,7 @@ a key are those of the module that implements them.
 
 import difflib
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -97,6 +98,7 @@ def _one_of(*values: str) -> _Rule:
 
 
 _TEXT = _Rule((str,), lambda _: True, "a string")
+_PATHS = (("data", "dir"), ("init", "weights"), ("loss", "soft_labels"))
 _OPTIONAL_TEXT = _Rule((str, type(None)), lambda _: True, "a string or None")
 _OPTIONAL_NUMBER = _Rule((int, float, type(None)), lambda x: x is None or math.isfinite(x), "a finite number or None")
 _SWITCH = _Rule((bool,), lambda _: True, "True or False")
@@ -206,12 +208,15 @@ def parse_config(specification: str | None, overrides: Sequence[str]) -> tuple[C
     try:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=arguments)
         rest = values(arguments)[1:]
-    except flags.Error as error:
+    except (flags.Error, ValueError) as error:  # ValueError: an argument such as --config.train.epochs:3
         raise ConfigError(str(error).strip().rpartition("\n")[2]) from error
     if not specification:
         raise ConfigError("--config is missing: name a file or a shipped configuration, such as --config=sample")
     if rest:
         raise ConfigError(f"unexpected argument {rest[0]}")
+    for section, key in _PATHS:  # shells leave the ~ of --config.data.dir=~/images as it is
+        if isinstance(value := values.config.get(section, {}).get(key), str):
+            values.config[section][key] = os.path.expanduser(value)
     return values.config, Path(specification).name.replace(".py", "").replace(":", "-")
 
 

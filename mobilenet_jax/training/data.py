@@ -130,19 +130,26 @@ def add_soft_labels(training: Examples, loss: ConfigDict) -> Examples:
 
 
 def _log_numbers(training: Examples, validation: Examples, split: str) -> None:
-    """Logs the numbers of images and lesions in both subsets of a split, and warns of lesions that are in both."""
+    """Logs the numbers of images and lesions in both subsets of a split.
+
+    Warns of lesions that are in both, and of classes that cannot be learned.
+    """
     subsets = {"training": training, "validation": validation} if len(validation) else {"training": training}
     for subset, examples in subsets.items():
         counts = np.bincount(examples.labels, minlength=len(examples.class_names))
-        table = " ".join(f"{name} {count}" for name, count in zip(examples.class_names, counts, strict=True))
-        lesions = f" of {len(set(examples.lesions))} lesions" if examples.lesions_known else ", lesions unknown"
+        table = ", ".join(f"{name} {count}" for name, count in zip(examples.class_names, counts, strict=True))
+        lesions = f" of {len(set(examples.lesions))} lesions" if examples.lesions_known else ""
         _logger.info("%s: %d images%s (%s)", subset, len(examples), lesions, table)
     crossing, split_hash = count_crossing_lesions(training, validation), hash_split(format_split(training, validation))
     known = all(examples.lesions_known for examples in subsets.values())
-    _logger.info(
-        "split %s, hash %s; lesions in both subsets: %s", split, split_hash[:12], crossing if known else "unknown"
-    )
+    common = f"; lesions in both subsets: {crossing}" if known else ""
+    _logger.info("split %s, hash %s%s", split, split_hash[:12], common)
     if crossing:
         given = "move the images of each to one subset, or use data.split=fold:1/5"
         advice = "use data.split=lesion" if training.subsets is None else given
         _logger.warning("%d lesions are in both subsets, so validation metrics are optimistic; %s", crossing, advice)
+    if untrained := sorted({training.class_names[c] for c in {*validation.labels} - {*training.labels}}):
+        _logger.warning(
+            "there are no training images of %s, which the model cannot learn; use another split, or add images",
+            ", ".join(untrained),
+        )

@@ -19,7 +19,7 @@ from input_pipeline.cache import Cache, open_cache
 from input_pipeline.examples import Examples
 from input_pipeline.image_ops import InputScaling
 from input_pipeline.splits import format_split
-from mobilenet_jax.cluster import broadcast
+from mobilenet_jax.cluster import broadcast, is_first_process
 from mobilenet_jax.errors import Interrupted, WorkdirError
 from mobilenet_jax.sharding import gather_to_host
 from mobilenet_jax.training.checkpoints import MAX_CHECKPOINTS, Checkpoints, has_checkpoints
@@ -43,7 +43,7 @@ from mobilenet_jax.training.setup import (
 )
 from mobilenet_jax.training.step import BatchResult, DeviceBatch, TrainState
 from mobilenet_jax.training.trainer import RunLength, Trainer
-from mobilenet_jax.training.workdir import Workdir
+from mobilenet_jax.training.workdir import Workdir, check_workdir
 
 _logger = logging.getLogger(__name__)
 _INTERRUPTED = "stopped at step {} and saved: the same command continues from there"
@@ -82,6 +82,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, profile: bool
     steps_per_epoch = count_steps_per_epoch(config.train.batch_size, len(training))
     config = resolve_config(config, training, steps_per_epoch)
     warn_of_contradictions(config)
+    if is_first_process():
+        check_workdir(workdir, config.to_dict())  # before the images are decoded for a cache
     is_new = not broadcast(np.bool_(has_checkpoints(workdir / "checkpoints")))
     program, state, scaling = build_program(config, training.labels, steps_per_epoch, pretrained=is_new)
     history = History(fingerprints, list(training.class_names), scaling)

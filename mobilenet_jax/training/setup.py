@@ -17,7 +17,7 @@ from input_pipeline.examples import Examples
 from input_pipeline.image_ops import InputScaling
 from input_pipeline.preprocessing import Preprocessing
 from mobilenet_jax.errors import ConfigError
-from mobilenet_jax.model.mobilenet import MobileNet
+from mobilenet_jax.model.mobilenet import BLOCKS, MobileNet
 from mobilenet_jax.sharding import make_data_mesh, replicate
 from mobilenet_jax.training.batch_statistics import StatisticsEstimator, make_statistics_estimator
 from mobilenet_jax.training.losses import Regularizer, compute_class_weights, compute_log_prior
@@ -40,6 +40,7 @@ from mobilenet_jax.weights.metadata import format_input_scaling
 
 Precision = Literal["float32", "bfloat16"]
 InputScalingName = Literal["1/255", "weights"]
+_MIN_BATCH = 4  # images; with one, the last layers would be normalized to 0
 _STEPS, _MIN_EPOCHS, _MAX_EPOCHS = 1500, 15, 60  # of a run with `train.epochs=0`
 
 _ARTICLE_SCALING = (0.0, 1.0)  # the article divides pixel values by 255
@@ -55,7 +56,12 @@ def warn_of_contradictions(config: ConfigDict) -> None:
     }
     active = [name for name, is_active in corrections.items() if is_active]
     if len(active) > 1:
-        _logger.warning("%s: rare classes are corrected for more than once; use one", " and ".join(active))
+        _logger.warning("%s: several settings correct for rare classes; use only one of them", " and ".join(active))
+    trains_batch_norm = config.model.frozen_blocks < len(BLOCKS) or config.model.batch_norm == "train"
+    if config.train.batch_size < _MIN_BATCH and trains_batch_norm:
+        _logger.warning(
+            "train.batch_size is %d: batch normalization needs more images per batch", config.train.batch_size
+        )
     for key, effect in (
         ("optimizer.warmup_epochs", "the learning rate stays below optimizer.learning_rate"),
         ("loss.weights_from_epoch", "the class weights have no effect"),

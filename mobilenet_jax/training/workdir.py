@@ -57,19 +57,14 @@ class Workdir:
         self._writes = is_first_process()
         if not self._writes:
             return
-        file, metrics = path / "config.json", path / "metrics.jsonl"
-        if file.exists():
-            # Before the first checkpoint, a configuration that does not work can be corrected.
-            _check_same_run(file, config, may_differ=not (has_checkpoints(path / "checkpoints") or metrics.exists()))
-        elif path.exists() and not (path.is_dir() and all(map(_is_ignored, path.iterdir()))):
-            raise WorkdirError(f"{path} exists and does not hold a run: choose another --workdir")
+        check_workdir(path, config)
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise WorkdirError(f"cannot create {path} ({error.strerror}): choose another --workdir") from error
         self._lock = _acquire_lock(path)
         remove_leftovers(path)
-        if not file.exists():
+        if not (path / "config.json").exists():
             self.check_space(bytes_needed)
             self._write("config.json", _format_json(config))
 
@@ -146,6 +141,24 @@ class Workdir:
                 self._events.add_scalar(tag, value, record["epoch"])
         self._epochs_written = len(records)
         self._events.flush()
+
+
+def check_workdir(path: Path, config: dict[str, Any]) -> None:
+    """Checks that a folder can hold a run: it does not exist, is empty, or holds an earlier part of the same run.
+
+    Args:
+        path: the folder.
+        config: the configuration of the run.
+
+    Raises:
+        WorkdirError: it holds a run with another configuration, or something else.
+    """
+    file, metrics = path / "config.json", path / "metrics.jsonl"
+    if file.exists():
+        # Before the first checkpoint, a configuration that does not work can be corrected.
+        _check_same_run(file, config, may_differ=not (has_checkpoints(path / "checkpoints") or metrics.exists()))
+    elif path.exists() and not (path.is_dir() and all(map(_is_ignored, path.iterdir()))):
+        raise WorkdirError(f"{path} exists and does not hold a run: choose another --workdir")
 
 
 def _format_json(values: dict[str, Any]) -> str:

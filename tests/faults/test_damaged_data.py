@@ -76,7 +76,7 @@ def test_damaged_images_are_left_out_or_read(number, tmp_path, tally):
     assert process.returncode == 0, text[-2000:]
     assert len(read_records(tmp_path / "run")) == 2
     assert usage.ru_maxrss / 1024 < _MAX_MEGABYTES
-    [left_out] = re.findall(r"damaged images that are left out, (\d+) of", text)
+    [left_out] = re.findall(r"leaving out (\d+) of", text)
     assert 0.4 * number < int(left_out) < number, "some damage is found, and some images can still be read"
     images = tally("damaged image")
     for _ in range(number):

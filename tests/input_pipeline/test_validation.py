@@ -4,6 +4,7 @@ import shutil
 import struct
 import zlib
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -31,7 +32,7 @@ def _make_png(width, height):
         (lambda data: b"", "is empty"),
         (lambda data: data[: len(data) // 2], "is a truncated or damaged JPEG"),
         (lambda data: data[:-2], "is a truncated or damaged JPEG"),
-        (lambda data: b"\x89PNG\r\n\x1a\n" + data, "is not an image"),
+        (lambda data: b"\x89PNG\r\n\x1a\n" + data, "is a truncated or damaged PNG"),
         (lambda data: b"<html>" + data, "is not an image"),
         (lambda data: b"\x00\x00\x00\x18ftypheic" + data, "is a HEIC image or a video, which cannot be read .convert"),
         (lambda data: _make_png(20_000, 20_000), "is too large"),
@@ -143,7 +144,7 @@ def test_damaged_images_are_left_out_and_listed_on_request(tiny_isic, caplog):
     examples = read_isic(tiny_isic)
     rest = drop_damaged_images(examples)
     assert rest.paths.tolist() == [path for path in examples.paths if "03.jpg" not in path and "20.jpg" not in path]
-    assert caplog.messages[0] == "damaged images that are left out, 2 of 42:"
+    assert caplog.messages[0] == "leaving out 2 of 42 images, which cannot be read:"
     assert [re.search(r"ISIC_(\d+).jpg .* is empty", line)[1] for line in caplog.messages[1:]] == ["0000003", "0000020"]
     assert {record.levelname for record in caplog.records} == {"WARNING"}
     caplog.clear()
@@ -173,14 +174,33 @@ def test_identical_images_of_unknown_lesions_are_not_counted_as_lesions(tiny_isi
     (tiny_isic / GROUPINGS).unlink()
     shutil.copy(tiny_isic / IMAGES / "ISIC_0000000.jpg", tiny_isic / IMAGES / "ISIC_0000041.jpg")
     validate_images(read_isic(tiny_isic))
-    assert caplog.messages[-1] == ("identical images: ISIC_0000000.jpg, ISIC_0000041.jpg (lesions unknown, classes: 2)")
+    *_, copies, identical = caplog.messages
+    assert copies.startswith("2 images have copies that a split can separate from them")
+    assert [identical] == ["identical images in different classes: ISIC_0000000.jpg, ISIC_0000041.jpg"]
+
+
+def test_copies_of_one_lesion_are_no_danger_for_a_split(tiny_isic, caplog):
+    lesion_of = dict(line.split(",")[:2] for line in (tiny_isic / GROUPINGS).read_text().splitlines())
+    first = next(image for image in lesion_of if list(lesion_of.values()).count(lesion_of[image]) > 1)
+    second = next(image for image in lesion_of if image != first and lesion_of[image] == lesion_of[first])
+    shutil.copy(tiny_isic / IMAGES / f"{first}.jpg", tiny_isic / IMAGES / f"{second}.jpg")
+    validate_images(read_isic(tiny_isic))
+    assert caplog.messages == [f"identical images: {first}.jpg, {second}.jpg"]
+
+
+def test_a_png_of_16_bits_is_refused(tiny_isic):
+    """Its lower 8 bits would be dropped: one of 12 bits in 16, such as an X-ray image, would be nearly black."""
+    path = tiny_isic / IMAGES / "ISIC_0000003.jpg"
+    path.write_bytes(cv2.imencode(".png", np.full((40, 40, 3), 4095, np.uint16))[1].tobytes())
+    with pytest.raises(DataError, match="ISIC_0000003.jpg .* has 16 bits per channel, not 8"):
+        validate_images(read_isic(tiny_isic))
 
 
 def test_many_identical_images_are_named_in_a_short_line(tiny_isic, caplog):
     for i in range(1, 8):
         shutil.copy(tiny_isic / IMAGES / "ISIC_0000000.jpg", tiny_isic / IMAGES / f"ISIC_{i:07d}.jpg")
     validate_images(read_isic(tiny_isic))
-    assert caplog.messages[-1].endswith("ISIC_0000004.jpg and 3 more (lesions: 4, classes: 2)")
+    assert caplog.messages[-1].endswith("ISIC_0000004.jpg and 3 more")
 
 
 def test_suspicious_images_are_logged_as_warnings(tiny_isic, tmp_path, caplog):
@@ -196,14 +216,13 @@ def test_suspicious_images_are_logged_as_warnings(tiny_isic, tmp_path, caplog):
     examples = read_isic(tiny_isic)
     validate_images(examples)
     assert {record.levelname for record in caplog.records} == {"WARNING"}
-    rotated_png, rotated, linked, identical = caplog.messages
+    rotated_png, rotated, linked, copies, identical = caplog.messages
     assert "ISIC_0000006.jpg" in rotated_png
     assert "is marked as rotated (EXIF)" in rotated_png
     assert re.fullmatch(r".*ISIC_0000007.jpg \(.*csv:9\) is marked as rotated \(EXIF\).*", rotated)
     assert re.fullmatch(r".*ISIC_0000008.jpg \(.*csv:10\) is a link to .*elsewhere.jpg, outside.*", linked)
-    assert identical == (
-        "identical images: ISIC_0000000.jpg, ISIC_0000002.jpg, ISIC_0000041.jpg (lesions: 3, classes: 2)"
-    )
+    assert copies.startswith("3 images have copies")
+    assert identical == ("identical images in different classes: ISIC_0000000.jpg, ISIC_0000002.jpg, ISIC_0000041.jpg")
     validate_images(examples.take(np.array([*np.flatnonzero(examples.labels != 3), 18])))
     assert "class AKIEC has 1 examples, too few to measure" in caplog.messages
 

@@ -106,8 +106,8 @@ def test_absolute_paths_and_other_columns_and_spaces_are_accepted(folder, tmp_pa
         (["path,label", ",a", "b/0.png,b"], "table.csv:2: the path is empty"),
         (["path,label", "a/0.png,a", "a/0.png,b"], "table.csv:3: a/0.png is in line 2 already"),
         (
-            ["path,label,split", "a/0.png,a,train", "b/0.png,b,test"],
-            "table.csv:3: split is 'test', not one of train, training, val, valid, validation",
+            ["path,label,split", "a/0.png,a,train", "b/0.png,b,dev"],
+            "table.csv:3: split is 'dev', not one of train, training, val, valid, validation",
         ),
         (
             ["path,label,group", "a/0.png,a,x", "b/0.png,b,x"],
@@ -126,9 +126,18 @@ def test_all_faults_are_in_one_report(folder):
     assert [fault.partition(": ")[0].rpartition(":")[2] for fault in error.value.details] == ["2", "2", "4"]
 
 
+def test_rows_of_a_test_set_are_left_out(folder, caplog):
+    caplog.set_level("INFO")
+    file = _write(folder, "path, label, split", "a/0.png, a, train", "b/0.png, b, train", "none.png, b, Test")
+    examples = read_csv_table(file)
+    assert examples.names.tolist() == ["a/0.png", "b/0.png"]
+    assert examples.class_names == ("a", "b")
+    assert caplog.messages == [f"{file}: 1 rows of the test set are not read"]
+
+
 def test_a_folder_or_a_missing_file_is_refused(folder):
     for path in (folder, folder / "none.csv"):
-        hint = "use data.source=folders for class folders" if path == folder else "data.dir names the CSV file"
+        hint = "use data.source=folders for class folders" if path == folder else "data.dir is the CSV file"
         with pytest.raises(DataError, match=f"no such table: .*{hint}"):
             read_csv_table(path)
 

@@ -96,21 +96,43 @@ def test_a_file_beside_the_class_folders_of_a_split_is_refused(tmp_path, side, n
     """Such a file must not make a test folder the validation folder."""
     write_photographs(tmp_path, [*PAIR, "test/cat/9.jpg", "test/dog/9.jpg"])
     (tmp_path / side / name).touch()
-    with pytest.raises(DataError, match=rf"{side}/{name} is beside the class folders: remove it"):
+    with pytest.raises(DataError, match=rf"{side}/{name} is beside the class folders: move it"):
         read_folders(tmp_path)
 
 
 def test_a_file_beside_the_class_folders_of_a_training_folder_is_refused(tmp_path):
     write_photographs(tmp_path, PAIR[:4])
     (tmp_path / "train" / "README.txt").touch()
-    with pytest.raises(DataError, match=r"train/README\.txt is beside the class folders: remove it"):
+    with pytest.raises(DataError, match=r"train/README\.txt is beside the class folders: move it"):
         read_folders(tmp_path)
 
 
 def test_a_class_that_is_called_train_may_hold_a_folder_which_is_reported(tmp_path):
     write_photographs(tmp_path, ["train/1.jpg", "bus/1.jpg", "train/old/2.jpg"])
-    with pytest.raises(DataError, match="train/old is a folder: remove it from the class folder"):
+    with pytest.raises(DataError, match="train/old is a folder in a class folder"):
         read_folders(tmp_path)
+
+
+def test_folders_of_class_folders_are_no_classes(tmp_path):
+    write_photographs(tmp_path, ["animals/cat/1.jpg", "animals/dog/2.jpg", "plants/rose/3.jpg"])
+    with pytest.raises(DataError, match=r"2 faults|animals holds folders, no images") as error:
+        read_folders(tmp_path)
+    assert f"{tmp_path}/animals holds folders, no images: move the images into it, or specify" in error.value.details[0]
+    assert f"--config.data.dir={tmp_path}/animals if these folders are the classes" in error.value.details[0]
+
+
+@pytest.mark.parametrize(("training", "validation"), [("training_set", "test_set"), ("Training", "Testing")])
+def test_folders_of_subsets_have_several_names(tmp_path, training, validation):
+    write_photographs(tmp_path, [f"{training}/cat/1.jpg", f"{training}/dog/2.jpg", f"{validation}/cat/3.jpg"])
+    examples = read_folders(tmp_path)
+    assert list(examples.subsets) == ["training", "training", "validation"]
+
+
+def test_files_that_systems_add_are_ignored(tmp_path):
+    write_photographs(tmp_path, ["cat/1.jpg", "dog/2.jpg", "@eaDir/x/3.jpg"])
+    (tmp_path / "cat" / "1.jpg:Zone.Identifier").write_text("[ZoneTransfer]")
+    assert read_folders(tmp_path).class_names == ("cat", "dog")
+    assert len(read_folders(tmp_path)) == 2
 
 
 def test_an_empty_side_is_refused(tmp_path):

@@ -73,11 +73,11 @@ def _remove_all_classes(folder):
     ("damage", "message"),
     [
         (_empty_a_class, "MEL is empty"),
-        (_add_text_file, r"DF/notes.txt is not an image file \(.bmp, .gif, .*\): remove it"),
-        (_add_folder_named_like_an_image, "DF/new.jpg is a folder: remove it"),
+        (_add_text_file, r"DF/notes.txt is not an image file \(.bmp, .gif, .*\): move it"),
+        (_add_folder_named_like_an_image, "DF/new.jpg is a folder in a class folder"),
         (_repeat_a_name, r"holds 2 images named ISIC_0000000 \(DF/ISIC_0000000.jpeg, MEL/ISIC_0000000.jpg\)"),
         (_add_image_without_lesion, "DF/new.jpg has no row in .*lesions.csv"),
-        (_remove_all_classes, "Train holds no class folders, such as .*Train/MEL"),
+        (_remove_all_classes, "Train holds no class folders, such as .*Train/cat"),
         (shutil.rmtree, "no such data folder"),
     ],
 )
@@ -98,7 +98,7 @@ def test_all_faults_in_folders_are_in_one_report(folders):
     with pytest.raises(DataError, match="7 faults in the data, the first: ") as error:
         read_folders(folders)
     assert [fault.removeprefix(f"{folders}/").rpartition(": ")[0] for fault in error.value.details] == [
-        "Train/DF/new.jpg is a folder",
+        "Train/DF/new.jpg is a folder in a class folder, which holds images only",
         f"Train/DF/notes.txt is not an image file ({', '.join(IMAGE_SUFFIXES)})",
         "Train holds 2 images named ISIC_0000000 (DF/ISIC_0000000.jpeg, MEL/ISIC_0000000.jpg)",
         "lesions.csv:12: no lesion_id for ISIC_0000010",

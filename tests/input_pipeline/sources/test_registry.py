@@ -92,7 +92,7 @@ def test_images_that_are_in_both_official_sets_are_warned_of_if_damaged_ones_are
     training, validation = read_split("isic2018", official_isic, "official", val_fraction=0, seed=0, skip_damaged=True)
     assert (len(training), len(validation)) == (42, 41)
     assert last.stem not in validation.names
-    assert "identical images: ISIC_0000000.jpg, ISIC_1000000.jpg (lesions: 2," in caplog.text
+    assert "identical images: ISIC_0000000.jpg, ISIC_1000000.jpg" in caplog.text
     for path in official_isic.glob("*Validation_Input/*.jpg"):
         path.write_bytes(b"")
     with pytest.raises(DataError, match="all images of the validation set are damaged"):

@@ -133,6 +133,15 @@ def test_user_errors_are_one_line_and_debug_shows_the_traceback(capsys, error):
         run_command(fail, debug=True)
 
 
+def test_many_details_are_cut(capsys):
+    def fail():
+        raise UserError("10000 faults, the first: a", details=["a"] * 10_000)
+
+    with pytest.raises(SystemExit):
+        run_command(fail, debug=False)
+    assert capsys.readouterr().err.splitlines()[-3:] == ["a", "and 9980 more", "error: 10000 faults, the first: a"]
+
+
 def test_details_are_listed_before_the_error(capsys):
     def fail():
         raise UserError("2 faults, the first: a", details=["a", "b"])

@@ -1,6 +1,8 @@
+from dataclasses import replace
+
 import numpy as np
 
-from mobilenet_jax.evaluation.plots import draw_comparison, draw_curves, draw_figures
+from mobilenet_jax.evaluation.plots import draw_comparison, draw_curves, draw_figures, encode_png
 from tests.helpers.predictions import NAMES, make_predictions, sample_outputs
 
 
@@ -34,6 +36,15 @@ def test_the_confusion_matrix_shows_shares_and_numbers():
     assert [label.get_text() for label in axes.get_yticklabels()] == [
         f"{name}\n{n} images" for name, n in zip(NAMES, (3, 1, 0, 0), strict=True)
     ]
+
+
+def test_names_of_classes_with_dollar_signs_are_text():
+    """Otherwise matplotlib would read them as mathematics, and fail for most."""
+    predictions = replace(make_predictions(*sample_outputs()), class_names=("5_$x^", "$1-$5", "c", "d"))
+    figures = draw_figures(predictions)
+    assert figures["confusion"].axes[0].get_yticklabels()[1].get_text().startswith("$1-$5")
+    for figure in figures.values():
+        assert encode_png(figure).startswith(b"\x89PNG")
 
 
 def test_plots_do_not_repeat_the_titles_of_the_report():

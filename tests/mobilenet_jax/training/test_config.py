@@ -9,7 +9,7 @@ from ml_collections.config_dict import required_placeholder
 
 from configs.mobilenet import get_config
 from mobilenet_jax.errors import ConfigError
-from mobilenet_jax.training.config import check_config, find_differences
+from mobilenet_jax.training.config import check_config, find_differences, parse_config
 from tests.helpers.runs import ROOT
 
 
@@ -115,6 +115,19 @@ def test_a_required_placeholder_without_a_value_is_refused():
     config.train.epochs = required_placeholder(int)
     with pytest.raises(ConfigError, match="a required placeholder has no value"):
         check_config(config)
+
+
+def test_a_value_after_a_colon_is_refused_in_one_line():
+    with pytest.raises(ConfigError, match=r"train\.epochs") as error:
+        parse_config("sample", ["--config.train.epochs:3"])
+    assert "\n" not in str(error.value)
+
+
+def test_the_tilde_of_a_path_is_expanded(monkeypatch):
+    """Shells expand it at the start of an argument only."""
+    monkeypatch.setenv("HOME", "/home/me")
+    config, _ = parse_config("finetune", ["--config.data.dir=~/images", "--config.init.weights=~/w.h5"])
+    assert (config.data.dir, config.init.weights) == ("/home/me/images", "/home/me/w.h5")
 
 
 def test_keys_that_an_earlier_configuration_lacks_count_as_their_default():

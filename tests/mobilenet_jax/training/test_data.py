@@ -35,12 +35,13 @@ def test_the_split_of_a_run_can_be_used_by_another_run(data, tmp_path, caplog):
 def test_a_split_with_lesions_in_both_subsets_warns(data, caplog):
     caplog.set_level("INFO")
     _load(make_config(data, data__split="last:0.31"))
-    *_, split, warning = caplog.records
+    *_, split, warning, untrained = caplog.records
     assert split.getMessage().endswith("lesions in both subsets: 1")
     assert warning.levelname == "WARNING"
     assert warning.getMessage() == (
         "1 lesions are in both subsets, so validation metrics are optimistic; use data.split=lesion"
     )
+    assert untrained.getMessage().startswith("there are no training images of DF, VASC, which the model cannot learn")
 
 
 def test_the_advice_about_crossing_lesions_fits_given_subsets(tmp_path, caplog):
@@ -58,9 +59,9 @@ def test_given_subsets_and_unknown_lesions_are_logged(tmp_path, caplog):
     write_photographs(tmp_path, names[:7])
     _load(make_config(tmp_path, data__source="folders", model__num_classes=2))
     training, validation, split = caplog.messages[-3:]
-    assert training == "training: 4 images, lesions unknown (cat 2 dog 2)"
-    assert validation == "validation: 3 images, lesions unknown (cat 2 dog 1)"
-    assert re.fullmatch(r"split given, hash \w{12}; lesions in both subsets: unknown", split)
+    assert training == "training: 4 images (cat 2, dog 2)"
+    assert validation == "validation: 3 images (cat 2, dog 1)"
+    assert re.fullmatch(r"split given, hash \w{12}", split)
 
 
 def test_damaged_images_are_skipped_on_request(tiny_isic, caplog):
@@ -69,7 +70,7 @@ def test_damaged_images_are_skipped_on_request(tiny_isic, caplog):
         _load(make_config(tiny_isic))
     training, validation = _load(make_config(tiny_isic, data__skip_damaged=True))
     assert len(training) + len(validation) == 41
-    assert "damaged images that are left out, 1 of 42:" in caplog.messages
+    assert "leaving out 1 of 42 images, which cannot be read:" in caplog.messages
 
 
 def test_faults_of_tables_cannot_be_skipped(tiny_isic):

@@ -167,7 +167,9 @@ def test_an_image_that_disappears_during_training_is_named(data, tmp_path, monke
         train_and_evaluate(make_config(copy), tmp_path / "run")
 
 
-def test_a_folder_that_holds_something_else_is_not_changed(data, tmp_path):
+def test_a_folder_that_holds_something_else_is_not_changed(data, tmp_path, monkeypatch):
+    """And no image is decoded before."""
+    monkeypatch.setattr("mobilenet_jax.training.loop.open_cache", lambda *args: pytest.fail("too late"))
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(WorkdirError, match="exists and does not hold a run"):
         train_and_evaluate(make_config(data), tmp_path)

@@ -42,7 +42,7 @@ def test_settings_that_contradict_each_other_are_warned_of(data, caplog):
     changes = {"data__sampling": "balanced", "loss__class_weights": "balanced", "regularizer__kernel_l2": 0.01}
     warn_of_contradictions(make_config(data, **changes))
     double, unused = caplog.messages
-    assert "rare classes are corrected for more than once" in double
+    assert "several settings correct for rare classes" in double
     assert unused.startswith("regularizer.kernel_l2 has no effect: model.head=small")
     caplog.clear()
     warn_of_contradictions(make_config(data, model__head="article", **{**changes, "data__sampling": "uniform"}))
