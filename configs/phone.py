@@ -19,7 +19,6 @@ def get_config() -> ConfigDict:
     config.data.source = "isic2018"
     config.data.resize = "crop"  # frames of 4:3 and square crops of them give the same pixels
 
-    config.loss.label_smoothing = 0.05
     config.optimizer.learning_rate = 0.002
     config.optimizer.weight_decay = 0.02
     config.augment.brightness = 0.1
