@@ -61,8 +61,8 @@ def _print_table(variants: dict[str, Predictions]) -> None:
 
     baseline, rows = variants[BASELINE], np.arange(len(variants[BASELINE]))
     values = compute_values(rows) | compute_differences(rows)
-    intervals = compute_intervals(baseline.lesions, compute_values, 1000)
-    intervals |= compute_intervals(baseline.lesions, compute_differences, 1000, are_differences=True)
+    intervals = compute_intervals(baseline.lesions, baseline.labels, compute_values, 1000)
+    intervals |= compute_intervals(baseline.lesions, baseline.labels, compute_differences, 1000, are_differences=True)
 
     def format_row(label: str, prefix: str, sign: str) -> str:
         cells = []

@@ -7,7 +7,7 @@ from mobilenet_jax.evaluation.metrics import Metrics, compute_key_metrics
 from mobilenet_jax.evaluation.predictions import Predictions
 
 
-def print_differences(first: Predictions, second: Predictions, names: tuple[str, str], resamples: int = 200) -> None:
+def print_differences(first: Predictions, second: Predictions, names: tuple[str, str], resamples: int = 1000) -> None:
     """Prints the metrics of both, and the differences with 95% bootstrap intervals by lesion."""
     assert first.images.tolist() == second.images.tolist(), "the same images in the same order"
 
@@ -16,7 +16,7 @@ def print_differences(first: Predictions, second: Predictions, names: tuple[str,
         return {name: after[name] - before[name] for name in before}
 
     values = [compute_key_metrics(table) for table in (first, second)]
-    intervals = compute_intervals(first.lesions, compute, resamples, are_differences=True)
+    intervals = compute_intervals(first.lesions, first.labels, compute, resamples, are_differences=True)
     changes, agreement = (
         np.abs(first.probabilities - second.probabilities),
         (first.predicted == second.predicted).mean(),

@@ -95,7 +95,10 @@ def _print_table(tables: list[Predictions], parts: dict[str, np.ndarray]) -> Non
     for part, mask in parts.items():
         first, second = (predictions.take(np.flatnonzero(mask)) for predictions in tables)
         statistic = functools.partial(_compare, first, second)
-        values, intervals = statistic(np.arange(len(first))), compute_intervals(first.lesions, statistic, 1000)
+        values, intervals = (
+            statistic(np.arange(len(first))),
+            compute_intervals(first.lesions, first.labels, statistic, 1000),
+        )
         for metric in METRICS:
             cells = []
             for column, sign in (("lesion", ""), ("image", ""), ("difference", "+")):

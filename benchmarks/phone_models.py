@@ -85,7 +85,10 @@ def _compute_interval(predictions: Predictions) -> tuple[float, tuple[float, flo
     """Returns the balanced accuracy and its interval."""
     statistic = "balanced_accuracy"
     intervals = compute_intervals(
-        predictions.lesions, lambda rows: {statistic: _compute_accuracy(predictions.take(rows))}, 200
+        predictions.lesions,
+        predictions.labels,
+        lambda rows: {statistic: _compute_accuracy(predictions.take(rows))},
+        1000,
     )
     return _compute_accuracy(predictions), intervals[statistic]
 

@@ -16,10 +16,12 @@ Intervals = dict[str, tuple[float, float]]
 # a wider gap.
 _BIASED_METRIC = "ece"
 _PERCENTILES = (2.5, 97.5)
+_MEANS_OVER_CLASSES = ("balanced_accuracy", "macro_auc", "macro_average_precision")
 
 
 def compute_intervals(
     lesions: np.ndarray,
+    labels: np.ndarray,
     statistic: Callable[[np.ndarray], Metrics],
     resamples: int,
     *,
@@ -31,8 +33,12 @@ def compute_intervals(
     in every sample, they are percentiles of the deviations from the metric of the data set, reflected at it (the basic
     bootstrap, Davison and Hinkley 1997, 5.2). Near 0 these are approximate too.
 
+    A sample may lack a class of one or a few lesions. Its means over classes would be those of the other classes, so
+    they are left out.
+
     Args:
         lesions: `[n]` str, the lesion of each row.
+        labels: `[n]` int, its class.
         statistic: computes metrics, by `name` or `GROUP.name`, from the indices of the sampled rows.
         resamples: number of bootstrap samples.
         are_differences: whether the metrics are differences, which may be negative. An interval of `ece` itself ends
@@ -41,7 +47,7 @@ def compute_intervals(
     Returns:
         `(low, high)` by the name of the metric; NaN for metrics that are undefined in all samples.
     """
-    samples = _compute_samples(lesions, statistic, resamples)
+    samples = _compute_samples(lesions, labels, statistic, resamples)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "All-NaN slice encountered")
         intervals = {name: tuple(np.nanpercentile(v, _PERCENTILES).tolist()) for name, v in samples.items()}
@@ -68,10 +74,10 @@ def format_difference(value: float, interval: tuple[float, float], digits: int) 
 
 
 def _compute_samples(
-    lesions: np.ndarray, statistic: Callable[[np.ndarray], Metrics], resamples: int
+    lesions: np.ndarray, labels: np.ndarray, statistic: Callable[[np.ndarray], Metrics], resamples: int
 ) -> dict[str, np.ndarray]:
     """Returns the metrics of all bootstrap samples, the same ones each time, float `[resamples]` by name."""
-    rng = np.random.default_rng(0)
+    rng, num_classes = np.random.default_rng(0), len(np.unique(labels))
     _, lesion_of_row = np.unique(lesions, return_inverse=True)
     rows_of_lesion = np.split(np.argsort(lesion_of_row, kind="stable"), np.cumsum(np.bincount(lesion_of_row))[:-1])
     samples: list[Metrics] = []
@@ -79,5 +85,9 @@ def _compute_samples(
     with sklearn.config_context(skip_parameter_validation=True, assume_finite=True):
         for _ in tqdm(range(resamples), desc="bootstrap", unit=" samples", disable=None, leave=False):
             sampled = rng.integers(len(rows_of_lesion), size=len(rows_of_lesion))
-            samples.append(statistic(np.concatenate([rows_of_lesion[i] for i in sampled])))
+            rows = np.concatenate([rows_of_lesion[i] for i in sampled])
+            metrics = statistic(rows)
+            if len(np.unique(labels[rows])) < num_classes:
+                metrics |= {name: math.nan for name in metrics if name.rpartition(".")[2] in _MEANS_OVER_CLASSES}
+            samples.append(metrics)
     return {name: np.array([metrics[name] for metrics in samples]) for name in samples[0]}

@@ -58,8 +58,8 @@ def compare(workdirs: Sequence[Path], evaluation: str, resamples: int = 1000) ->
         resamples: number of bootstrap samples.
 
     Raises:
-        EvaluationError: an evaluation is missing, the evaluations have no image in common, or their classes or labels
-            differ.
+        EvaluationError: an evaluation is missing, the evaluations have no image in common, or their classes, labels
+            or lesions differ.
     """
     tables = _read_common_images(workdirs, evaluation)
     baseline, names = tables[0], list_overall(len(tables[0].class_names))
@@ -69,7 +69,9 @@ def compare(workdirs: Sequence[Path], evaluation: str, resamples: int = 1000) ->
         return {name: second[name] - first[name] for name in names}
 
     differences = [
-        compute_intervals(baseline.lesions, partial(subtract_baseline, other), resamples, are_differences=True)
+        compute_intervals(
+            baseline.lesions, baseline.labels, partial(subtract_baseline, other), resamples, are_differences=True
+        )
         for other in tables[1:]
     ]
     metrics = [compute_metrics(table) for table in tables]
@@ -111,6 +113,10 @@ def _read_common_images(workdirs: Sequence[Path], evaluation: str) -> list[Predi
     for workdir, table in zip(workdirs, tables, strict=True):
         if (table.labels != tables[0].labels).any():
             raise EvaluationError(f"the labels of {workdir} differ from those of {workdirs[0]}")
+        if (table.lesions != tables[0].lesions).any():
+            raise EvaluationError(
+                f"the lesions of {workdir} differ from those of {workdirs[0]}: evaluate both on the same folder"
+            )
     return tables
 
 

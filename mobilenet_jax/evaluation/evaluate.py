@@ -112,7 +112,10 @@ def evaluate(
     metrics, intervals = compute_metrics(predictions, malignant), {}
     if resamples:
         intervals = compute_intervals(
-            predictions.lesions, lambda rows: compute_metrics(predictions.take(rows), malignant), resamples
+            predictions.lesions,
+            predictions.labels,
+            lambda rows: compute_metrics(predictions.take(rows), malignant),
+            resamples,
         )
     facts = {
         "workdirs": [strip_folder(run.path) for run in runs],  # reports are passed on

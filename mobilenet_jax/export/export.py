@@ -221,7 +221,7 @@ def _describe(
             **network.preprocessing._asdict(),
             "preprocessing": network.preprocessing.describe(network.image_size),
         },
-        "output": {"name": network.output, "type": "float32"},
+        "output": {"name": network.output, "type": "float32", "prior": run.describe_prior() if run else None},
         "format": chosen.name,
         "quantization": quantize,
         "bytes": get_content_size(path),

@@ -100,7 +100,8 @@ def _format_metric(evaluation: Evaluation, name: str) -> dict[str, str]:
 
 def _count_classes(evaluation: Evaluation) -> list[dict[str, Any]]:
     """Returns the images, lesions and training frequency of each class; the last one is None if it is not known."""
-    predictions, prior = evaluation.predictions, evaluation.runs[0].prior
+    predictions, priors = evaluation.predictions, [run.prior for run in evaluation.runs if run.prior is not None]
+    prior = np.mean(priors, axis=0) if priors else None
     rows = []
     for c, name in enumerate(predictions.class_names):
         members = predictions.labels == c
@@ -137,9 +138,7 @@ def _build_thumbnail(evaluation: Evaluation, row: int) -> dict[str, str]:
     predictions = evaluation.predictions
     label, predicted, p = predictions.labels[row], predictions.predicted[row], predictions.probabilities[row]
     with Image.open(io.BytesIO(read_image_bytes(evaluation.paths[row]))) as image:
-        is_deep = image.mode.startswith("I;16")  # Pillow would clip the values to 8 bits
-        shallow = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)) if is_deep else image
-        thumbnail = shallow.convert("RGB")
+        thumbnail = image.convert("RGB")
         thumbnail.thumbnail((_THUMBNAIL_WIDTH, _THUMBNAIL_WIDTH))
     thumbnail.save(jpeg := io.BytesIO(), "JPEG", quality=80)
     return {

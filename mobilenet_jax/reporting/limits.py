@@ -7,15 +7,16 @@ import numpy as np
 from mobilenet_jax.evaluation.evaluate import Evaluation
 from mobilenet_jax.evaluation.trained_run import EvaluatedModel
 
-_MIN_IMAGES = 10  # per class; metrics of classes with fewer are reported as unreliable
+_MIN_UNITS = 10  # lesions or images per class; metrics of classes with fewer are reported as unreliable
 
 _ANY_IMAGE = "The model knows only the classes above and assigns one of them to every image, "
 _LESIONS_ONLY = f"{_ANY_IMAGE}including healthy skin or a photograph of a hand."
 _CLASSES_ONLY = f"{_ANY_IMAGE}including images that show none of them."
 _SELECTION = (
-    "The best checkpoint of a run is selected on its validation split, so metrics on that split are slightly "
-    "optimistic. Metrics on a test set are not."
+    "The best checkpoint of a run is selected on its validation split, so metrics on that split are optimistic. "
+    "Metrics on a test set are not."
 )
+_PRECISION = "Precision holds for the class frequencies of the evaluated images. Where a class is rarer, it is lower."
 _ALL_IMAGES = (
     "The model was trained on all images of its data set, without a validation split: only images from elsewhere "
     "measure how well it generalizes."
@@ -38,10 +39,16 @@ def list_limits(model: EvaluatedModel) -> tuple[str, ...]:
     """Lists the limitations of a model."""
     classes = _LESIONS_ONLY if model.shows_lesions else _CLASSES_ONLY
     if model.config is None:
-        training = _UNKNOWN_TRAINING
-    else:
-        training = _ALL_IMAGES if model.config["data"]["split"] == "all" else _SELECTION
-    return (classes, training, *(_ISIC_LIMITS if model.is_isic else ()))
+        return classes, _UNKNOWN_TRAINING, _PRECISION
+    selection = (_SELECTION,) if _is_selected(model) else ()
+    training = (_ALL_IMAGES,) if model.config["data"]["split"] == "all" else selection
+    prior = filter(None, [model.describe_prior()])
+    return (classes, *training, *prior, _PRECISION, *(_ISIC_LIMITS if model.is_isic else ()))
+
+
+def _is_selected(model: EvaluatedModel) -> bool:
+    """Returns whether the weights are those of the best checkpoint of a run."""
+    return model.weights.identity.startswith("best")
 
 
 def list_warnings(evaluation: Evaluation) -> list[str]:
@@ -49,6 +56,7 @@ def list_warnings(evaluation: Evaluation) -> list[str]:
     return [
         *_list_missed_classes(evaluation),
         *_list_data_warnings(evaluation),
+        *_list_selection(evaluation),
         *_list_absent_classes(evaluation),
         *_list_rare_classes(evaluation),
     ]
@@ -97,6 +105,15 @@ def _list_data_warnings(evaluation: Evaluation) -> list[str]:
     return warnings
 
 
+def _list_selection(evaluation: Evaluation) -> list[str]:
+    if len(evaluation.runs) > 1 and evaluation.facts["split"] == "validation" and _is_selected(evaluation.runs[0]):
+        return [
+            "Each model is the best checkpoint on the images that it is evaluated on, so the metrics are optimistic: "
+            "use --checkpoint=latest."
+        ]
+    return []
+
+
 def _list_absent_classes(evaluation: Evaluation) -> list[str]:
     names, counts = _count_images(evaluation)
     absent = [name for name, n in zip(names, counts, strict=True) if not n]
@@ -109,10 +126,18 @@ def _list_absent_classes(evaluation: Evaluation) -> list[str]:
 
 
 def _list_rare_classes(evaluation: Evaluation) -> list[str]:
-    rare = [f"{name} {n}" for name, n in zip(*_count_images(evaluation), strict=True) if 0 < n < _MIN_IMAGES]
+    predictions = evaluation.predictions
+    known = evaluation.facts["lesions"] is not None
+    noun = name_object(evaluation.runs[0]) if known else "image"
+    units = predictions.lesions if known else predictions.images
+    counts = [len(set(units[predictions.labels == c])) for c in range(len(predictions.class_names))]
+    rare = [f"{name} {n}" for name, n in zip(predictions.class_names, counts, strict=True) if 0 < n < _MIN_UNITS]
     if not rare:
         return []
-    return [f"Classes with fewer than {_MIN_IMAGES} images: {', '.join(rare)}. Their metrics are unreliable."]
+    return [
+        f"Classes with fewer than {_MIN_UNITS} {noun}s: {', '.join(rare)}. Their metrics and all means over classes "
+        "are unreliable."
+    ]
 
 
 def _count_images(evaluation: Evaluation) -> tuple[Sequence[str], np.ndarray]:

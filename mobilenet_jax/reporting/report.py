@@ -9,6 +9,7 @@ from input_pipeline.atomic_files import write_atomically
 from mobilenet_jax.evaluation.evaluate import Evaluation
 from mobilenet_jax.evaluation.plots import draw_curves, draw_figures, draw_score_histograms, encode_png
 from mobilenet_jax.reporting.html_report import render_html
+from mobilenet_jax.reporting.limits import list_warnings
 
 
 def write_report(evaluation: Evaluation, folder: Path) -> None:
@@ -36,10 +37,13 @@ def write_report(evaluation: Evaluation, folder: Path) -> None:
 
 
 def build_metrics_json(evaluation: Evaluation) -> dict[str, Any]:
-    """Returns the content of `metrics.json`: facts, `metrics` and their 95% `intervals`; undefined values are null."""
+    """Returns the content of `metrics.json`; undefined values are null.
+
+    It holds the facts of the evaluation, `warnings`, and `metrics` with their 95% `intervals`.
+    """
     intervals = {name: [_replace_nan(x) for x in pair] for name, pair in evaluation.intervals.items()}
     metrics = {name: _replace_nan(value) for name, value in evaluation.metrics.items()}
-    return {**evaluation.facts, "metrics": metrics, "intervals": intervals}
+    return {**evaluation.facts, "warnings": list_warnings(evaluation), "metrics": metrics, "intervals": intervals}
 
 
 def _replace_nan(value: float) -> float | None:

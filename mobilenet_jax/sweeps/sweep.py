@@ -229,7 +229,7 @@ def format_table(variants: Sequence[Variant], options: EvaluationOptions) -> str
         if table.images.tolist() != baseline.images.tolist() or (table.labels != baseline.labels).any():
             raise ConfigError(f"{variant.name} was evaluated on other images than {variants[0].name}: compare neither")
         subtract = partial(_subtract_baseline, table, baseline)
-        intervals = compute_intervals(table.lesions, subtract, options.resamples)
+        intervals = compute_intervals(table.lesions, table.labels, subtract, options.resamples)
         metrics, seconds = subtract(np.arange(len(table))), _measure_seconds(variant)
         cells = [_format_value(metrics, intervals, name) for name in _COLUMNS]
         difference = format_difference(metrics["difference"], intervals["difference"], 3)

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from mobilenet_jax.evaluation.bootstrap import compute_intervals, format_difference
-from mobilenet_jax.evaluation.metrics import compute_calibration_error
+from mobilenet_jax.evaluation.metrics import compute_balanced_accuracy, compute_calibration_error
+
+ONE_CLASS = np.zeros(400, int)
 
 
 def test_lesions_are_resampled_with_all_their_images():
@@ -15,7 +17,7 @@ def test_lesions_are_resampled_with_all_their_images():
         samples.append(np.bincount(rows, minlength=6))
         return {"images": float(len(rows)), "undefined": math.nan}
 
-    intervals = compute_intervals(lesions, count, 200)
+    intervals = compute_intervals(lesions, ONE_CLASS[:6], count, 200)
     counts = np.array(samples)
     for lesion in "abc":
         members = counts[:, lesions == lesion]
@@ -23,7 +25,29 @@ def test_lesions_are_resampled_with_all_their_images():
     assert (counts[:, [0, 1, 3]].sum(1) == 3).all(), "each sample has as many lesions as the data set"
     assert intervals["images"] == tuple(np.percentile(counts.sum(1), (2.5, 97.5)))
     assert np.isnan(intervals["undefined"]).all()
-    assert compute_intervals(lesions, count, 5)["images"] == compute_intervals(lesions, count, 5)["images"]
+    assert (
+        compute_intervals(lesions, ONE_CLASS[:6], count, 5)["images"]
+        == compute_intervals(lesions, ONE_CLASS[:6], count, 5)["images"]
+    )
+
+
+def test_samples_that_lack_a_class_do_not_raise_the_balanced_accuracy():
+    """Of the class of one lesion, half of the images are recognized; of the other class, nine tenths."""
+    labels = np.repeat([0, 1], [100, 10])
+    predicted = np.where(np.r_[np.arange(100) % 10 > 0, np.arange(10) % 2 > 0], labels, 1 - labels)
+    lesions = np.array([*map(str, range(100)), *["rare"] * 10])
+    sizes = []
+
+    def statistic(rows):
+        sizes.append(len(set(labels[rows])))
+        accuracy = compute_balanced_accuracy(labels[rows], predicted[rows])
+        return {"balanced_accuracy": accuracy, "a.macro_auc": accuracy, "accuracy": len(sizes)}
+
+    intervals = compute_intervals(lesions, labels, statistic, 200)
+    assert {1, 2} == set(sizes)
+    for name in ("balanced_accuracy", "a.macro_auc"):
+        assert intervals[name][0] < 0.7 < intervals[name][1] < 0.75
+    assert intervals["accuracy"] == tuple(np.percentile(np.arange(1, 201), (2.5, 97.5))), "of all samples"
 
 
 def test_a_star_marks_differences_whose_interval_excludes_0():
@@ -37,7 +61,7 @@ def test_95_percent_intervals_of_accuracy_cover_the_true_value_about_as_often():
     for _ in range(200):
         correct = rng.random(150) < 0.7
         statistic = lambda rows, c=correct: {"accuracy": float(c[rows].mean())}  # noqa: E731
-        low, high = compute_intervals(np.arange(150).astype(str), statistic, 200)["accuracy"]
+        low, high = compute_intervals(np.arange(150).astype(str), ONE_CLASS[:150], statistic, 200)["accuracy"]
         covered += low <= 0.7 <= high
     assert 0.88 <= covered / 200 <= 0.99
 
@@ -51,9 +75,9 @@ def test_the_interval_of_the_calibration_error_corrects_the_bias_of_the_samples(
         statistic = lambda rows, a=correct, c=confidence: {"ece": compute_calibration_error(a[rows], c[rows])}  # noqa: E731
         negated = lambda rows, s=statistic: {"d.ece": -s(rows)["ece"]}  # noqa: E731
         lesions = np.arange(400).astype(str)
-        intervals.append(compute_intervals(lesions, statistic, 100)["ece"])
-        differences.append(compute_intervals(lesions, statistic, 100, are_differences=True)["ece"])
-        low, high = compute_intervals(lesions, negated, 100, are_differences=True)["d.ece"]
+        intervals.append(compute_intervals(lesions, ONE_CLASS, statistic, 100)["ece"])
+        differences.append(compute_intervals(lesions, ONE_CLASS, statistic, 100, are_differences=True)["ece"])
+        low, high = compute_intervals(lesions, ONE_CLASS, negated, 100, are_differences=True)["d.ece"]
         assert -intervals[-1][1] == pytest.approx(low)
         assert high >= -intervals[-1][0], "only differences may go below 0"
     lows, highs = np.array(intervals).T

@@ -7,19 +7,29 @@ from input_pipeline.sources.isic import CLASS_NAMES as NAMES
 from mobilenet_jax.reporting.limits import list_limits, list_warnings
 
 
-def make_model(*, shows_lesions=True, is_isic=True, images=frozenset(), split="lesion"):
-    config = None if images is None else {"data": {"split": split}}
-    return SimpleNamespace(shows_lesions=shows_lesions, is_isic=is_isic, images=images, config=config)
+def make_model(*, shows_lesions=True, is_isic=True, images=frozenset(), split="lesion", checkpoint="best", prior=None):
+    return SimpleNamespace(
+        shows_lesions=shows_lesions,
+        is_isic=is_isic,
+        images=images,
+        config=None if images is None else {"data": {"split": split}},
+        weights=SimpleNamespace(identity=f"{checkpoint} checkpoint, step 10"),
+        describe_prior=lambda: prior,
+    )
 
 
-def make_evaluation(images_per_class=10, *, predicted=None, trained_on=frozenset(), **facts):
+def make_evaluation(images_per_class=10, *, predicted=None, trained_on=frozenset(), per_lesion=1, runs=1, **facts):
     facts = {"source": "isic2018", "split": "all", "lesions": 70, "lesions_trained_on": 0, **facts}
     facts = {"images": 7 * images_per_class, "images_trained_on": None, **facts}
     labels = np.repeat(np.arange(7), images_per_class)
     predictions = SimpleNamespace(
-        labels=labels, predicted=labels if predicted is None else predicted, class_names=NAMES
+        images=np.arange(len(labels)),
+        lesions=np.arange(len(labels)) // per_lesion,
+        labels=labels,
+        predicted=labels if predicted is None else predicted,
+        class_names=NAMES,
     )
-    return SimpleNamespace(facts=facts, predictions=predictions, runs=[make_model(images=trained_on)])
+    return SimpleNamespace(facts=facts, predictions=predictions, runs=[make_model(images=trained_on)] * runs)
 
 
 def test_a_sound_evaluation_has_no_warnings():
@@ -47,9 +57,10 @@ def test_synthetic_images_are_the_only_warning_about_the_sample():
             "The recall is 0 for VASC (10 images): none of these images is recognized.",
         ),
         (
-            {"images_per_class": 9},
-            "Classes with fewer than 10 images: MEL 9, NV 9, BCC 9, AKIEC 9, BKL 9, DF 9, VASC 9",
+            {"images_per_class": 18, "per_lesion": 2},
+            "Classes with fewer than 10 lesions: MEL 9, NV 9, BCC 9, AKIEC 9, BKL 9, DF 9, VASC 9",
         ),
+        ({"runs": 2, "split": "validation"}, "Each model is the best checkpoint on the images"),
     ],
 )
 def test_misleading_metrics_have_exactly_one_warning(changes, message):
@@ -65,7 +76,7 @@ def test_a_recall_of_zero_is_the_first_warning():
 
 def test_classes_without_images_are_named():
     evaluation = make_evaluation()
-    evaluation.predictions.labels = evaluation.predictions.predicted = np.repeat(np.arange(5), 10)
+    evaluation.predictions.labels = evaluation.predictions.predicted = np.repeat(np.arange(5), 14)
     [warning] = list_warnings(evaluation)
     assert warning.startswith("There are no images of DF, VASC: means over classes, ")
     assert warning.endswith(" are over the other 5 of 7 classes.")
@@ -81,5 +92,9 @@ def test_limits_mention_skin_and_checkpoints_only_where_there_are_any():
     other = " ".join(list_limits(make_model(shows_lesions=False, is_isic=False)))
     assert "skin" not in other
     assert "best checkpoint" in other
-    for model in (make_model(images=None), make_model(split="all")):
+    for model in (make_model(images=None), make_model(split="all"), make_model(checkpoint="latest")):
         assert "best checkpoint" not in " ".join(list_limits(model))
+
+
+def test_limits_say_what_the_probabilities_assume():
+    assert "of equally common classes" in list_limits(make_model(prior="of equally common classes"))

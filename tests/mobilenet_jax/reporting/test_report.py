@@ -1,5 +1,6 @@
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -13,9 +14,12 @@ def test_undefined_metrics_are_null_in_valid_json():
     predictions = make_predictions([0, 1], np.eye(4)[:2])
     metrics = compute_metrics(predictions)
     assert math.isnan(metrics["DF.recall"])
-    evaluation = Evaluation([], predictions, np.array([]), metrics, {"DF.recall": (math.nan, math.nan)}, {"views": 1})
+    facts = {"views": 1, "source": "folders", "split": "all", "lesions": None}
+    run = SimpleNamespace(images=None, shows_lesions=True)
+    evaluation = Evaluation([run], predictions, np.array([]), metrics, {"DF.recall": (math.nan, math.nan)}, facts)
     content = json.loads(json.dumps(build_metrics_json(evaluation), allow_nan=False))
     assert content["views"] == 1
+    assert content["warnings"][0].startswith("The images that these weights were trained on are not known")
     assert content["metrics"]["DF.recall"] is None
     assert content["metrics"]["accuracy"] == 1
     assert content["intervals"]["DF.recall"] == [None, None]
