@@ -40,7 +40,7 @@ def get_config() -> ConfigDict:
     config.optimizer.clip_norm = 1.0
 
     # An image from a microscope, a dermatoscope or a drone has no up and down. Where objects stand upright, use
-    # rotation=20 and vertical_flip=False. Small shifts and zooms keep the object in the image and its proportions.
+    # rotation=20 and vertical_flip=False. Small shifts and zooms keep the object in the image.
     config.augment.rotation = 180.0
     config.augment.vertical_flip = True
     config.augment.width_shift = 0.1

@@ -37,8 +37,6 @@ _BORDERS: dict[FillMode, int] = {
 def decode_image(data: bytes, size: tuple[int, int], preprocessing: Preprocessing = STRETCH) -> np.ndarray:
     """Decodes and preprocesses an image, to the same pixels as the TensorFlow graph of training.
 
-    CMYK JPEGs are the exception: their pixels can differ by two levels of 255.
-
     Args:
         data: the content of the file.
         size: height and width of the result.
@@ -55,6 +53,7 @@ def decode_image(data: bytes, size: tuple[int, int], preprocessing: Preprocessin
             ratio = min(image.height // size[0], image.width // size[1])
             is_jpeg, is_fast = image.format in ("JPEG", "MPO"), image.format in (*FAST_FORMATS, "MPO")
             is_fast &= not getattr(image, "default_image", False)  # OpenCV reads the animation instead
+            is_fast &= image.mode != "CMYK"  # decoders differ in whether its values are inverted
     except MemoryError:
         raise
     except Exception as error:  # Pillow raises almost any type for damaged headers

@@ -123,19 +123,20 @@ def _decode(data: tf.Tensor, image_size: int) -> tf.Tensor:
 
     A JPEG of at least twice that size is decoded at a half, quarter or eighth of its own, which its blocks of
     frequencies give directly. That is less work than to decode all of it and to average pixels afterwards. Pillow
-    decodes the formats other than JPEG and PNG, as for inference.
+    decodes CMYK JPEGs, and the formats other than JPEG and PNG, as for inference.
     """
 
     def make_decoder(ratio: int) -> Callable[[], tf.Tensor]:  # the same pixels as Pillow's and `decode_image`'s
         return lambda: tf.io.decode_jpeg(data, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE")
 
-    def decode_jpeg() -> tf.Tensor:
-        ratio = tf.reduce_min(tf.image.extract_jpeg_shape(data)[:2]) // image_size
-        index = tf.reduce_sum(tf.cast(ratio >= [2, 4, 8], tf.int32))
-        return tf.switch_case(index, [make_decoder(r) for r in (1, 2, 4, 8)])
-
     def decode_other() -> tf.Tensor:
         return tf.ensure_shape(tf.numpy_function(decode_with_pillow, [data], tf.uint8), [None, None, 3])
+
+    def decode_jpeg() -> tf.Tensor:
+        shape = tf.image.extract_jpeg_shape(data)
+        index = tf.reduce_sum(tf.cast(tf.reduce_min(shape[:2]) // image_size >= [2, 4, 8], tf.int32))
+        is_cmyk = shape[2] == 4
+        return tf.cond(is_cmyk, decode_other, lambda: tf.switch_case(index, [make_decoder(r) for r in (1, 2, 4, 8)]))
 
     def decode_png_or_other() -> tf.Tensor:
         is_png = tf.strings.substr(data, 0, len(_PNG_SIGNATURE)) == _PNG_SIGNATURE

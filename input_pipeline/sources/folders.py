@@ -13,6 +13,7 @@ import csv
 import logging
 import os
 import shutil
+import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -141,13 +142,15 @@ def _list_folders(folder: Path) -> list[Path]:
 def _list_images(data_folder: Path, layout: _Layout, classes: Sequence[str], faults: Faults) -> list[_Image]:
     """Returns the images of both subsets; those of the validation folder must have classes of the training folder."""
     images = []
+    label_of = {unicodedata.normalize("NFC", name): label for label, name in enumerate(classes)}
     for subset, top in zip(SUBSETS, layout, strict=True):
         if top and top != data_folder:  # beside them, `lesions.csv` and files of other purposes may be
             others = sorted(e.path for e in os.scandir(top) if not e.is_dir() and not is_clutter(e.name))
             faults += [f"{path} is beside the class folders: move it elsewhere" for path in others]
         for folder in _list_folders(top) if top else []:
-            if folder.name in classes:
-                label = classes.index(folder.name)
+            # Systems differ in how they write letters with accents.
+            label = label_of.get(unicodedata.normalize("NFC", folder.name))
+            if label is not None:
                 images += [_Image(path, label, subset) for path in _list_class(folder, faults)]
             else:
                 faults.append(

@@ -209,7 +209,7 @@ def parse_config(specification: str | None, overrides: Sequence[str]) -> tuple[C
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=arguments)
         rest = values(arguments)[1:]
     except (flags.Error, ValueError) as error:  # ValueError: an argument such as --config.train.epochs:3
-        raise ConfigError(str(error).strip().rpartition("\n")[2]) from error
+        raise ConfigError(_describe_parsing_error(error)) from error
     if not specification:
         raise ConfigError("--config is missing: name a file or a shipped configuration, such as --config=sample")
     if rest:
@@ -218,6 +218,16 @@ def parse_config(specification: str | None, overrides: Sequence[str]) -> tuple[C
         if isinstance(value := values.config.get(section, {}).get(key), str):
             values.config[section][key] = os.path.expanduser(value)
     return values.config, Path(specification).name.replace(".py", "").replace(":", "-")
+
+
+def _describe_parsing_error(error: Exception) -> str:
+    """Returns the message for an override that absl or ml_collections cannot parse."""
+    message = str(error).strip().rpartition("\n")[2]
+    if value := re.match(r"flag --config\.([\w.]+)=(.*?): ", message):
+        return f"config.{value[1]} is {value[2]!r}, but must be {_RULES[value[1]].description}"
+    if name := re.match(r"Unknown command line flag '(.*?)'", message):
+        return f"unknown option --{name[1]}: settings have the form --config.SECTION.KEY=VALUE"
+    return message
 
 
 def list_keys(overrides: Sequence[str]) -> list[str]:

@@ -150,12 +150,16 @@ def test_too_little_memory_is_not_damage(tmp_path, monkeypatch):
         decode_image((tmp_path / "i.bmp").read_bytes(), (32, 32))
 
 
-def test_cmyk_is_decoded_as_in_training_to_two_levels(tmp_path):
+@pytest.mark.parametrize("marker", [True, False])
+def test_cmyk_is_decoded_as_in_training(tmp_path, marker):
+    """Without the marker APP14, which says whether the values are inverted, decoders disagree."""
     noise = np.random.default_rng(0).integers(0, 256, (90, 130, 4), np.uint8)
-    Image.fromarray(noise, "CMYK").save(tmp_path / "i.jpg")
-    [expected] = decode_images(np.array([str(tmp_path / "i.jpg")]), 64)
-    difference = decode_image((tmp_path / "i.jpg").read_bytes(), (64, 64)).astype(int) - expected
-    assert np.abs(difference).max() <= 2
+    Image.fromarray(noise, "CMYK").save(data := io.BytesIO(), "JPEG")
+    content, app14 = data.getvalue(), b"\xff\xee\x00\x0eAdobe\x00d\x00\x00\x00\x00\x00"
+    assert app14 in content
+    (tmp_path / "i.jpg").write_bytes(content if marker else content.replace(app14, b""))
+    for size in (32, 64, 200):
+        _assert_decoded_as_in_training(tmp_path / "i.jpg", size)
 
 
 def _make_jpeg():

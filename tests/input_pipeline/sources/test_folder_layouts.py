@@ -1,6 +1,7 @@
 """Class folders as people have them: given splits, repeated names, other formats, files of Windows and macOS."""
 
 import shutil
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +127,15 @@ def test_folders_of_subsets_have_several_names(tmp_path, training, validation):
     write_photographs(tmp_path, [f"{training}/cat/1.jpg", f"{training}/dog/2.jpg", f"{validation}/cat/3.jpg"])
     examples = read_folders(tmp_path)
     assert list(examples.subsets) == ["training", "training", "validation"]
+
+
+def test_accents_may_be_written_in_two_ways(tmp_path):
+    """As in archives that a Mac has made."""
+    composed, decomposed = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    write_photographs(tmp_path, [f"train/{composed}/1.jpg", "train/dog/2.jpg", f"val/{decomposed}/3.jpg"])
+    examples = read_folders(tmp_path)
+    assert examples.class_names == (composed, "dog")
+    assert examples.labels.tolist() == [0, 1, 0]
 
 
 def test_files_that_systems_add_are_ignored(tmp_path):

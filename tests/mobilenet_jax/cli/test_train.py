@@ -22,11 +22,16 @@ def test_an_invalid_command_of_the_script_ends_with_one_line_and_a_status():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--config=configs/mobilenet.py", "--config.train.epochs=many"], "invalid literal for int"),
+        (
+            ["--config=configs/mobilenet.py", "--config.train.epochs=many"],
+            "config.train.epochs is 'many', but must be an integer",
+        ),
+        (["--config=sample", "--config.augment.vertical_flip=flase"], "vertical_flip is 'flase', but must be"),
+        (["--config=sample", "--epochs=3"], "unknown option --epochs: settings have the form --config.SECTION"),
         (["--config=configs/mobilenet.py:isic2019"], "the recipes are 'sample' and 'isic2018'"),
         (["--config=sample", "--config.data.dir=x"], "config.data.source is 'sample', which has no folder"),
         (["--config=configs/xyz.py"], "no such configuration: configs/xyz.py; expected a file, or one of"),
-        (["--confg=configs/mobilenet.py"], "'confg'"),
+        (["--confg=configs/mobilenet.py"], "unknown option --confg"),
         (["--config=configs/mobilenet.py", "extra"], "unexpected argument extra"),
         ([], "--config is missing: name a file or a shipped configuration, such as --config=sample"),
     ],
