@@ -2,13 +2,19 @@
 
     mobilenet-jax sweep benchmarks/ablation.py --out DIR --tta 8 --correct prior --config.data.dir=DATA
 
-DATA is in the ISIC archive's layout. The first variant is the recipe before this study, the second changes the sampling
-only, all others change something from the second, and the last is the recipe itself. The results are in docs/recipe.md.
+DATA is in the ISIC archive's layout. The first variant is the recipe before this study, and the second changes the
+sampling only. The others up to the last two change something from the second. `recipe` is the recipe itself, without
+the label smoothing of all others, which `smoothed` has again. The results are in docs/recipe.md.
 """
 
 from mobilenet_jax.sweeps.sweep import Sweep
 
-_START = {"data.sampling": "balanced", "data.resize": "stretch", "loss.logit_adjustment": 0.0}
+_START = {
+    "data.sampling": "balanced",
+    "data.resize": "stretch",
+    "loss.logit_adjustment": 0.0,
+    "loss.label_smoothing": 0.05,
+}
 _UNIFORM = {**_START, "data.sampling": "uniform"}
 _SQUARE = {**_UNIFORM, "data.resize": "crop"}
 _RANDOM_CROP = {
@@ -43,6 +49,7 @@ def get_sweep() -> Sweep:
             "square-block-rates": {**_SQUARE, "optimizer.block_rate_decay": 0.85},
             "square-24-epochs": {**_SQUARE, "train.epochs": 24},
             "recipe": {},
+            "smoothed": {"loss.label_smoothing": 0.05},
         },
         common={"model.alpha": 0.25, "data.image_size": 96, "data.cache": "disk", "train.epochs": 12},
     )

@@ -65,7 +65,9 @@ def export_and_predict(
     assert metadata.image_size is not None, "a run records it"
     batches = read_images(examples.paths, metadata.image_size, 64, metadata.preprocessing)
     outputs = np.concatenate([classify(image[None]) for batch in batches for image in batch.pixels])
-    outputs /= outputs.sum(1, keepdims=True)  # in steps of 1/256, they do not add up to 1
+    # In steps of 1/256, they do not add up to 1, and 0 stands for less than half a step.
+    outputs = np.maximum(outputs, 1 / 512)
+    outputs /= outputs.sum(1, keepdims=True)
     return expected, replace(expected, probabilities=outputs)
 
 
