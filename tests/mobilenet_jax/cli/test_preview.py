@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 from PIL import Image
 
 from tests.helpers.runs import ROOT
@@ -25,6 +26,13 @@ def test_each_class_is_drawn_as_the_first_eight_epochs_see_it(run, tiny_isic, tm
     assert np.abs(_read(out) - first).mean() > 5
     assert _preview(run, tiny_isic, out)[0] == 0
     assert np.array_equal(_read(out), first)
+
+
+@pytest.mark.parametrize("name", ["out.jpg", "out", "none/out.png"])
+def test_other_names_than_those_of_png_files_are_refused(run, tiny_isic, tmp_path, name):
+    status, _, err = _preview(run, tiny_isic, tmp_path / name)
+    assert status == 1
+    assert err == f"error: {tmp_path / name} must be the name of a PNG file in an existing folder\n"
 
 
 def test_unknown_keys_are_refused(run, tiny_isic, tmp_path):
