@@ -2,8 +2,9 @@
 
     python -m benchmarks.corrections WORKDIR... [--data DIR] > benchmarks/results/corrections.md
 
-The workdirs are those of the folds of a cross-validation, or of one run. The checkpoint is the latest. Each correction is fitted to other lesions than it is applied to. The intervals are 95%
-bootstrap intervals from 1,000 samples of lesions; those of differences are paired.
+The workdirs are those of the folds of a cross-validation, or of one run. The checkpoint is the latest. Each correction
+is fitted to other lesions than it is applied to. The intervals are 95% bootstrap intervals from 1,000 samples of
+lesions; those of differences are paired.
 """
 
 import argparse
