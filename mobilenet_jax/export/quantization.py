@@ -54,13 +54,13 @@ def write_float16(network: "Network", path: Path, pixels: np.ndarray) -> None:
 def write_int8(network: "Network", path: Path, pixels: np.ndarray) -> None:
     """Writes a network whose operations are all in 8-bit integers.
 
+    Before, its channels are equalized, its kernels rounded and its biases corrected, see the modules of these names.
     Weights have one scale per output channel, activations one per tensor (Jacob et al. 2018, arXiv:1712.05877).
 
     Args:
         network: the network.
         path: the file.
-        pixels: uint8 `[n, height, width, 3]`: images that are typical for the use of the network. The ranges of the
-            activations are measured on them, and the biases corrected, see `correct_biases`.
+        pixels: uint8 `[n, height, width, 3]`: images that are typical for the use of the network.
 
     Raises:
         ExportError: an operation could not be quantized.
