@@ -94,7 +94,7 @@ def test_the_configuration_file_in_getting_started_is_valid(tmp_path, monkeypatc
 
 def test_the_defaults_of_the_split_and_the_cache_are_those_of_the_documents():
     text = (ROOT / "docs" / "data.md").read_text()
-    assert "By default, images are read and decoded each time they are needed" in text
+    assert "`--config.data.cache=none`, the default of `configs/mobilenet.py`" in text
     assert re.search(r"^\| `lesion` .*\(default\)", text, re.MULTILINE)
     assert (get_config().data.cache, get_config().data.split) == ("none", "lesion")
 

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -110,7 +111,8 @@ def print_metrics(metrics: "Metrics", intervals: "Intervals") -> None:
     for name, (label, _) in OVERALL.items():
         if name not in metrics:  # top-k accuracy for k classes or fewer
             continue
-        interval = "  [{:.4f}, {:.4f}]".format(*intervals[name]) if intervals else ""
+        low, high = intervals.get(name, (math.nan, math.nan))
+        interval = "" if math.isnan(low) else f"  [{low:.4f}, {high:.4f}]"
         print(f"{label:<24}{metrics[name]:.4f}{interval}")
 
 

@@ -65,10 +65,12 @@ def format_difference(value: float, interval: tuple[float, float], digits: int) 
 
     Args:
         value: the difference.
-        interval: its interval, see `compute_intervals`.
+        interval: its interval, see `compute_intervals`; left out if it is undefined.
         digits: number of decimal places.
     """
     low, high = interval
+    if math.isnan(low):
+        return f"{value:+.{digits}f}"
     star = " *" if low > 0 or high < 0 else ""
     return f"{value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]{star}"
 

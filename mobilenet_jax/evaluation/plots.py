@@ -64,7 +64,7 @@ def draw_curves(records: Sequence[Mapping[str, Any]], best_epoch: int | None, *,
             axes.axvline(best_epoch, color="gray", linestyle="--", linewidth=1, label=f"best epoch, {best_epoch}")
         _label_epochs(axes, title)
         axes.set_ylim(*((0, None) if metric == "loss" else (0, 1)))
-    panels[0].legend()
+    panels[0].legend(loc="lower left")
     return figure
 
 
@@ -169,7 +169,7 @@ def _draw_reliability_diagram(predictions: Predictions) -> Figure:
     curve.plot([0, 1], [0, 1], ":", color="gray", label="perfect calibration")
     curve.plot(mean_confidence, accuracy, "o-", label="model")
     curve.set(ylabel="Accuracy", ylim=(0, 1))
-    curve.legend()
+    curve.legend(loc="upper left")
     histogram.bar((np.arange(CALIBRATION_BINS) + 0.5) / CALIBRATION_BINS, counts, 0.9 / CALIBRATION_BINS)
     histogram.set(xlabel="Confidence (probability of the predicted class)", ylabel="Images", xlim=(0, 1))
     for axes in (curve, histogram):

@@ -54,6 +54,7 @@ def test_a_star_marks_differences_whose_interval_excludes_0():
     assert format_difference(0.02, (0.01, 0.03), 2) == "+0.02 [+0.01, +0.03] *"
     assert format_difference(-0.02, (-0.03, -0.01), 2) == "-0.02 [-0.03, -0.01] *"
     assert format_difference(0.02, (-0.01, 0.05), 3) == "+0.020 [-0.010, +0.050]"
+    assert format_difference(0.02, (math.nan, math.nan), 2) == "+0.02"
 
 
 def test_95_percent_intervals_of_accuracy_cover_the_true_value_about_as_often():
