@@ -44,7 +44,7 @@ def test_evaluate_reproduces_the_validation_metrics_of_training(run, workdir):
     assert [row["image"] for row in read_table(folder / "predictions.csv")] == [
         row["image"] for row in read_table(workdir / "splits.csv") if row["split"] == "validation"
     ]
-    assert "Classes with fewer than 10 images" in err
+    assert "Classes with fewer than 10 lesions" in err
     assert "warning: The recall is 0 for" in err
     assert {p.name for p in folder.iterdir()} == {
         "metrics.json", "predictions.csv", "report.html", "curves.png", "confusion.png", "roc.png",
