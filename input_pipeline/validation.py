@@ -243,7 +243,7 @@ def _check_content(data: bytes, can_decode: Callable[[bytes], bool]) -> int:
     if min(width, height) < MIN_SIDE or max(width, height) > MAX_SIDE:
         raise DataError(f"is {width} x {height} pixels, not {MIN_SIDE} to {MAX_SIDE} per side")
     if is_deep_png(data):
-        raise DataError("has 16 bits per channel, not 8 (convert it so that its brightest values use all of the 8)")
+        raise DataError("has 16 bits per channel, which cannot be read (convert it to 8 bits)")
     if image_format not in FAST_FORMATS:
         try:
             decode_with_pillow(data)

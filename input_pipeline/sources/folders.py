@@ -5,8 +5,8 @@
     DIR/lesions.csv                        optional: image, lesion_id
 
 `Train` may also be `training`, and `val` may be `valid`, `validation`, `test` or `testing`, all in any case and with
-`_set` or without. The classes are the names of
-the training folders in alphabetical order. Without `lesions.csv`, lesions are unknown.
+`_set` or without. The classes are the names of the training folders in alphabetical order. Without `lesions.csv`,
+lesions are unknown.
 """
 
 import csv
