@@ -57,7 +57,8 @@ class Workdir:
         self._writes = is_first_process()
         if not self._writes:
             return
-        check_workdir(path, config)
+        if earlier := check_workdir(path, config):  # names, labels and lesions are compared later, pixels are not
+            _logger.warning("%s continues with images in %s instead of %s", path, config["data"]["dir"], earlier)
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -143,12 +144,15 @@ class Workdir:
         self._events.flush()
 
 
-def check_workdir(path: Path, config: dict[str, Any]) -> None:
+def check_workdir(path: Path, config: dict[str, Any]) -> str | None:
     """Checks that a folder can hold a run: it does not exist, is empty, or holds an earlier part of the same run.
 
     Args:
         path: the folder.
         config: the configuration of the run.
+
+    Returns:
+        The folder of the images of the earlier part, if it is another one.
 
     Raises:
         WorkdirError: it holds a run with another configuration, or something else.
@@ -156,19 +160,22 @@ def check_workdir(path: Path, config: dict[str, Any]) -> None:
     file, metrics = path / "config.json", path / "metrics.jsonl"
     if file.exists():
         # Before the first checkpoint, a configuration that does not work can be corrected.
-        _check_same_run(file, config, may_differ=not (has_checkpoints(path / "checkpoints") or metrics.exists()))
-    elif path.exists() and not (path.is_dir() and all(map(_is_ignored, path.iterdir()))):
+        may_differ = not (has_checkpoints(path / "checkpoints") or metrics.exists())
+        return _check_same_run(file, config, may_differ=may_differ)
+    if path.exists() and not (path.is_dir() and all(map(_is_ignored, path.iterdir()))):
         raise WorkdirError(f"{path} exists and does not hold a run: choose another --workdir")
+    return None
 
 
 def _format_json(values: dict[str, Any]) -> str:
     return json.dumps(values, indent=2) + "\n"
 
 
-def _check_same_run(file: Path, config: dict[str, Any], *, may_differ: bool) -> None:
+def _check_same_run(file: Path, config: dict[str, Any], *, may_differ: bool) -> str | None:
     """Raises if a `config.json` is not that of a run, or differs from `config` in more than the place of the images.
 
-    `train.epochs` may differ too, unless the schedule depends on it. With `may_differ`, all settings may.
+    `train.epochs` may differ too, unless the schedule depends on it. With `may_differ`, all settings may. Returns the
+    place of the images if it differs.
     """
     try:
         stored = json.loads(file.read_text())
@@ -178,7 +185,7 @@ def _check_same_run(file: Path, config: dict[str, Any], *, may_differ: bool) -> 
     except (OSError, ValueError, RecursionError, AttributeError) as error:  # the last: JSON, but not an object
         raise WorkdirError(f"{file} cannot be read ({error}): choose another --workdir") from error
     if may_differ:
-        return
+        return None
     free = {"data.dir", "data.cache", *(["train.epochs"] * (config["optimizer"]["schedule"] != "cosine"))}
     changes = [f"{key}: {old!r} -> {new!r}" for key, (old, new) in differences.items() if key not in free]
     if changes:
@@ -186,8 +193,8 @@ def _check_same_run(file: Path, config: dict[str, Any], *, may_differ: bool) -> 
             f"{file.parent} holds a run with another configuration ({'; '.join(changes)}): choose another "
             "--workdir, or remove that folder"
         )
-    if "data.dir" in differences:  # names, labels and lesions are compared later, pixels are not
-        _logger.warning("%s continues with images in %s instead of %s", file.parent, *reversed(differences["data.dir"]))
+    earlier, _ = differences.get("data.dir", (None, None))
+    return earlier
 
 
 def _is_ignored(path: Path) -> bool:
