@@ -169,7 +169,7 @@ def _draw_reliability_diagram(predictions: Predictions) -> Figure:
     curve.plot([0, 1], [0, 1], ":", color="gray", label="perfect calibration")
     curve.plot(mean_confidence, accuracy, "o-", label="model")
     curve.set(ylabel="Accuracy", ylim=(0, 1))
-    curve.legend(loc="upper left")
+    curve.legend(loc="lower right")
     histogram.bar((np.arange(CALIBRATION_BINS) + 0.5) / CALIBRATION_BINS, counts, 0.9 / CALIBRATION_BINS)
     histogram.set(xlabel="Confidence (probability of the predicted class)", ylabel="Images", xlim=(0, 1))
     for axes in (curve, histogram):
