@@ -23,7 +23,8 @@ FORMATS = (*FAST_FORMATS, "WEBP", "BMP", "TIFF", "GIF")  # the others are decode
 cv2.setNumThreads(0)  # one thread per image, since many images are processed at once
 
 _REDUCED = ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4), (2, cv2.IMREAD_REDUCED_COLOR_2))
-_PNG_SIGNATURE, _PNG_BITS = b"\x89PNG\r\n\x1a\n", 24  # the latter is the position of the bits per channel
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_BITS = 24  # the position of the bits per channel in a PNG
 _BITS_PER_SAMPLE = 258  # the number of a tag in TIFF files
 _DEEP_MODES = ("I", "F")  # Pillow would clip these to 8 bits; 16-bit modes are named "I;16" and alike
 _BORDERS: dict[FillMode, int] = {
@@ -76,7 +77,7 @@ def is_deep_png(data: bytes) -> bool:
 
     Decoders drop the lower 8 bits, so that an image of 12 bits in 16, as X-ray machines write them, would be black.
     """
-    return data.startswith(_PNG_SIGNATURE) and data[_PNG_BITS : _PNG_BITS + 1] == b"\x10"
+    return data.startswith(PNG_SIGNATURE) and data[_PNG_BITS : _PNG_BITS + 1] == b"\x10"
 
 
 def decode_with_pillow(data: bytes) -> np.ndarray:

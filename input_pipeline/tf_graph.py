@@ -16,7 +16,7 @@ import tensorflow as tf
 from input_pipeline.errors import DataError, get_first_line
 from input_pipeline.examples import Batch
 from input_pipeline.image_files import is_address, read_record
-from input_pipeline.image_ops import decode_with_pillow, preprocess
+from input_pipeline.image_ops import PNG_SIGNATURE, decode_with_pillow, preprocess
 from input_pipeline.preprocessing import STRETCH, Preprocessing
 from input_pipeline.resources import count_cpus
 
@@ -26,7 +26,6 @@ with suppress(RuntimeError):  # TensorFlow is initialized already, by other code
 Augment = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 _Columns = dict[str, tf.Tensor]
 
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PARALLEL = count_cpus()
 # Batches: at most eight at once, so that memory use is bounded on machines with many cores.
 _PARALLEL_BATCHES = min(_PARALLEL, 8)
@@ -139,7 +138,7 @@ def _decode(data: tf.Tensor, image_size: int) -> tf.Tensor:
         return tf.cond(is_cmyk, decode_other, lambda: tf.switch_case(index, [make_decoder(r) for r in (1, 2, 4, 8)]))
 
     def decode_png_or_other() -> tf.Tensor:
-        is_png = tf.strings.substr(data, 0, len(_PNG_SIGNATURE)) == _PNG_SIGNATURE
+        is_png = tf.strings.substr(data, 0, len(PNG_SIGNATURE)) == PNG_SIGNATURE
         return tf.cond(is_png, make_decoder(1), decode_other)
 
     return tf.cond(tf.io.is_jpeg(data), decode_jpeg, decode_png_or_other)

@@ -17,7 +17,9 @@ from mobilenet_jax.export.network import Network, Output
 THREADS = (1, 2)
 _ROUNDING = 1e-4  # levels of 255; three times the largest difference between runtimes before they round
 _Limits = dict[Quantization, tuple[float, float]]  # of the largest and the mean difference
-_PROBABILITY_LIMITS: _Limits = {"none": (1e-4, 2e-5), "float16": (1e-2, 3e-3), "int8": (0.5, 0.15)}
+_PROBABILITY_LIMITS: _Limits = {"none": (1e-4, 1e-5), "float16": (1e-2, 1e-3), "int8": (0.5, 0.05)}
+# The mean over 1,000 classes is below 0.002 whatever the probabilities are.
+_VARIATION_LIMITS: dict[Quantization, float] = {"none": 2e-5, "float16": 3e-3, "int8": 0.15}
 # Logits and features amplify rounding. Their differences are divided by the largest absolute value of an output.
 _OTHER_LIMITS: _Limits = {"none": (5e-3, 1e-4), "float16": (0.1, 1e-2), "int8": (1, 0.2)}
 
@@ -30,8 +32,9 @@ class Verification:
         output: the kind of the compared outputs.
         images: the number of images.
         largest_difference: of a probability, or of another output divided by the largest absolute value of an output.
-        mean_difference: the mean of all of these differences, with all numbers of threads. For probabilities, it is the
-            mean over the images of their total variation distance, half the sum of the differences of all classes.
+        mean_difference: the mean of all of these differences, with all numbers of threads.
+        total_variation: half the sum of the differences of an image's probabilities, on average; None for other
+            outputs.
         top_class_agreement: the fraction of the outputs whose most probable class is the same; None for features.
         milliseconds: per image, by the number of threads.
     """
@@ -40,6 +43,7 @@ class Verification:
     images: int
     largest_difference: float
     mean_difference: float
+    total_variation: float | None
     top_class_agreement: float | None
     milliseconds: dict[int, float]
 
@@ -55,6 +59,12 @@ class Verification:
             raise ExportError(
                 f"the exported network differs from the JAX model by up to {self.largest_difference:.2g} (limit "
                 f"{largest:g}), on average {self.mean_difference:.2g} (limit {mean:g}): nothing was written"
+            )
+        limit = _VARIATION_LIMITS[quantization]
+        if self.total_variation is not None and not self.total_variation <= limit:
+            raise ExportError(
+                f"the probabilities of the exported network have a total variation distance of "
+                f"{self.total_variation:.2g} from those of the JAX model (limit {limit:g}): nothing was written"
             )
 
 
@@ -79,7 +89,7 @@ def verify(network: Network, path: Path, pixels: np.ndarray) -> Verification:
     outputs = np.stack([outputs for outputs, _ in runs.values()])
     scale = 1.0 if network.output == "probabilities" else float(np.abs(expected).max())
     differences = np.abs(outputs - expected) / scale
-    mean = differences.sum(2).mean() / 2 if network.output == "probabilities" else differences.mean()
+    variation = float(differences.sum(2).mean() / 2) if network.output == "probabilities" else None
     agreement = None
     if network.output != "features":
         agreement = float((outputs.argmax(2) == expected.argmax(1)).mean())
@@ -87,7 +97,8 @@ def verify(network: Network, path: Path, pixels: np.ndarray) -> Verification:
         network.output,
         len(pixels),
         float(differences.max()),
-        float(mean),
+        float(differences.mean()),
+        variation,
         agreement,
         {threads: milliseconds for threads, (_, milliseconds) in runs.items()},
     )
