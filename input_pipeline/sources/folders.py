@@ -144,9 +144,12 @@ def _list_images(data_folder: Path, layout: _Layout, classes: Sequence[str], fau
     images = []
     label_of = {unicodedata.normalize("NFC", name): label for label, name in enumerate(classes)}
     for subset, top in zip(SUBSETS, layout, strict=True):
-        if top and top != data_folder:  # beside them, `lesions.csv` and files of other purposes may be
-            others = sorted(e.path for e in os.scandir(top) if not e.is_dir() and not is_clutter(e.name))
-            faults += [f"{path} is beside the class folders: move it elsewhere" for path in others]
+        others = [Path(e.path) for e in os.scandir(top) if not e.is_dir() and not is_clutter(e.name)] if top else []
+        if top != data_folder:
+            faults += [f"{path} is beside the class folders: move it elsewhere" for path in sorted(others)]
+        elif unread := sorted(path.name for path in others if path.suffix.lower() in IMAGE_SUFFIXES):
+            # `lesions.csv` and files of other purposes may be there.
+            _logger.warning("%d images beside the class folders are not read, such as %s", len(unread), unread[0])
         for folder in _list_folders(top) if top else []:
             # Systems differ in how they write letters with accents.
             label = label_of.get(unicodedata.normalize("NFC", folder.name))

@@ -231,8 +231,11 @@ def _make_writer(file: IO[str], table_format: TableFormat, class_names: Sequence
 
 
 def _make_file_name(class_name: str) -> str:
-    """Returns a class name as a part of a file name, on every system: weights of others can name a class `../x`."""
-    return re.sub(r"[^\w.+-]", "_", class_name).encode()[:_MAX_NAME].decode(errors="ignore")
+    """Returns a class name as a part of a file name, on every system: weights of others can name a class `../x`.
+
+    It has no dot, so that the last two dots of `IMAGE.CLASS.png` separate the names of all images and classes.
+    """
+    return re.sub(r"[^\w+-]", "_", class_name).encode()[:_MAX_NAME].decode(errors="ignore")
 
 
 def make_explainer(
@@ -272,7 +275,7 @@ def make_explainer(
         for i, path in enumerate(batch.paths):
             row, label, best = batch.probabilities[i], classes[i], predicted[i]
             title = format_explanation(names[label], row[label], names[best], row[best])
-            picture = stem_of[path].with_name(f"{stem_of[path].name}_{_make_file_name(names[label])}.png")
+            picture = stem_of[path].with_name(f"{stem_of[path].name}.{_make_file_name(names[label])}.png")
             picture.parent.mkdir(parents=True, exist_ok=True)
             with replace_atomically(picture) as unfinished:
                 draw_explanation(batch.pixels[i], maps[i], title).save(unfinished)

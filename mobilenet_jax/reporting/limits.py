@@ -3,11 +3,18 @@
 from collections.abc import Sequence
 
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from mobilenet_jax.evaluation.evaluate import Evaluation
 from mobilenet_jax.evaluation.trained_run import EvaluatedModel
 
 _MIN_UNITS = 10  # lesions or images per class; metrics of classes with fewer are reported as unreliable
+
+# Settings in which the folds of one recipe may differ; the number of epochs does if the recipe chooses it.
+_OF_ONE_FOLD = {
+    "seed", "data.dir", "data.split", "data.cache", "init.weights", "loss.soft_labels", "train.epochs",
+    "model.num_classes",
+}  # fmt: skip
 
 _ANY_IMAGE = "The model knows only the classes above and assigns one of them to every image, "
 _LESIONS_ONLY = f"{_ANY_IMAGE}including healthy skin or a photograph of a hand."
@@ -57,6 +64,7 @@ def list_warnings(evaluation: Evaluation) -> list[str]:
         *_list_missed_classes(evaluation),
         *_list_data_warnings(evaluation),
         *_list_selection(evaluation),
+        *_list_mixed_settings(evaluation.runs),
         *_list_absent_classes(evaluation),
         *_list_rare_classes(evaluation),
     ]
@@ -112,6 +120,16 @@ def _list_selection(evaluation: Evaluation) -> list[str]:
             "use --checkpoint=latest."
         ]
     return []
+
+
+def _list_mixed_settings(runs: Sequence[EvaluatedModel]) -> list[str]:
+    configs = [flatten_dict(run.config, sep=".") for run in runs if run.config is not None]
+    keys = sorted(set().union(*configs) - _OF_ONE_FOLD)
+    values = {key: {str(config.get(key)) for config in configs} for key in keys}
+    mixed = [f"{key} ({', '.join(sorted(different))})" for key, different in values.items() if len(different) > 1]
+    if not mixed:
+        return []
+    return [f"The models were trained with different settings: {'; '.join(mixed)}. Their metrics are of no one recipe."]
 
 
 def _list_absent_classes(evaluation: Evaluation) -> list[str]:

@@ -133,6 +133,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, profile: bool
             if stop_request.is_set and not is_finished(history, config):
                 raise Interrupted(_INTERRUPTED.format(step))
 
+        profiler.end_run()
         summary = build_summary(history, config, training, validation, state)
         # A finished run that is started again may have lost them.
         files.write_metrics(history.records, is_last=True)

@@ -42,6 +42,11 @@ class Profiler:
         """Stops the trace, if one is running: it would include the evaluation."""
         self._stop_trace(state)
 
+    def end_run(self) -> None:
+        """Logs a warning if there is no trace because there were too few steps."""
+        if self._folder is not None and self._steps <= _SKIPPED_STEPS:
+            _logger.warning("no trace: it starts after %d steps, and there were %d", _SKIPPED_STEPS, self._steps)
+
     def _stop_trace(self, state: Any) -> None:
         if self._trace_start is not None:
             jax.block_until_ready(state)

@@ -108,6 +108,13 @@ def test_a_file_beside_the_class_folders_of_a_training_folder_is_refused(tmp_pat
         read_folders(tmp_path)
 
 
+def test_images_beside_class_folders_without_a_training_folder_are_named_in_a_warning(tmp_path, caplog):
+    write_photographs(tmp_path, ["cat/1.jpg", "dog/1.jpg", "stray.jpg", "other.png"])
+    (tmp_path / "notes.txt").touch()
+    assert len(read_folders(tmp_path)) == 2
+    assert caplog.messages == ["2 images beside the class folders are not read, such as other.png"]
+
+
 def test_a_class_that_is_called_train_may_hold_a_folder_which_is_reported(tmp_path):
     write_photographs(tmp_path, ["train/1.jpg", "bus/1.jpg", "train/old/2.jpg"])
     with pytest.raises(DataError, match="train/old is a folder in a class folder"):

@@ -141,9 +141,9 @@ def test_explanations_are_written_as_pictures_next_to_their_images(run, trained,
     chosen = sorted((data / IMAGES).iterdir())[:2]
     options = ["--out", tmp_path / "p.csv", "--explain", tmp_path / "explanations", "--explain-class=DF"]
     assert run("predict", trained, *chosen, *options)[0] == 0
-    assert {p.name for p in (tmp_path / "explanations").iterdir()} == {f"{p.stem}_DF.png" for p in chosen}
+    assert {p.name for p in (tmp_path / "explanations").iterdir()} == {f"{p.stem}.DF.png" for p in chosen}
     for path in chosen:
-        with Image.open(tmp_path / "explanations" / f"{path.stem}_DF.png") as picture:
+        with Image.open(tmp_path / "explanations" / f"{path.stem}.DF.png") as picture:
             assert picture.width > 2 * 448
             assert picture.height > 448
 
@@ -156,4 +156,4 @@ def test_explanations_do_not_require_a_table_and_keep_the_folders(run, trained, 
     assert status == 0
     predicted = out.splitlines()[1].split()[2]
     pictures = sorted(p.relative_to(tmp_path / "x").as_posix() for p in (tmp_path / "x").rglob("*.png"))
-    assert pictures == [f"{folder}/1_{predicted}.png" for folder in "ab"]
+    assert pictures == [f"{folder}/1.{predicted}.png" for folder in "ab"]

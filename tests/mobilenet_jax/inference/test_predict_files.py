@@ -109,6 +109,17 @@ def test_pictures_that_would_have_the_same_name_are_refused(trained, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
+def test_pictures_of_different_images_and_classes_have_different_names(trained, data, tmp_path):
+    weights, names = read_weights(trained), ("nevus", "atypical_nevus", "c", "d", "e", "f", "g")
+    classifier = Classifier(replace(weights, metadata=replace(weights.metadata, classes=names)))
+    path = min((data / IMAGES).iterdir())
+    paths = [str(shutil.copy(path, tmp_path / f"{stem}.jpg")) for stem in ("1", "1_atypical")]
+    for path, name in zip(paths, ("atypical_nevus", "nevus"), strict=True):
+        explain = make_explainer(classifier, [path], tmp_path / "x", class_name=name)
+        write_predictions(classifier, [path], tmp_path / "p.csv", explain=explain)
+    assert len(list((tmp_path / "x").iterdir())) == 2
+
+
 def test_hostile_class_names_neither_run_in_tables_nor_lead_pictures_out_of_their_folder(trained, data, tmp_path):
     weights = read_weights(trained)
     names = ("/../../escaped", "=cmd|' /C calc'!A0", "..", "a" * 300, "CON:", "", "é")

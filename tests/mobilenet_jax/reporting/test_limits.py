@@ -29,11 +29,25 @@ def make_evaluation(images_per_class=10, *, predicted=None, trained_on=frozenset
         predicted=labels if predicted is None else predicted,
         class_names=NAMES,
     )
-    return SimpleNamespace(facts=facts, predictions=predictions, runs=[make_model(images=trained_on)] * runs)
+    return SimpleNamespace(
+        facts=facts, predictions=predictions, runs=[make_model(images=trained_on) for _ in range(runs)]
+    )
 
 
 def test_a_sound_evaluation_has_no_warnings():
     assert list_warnings(make_evaluation()) == []
+
+
+def test_models_of_different_settings_are_a_warning():
+    evaluation = make_evaluation(runs=2)
+    evaluation.runs[1].config["data"] = {"split": "fold:2/5"}
+    assert list_warnings(evaluation) == []
+    for model, rate in zip(evaluation.runs, (0.1, 0.2), strict=True):
+        model.config["optimizer"] = {"learning_rate": rate}
+    assert list_warnings(evaluation) == [
+        "The models were trained with different settings: optimizer.learning_rate (0.1, 0.2). Their metrics are of no "
+        "one recipe."
+    ]
 
 
 def test_synthetic_images_are_the_only_warning_about_the_sample():
