@@ -4,7 +4,7 @@
 
 WORKDIR is a run, or the folds of a cross-validation; each predicts its own validation images. DATA is in the ISIC
 archive's layout. A square is the center of a frame, stored as a JPEG file of the quality 95. The checkpoints are the
-latest. The intervals are 95% bootstrap intervals from 200 samples of lesions, paired.
+latest. The intervals are 95% bootstrap intervals from 1,000 samples of lesions, paired.
 """
 
 import argparse

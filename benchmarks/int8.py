@@ -4,7 +4,7 @@
 
 The workdirs are the folds of a cross-validation, with the head `small`. Each is exported with calibration images from
 its own training split, and classifies its validation images, one view each. The checkpoints are the latest. The
-intervals are 95% bootstrap intervals from 200 samples of lesions, paired.
+intervals are 95% bootstrap intervals from 1,000 samples of lesions, paired.
 """
 
 import argparse

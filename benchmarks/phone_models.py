@@ -4,7 +4,7 @@
 
 writes DIR/phone_models.md and DIR/phone_models.png. The workdirs are of runs with the head `small` that have the same
 validation images, and the latest checkpoint counts. Accuracies are of one view of each validation image, with 95%
-bootstrap intervals from 200 samples of lesions. Times are of single images on one thread; the files take turns over
+bootstrap intervals from 1,000 samples of lesions. Times are of single images on one thread; the files take turns over
 nine rounds.
 """
 

@@ -4,9 +4,8 @@
 
 The article shows its curves and draws no conclusion. The best checkpoint is the one with the lowest validation loss.
 
-Expected: the results of the original experiment, bit for bit, until training stops. It cannot stop before epoch 11. At
-alpha 0.25 and 128 x 128 the validation loss still falls in the tenth epoch. The table of all experiments is in
-benchmarks/results/article.md.
+Expected: the results of the original experiment, bit for bit, until training stops. It cannot stop before epoch 11. The
+table of all experiments is in benchmarks/results/article.md.
 """
 
 from ml_collections import ConfigDict
