@@ -172,7 +172,7 @@ def get_free_bytes(path: Path) -> int:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes the temporary names in a folder that processes which were killed left.
+    """Removes the temporary files that killed processes left in a folder.
 
     Where the file system has no locks, a name that is younger than a day is kept: it may belong to a running process.
     One that holds what was set aside is kept while its destination is missing: it may be the only copy.

@@ -110,8 +110,8 @@ def sample_affine(augmentation: Augmentation, seed: int, epoch: int, n: int, siz
 def select_operations(augmentation: Augmentation, seed: int, epoch: int, n: int) -> np.ndarray:
     """Selects the operations that change each example in one epoch.
 
-    With `operations=N` they are N different ones of those whose range is not 0, each equally often, as RandAugment
-    (Cubuk et al. 2020, arXiv:1909.13719) selects its transformations. Its one magnitude is the ranges here.
+    With `operations=N` they are N different ones of those whose range is not 0, each equally often. This is similar
+    to RandAugment (Cubuk et al. 2020, arXiv:1909.13719), which samples with replacement; its magnitude is the ranges.
 
     Returns:
         bool `[9, n]`: rotation, width shift, height shift, zoom, shear, brightness, contrast, saturation, hue.

@@ -91,8 +91,9 @@ def _open_disk_cache(paths: np.ndarray, shape: tuple[int, ...], preprocessing: P
     with filelock.FileLock(folder / "lock"):  # makes other processes wait until the cache is complete
         if not _is_valid(file, index, description):
             _remove_unfinished(folder)
+            for outdated in (index, file):
+                outdated.unlink(missing_ok=True)
             _check_space("disk", shape, get_free_bytes(folder), f" in {folder}")
-            index.unlink(missing_ok=True)
             with replace_atomically(file) as unfinished:
                 images = np.lib.format.open_memmap(unfinished, "w+", np.uint8, shape)
                 _decode_into(images, paths, preprocessing)
@@ -125,7 +126,9 @@ def _is_valid(file: Path, index: Path, description: dict[str, object]) -> bool:
         _logger.warning("the cache %s cannot be read (%s): decoding the images again", file.parent, error)
         return False
     if cached != description or list(images.shape) != description["shape"] or images.dtype != np.uint8:
-        _logger.info("cache: images have changed since %s was written: decoding them again", file.parent)
+        _logger.info(
+            "cache: %s holds earlier images, or is of an earlier version: decoding the images again", file.parent
+        )
         return False
     _logger.info("cache: %s images in %s", f"{len(images):,}", file.parent)
     return True

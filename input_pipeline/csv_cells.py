@@ -8,7 +8,7 @@ _FORMULA_STARTS = tuple("=+-@\t\r'")  # the apostrophe itself, so that every nam
 
 
 def escape_formula(name: str) -> str:
-    """Returns a name as a cell that no spreadsheet runs, if it takes commas as separators."""
+    """Escapes a name so that spreadsheets do not run it as a formula, as a cell of a table with commas."""
     return f"'{name}" if name.startswith(_FORMULA_STARTS) else name
 
 

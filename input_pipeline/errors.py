@@ -32,7 +32,7 @@ class DamagedImageError(DataError):
 
 
 def shorten(lines: Sequence[str]) -> list[str]:
-    """Returns the first twenty lines, and how many there are more."""
+    """Returns the first twenty lines, and a line with the number of the others."""
     more = [f"and {len(lines) - _MAX_LINES} more"] if len(lines) > _MAX_LINES else []
     return [*lines[:_MAX_LINES], *more]
 

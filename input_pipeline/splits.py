@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -211,11 +212,19 @@ def _read_held_out(examples: Examples, path: Path) -> np.ndarray:
     names = examples.names.tolist()
     missing = [name for name in names if name not in subsets]
     if missing:
-        raise DataError(f"{path} does not name {missing[0]}, and {len(missing) - 1} other images of the data")
+        raise DataError(f"{path} lacks {_list_first(missing)}: add the rows, or use the data that it was written for")
     unknown = subsets.keys() - set(names)
     if unknown:
-        raise DataError(f"{path} names {min(unknown)}, and {len(unknown) - 1} other images that are not in the data")
+        raise DataError(
+            f"the data lack {_list_first(sorted(unknown))}, which {path} names: remove the rows, or use the data that "
+            "it was written for"
+        )
     return np.array([subsets[name] == "validation" for name in names])
+
+
+def _list_first(names: Sequence[str]) -> str:
+    """Returns the first name, and the number of the others."""
+    return f"{names[0]} and {len(names) - 1} others" if len(names) > 1 else names[0]
 
 
 def _read_subsets(path: Path) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """The tf.data graphs: read, decode and augment images in parallel, in a given order. Nothing here is random."""
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
@@ -30,6 +31,9 @@ _PARALLEL = count_cpus()
 # Batches: at most eight at once, so that memory use is bounded on machines with many cores.
 _PARALLEL_BATCHES = min(_PARALLEL, 8)
 _PREFETCH = 2
+_TENSORFLOW_PREFIX = re.compile(
+    r"^\{\{.*?\}\} (.*Iterator::Root\S*: )?"
+)  # of an error message: the operations it passed
 
 
 def decode_images(paths: np.ndarray, image_size: int, preprocessing: Preprocessing = STRETCH) -> Iterator[np.ndarray]:
@@ -147,13 +151,18 @@ def _decode(data: tf.Tensor, image_size: int) -> tf.Tensor:
 def _iterate(dataset: tf.data.Dataset, end: Callable[[], None] = lambda: None) -> Iterator[Any]:
     """Iterates over a dataset, and calls a function at the end.
 
-    An image that was readable when the run began but is not any more is a DataError.
+    Raises:
+        DataError: an image that was readable when the run began is not any more.
+        MemoryError: there is not enough memory for an image.
     """
     try:
         yield from dataset.as_numpy_iterator()
     except tf.errors.OpError as error:
+        reason = _TENSORFLOW_PREFIX.sub("", get_first_line(error))
+        if isinstance(error, tf.errors.ResourceExhaustedError):
+            raise MemoryError(reason) from error
         raise DataError(
-            f"an image changed or disappeared during the run: {get_first_line(error)}: restore it and start again"
+            f"an image changed or disappeared during the run ({reason}): start again, and the validation names it"
         ) from error
     finally:
         end()

@@ -61,7 +61,7 @@ def read_csv_table(file: str | Path, faults: Faults | None = None) -> Examples:
     """
     file = Path(file)
     if not file.is_file():
-        hint = "use data.source=folders for class folders" if file.is_dir() else "data.dir is the CSV file"
+        hint = "the source for class folders is folders" if file.is_dir() else "expected a CSV file"
         raise DataError(f"no such table: {file} ({hint})")
     with collect_faults(faults) as collected:
         rows, has_subsets = _read_table(file, collected)
@@ -140,7 +140,7 @@ def _find_faults(values: dict[str, str], path: Path, line_of: dict[Path, int]) -
     if not values["label"]:
         faults.append(f"no label for {values['path']}: fill it in, or remove the row")
     if "split" in values and values["split"].lower() not in _SUBSET_OF:
-        faults.append(f"split is {values['split']!r}, not one of {', '.join(_SUBSET_OF)}")
+        faults.append(f"split is {values['split']!r}, not one of {', '.join(_SUBSET_OF)}, {_TEST}: correct the cell")
     return faults
 
 

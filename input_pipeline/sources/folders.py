@@ -71,7 +71,9 @@ def read_folders(folder: str | Path, faults: Faults | None = None) -> Examples:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        hint = "use data.source=csv for a table" if folder.is_file() else "data.dir is that with the class folders"
+        hint = (
+            "the source for a table is csv" if folder.is_file() else "expected the folder that holds the class folders"
+        )
         raise DataError(f"no such data folder: {folder} ({hint})")
     layout = _find_layout(folder)
     classes = [path.name for path in _list_folders(layout.training)]
@@ -170,8 +172,8 @@ def _list_class(folder: Path, faults: Faults) -> list[Path]:
         faults.append(f"{folder} is empty: add its images or remove it")
     if paths and all(path.is_dir() for path in paths):
         faults.append(
-            f"{folder} holds folders, no images: move the images into it, or specify --config.data.dir={folder} if "
-            "these folders are the classes"
+            f"{folder} holds folders, no images: move the images into it, or specify {folder} as the folder of "
+            "the data if these folders are the classes"
         )
         return []
     images = []
@@ -188,11 +190,13 @@ def _list_class(folder: Path, faults: Faults) -> list[Path]:
 
 
 def _assign_lesions(examples: Examples, table: Path, base: Path, faults: Faults) -> Examples:
-    """Returns the examples that have a lesion in a table, which names images by path or by file name without suffix."""
+    """Returns the examples that have a lesion in a table, which names images by path or file name."""
     table_faults = Faults()
     lesion_of = read_lesions(table, table_faults)
-    stems = [Path(path).stem for path in examples.paths]
-    keys = [name if name in lesion_of else stem for name, stem in zip(examples.names, stems, strict=True)]
+    keys = [
+        next((key for key in (name, row, Path(row).name, Path(row).stem) if key in lesion_of), name)
+        for name, row in zip(examples.names.tolist(), examples.rows.tolist(), strict=True)
+    ]
     groups = defaultdict(list)
     for i, key in enumerate(keys):
         groups[key].append(i)
@@ -205,7 +209,7 @@ def _assign_lesions(examples: Examples, table: Path, base: Path, faults: Faults)
             )
     faults += table_faults
     faults += [
-        f"{path} has no row in {table}: add one, splits by lesion require it"
+        f"{path} has no row in {table}: add one for {key}, splits by lesion require it"
         for path, key in zip(examples.paths, keys, strict=True)
         if key not in lesion_of
     ]

@@ -152,4 +152,4 @@ def _check_part(source: str, part: Part) -> None:
         raise DataError(f"unknown data source {source!r}: the sources are {', '.join(SOURCES)}")
     if part != "Training" and not SOURCES[source].has_official_sets:
         names = " and ".join(name for name, entry in SOURCES.items() if entry.has_official_sets)
-        raise DataError(f"data.source={source} has no official sets ({names} have them): choose another data.split")
+        raise DataError(f"the source {source} has no official sets ({names} have them): choose another split")

@@ -20,7 +20,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
             reader = csv.reader(file, strict=True, skipinitialspace=True)
             yield from ((reader.line_num, row) for row in reader if row)
     except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} is not a CSV text: {error}") from error
+        raise DataError(f"{path} is not a CSV text ({error}): save it as CSV in UTF-8") from error
 
 
 def read_lesions(path: Path, faults: Faults) -> dict[str, str]:

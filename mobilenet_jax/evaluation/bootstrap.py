@@ -29,9 +29,9 @@ def compute_intervals(
 ) -> Intervals:
     """Computes 95% bootstrap intervals from data sets whose lesions are sampled with replacement.
 
-    Intervals are percentiles of the metrics of the samples. For `ece` and differences of it, which are biased upwards
-    in every sample, they are percentiles of the deviations from the metric of the data set, reflected at it (the basic
-    bootstrap, Davison and Hinkley 1997, 5.2). Near 0 these are approximate too.
+    Intervals are percentiles of the metrics of the samples. The `ece` of samples is biased upwards on average, and
+    differences of it are biased either way, so their intervals are percentiles of the deviations from the metric of the
+    data set, reflected at it (the basic bootstrap, Davison and Hinkley 1997, 5.2). Near 0 these are approximate too.
 
     A sample may lack a class of one or a few lesions. Its means over classes would be those of the other classes, so
     they are left out.

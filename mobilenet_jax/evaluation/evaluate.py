@@ -8,6 +8,7 @@ workdir. A correction that is applied to the validation split itself is cross-fi
 optimistic. On other splits the stored correction is applied.
 """
 
+import logging
 import os
 import platform
 import shutil
@@ -43,6 +44,8 @@ from mobilenet_jax.evaluation.trained_run import EvaluatedModel
 from mobilenet_jax.inference.classifier import Classifier
 from mobilenet_jax.inference.predict_files import classify_files
 from mobilenet_jax.weights.hub import strip_folder
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -181,7 +184,9 @@ def _check_classes(runs: Sequence[EvaluatedModel], malignant: Sequence[str]) -> 
     names = runs[0].class_names
     for run in runs:
         if run.class_names != names:
-            raise EvaluationError(f"{run.path} has the classes {run.class_names}, {runs[0].path} has {names}")
+            raise EvaluationError(
+                f"the classes of {run.path} differ from those of {runs[0].path}: evaluate models of the same classes"
+            )
     if unknown := set(malignant) - set(names):
         raise EvaluationError(f"--malignant names {', '.join(unknown)}; the classes are {', '.join(names)}")
     if "malignant" in names and malignant and list(malignant) != ["malignant"]:
@@ -207,8 +212,6 @@ def _read_stored_calibration(
     if split == "training" and not is_single:
         raise EvaluationError("the folds of a cross-validation were trained on different images: evaluate one run")
     if split == "validation":
-        if is_single and runs[0].prior is not None and not os.access(workdir, os.W_OK):
-            raise EvaluationError(f"cannot write the corrections that are fitted on validation to {workdir}")
         return None
     if not correction:
         return None
@@ -226,7 +229,10 @@ def _calibrate(
     prior = np.mean([run.prior for run in runs if run.prior is not None], axis=0)
     if len(runs) == 1:
         fitted_to = describe_probabilities(runs[0].weights, views)
-        fit_calibration(predictions, prior).write(Path(runs[0].path) / CALIBRATION_FILE, fitted_to)
+        try:
+            fit_calibration(predictions, prior).write(Path(runs[0].path) / CALIBRATION_FILE, fitted_to)
+        except OSError as error:  # the workdir of someone else
+            _logger.warning("the corrections of the probabilities are not stored: %s", error)
     return cross_fit(predictions, prior, correction) if correction else predictions
 
 

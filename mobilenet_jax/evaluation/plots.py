@@ -1,6 +1,6 @@
 """Plots of metrics and learning curves, in a color cycle that color-blind readers can tell apart.
 
-A plot has no title: the report and the model card have it in the text around the plot.
+A plot has no title, unless it shows a part of the classes: the report and the model card have it in the text around it.
 scikit-learn computes the confusion matrix and the ROC and precision-recall curves, matplotlib draws them.
 """
 
@@ -21,6 +21,9 @@ from mobilenet_jax.evaluation.metrics import CALIBRATION_BINS, assign_bins
 from mobilenet_jax.evaluation.predictions import Predictions
 
 _STYLE = ("petroff10", {"text.parse_math": False})  # the name of a class may contain dollar signs
+_MAX_CLASSES = 25  # that have a curve, a panel, or numbers in the confusion matrix
+_MAX_LABELS = 100  # classes whose names fit beside the confusion matrix
+_MAX_SIDE = 20.0  # inches, of the confusion matrix
 _CURVES = {  # metrics of a record, without `train_` or `val_`, and their titles
     "loss": "Loss (cross-entropy)",
     "accuracy": "Accuracy",
@@ -53,19 +56,20 @@ def draw_curves(records: Sequence[Mapping[str, Any]], best_epoch: int | None, *,
     # matplotlib's automatic layouts take three times as long, after every epoch
     margins = {"left": 0.04, "right": 0.99, "bottom": 0.14, "top": 0.9, "wspace": 0.13}
     narrow_margins = {"left": 0.1, "right": 0.98, "bottom": 0.05, "top": 0.97, "hspace": 0.35}
-    figure = Figure(figsize=(5, 10) if narrow else (12, 3.6))
-    panels = figure.subplots(*((3, 1) if narrow else (1, 3)), gridspec_kw=narrow_margins if narrow else margins)
-    for axes, (metric, title) in zip(panels, _CURVES.items(), strict=True):
-        for prefix, label, style in (("train", "training", "o-"), ("val", "validation", "s-")):
-            name = f"{prefix}_{metric}"
-            if all(name in r for r in records):  # a run on all images has no validation
-                axes.plot(epochs, [r[name] for r in records], style, markersize=3, label=label)
-        if best_epoch is not None:
-            axes.axvline(best_epoch, color="gray", linestyle="--", linewidth=1, label=f"best epoch, {best_epoch}")
-        _label_epochs(axes, title)
-        axes.set_ylim(*((0, None) if metric == "loss" else (0, 1)))
-    panels[0].legend(loc="lower left")
-    return figure
+    with matplotlib.style.context(_STYLE):
+        figure = Figure(figsize=(5, 10) if narrow else (12, 3.6))
+        panels = figure.subplots(*((3, 1) if narrow else (1, 3)), gridspec_kw=narrow_margins if narrow else margins)
+        for axes, (metric, title) in zip(panels, _CURVES.items(), strict=True):
+            for prefix, label, style in (("train", "training", "o-"), ("val", "validation", "s-")):
+                name = f"{prefix}_{metric}"
+                if all(name in r for r in records):  # a run on all images has no validation
+                    axes.plot(epochs, [r[name] for r in records], style, markersize=3, label=label)
+            if best_epoch is not None:
+                axes.axvline(best_epoch, color="gray", linestyle="--", linewidth=1, label=f"best epoch, {best_epoch}")
+            _label_epochs(axes, title)
+            axes.set_ylim(*((0, None) if metric == "loss" else (0, 1)))
+        panels[0].legend(loc="lower left")
+        return figure
 
 
 def draw_comparison(
@@ -116,17 +120,24 @@ def _label_epochs(axes: Axes, title: str) -> None:
 
 def _draw_confusion_matrix(predictions: Predictions) -> Figure:
     names = predictions.class_names
-    side = max(5.4, 0.75 * len(names))  # inches; a cell holds two lines of text
+    side = min(max(5.4, 0.75 * len(names)), _MAX_SIDE)  # inches; a cell holds two lines of text
     figure = Figure(figsize=(1.1 * side, side), layout="constrained")
     axes = figure.subplots()
     counts = confusion_matrix(predictions.labels, predictions.predicted, labels=range(len(names)))
     totals = counts.sum(1)
     shares = counts / np.maximum(totals, 1)[:, None]
     display = ConfusionMatrixDisplay(shares, display_labels=names)
-    display.plot(cmap="cividis", ax=axes, im_kw={"vmin": 0, "vmax": 1}, xticks_rotation=45, colorbar=False)
-    for text, share, count in zip(display.text_.flat, shares.flat, counts.flat, strict=True):
-        text.set(text=f"{share:.2f}\n{count}", fontsize=10)
-    axes.set_yticklabels([f"{name}\n{n} images" for name, n in zip(names, totals, strict=True)])
+    has_numbers = len(names) <= _MAX_CLASSES
+    display.plot(
+        cmap="cividis", ax=axes, im_kw={"vmin": 0, "vmax": 1}, xticks_rotation=45, colorbar=False,
+        include_values=has_numbers,
+    )  # fmt: skip
+    if has_numbers:
+        for text, share, count in zip(display.text_.flat, shares.flat, counts.flat, strict=True):
+            text.set(text=f"{share:.2f}\n{count}", fontsize=10)
+        axes.set_yticklabels([f"{name}\n{n} images" for name, n in zip(names, totals, strict=True)])
+    elif len(names) > _MAX_LABELS:
+        axes.set(xticks=[], yticks=[])
     axes.set(xlabel="Predicted class", ylabel="True class")
     return figure
 
@@ -149,11 +160,25 @@ def _draw_one_vs_rest(predictions: Predictions, draw: Callable[..., object]) -> 
     """Draws one curve for each class that has both positive and negative images."""
     figure = Figure(figsize=(6, 5), layout="constrained")
     axes = figure.subplots()
-    for c, n in enumerate(np.bincount(predictions.labels, minlength=len(predictions.class_names))):
-        if 0 < n < len(predictions):
+    counts = np.bincount(predictions.labels, minlength=len(predictions.class_names))
+    for c in _select_classes(predictions):
+        if 0 < counts[c] < len(predictions):
             draw(predictions.labels == c, predictions.probabilities[:, c], name=predictions.class_names[c], ax=axes)
+    axes.set_title(_describe_selection(predictions))
     axes.grid(alpha=0.3)
     return figure, axes
+
+
+def _select_classes(predictions: Predictions) -> np.ndarray:
+    """Returns the classes that are drawn one by one, in their order: those with the most images if there are many."""
+    counts = np.bincount(predictions.labels, minlength=len(predictions.class_names))
+    return np.sort(np.argsort(-counts, kind="stable")[:_MAX_CLASSES])
+
+
+def _describe_selection(predictions: Predictions) -> str:
+    """Returns a title that says which classes are drawn; empty if all are."""
+    has_all = len(predictions.class_names) <= _MAX_CLASSES
+    return "" if has_all else f"The {_MAX_CLASSES} classes with the most images"
 
 
 def _draw_reliability_diagram(predictions: Predictions) -> Figure:
@@ -189,27 +214,29 @@ def draw_score_histograms(predictions: Predictions, *, narrow: bool = False) -> 
 
 
 def _draw_score_panels(predictions: Predictions, columns: int) -> Figure:
-    names = predictions.class_names
-    columns = min(columns, len(names))
-    rows = -(-len(names) // columns)
+    classes = _select_classes(predictions)
+    columns = min(columns, len(classes))
+    rows = -(-len(classes) // columns)
     figure = Figure(figsize=(2.6 * columns, 2.1 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, sharex=True, squeeze=False).flat
     edges = np.linspace(0, 1, 21)
     groups = (("images of other classes", "C0"), ("images of the class", "C1"))
-    for c, axes in enumerate(panels):
-        if c >= len(names):
+    for i, axes in enumerate(panels):
+        if i >= len(classes):
             axes.axis("off")
             continue
+        c = classes[i]
         for is_class, (_, color) in enumerate(groups):
             scores = predictions.probabilities[(predictions.labels == c) == is_class, c]
             weights = np.full(len(scores), 1 / max(1, len(scores)))
             axes.hist(scores, edges, weights=weights, alpha=0.6, color=color)
-        axes.set_title(names[c], fontsize=9)
-        axes.tick_params(labelbottom=c + columns >= len(names))
+        axes.set_title(predictions.class_names[c], fontsize=9)
+        axes.tick_params(labelbottom=i + columns >= len(classes))
         axes.set_ylim(0, 1)
         axes.grid(alpha=0.3)
     patches = [Patch(color=color, alpha=0.6, label=label) for label, color in groups]
     figure.legend(handles=patches, loc="outside upper center", ncols=1 if columns < 3 else 2)
+    figure.suptitle(_describe_selection(predictions))
     figure.supxlabel("Predicted probability of the class")
     figure.supylabel("Fraction of images")
     return figure

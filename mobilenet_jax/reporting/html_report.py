@@ -56,7 +56,7 @@ def render_html(evaluation: Evaluation, plots: Mapping[str, bytes], narrow_plots
     facts, names, model = evaluation.facts, evaluation.predictions.class_names, evaluation.runs[0]
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     source = files(__package__) / "templates" / "report.html.j2"
-    rows = [*names, *(["malignant"] if facts["malignant"] else [])]
+    rows = list(dict.fromkeys([*names, *(["malignant"] if facts["malignant"] else [])]))  # it can be a class, too
     return environment.from_string(source.read_text(encoding="utf-8")).render(
         title="Evaluation of a MobileNet on skin lesions" if model.shows_lesions else "Evaluation of a MobileNet",
         noun=name_object(model),
@@ -80,7 +80,7 @@ def render_html(evaluation: Evaluation, plots: Mapping[str, bytes], narrow_plots
         ],
         galleries=_build_galleries(evaluation),
         data=_count_classes(evaluation),
-        limits=list_limits(model),
+        limits=list_limits(model, facts["correction"]),
         reproducibility=[(name, _format_fact(facts[name])) for name in _REPRODUCIBILITY_FACTS],
         config=json.dumps(strip_folders(model.config), indent=2) if model.config else None,
     )

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from flax.traverse_util import flatten_dict
 
+from mobilenet_jax.evaluation.calibration import Correction
 from mobilenet_jax.evaluation.evaluate import Evaluation
 from mobilenet_jax.evaluation.trained_run import EvaluatedModel
 
@@ -28,12 +29,15 @@ _ALL_IMAGES = (
     "The model was trained on all images of its data set, without a validation split: only images from elsewhere "
     "measure how well it generalizes."
 )
+_EQUAL_CLASSES = (
+    "The probabilities are corrected to those of equally common classes. Where a class is rare, it is less likely than "
+    "its probability says."
+)
 _UNKNOWN_TRAINING = "The images that these weights were trained on are not known."
 _ISIC_LIMITS = (
-    "Trained and evaluated on images of one archive, from few clinics and mostly of light skin. Performance on other "
-    "cameras, clinics or skin tones is likely to be lower, by an amount that has not been measured.",
-    "The labels are the archive's: about half are confirmed by histopathology, the others by follow-up or expert "
-    "consensus.",
+    "Trained on images of one archive, from few clinics and mostly of light skin. Performance on other cameras, "
+    "clinics or skin tones is likely to be lower.",
+    "About half of the archive's labels are confirmed by histopathology, the others by follow-up or expert consensus.",
 )
 
 
@@ -42,14 +46,14 @@ def name_object(model: EvaluatedModel) -> str:
     return "lesion" if model.shows_lesions else "object"
 
 
-def list_limits(model: EvaluatedModel) -> tuple[str, ...]:
-    """Lists the limitations of a model."""
+def list_limits(model: EvaluatedModel, correction: Correction | None = None) -> tuple[str, ...]:
+    """Lists the limitations of a model whose probabilities are corrected, or not."""
     classes = _LESIONS_ONLY if model.shows_lesions else _CLASSES_ONLY
     if model.config is None:
         return classes, _UNKNOWN_TRAINING, _PRECISION
     selection = (_SELECTION,) if _is_selected(model) else ()
     training = (_ALL_IMAGES,) if model.config["data"]["split"] == "all" else selection
-    prior = filter(None, [model.describe_prior()])
+    prior = filter(None, [_EQUAL_CLASSES if correction == "prior" else model.describe_prior()])
     return (classes, *training, *prior, _PRECISION, *(_ISIC_LIMITS if model.is_isic else ()))
 
 
@@ -123,13 +127,18 @@ def _list_selection(evaluation: Evaluation) -> list[str]:
 
 
 def _list_mixed_settings(runs: Sequence[EvaluatedModel]) -> list[str]:
+    if len(runs) == 1:
+        return []
     configs = [flatten_dict(run.config, sep=".") for run in runs if run.config is not None]
     keys = sorted(set().union(*configs) - _OF_ONE_FOLD)
     values = {key: {str(config.get(key)) for config in configs} for key in keys}
     mixed = [f"{key} ({', '.join(sorted(different))})" for key, different in values.items() if len(different) > 1]
     if not mixed:
         return []
-    return [f"The models were trained with different settings: {'; '.join(mixed)}. Their metrics are of no one recipe."]
+    return [
+        f"The models were trained with different settings: {'; '.join(mixed)}. The joint metrics do not describe a "
+        "single recipe."
+    ]
 
 
 def _list_absent_classes(evaluation: Evaluation) -> list[str]:

@@ -152,7 +152,7 @@ def _describe_evaluation_data(results: dict[str, Any]) -> str:
     elif source == "sample":
         name = "synthetic lesions"
     else:
-        name = f"the user's own images, {results['data']}"
+        name = f"images that are not published with the model, {results['data']}"
     return f"{name}, split {results['split']}"
 
 

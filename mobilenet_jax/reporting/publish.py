@@ -41,7 +41,7 @@ def collect_files(run: TrainedRun, evaluation: str, more: Sequence[Path], folder
 def upload(files: Mapping[str, Path], repository: str, *, private: bool) -> str:
     """Uploads files in one commit to a repository, which is created if it does not exist.
 
-    If an upload is interrupted, the next one does not send the large files again that have arrived.
+    After an interrupted upload, large files that have already arrived are not sent again.
 
     Args:
         files: by their names in the repository.

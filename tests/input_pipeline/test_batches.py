@@ -10,6 +10,7 @@ from input_pipeline import batches as batches_module
 from input_pipeline import tf_graph
 from input_pipeline.augment import Augmentation
 from input_pipeline.batches import BatchOptions, ShardOptions, make_eval_batches, make_train_batches, sample_indices
+from input_pipeline.errors import DataError
 from input_pipeline.preprocessing import STRETCH
 from input_pipeline.sources.isic import read_isic
 
@@ -139,6 +140,16 @@ def test_a_plan_is_freed_at_the_end_of_its_iteration(batches):
     iterator.close()
     gc.collect()
     assert alive() is None
+
+
+def test_an_image_that_is_damaged_during_the_run_is_reported_without_the_names_of_operations(examples):
+    with open(examples.paths[3], "r+b") as file:
+        file.truncate(300)
+    message = (
+        r"^an image changed or disappeared during the run \(Invalid JPEG data.*\): start again, and the validation"
+    )
+    with pytest.raises(DataError, match=message):
+        _evaluate(examples)
 
 
 def test_without_augmentation_training_and_evaluation_see_the_same_images(examples):

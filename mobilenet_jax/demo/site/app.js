@@ -112,7 +112,7 @@ function describeModel(description) {
   const rows = {
     'Network': `MobileNet v1, alpha ${description.alpha}, ${description.quantization === 'none' ? 'float32' : description.quantization}`,
     'Input': `${width} x ${height} pixels`,
-    'Probabilities': description.output.prior ?? 'Those of the class frequencies in training.',
+    ...(description.output.prior && {'Probabilities': description.output.prior}), // unknown for bare weights
     'Training data': description.training_data,
     'License of the data': description.license,
     'Weights': description.source,

@@ -126,7 +126,10 @@ def test_folders_of_class_folders_are_no_classes(tmp_path):
     with pytest.raises(DataError, match=r"2 faults|animals holds folders, no images") as error:
         read_folders(tmp_path)
     assert f"{tmp_path}/animals holds folders, no images: move the images into it, or specify" in error.value.details[0]
-    assert f"--config.data.dir={tmp_path}/animals if these folders are the classes" in error.value.details[0]
+    assert (
+        f"specify {tmp_path}/animals as the folder of the data if these folders are the classes"
+        in error.value.details[0]
+    )
 
 
 @pytest.mark.parametrize(("training", "validation"), [("training_set", "test_set"), ("Training", "Testing")])

@@ -69,6 +69,15 @@ def _remove_all_classes(folder):
         shutil.rmtree(folder / "Train" / name)
 
 
+def test_lesions_are_named_by_path_by_file_name_or_without_suffix(tmp_path):
+    names = ["cat/1.jpg", "cat/2.jpg", "dog/3.jpg"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "lesions.csv").write_text("image,lesion_id\ncat/1.jpg,a\n2.jpg,a\n3,b\n")
+    assert read_folders(tmp_path).lesions.tolist() == ["a", "a", "b"]
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [

@@ -125,7 +125,7 @@ def test_invalid_splits_are_refused_before_anything_is_read(tiny_isic, monkeypat
     with pytest.raises(DataError, match="data.split is 'leson', expected one of lesion, "):
         _split("", "leson", "sample")
     for source in ("sample", "folders", "ham10000", "csv"):
-        with pytest.raises(DataError, match=f"data.source={source} has no official sets .isic2018 and tfds have them."):
+        with pytest.raises(DataError, match=f"the source {source} has no official sets .isic2018 and tfds have them."):
             _split("", "official", source)
     with pytest.raises(DataError, match="Validation_Input is missing"):
         _split(tiny_isic, "official")

@@ -58,8 +58,8 @@ def test_card_writes_the_files_of_a_hub_with_the_metrics_of_the_evaluation(run, 
     [
         ("ham10000", "ISIC 2018 Task 3 (HAM10000)", "CC BY-NC 4.0"),
         ("sample", "synthetic lesions", "that of the code"),
-        ("folders", "the user's own images", "not known"),
-        ("new", "the user's own images", "not known"),
+        ("folders", "images that are not published with the model", "not known"),
+        ("new", "images that are not published with the model", "not known"),
     ],
 )
 def test_only_isic_sources_have_the_name_and_the_license_of_isic(run, evaluated, monkeypatch, source, name, license_):
@@ -212,7 +212,7 @@ def test_the_hub_parses_the_metadata_of_a_card(run, evaluated):
     card = huggingface_hub.ModelCard.load(evaluated / "card" / "README.md")
     assert "initialized with hf://owner/base and" in card.text
     [balanced, accuracy] = card.data.eval_results
-    assert balanced.dataset_name == f"the user's own images, {name}, split validation"
+    assert balanced.dataset_name == f"images that are not published with the model, {name}, split validation"
     assert (balanced.task_type, balanced.metric_type) == ("image-classification", "balanced_accuracy")
     metrics = json.loads((evaluated / METRICS).read_text())["metrics"]
     assert accuracy.metric_value == pytest.approx(metrics["accuracy"], abs=1e-4)

@@ -292,7 +292,8 @@ def write_half_the_labels(workdir, data):
         (remove_checkpoints, "no complete checkpoint yet"),
         (
             write_an_unknown_class,
-            "was trained on the 7 classes MEL, NV, BCC, AKIEC, BKL, DF, VASC, but the data have 2: MEL, XYZ",
+            "does not know the classes XYZ: leave out their images, or give them one of the names MEL, NV, BCC, "
+            "AKIEC, BKL, DF, VASC",
         ),
         (write_empty_folder, "ISIC2018_Task3_Training_Input is missing"),
         (write_half_the_labels, "GroundTruth"),

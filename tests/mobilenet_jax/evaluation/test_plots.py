@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 
 from mobilenet_jax.evaluation.plots import draw_comparison, draw_curves, draw_figures, encode_png
+from mobilenet_jax.evaluation.predictions import Predictions
 from tests.helpers.predictions import NAMES, make_predictions, sample_outputs
 
 
@@ -45,6 +46,18 @@ def test_names_of_classes_with_dollar_signs_are_text():
     assert figures["confusion"].axes[0].get_yticklabels()[1].get_text().startswith("$1-$5")
     for figure in figures.values():
         assert encode_png(figure).startswith(b"\x89PNG")
+
+
+def test_plots_of_a_thousand_classes_are_not_larger_than_a_screen_wall():
+    rng = np.random.default_rng(0)
+    probabilities = rng.dirichlet(np.ones(1_000), 3_000).astype(np.float32)
+    labels = np.arange(3_000) % 1_000
+    names = tuple(f"class {i}" for i in range(1_000))
+    figures = draw_figures(Predictions(labels.astype(str), labels.astype(str), labels, probabilities, names))
+    for figure in figures.values():
+        assert max(figure.get_size_inches()) <= 22
+    assert len(figures["roc"].axes[0].lines) == 25 + 1  # and the diagonal
+    assert figures["roc"].axes[0].get_title() == "The 25 classes with the most images"
 
 
 def test_plots_do_not_repeat_the_titles_of_the_report():

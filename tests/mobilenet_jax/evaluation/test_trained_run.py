@@ -1,5 +1,6 @@
 import csv
 import json
+import re
 
 import pytest
 
@@ -57,3 +58,20 @@ def test_a_short_row_of_the_split_is_an_error(workdir):
         file.write("x,training\n")
     with pytest.raises(EvaluationError, match=r"splits\.csv: a row is too short"):
         read_trained_run(workdir)
+
+
+@pytest.mark.parametrize(
+    ("section", "settings", "sentence"),
+    [
+        ("loss", {}, "assume that the classes are as frequent as in the training set"),
+        ("loss", {"logit_adjustment": 1.0}, "are those of equally common classes"),
+        ("loss", {"logit_adjustment": 0.5}, r"gave rare classes more weight \(logit_adjustment=0.5\)"),
+        ("loss", {"class_weights": "balanced"}, r"gave rare classes more weight \(class_weights=balanced\)"),
+        ("data", {"sampling": "balanced"}, r"gave rare classes more weight \(sampling=balanced\)"),
+    ],
+)
+def test_the_class_frequencies_that_probabilities_assume_depend_on_the_training(workdir, section, settings, sentence):
+    config = json.loads((workdir / "config.json").read_text())
+    config[section] |= settings
+    (workdir / "config.json").write_text(json.dumps(config))
+    assert re.search(sentence, read_trained_run(workdir).describe_prior())

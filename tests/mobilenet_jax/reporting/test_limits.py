@@ -45,8 +45,8 @@ def test_models_of_different_settings_are_a_warning():
     for model, rate in zip(evaluation.runs, (0.1, 0.2), strict=True):
         model.config["optimizer"] = {"learning_rate": rate}
     assert list_warnings(evaluation) == [
-        "The models were trained with different settings: optimizer.learning_rate (0.1, 0.2). Their metrics are of no "
-        "one recipe."
+        "The models were trained with different settings: optimizer.learning_rate (0.1, 0.2). The joint metrics do not "
+        "describe a single recipe."
     ]
 
 
