@@ -23,11 +23,13 @@ def get_config() -> ConfigDict:
     # Global average pooling and one dense layer: with few images the article's head of millions overfits.
     config.model.head = "small"
     config.model.dropout = 0.2
-    config.init.input_scaling = "weights"  # features of pixels in another range than the pretrained one are worse
+    config.init.input_scaling = (
+        "weights"  # pretrained features are worse if pixels have another range than in pretraining
+    )
 
     # Otherwise rare classes are hardly ever predicted. The loss with the log class frequencies makes the probabilities
     # those of equally frequent classes. Sampling all classes equally often instead repeats the rare images until the
-    # network knows them by heart.
+    # network memorizes them.
     config.loss.logit_adjustment = 1.0
 
     # AdamW needs no tuning of its rate to the size of the data. The warm-up keeps the first gradients of the random

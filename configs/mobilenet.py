@@ -13,8 +13,8 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 RECIPES = {
-    "sample": "The embedded sample of drawn lesions, from random weights: about two minutes on two CPU cores.",
-    "isic2018": "The recipe of the 2018 article, for the real images and from ImageNet weights.",
+    "sample": "Trains on the bundled synthetic data set, from random weights: about two minutes on two CPU cores.",
+    "isic2018": "Trains with the recipe of the 2018 article on the real images, from ImageNet weights.",
 }
 
 
@@ -89,7 +89,7 @@ def get_config(recipe: str = "sample") -> ConfigDict:
     config.model.frozen_blocks = 0  # N freezes the first N of the 13 blocks and the layers before; 0 freezes nothing
     config.model.batch_norm = "frozen"  # frozen blocks keep their moving statistics; or 'train': they use the batch's
     config.model.batch_norm_momentum = 0.99  # share of the moving statistics that a step keeps; 0.9 follows faster
-    # The next three are those of the initial weights: these are for Keras's. An error names the values of others.
+    # The next three must match the initial weights. These are Keras's; an error names the values of other weights.
     config.model.batch_norm_epsilon = 0.001  # added to the variance
     config.model.padding = "keras"  # of convolutions of stride 2; 'same': TensorFlow's, 'symmetric': PyTorch's
     config.model.conv_head = False  # or True: a 1x1 convolution after the blocks, as in timm's mobilenetv1_100h
@@ -127,7 +127,7 @@ def get_config(recipe: str = "sample") -> ConfigDict:
     config.optimizer.schedule = "constant"  # 'cosine': decays to 0; 'plateau': drops when val_loss stops falling
     config.optimizer.warmup_epochs = 0  # epochs in which the learning rate rises linearly from 0
     config.optimizer.plateau_factor = 0.1  # multiplies the learning rate at each plateau
-    config.optimizer.plateau_patience = 10  # epochs in which val_loss has not fallen by 0.0001 that count as a plateau
+    config.optimizer.plateau_patience = 10  # epochs without a decrease of val_loss by 0.0001 until the rate drops
     config.optimizer.clip_norm = 0.0  # upper bound of the global norm of the gradients; 0 disables clipping
     config.optimizer.weight_decay = 0.0  # applied to kernels only; decoupled from the gradients with 'adamw'
     config.optimizer.backbone_rate_ratio = 1.0  # learning rate of the backbone divided by that of the head

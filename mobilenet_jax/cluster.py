@@ -19,7 +19,7 @@ from input_pipeline.errors import get_first_line
 from mobilenet_jax.errors import ConfigError, Interrupted, TrainingError
 
 _HEARTBEAT_TIMEOUT = 30  # seconds until the other processes notice that one has died
-_POLL_INTERVAL = 0.5  # seconds between two looks for the error of another process
+_POLL_INTERVAL = 0.5  # seconds between checks for an error of another process
 _ERROR_TIMEOUT = 10  # seconds that a process with an error waits until the others have read it
 _END_TIMEOUT = 600  # seconds between the ends of two processes; the first one writes the last files
 _ERROR_KEY = "mobilenet-jax/error"
@@ -31,7 +31,7 @@ def connect_processes(coordinator: str | None, num_processes: int | None, proces
     """Connects the processes of a cluster. Must be called before any other use of JAX.
 
     Args:
-        coordinator: `HOST:PORT` of process 0. None reads the environment of Slurm, Open MPI 4, a TPU pod or Kubernetes;
+        coordinator: `HOST:PORT` of process 0. None reads the environment of Slurm, Open MPI 4, a TPU pod or GKE's TPUs;
             without such an environment the process is the only one.
         num_processes: the number of processes.
         process_id: the index of this process, from 0.

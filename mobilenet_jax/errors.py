@@ -9,7 +9,7 @@ __all__ = [
 
 
 class ConfigError(UserError):
-    """A configuration has an unknown key or a value out of range. The message names the valid ones."""
+    """A configuration, an option or the environment is not valid. The message names the valid values, or the remedy."""
 
 
 class WeightsError(UserError):
@@ -21,7 +21,7 @@ class WorkdirError(UserError):
 
 
 class TrainingError(UserError):
-    """Training cannot continue. The message names the step and possible remedies."""
+    """Training cannot continue, or runs of a sweep failed. The message names the reason and possible remedies."""
 
 
 class EvaluationError(UserError):

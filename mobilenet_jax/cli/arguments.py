@@ -19,11 +19,16 @@ def parse_integer(minimum: int) -> Callable[[str], int]:
     return integer
 
 
+def parse_path(text: str) -> Path:
+    """Returns a path; shells leave the ~ of `--out=~/folder` as it is."""
+    return Path(text).expanduser()
+
+
 def parse_model(text: str) -> str | Path:
     """Returns the path of weights or of a workdir; a location on the Hub stays text, since a path would change it."""
     from mobilenet_jax.weights.hub import is_hub_location
 
-    return text if is_hub_location(text) else Path(text)
+    return text if is_hub_location(text) else parse_path(text)
 
 
 def add_config_option(parser: argparse.ArgumentParser) -> None:

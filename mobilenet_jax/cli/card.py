@@ -1,9 +1,8 @@
 """`mobilenet-jax card`: writes a model card and the weights, ready to be published."""
 
 import argparse
-from pathlib import Path
 
-from mobilenet_jax.cli.arguments import Subparsers, add_checkpoint_option, add_evaluation_option
+from mobilenet_jax.cli.arguments import Subparsers, add_checkpoint_option, add_evaluation_option, parse_path
 
 
 def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
@@ -14,9 +13,9 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
         description="Writes README.md in the format of Hugging Face model cards, model.safetensors, config.json and "
         "two plots. Evaluate the run first.",
     )
-    parser.add_argument("workdir", metavar="WORKDIR", type=Path, help="an evaluated run")
+    parser.add_argument("workdir", metavar="WORKDIR", type=parse_path, help="an evaluated run")
     add_evaluation_option(parser)
-    parser.add_argument("--out", type=Path, metavar="DIR", help="output folder (default: WORKDIR/card)")
+    parser.add_argument("--out", type=parse_path, metavar="DIR", help="output folder (default: WORKDIR/card)")
     add_checkpoint_option(parser)
     return parser
 

@@ -1,9 +1,8 @@
 """`mobilenet-jax compare`: compares evaluated runs."""
 
 import argparse
-from pathlib import Path
 
-from mobilenet_jax.cli.arguments import Subparsers, add_evaluation_option, parse_integer
+from mobilenet_jax.cli.arguments import Subparsers, add_evaluation_option, parse_integer, parse_path
 
 
 def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
@@ -15,11 +14,11 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
         "of the differences from the first run (paired bootstrap by lesion), and draws their learning curves. "
         "Evaluate the runs first.",
     )
-    parser.add_argument("workdirs", metavar="WORKDIR", type=Path, nargs="+", help="two or more evaluated runs")
+    parser.add_argument("workdirs", metavar="WORKDIR", type=parse_path, nargs="+", help="two or more evaluated runs")
     add_evaluation_option(parser)
     parser.add_argument(
         "--out",
-        type=Path,
+        type=parse_path,
         metavar="CURVES.png",
         help="learning curves (default: compare.png next to the first workdir)",
     )

@@ -2,10 +2,9 @@
 
 import argparse
 import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mobilenet_jax.cli.arguments import Subparsers, add_checkpoint_option, parse_model
+from mobilenet_jax.cli.arguments import Subparsers, add_checkpoint_option, parse_model, parse_path
 
 if TYPE_CHECKING:
     from mobilenet_jax.weights.weights import Weights
@@ -26,7 +25,9 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
         "src", metavar="SRC", type=parse_model,
         help="weights to read: a file, an Orbax folder, a workdir, or hf://OWNER/NAME[@REVISION]",
     )  # fmt: skip
-    parser.add_argument("dst", metavar="DST", type=Path, help="file or folder to write; its name determines the format")
+    parser.add_argument(
+        "dst", metavar="DST", type=parse_path, help="file or folder to write; its name determines the format"
+    )
     parser.add_argument(
         "--to", choices=("timm", "transformers"), help="write a folder that this library loads, with its config.json"
     )

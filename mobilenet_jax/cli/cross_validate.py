@@ -1,9 +1,8 @@
 """`mobilenet-jax cross-validate`: trains and evaluates the folds of a cross-validation."""
 
 import argparse
-from pathlib import Path
 
-from mobilenet_jax.cli.arguments import Subparsers, add_config_option, parse_integer
+from mobilenet_jax.cli.arguments import Subparsers, add_config_option, parse_integer, parse_path
 from mobilenet_jax.cli.evaluate import print_metrics
 from mobilenet_jax.cli.sweep import add_sweep_options, make_runner, print_commands, read_evaluation_options
 
@@ -19,7 +18,7 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add_config_option(parser)
-    parser.add_argument("--out", type=Path, metavar="DIR", required=True, help="output folder")
+    parser.add_argument("--out", type=parse_path, metavar="DIR", required=True, help="output folder")
     parser.add_argument("--folds", type=parse_integer(2), default=5, metavar="N", help="number of folds (default: 5)")
     add_sweep_options(parser)
     return parser

@@ -1,9 +1,9 @@
 """`mobilenet-jax demo`: builds a web page that classifies photographs on the device."""
 
 import argparse
-from pathlib import Path
+from os.path import expanduser
 
-from mobilenet_jax.cli.arguments import Subparsers, add_checkpoint_option, parse_model
+from mobilenet_jax.cli.arguments import Subparsers, add_checkpoint_option, parse_model, parse_path
 
 
 def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
@@ -16,11 +16,11 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
         "'mobilenet-jax[export]' and, for the first build, npm.",
     )
     parser.add_argument("model", metavar="MODEL", type=parse_model, help="a workdir, or weights with a classifier")
-    parser.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder to write")
+    parser.add_argument("--out", type=parse_path, metavar="DIR", required=True, help="folder to write")
     parser.add_argument(
         "--quantize", choices=("none", "float16", "int8"), default="none", help="see `export` (default: none)"
     )
-    parser.add_argument("--data", metavar="DIR", help="see `export`")
+    parser.add_argument("--data", type=expanduser, metavar="DIR", help="see `export`")
     parser.add_argument("--force", action="store_true", help="replace an existing page")
     parser.add_argument("--serve", action="store_true", help="open the page in the browser of this machine")
     add_checkpoint_option(parser)

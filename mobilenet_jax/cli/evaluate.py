@@ -4,10 +4,11 @@ import argparse
 import logging
 import math
 import os
+from os.path import expanduser
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mobilenet_jax.cli.arguments import Subparsers, add_inference_options, parse_integer, parse_model
+from mobilenet_jax.cli.arguments import Subparsers, add_inference_options, parse_integer, parse_model, parse_path
 
 if TYPE_CHECKING:
     from mobilenet_jax.evaluation.bootstrap import Intervals
@@ -33,7 +34,9 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
         help="the workdirs are the folds of a cross-validation: each validation image is classified by the model that "
         "was not trained on its lesion, other images by the mean of all models",
     )  # fmt: skip
-    parser.add_argument("--data", metavar="DIR", help="folder of the images (default: that of the run)")
+    parser.add_argument(
+        "--data", type=expanduser, metavar="DIR", help="folder of the images (default: that of the run)"
+    )
     parser.add_argument(
         "--source", metavar="NAME",
         help="layout of that folder, as config.data.source (default: that of the run; for weights, folders)",
@@ -48,7 +51,7 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
         "validation or test set of the ISIC archive (default: validation; for weights, all)",
     )  # fmt: skip
     parser.add_argument(
-        "--out", type=Path, metavar="DIR",
+        "--out", type=parse_path, metavar="DIR",
         help="output folder (default: WORKDIR/evaluation/SPLIT, or NAME-evaluation/SPLIT next to weights of that name, "
         "in the current folder for hf://OWNER/NAME; data, checkpoint, image size, views and correction are appended "
         "unless they are the default)",

@@ -1,10 +1,10 @@
 """`mobilenet-jax export`: writes a trained model as a file for phones, browsers and other runtimes."""
 
 import argparse
-from pathlib import Path
+from os.path import expanduser
 from typing import Any
 
-from mobilenet_jax.cli.arguments import Subparsers, add_checkpoint_option, parse_integer, parse_model
+from mobilenet_jax.cli.arguments import Subparsers, add_checkpoint_option, parse_integer, parse_model, parse_path
 
 _MAX_LISTED = 8  # types of operations
 
@@ -20,7 +20,9 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
         "Requires pip install 'mobilenet-jax[export]'.",
     )
     parser.add_argument("model", metavar="MODEL", type=parse_model, help="a workdir, or weights that `convert` reads")
-    parser.add_argument("out", metavar="OUT", type=Path, help="file or folder to write; its name determines the format")
+    parser.add_argument(
+        "out", metavar="OUT", type=parse_path, help="file or folder to write; its name determines the format"
+    )
     parser.add_argument(
         "--quantize", choices=("none", "float16", "int8"), default="none",
         help="for .tflite; float16: weights of half the size; int8: all operations in integers (default: none)",
@@ -34,7 +36,7 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
         help="training images to calibrate int8 with (default: 200)",
     )  # fmt: skip
     parser.add_argument(
-        "--data", metavar="DIR",
+        "--data", type=expanduser, metavar="DIR",
         help="folder of the images of the run (default: where they were in training); for weights, any folder of "
         "images, which int8 requires",
     )  # fmt: skip

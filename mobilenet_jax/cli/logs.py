@@ -23,7 +23,7 @@ class _LevelPrefix(logging.Formatter):
 class _Handler(logging.StreamHandler[TextIO]):
     """Writes records to a stream; if it is a closed pipe, as in `... | head -1`, drops this record and all later ones.
 
-    The log is not what a command is run for: a training run goes on without it.
+    A closed pipe does not stop a training run.
     """
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (the name of logging's method)

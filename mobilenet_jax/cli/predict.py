@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mobilenet_jax.cli.arguments import Subparsers, add_inference_options, parse_model
+from mobilenet_jax.cli.arguments import Subparsers, add_inference_options, parse_model, parse_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,13 +29,13 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
     )
     parser.add_argument("model", metavar="MODEL", type=parse_model, help="a workdir, or weights with a classifier")
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="files, folders or glob patterns")
-    parser.add_argument("--out", type=Path, metavar="PREDS.csv", help="write a table instead of printing")
+    parser.add_argument("--out", type=parse_path, metavar="PREDS.csv", help="write a table instead of printing")
     parser.add_argument(
         "--format", choices=("csv", "isic", "jsonl"),
         help="format of the table; isic: that of the ISIC challenge, without folders and predicted classes "
         "(default: csv)",
     )  # fmt: skip
-    parser.add_argument("--explain", type=Path, metavar="DIR", help="write Grad-CAM pictures to DIR")
+    parser.add_argument("--explain", type=parse_path, metavar="DIR", help="write Grad-CAM pictures to DIR")
     parser.add_argument("--explain-class", metavar="NAME", help="explain this class instead of the predicted one")
     add_inference_options(parser)
     return parser

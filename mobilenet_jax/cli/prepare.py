@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from mobilenet_jax.cli.arguments import Subparsers
+from mobilenet_jax.cli.arguments import Subparsers, parse_path
 
 
 def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
@@ -14,7 +14,7 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
         description="Copies images to DST/Train/CLASS/, as the article did, with a table of their lesions; an "
         "interrupted copy is resumed. Or creates the TFDS data set isic2018_task3 in DST.",
     )
-    parser.add_argument("raw", metavar="RAW", type=Path, help="folder of the download")
+    parser.add_argument("raw", metavar="RAW", type=parse_path, help="folder of the download")
     parser.add_argument("dst", metavar="DST", type=Path)
     # Without choices: the registry of sources imports the readers, and --help should be immediate.
     parser.add_argument("--source", default="isic2018", help="layout of RAW, as config.data.source (default: isic2018)")

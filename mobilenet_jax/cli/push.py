@@ -5,7 +5,7 @@ import logging
 import tempfile
 from pathlib import Path
 
-from mobilenet_jax.cli.arguments import Subparsers, add_checkpoint_option, add_evaluation_option
+from mobilenet_jax.cli.arguments import Subparsers, add_checkpoint_option, add_evaluation_option, parse_path
 
 _logger = logging.getLogger(__name__)
 
@@ -19,12 +19,12 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
         "an interruption: large files that have arrived are not sent again. Requires pip install 'mobilenet-jax[hub]' "
         "and a token: run `hf auth login` or set HF_TOKEN.",
     )
-    parser.add_argument("workdir", metavar="WORKDIR", type=Path, help="an evaluated run")
+    parser.add_argument("workdir", metavar="WORKDIR", type=parse_path, help="an evaluated run")
     parser.add_argument("repository", metavar="OWNER/NAME", help="the repository; it is created if it does not exist")
     parser.add_argument("--private", action="store_true", help="create a private repository")
     parser.add_argument("--dry-run", action="store_true", help="print names and sizes of the files and upload nothing")
     parser.add_argument(
-        "--file", type=Path, action="append", default=[], metavar="PATH", dest="files",
+        "--file", type=parse_path, action="append", default=[], metavar="PATH", dest="files",
         help="another file to upload, such as an exported one, with its description PATH.json if there is one; may be "
         "repeated",
     )  # fmt: skip

@@ -14,7 +14,7 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
     """Adds the command's parser."""
     parser: argparse.ArgumentParser = commands.add_parser("summary", help="print the layer table of the backbone")
     parser.add_argument(
-        "--alpha", type=_parse_alpha, default=1.0, help="width multiplier, a multiple of 1/32 (default: 1.0)"
+        "--alpha", type=width_multiplier, default=1.0, help="width multiplier, a multiple of 1/32 (default: 1.0)"
     )
     parser.add_argument(
         "--image-size", type=parse_integer(_MIN_IMAGE_SIZE), default=224,
@@ -25,7 +25,8 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
     return parser
 
 
-def _parse_alpha(text: str) -> float:
+def width_multiplier(text: str) -> float:
+    """Parses `--alpha`; argparse names this function in its message for text that is not a number."""
     from mobilenet_jax.model.mobilenet import is_width_multiplier
 
     if not is_width_multiplier(float(text)) or float(text) > _MAX_ALPHA:

@@ -3,10 +3,9 @@
 import argparse
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mobilenet_jax.cli.arguments import Subparsers, add_probability_options, parse_integer
+from mobilenet_jax.cli.arguments import Subparsers, add_probability_options, parse_integer, parse_path
 
 if TYPE_CHECKING:
     from mobilenet_jax.sweeps.cross_validation import EvaluationOptions, TrainingRun
@@ -23,8 +22,10 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
         epilog="--config.SECTION.KEY=VALUE sets a value of all variants.",
         allow_abbrev=False,
     )
-    parser.add_argument("sweep", metavar="SWEEP.py", type=Path, help="a file with a function get_sweep(), see docs")
-    parser.add_argument("--out", type=Path, metavar="DIR", required=True, help="output folder")
+    parser.add_argument(
+        "sweep", metavar="SWEEP.py", type=parse_path, help="a file with a function get_sweep(), see docs"
+    )
+    parser.add_argument("--out", type=parse_path, metavar="DIR", required=True, help="output folder")
     add_sweep_options(parser)
     parser.set_defaults(takes_config=True)
     return parser

@@ -109,7 +109,7 @@ class StemConv(nn.Module):
     Attributes:
         features: the number of filters.
         dtype: the type of the computation.
-        plain: whether it is a convolution of XLA on every platform.
+        plain: whether to use XLA's convolution on every platform.
     """
 
     features: int
@@ -131,7 +131,7 @@ class DepthwiseConv(nn.Module):
     Attributes:
         stride: 1 or 2, for both axes.
         padding: `((top, bottom), (left, right))`.
-        plain: whether it is a convolution of XLA on every platform.
+        plain: whether to use XLA's convolution on every platform.
     """
 
     stride: int

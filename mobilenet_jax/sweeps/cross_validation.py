@@ -170,10 +170,12 @@ class CrossValidation(NamedTuple):
             return False
 
     def read_results(self, options: EvaluationOptions) -> dict[str, Any]:
-        """Returns the content of the `metrics.json` of an evaluation; undefined metrics are NaN."""
+        """Returns the content of the `metrics.json` of an evaluation; undefined metrics and intervals are NaN."""
         results: dict[str, Any] = json.loads((self.get_evaluation_folder(options) / "metrics.json").read_text())
-        metrics = {name: math.nan if value is None else value for name, value in results["metrics"].items()}
-        return {**results, "metrics": metrics}
+        metrics, intervals = results["metrics"], results["intervals"]
+        metrics = {name: math.nan if value is None else value for name, value in metrics.items()}
+        intervals = {name: [math.nan if x is None else x for x in bounds] for name, bounds in intervals.items()}
+        return {**results, "metrics": metrics, "intervals": intervals}
 
 
 def run_cross_validations(
@@ -236,7 +238,7 @@ def _check_settings(cross_validation: CrossValidation, options: EvaluationOption
     if teacher and teacher == second.loss.soft_labels:
         _logger.warning(
             "config.loss.soft_labels=%s is the same for all folds: unless its model was trained on other images, the "
-            "results are optimistic; use a table per fold, with {fold} in its name",
+            "results are optimistic; use one table per fold, with {fold} in its name",
             teacher,
         )
 
@@ -252,7 +254,7 @@ def _lock(folder: Path) -> Iterator[None]:
 
 
 def check_overrides(keys: Iterable[str]) -> None:
-    """Checks that overrides leave the keys alone that a cross-validation sets itself.
+    """Checks that overrides do not set keys that a cross-validation sets.
 
     Raises:
         ConfigError: a key is `data.split`.

@@ -16,7 +16,6 @@ from typing import NamedTuple
 from input_pipeline.errors import get_first_line
 from mobilenet_jax.errors import ConfigError, Interrupted
 
-DEFAULT_TEMPLATE = "{command}"
 _ENTRY = "from mobilenet_jax.cli.main import main; main()"
 _POLL_SECONDS = 0.2
 _KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has no SIGKILL
@@ -48,7 +47,7 @@ class Job(NamedTuple):
 class Runner:
     """Runs commands, at most a fixed number at once."""
 
-    def __init__(self, jobs: int = 1, template: str = DEFAULT_TEMPLATE):
+    def __init__(self, jobs: int, template: str):
         """Initializes the runner.
 
         Args:
@@ -190,7 +189,7 @@ def _signal_groups(processes: Sequence[subprocess.Popen[bytes]], number: int) ->
 
 def describe_failures(failed: Sequence[Job]) -> str:
     """Returns one line about jobs that failed, with the last line of the first one's output."""
-    first, noun = failed[0], "run" if len(failed) == 1 else "runs"
+    first, noun = failed[0], "command" if len(failed) == 1 else "commands"
     return f"{len(failed)} {noun} failed, the first with: {_read_last_line(first.log)}; its output is in {first.log}"
 
 

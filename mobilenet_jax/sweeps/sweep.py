@@ -5,6 +5,7 @@ OUT/sweep.md                the table
 """
 
 import logging
+import math
 import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +33,7 @@ from mobilenet_jax.training.config import list_keys
 from mobilenet_jax.training.config_files import describe_error, execute_file, provide_configs
 
 _NAME = re.compile(r"\w[\w.+=-]*")
+_DIFFERENCE = "difference.balanced_accuracy"  # the last part tells `compute_intervals` that it is a mean over classes
 _COLUMNS = {"balanced_accuracy": "balanced accuracy", "macro_auc": "AUC", "nll": "NLL", "ece": "calibration error"}
 
 _logger = logging.getLogger(__name__)
@@ -50,7 +52,7 @@ class Sweep:
         common: overrides of all variants.
         folds: the number of folds of the cross-validation, at least 2.
         seeds: the number of repetitions; repetition S, from 0, has `seed=S`, which changes the folds too.
-        search: samples the overrides of a trial of Optuna from `trial.suggest_float(...)` and alike, instead of
+        search: samples the overrides of a trial of Optuna from `trial.suggest_float(...)` and the like, instead of
             `variants`; None searches nothing.
         trials: the number of trials of the search.
 
@@ -69,12 +71,15 @@ class Sweep:
     def __post_init__(self) -> None:
         for name in self.variants:
             if not _NAME.fullmatch(name):
-                raise ConfigError(f"the name of the variant {name!r} is not one of a folder: use letters and digits")
+                raise ConfigError(
+                    f"{name!r} is not the name of a variant: use letters, digits and _ . + = -, and begin with a "
+                    "letter or digit"
+                )
         for name, minimum in (("folds", 2), ("seeds", 1), ("trials", 1)):
             if getattr(self, name) < minimum:
                 raise ConfigError(f"{name} is {getattr(self, name)}, less than {minimum}")
         if bool(self.variants) == bool(self.search):
-            raise ConfigError("the sweep has neither variants nor a search, or both")
+            raise ConfigError("a sweep needs either variants or a search")
         for overrides in (self.common, *self.variants.values()):
             _check_keys(overrides)
 
@@ -109,7 +114,7 @@ def list_variants(sweep: Sweep, out: Path, overrides: Sequence[str] = ()) -> lis
         overrides: arguments of the form `--config.SECTION.KEY=VALUE` for all runs, which replace `Sweep.common`.
 
     Raises:
-        ConfigError: a configuration is not valid, or an override is one of a variant.
+        ConfigError: an override is one of a variant, or one that a sweep sets.
     """
     for name, values in sweep.variants.items():
         _check_conflicts(name, values, overrides)
@@ -227,12 +232,15 @@ def format_table(variants: Sequence[Variant], options: EvaluationOptions) -> str
     for variant in variants:
         table = read_pooled_predictions(variant, options)
         if table.images.tolist() != baseline.images.tolist() or (table.labels != baseline.labels).any():
-            raise ConfigError(f"{variant.name} was evaluated on other images than {variants[0].name}: compare neither")
+            raise ConfigError(
+                f"the images of {variant.name} are not those of {variants[0].name}: the variants of a sweep need the "
+                "same data"
+            )
         subtract = partial(_subtract_baseline, table, baseline)
         intervals = compute_intervals(table.lesions, table.labels, subtract, options.resamples)
         metrics, seconds = subtract(np.arange(len(table))), _measure_seconds(variant)
         cells = [_format_value(metrics, intervals, name) for name in _COLUMNS]
-        difference = format_difference(metrics["difference"], intervals["difference"], 3)
+        difference = format_difference(metrics[_DIFFERENCE], intervals[_DIFFERENCE], 3)
         rows.append([variant.name, *cells, "" if variant is variants[0] else difference, f"{seconds:.1f}"])
     rows.insert(1, ["---"] * len(rows[0]))
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
@@ -256,12 +264,12 @@ def _subtract_baseline(table: Predictions, baseline: Predictions, rows: np.ndarr
     metrics = compute_key_metrics(table.take(rows))
     accuracy = compute_balanced_accuracy(baseline.labels[rows], baseline.predicted[rows])
     difference = metrics["balanced_accuracy"] - accuracy
-    return {**metrics, "difference": difference}
+    return {**metrics, _DIFFERENCE: difference}
 
 
 def _format_value(metrics: Metrics, intervals: Intervals, name: str) -> str:
     low, high = intervals[name]
-    return f"{metrics[name]:.3f} [{low:.3f}, {high:.3f}]"
+    return f"{metrics[name]:.3f}" + ("" if math.isnan(low) else f" [{low:.3f}, {high:.3f}]")
 
 
 def _measure_seconds(variant: Variant) -> float:

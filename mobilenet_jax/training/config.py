@@ -98,11 +98,12 @@ def _one_of(*values: str) -> _Rule:
 
 
 _TEXT = _Rule((str,), lambda _: True, "a string")
-_PATHS = (("data", "dir"), ("init", "weights"), ("loss", "soft_labels"))
+_PATHS = (("data", "dir"), ("data", "split"), ("init", "weights"), ("loss", "soft_labels"))
 _OPTIONAL_TEXT = _Rule((str, type(None)), lambda _: True, "a string or None")
 _OPTIONAL_NUMBER = _Rule((int, float, type(None)), lambda x: x is None or math.isfinite(x), "a finite number or None")
 _SWITCH = _Rule((bool,), lambda _: True, "True or False")
 _FRACTION = _number(0, 1, exclude_high=True)  # [0, 1)
+_FORM = ": settings have the form --config.SECTION.KEY=VALUE"
 _NUM_CLASSES = _Rule((int,), lambda x: x == 0 or x >= 2, "an integer of at least 2, or 0")
 
 _RULES: dict[str, _Rule] = {
@@ -201,7 +202,12 @@ def parse_config(specification: str | None, overrides: Sequence[str]) -> tuple[C
             type.
     """
     check_keys(list_keys(overrides))
+    specification = specification and os.path.expanduser(specification)
     config = load_config(specification) if specification else ConfigDict()
+    for key in list_keys(overrides) if specification else ():
+        section, _, name = key.rpartition(".")
+        if name not in (config.get(section, {}) if section else config):
+            raise ConfigError(f"{specification} lacks config.{key}: add it to the file")
     if not specification:  # other arguments are parsed all the same: one of them may be a misspelt --config
         overrides = [argument for argument in overrides if not argument.startswith("--config.")]
     values, arguments = flags.FlagValues(), ["", *overrides]
@@ -213,7 +219,7 @@ def parse_config(specification: str | None, overrides: Sequence[str]) -> tuple[C
     if not specification:
         raise ConfigError("--config is missing: name a file or a shipped configuration, such as --config=sample")
     if rest:
-        raise ConfigError(f"unexpected argument {rest[0]}")
+        raise ConfigError(f"unexpected argument {rest[0]}{_FORM}")
     for section, key in _PATHS:  # shells leave the ~ of --config.data.dir=~/images as it is
         if isinstance(value := values.config.get(section, {}).get(key), str):
             values.config[section][key] = os.path.expanduser(value)
@@ -224,10 +230,12 @@ def _describe_parsing_error(error: Exception) -> str:
     """Returns the message for an override that absl or ml_collections cannot parse."""
     message = str(error).strip().rpartition("\n")[2]
     if value := re.match(r"flag --config\.([\w.]+)=(.*?): ", message):
-        return f"config.{value[1]} is {value[2]!r}, but must be {_RULES[value[1]].description}"
+        check_keys([value[1]])  # also those of options with one dash, which `list_keys` does not find
+        description = _RULES[value[1]].description.replace("or None", "(None is set in the file)")
+        return f"config.{value[1]} is {value[2]!r}, but must be {description}"
     if name := re.match(r"Unknown command line flag '(.*?)'", message):
-        return f"unknown option --{name[1]}: settings have the form --config.SECTION.KEY=VALUE"
-    return message
+        return f"unknown option --{name[1]}{_FORM}"
+    return f"{message.partition(': ')[0]}{_FORM}"
 
 
 def list_keys(overrides: Sequence[str]) -> list[str]:
@@ -249,7 +257,7 @@ def check_config(config: ConfigDict) -> None:
     check_keys(values)
     for key, rule in _RULES.items():
         if key not in values:
-            raise ConfigError(f"config.{key} is missing: it must be {rule.description}")
+            raise ConfigError(f"config.{key} is missing: add it to the file, as {rule.description}")
         value = values[key]
         has_type = isinstance(value, rule.types) and (bool in rule.types or not isinstance(value, bool))
         if not has_type or not rule.accepts(value):

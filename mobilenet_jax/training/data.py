@@ -79,7 +79,8 @@ def check_validation(config: ConfigDict, validation: Examples) -> None:
     uses = list_uses_of_validation(config)
     if uses and not len(validation):
         raise ConfigError(
-            f"config.data.split={config.data.split} leaves no validation images, but config.{uses[0]} needs them"
+            f"config.data.split={config.data.split} leaves no validation images, but config.{uses[0]} needs them: "
+            "choose another config.data.split, or change that setting"
         )
 
 

@@ -102,7 +102,7 @@ def _make_rule(settings: ConfigDict, schedule: optax.Schedule) -> optax.Gradient
 
 
 def _scale_backbone(ratio: float, model: MobileNet) -> optax.GradientTransformation:
-    """Returns the multiplication of the updates of the backbone; those of the head are unchanged."""
+    """Scales the updates of the backbone; those of the head are unchanged."""
 
     def mask_backbone(params: Any) -> dict[str, bool]:
         return {layer: layer in model.backbone_layers for layer in params}
@@ -111,7 +111,7 @@ def _scale_backbone(ratio: float, model: MobileNet) -> optax.GradientTransformat
 
 
 def _scale_blocks(decay: float) -> optax.GradientTransformation:
-    """Returns the multiplication of the updates of each block by a power of `decay`: 0 for the last block.
+    """Scales the updates of each block by `decay ** n`, where n blocks follow it.
 
     The stem counts as a block. This is the layer-wise decay of Clark et al. 2020 (arXiv:2003.10555) by blocks.
     """

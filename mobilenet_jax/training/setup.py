@@ -40,7 +40,7 @@ from mobilenet_jax.weights.metadata import format_input_scaling
 
 Precision = Literal["float32", "bfloat16"]
 InputScalingName = Literal["1/255", "weights"]
-_MIN_BATCH = 4  # images; with one, the last layers would be normalized to 0
+_MIN_BATCH = 4  # images; with one, a dense layer would be normalized to 0
 _STEPS, _MIN_EPOCHS, _MAX_EPOCHS = 1500, 15, 60  # of a run with `train.epochs=0`
 
 _ARTICLE_SCALING = (0.0, 1.0)  # the article divides pixel values by 255
@@ -48,7 +48,11 @@ _logger = logging.getLogger(__name__)
 
 
 def warn_of_contradictions(config: ConfigDict) -> None:
-    """Logs a warning for each pair of settings that conflict; `config` is the result of `resolve_config`."""
+    """Logs a warning for each setting that has no effect or conflicts with another.
+
+    Args:
+        config: the result of `resolve_config`.
+    """
     corrections = {
         "data.sampling=balanced": config.data.sampling == "balanced",
         f"loss.class_weights={config.loss.class_weights}": config.loss.class_weights != "none",
@@ -57,10 +61,11 @@ def warn_of_contradictions(config: ConfigDict) -> None:
     active = [name for name, is_active in corrections.items() if is_active]
     if len(active) > 1:
         _logger.warning("%s: several settings correct for rare classes; use only one of them", " and ".join(active))
-    trains_batch_norm = config.model.frozen_blocks < len(BLOCKS) or config.model.batch_norm == "train"
-    if config.train.batch_size < _MIN_BATCH and trains_batch_norm:
+    model, batch_size = config.model, config.train.batch_size
+    has_trained_block = model.frozen_blocks < len(BLOCKS) or model.batch_norm == "train"
+    if batch_size < _MIN_BATCH and (has_trained_block or model.conv_head or model.head == "article_bn"):
         _logger.warning(
-            "train.batch_size is %d: batch normalization needs more images per batch", config.train.batch_size
+            "train.batch_size is %d: batch normalization needs at least %d images per batch", batch_size, _MIN_BATCH
         )
     for key, effect in (
         ("optimizer.warmup_epochs", "the learning rate stays below optimizer.learning_rate"),

@@ -112,7 +112,7 @@ class Trainer:
         }
 
     def check_epoch(self, state: TrainState, val_metrics: Mapping[str, float], history: History, scale: float) -> None:
-        """Checks the last update of an epoch, which the losses of its steps precede.
+        """Checks that the last update of an epoch left the model finite; a step computes its loss before its update.
 
         Args:
             state: the state after the epoch.

@@ -189,10 +189,10 @@ def _check_same_run(file: Path, config: dict[str, Any], *, may_differ: bool) -> 
     free = {"data.dir", "data.cache", *(["train.epochs"] * (config["optimizer"]["schedule"] != "cosine"))}
     changes = [f"{key}: {old!r} -> {new!r}" for key, (old, new) in differences.items() if key not in free]
     if changes:
-        hint = "; train.epochs=0 becomes a number that depends on that of the training images"
+        hint = "; the cosine schedule depends on train.epochs, and 0 epochs on the number of training images"
         raise WorkdirError(
             f"{file.parent} holds a run with another configuration ({'; '.join(changes)}): choose another "
-            f"--workdir, or remove that folder{hint if 'train.epochs' in differences else ''}"
+            f"--workdir, or remove that folder{hint if 'train.epochs' in differences.keys() - free else ''}"
         )
     earlier, _ = differences.get("data.dir", (None, None))
     return earlier

@@ -56,7 +56,7 @@ def _write_run(job):
 
 def _write_evaluation(job):
     job.folder.mkdir(parents=True, exist_ok=True)
-    results = {"resamples": int(_read_options(job)["resamples"]), "metrics": {}}
+    results = {"resamples": int(_read_options(job)["resamples"]), "metrics": {}, "intervals": {}}
     (job.folder / "metrics.json").write_text(json.dumps(results))
     (job.folder / "report.html").touch()
 

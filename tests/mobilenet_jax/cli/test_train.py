@@ -32,7 +32,9 @@ def test_an_invalid_command_of_the_script_ends_with_one_line_and_a_status():
         (["--config=sample", "--config.data.dir=x"], "config.data.source is 'sample', which has no folder"),
         (["--config=configs/xyz.py"], "no such configuration: configs/xyz.py; expected a file, or one of"),
         (["--confg=configs/mobilenet.py"], "unknown option --confg"),
-        (["--config=configs/mobilenet.py", "extra"], "unexpected argument extra"),
+        (["--config=configs/mobilenet.py", "extra"], "unexpected argument extra: settings have the form"),
+        (["--config=sample", "-config.train=3"], "unknown key config.train"),
+        (["--config=sample", "--config.train.epochs:3"], "settings have the form --config.SECTION.KEY=VALUE"),
         ([], "--config is missing: name a file or a shipped configuration, such as --config=sample"),
     ],
 )

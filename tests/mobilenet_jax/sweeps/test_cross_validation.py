@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import time
 
@@ -100,7 +101,7 @@ def test_a_number_of_epochs_from_the_data_is_compared(runner, tmp_path):
 def test_a_failed_fold_does_not_prevent_the_evaluation_of_others(runner, tmp_path):
     runner.failing = tmp_path / "out" / "a" / "fold2"
     both = [CrossValidation(tmp_path / "out" / name, "sample", (), 2) for name in "ab"]
-    with pytest.raises(TrainingError, match="1 run failed, the first with: the loss is nan"):
+    with pytest.raises(TrainingError, match="1 command failed, the first with: the loss is nan"):
         run_cross_validations(both, tmp_path / "out", runner, OPTIONS)
     assert [c.is_evaluated(OPTIONS) for c in both] == [False, True]
 
@@ -191,6 +192,18 @@ def test_soft_labels_can_be_those_of_the_fold(runner, tmp_path, caplog):
     assert caplog.text == ""
     assert load_tables("teacher.csv") == [str(tmp_path / "teacher.csv")] * 2
     assert "is the same for all folds" in caplog.text
+
+
+def test_undefined_intervals_are_read_as_nan(tmp_path):
+    validation = CrossValidation(tmp_path / "out", "sample", (), 2)
+    folder = validation.get_evaluation_folder(OPTIONS)
+    folder.mkdir(parents=True)
+    content = {"metrics": {"a": None, "b": 0.5}, "intervals": {"a": [None, None], "b": [0.4, 0.6]}}
+    (folder / "metrics.json").write_text(json.dumps(content))
+    results = validation.read_results(OPTIONS)
+    assert math.isnan(results["metrics"]["a"])
+    assert all(map(math.isnan, results["intervals"]["a"]))
+    assert results["intervals"]["b"] == [0.4, 0.6]
 
 
 @pytest.mark.slow

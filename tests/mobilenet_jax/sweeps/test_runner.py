@@ -63,7 +63,7 @@ def test_a_job_that_fails_does_not_stop_the_others(make_runner, tmp_path):
     failed = make_runner().run(jobs)
     assert failed == jobs[:1]
     assert describe_failures(failed) == (
-        f"1 run failed, the first with: the loss is nan at step 3; its output is in {tmp_path / 'run0.log'}"
+        f"1 command failed, the first with: the loss is nan at step 3; its output is in {tmp_path / 'run0.log'}"
     )
     assert [call[3] for call in _read_calls(tmp_path)] == ["run1"]
 

@@ -73,8 +73,8 @@ def test_overrides_of_the_command_replace_common_ones_only(tmp_path):
         ("def get_sweep(): return 3", "get_sweep() returns int, expected Sweep"),
         ("x = 3", "it does not define get_sweep()"),
         ("x = 1 / 0", "ZeroDivisionError: division by zero"),
-        ("def get_sweep(): return Sweep('sample')", "neither variants nor a search"),
-        ("def get_sweep(): return Sweep('sample', {'../x': {}})", "the name of the variant '../x'"),
+        ("def get_sweep(): return Sweep('sample')", "a sweep needs either variants or a search"),
+        ("def get_sweep(): return Sweep('sample', {'../x': {}})", "'../x' is not the name of a variant: use letters"),
         ("def get_sweep(): return Sweep('sample', {'a': {}}, folds=1)", "folds is 1, less than 2"),
         ("def get_sweep(): return Sweep('sample', {'a': {'seed': 3}})", "config.seed is set for each repetition"),
     ],
@@ -114,7 +114,7 @@ def test_a_search_whose_function_fails_is_refused_with_its_error(tmp_path):
         (lambda trial: {"seed": 3}, "config.seed is set for each repetition"),
     ):
         with pytest.raises(ConfigError, match=message):
-            search(Sweep("sample", search=function), tmp_path, (), Runner(), OPTIONS)
+            search(Sweep("sample", search=function), tmp_path, (), Runner(1, "{command}"), OPTIONS)
 
 
 def test_a_search_refuses_overrides_of_its_own_settings(tmp_path):
@@ -122,7 +122,7 @@ def test_a_search_refuses_overrides_of_its_own_settings(tmp_path):
     sweep = Sweep("sample", search=lambda trial: {"model.dropout": trial.suggest_float("dropout", 0, 0.5)})
     for key in ("seed", "model.dropout"):
         with pytest.raises(ConfigError, match=rf"config\.{key} is set by the variant trial000-"):
-            search(sweep, tmp_path, (f"--config.{key}=0",), Runner(), OPTIONS)
+            search(sweep, tmp_path, (f"--config.{key}=0",), Runner(1, "{command}"), OPTIONS)
 
 
 def test_a_search_continues_with_the_trials_it_would_have_made(tmp_path, monkeypatch):
@@ -142,7 +142,7 @@ def test_a_search_continues_with_the_trials_it_would_have_made(tmp_path, monkeyp
             folds=2,
             trials=4,
         )
-        variants = search(sweep, tmp_path / name, (), Runner(), OPTIONS)
+        variants = search(sweep, tmp_path / name, (), Runner(1, "{command}"), OPTIONS)
         trials.append([v.name for v in variants])
     assert calls[:4] == calls[4:]
     assert trials[0] == trials[1]

@@ -130,6 +130,27 @@ def test_the_tilde_of_a_path_is_expanded(monkeypatch):
     assert (config.data.dir, config.init.weights) == ("/home/me/images", "/home/me/w.h5")
 
 
+def test_the_tilde_of_a_configuration_and_of_a_split_is_expanded(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.py").write_text("from configs.finetune import get_config\n")
+    config, name = parse_config("~/mine.py", ["--config.data.split=~/splits.csv"])
+    assert (config.data.split, name) == (str(tmp_path / "splits.csv"), "mine")
+
+
+def test_an_override_of_a_key_that_the_file_lacks_is_an_error(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("from configs.mobilenet import get_config as base\n\n\ndef get_config():\n    config = base()\n")
+    with file.open("a") as opened:
+        opened.write("    config.unlock()\n    del config.data.resize\n    return config\n")
+    with pytest.raises(ConfigError, match=r"mine\.py lacks config\.data\.resize: add it to the file"):
+        parse_config(str(file), ["--config.data.resize=crop"])
+
+
+def test_none_is_set_in_the_file_only():
+    with pytest.raises(ConfigError, match=r"must be a finite number \(None is set in the file\)"):
+        parse_config("sample", ["--config.early_stopping.baseline=None"])
+
+
 def test_keys_that_an_earlier_configuration_lacks_count_as_their_default():
     """Compares the recipe with its `config.json` of the first version, whose keys no later version may remove."""
     first = json.loads(Path(__file__).with_name("first_config.json").read_text())

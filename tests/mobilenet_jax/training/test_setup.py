@@ -47,6 +47,13 @@ def test_settings_that_contradict_each_other_are_warned_of(data, caplog):
     caplog.clear()
     warn_of_contradictions(make_config(data, model__head="article", **{**changes, "data__sampling": "uniform"}))
     assert caplog.messages == []
+    frozen = {"model__frozen_blocks": 13, "train__batch_size": 2}
+    for head, is_warned in (("article", False), ("article_bn", True)):
+        warn_of_contradictions(make_config(data, model__head=head, **frozen))
+        assert caplog.messages == is_warned * [
+            "train.batch_size is 2: batch normalization needs at least 4 images per batch"
+        ]
+    caplog.clear()
     late = {"optimizer__warmup_epochs": 3, "loss__class_weights": "balanced", "loss__weights_from_epoch": 2}
     warn_of_contradictions(make_config(data, train__epochs=2, **late))
     assert [message.partition(",")[0] for message in caplog.messages] == [
