@@ -26,7 +26,7 @@ _LOADER = Package(
     "2.5.3",
     "4fJiw6tBQnIs+0jH/OQ16nYOiSl8/+zZnn5h2ul8aTKHi05sVqZW580Tmk78pC2kT39A9OYBVdFawteZ/sI1kQ==",
 )
-# The variant for browsers without relaxed SIMD runs in all of them.
+# The `compat` build also runs in browsers without relaxed SIMD.
 _WASM_FILES = ("wasm/litert_wasm_compat_internal.js", "wasm/litert_wasm_compat_internal.wasm")
 _ICON_SIZES = (192, 512)
 _ACCENT, _WHITE = "#0b5cad", "#ffffff"

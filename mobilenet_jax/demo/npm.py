@@ -49,7 +49,7 @@ def _download(package: Package, archive: Path) -> None:
     npm = shutil.which("npm")
     specification = f"{package.name}@{package.version}"
     if not npm:
-        raise ExportError(f"npm fetches {specification}, but is not installed: install Node.js")
+        raise ExportError(f"downloading {specification} requires npm: install Node.js")
     with tempfile.TemporaryDirectory() as folder:
         command = [npm, "pack", specification, "--pack-destination", folder, "--ignore-scripts", "--loglevel=error"]
         result = subprocess.run(command, capture_output=True, text=True)

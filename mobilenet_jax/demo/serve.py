@@ -37,6 +37,6 @@ def serve(folder: Path) -> None:
     with make_server(folder) as server:
         url = f"http://localhost:{server.server_port}/"
         print(f"{url}, Ctrl-C to stop", flush=True)
-        # A browser in the terminal ends when the user leaves it.
+        # It blocks until a browser in the terminal is closed.
         threading.Thread(target=webbrowser.open, args=[url], daemon=True).start()
         server.serve_forever()

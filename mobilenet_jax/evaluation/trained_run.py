@@ -219,9 +219,7 @@ class TrainedRun(EvaluatedModel):
         except DataError as error:
             if (data, source) == self.locate_images(None, None):
                 raise
-            raise DataError(
-                f"{error}; add --split=all if these are not the images of the run", error.details
-            ) from error
+            raise DataError(f"{error}; all images of another folder are the split all", error.details) from error
         if split == str(table):
             return subsets
         if format_split(*subsets) != table.read_text(encoding="utf-8"):

@@ -1,6 +1,7 @@
 """Exports a trained run or weights to a file for another runtime, and verifies the file."""
 
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -83,20 +84,17 @@ def export_model(
         )
     _warn_of_large_head(network)
     pixels = read_verification_images(run, data, network, _VERIFICATION_IMAGES)
+    module = chosen.load_module()
+    write = module.write
     if quantize == "int8":
         typical = read_calibration_images(run, data, network, calibration_images)
+        write = functools.partial(quantization.write_int8, pixels=typical)
     elif quantize == "float16":
-        typical = _read_typical_images(network, run, data, pixels)
-    module = chosen.load_module()
+        write = functools.partial(quantization.write_float16, pixels=_read_typical_images(network, run, data, pixels))
     remove_leftovers(Path(os.path.realpath(out)).parent)
     with replace_with_description(out, get_description_path(out)) as (unfinished, unfinished_description):
         with _report_conversion(chosen):
-            if quantize == "int8":
-                quantization.write_int8(network, unfinished, typical)
-            elif quantize == "float16":
-                quantization.write_float16(network, unfinished, typical)
-            else:
-                module.write(network, unfinished)
+            write(network, unfinished)
         verification = verify(network, unfinished, pixels)
         verification.check(quantize)
         operations = module.count_operations(unfinished)

@@ -77,7 +77,9 @@ def _read(paths: Sequence[str] | np.ndarray, network: Network, part: slice) -> n
     """Reads a part of the images in random order, always the same one: tables are often sorted by class."""
     chosen = np.random.default_rng(_SEED).permutation(len(paths))[part]
     batches = list(read_images([paths[i] for i in chosen], network.image_size, _BATCH, network.preprocessing))
-    pixels = np.concatenate([batch.pixels for batch in batches])
+    pixels, faults = np.concatenate([b.pixels for b in batches]), [fault for b in batches for fault in b.faults]
     if not len(pixels):
-        raise ExportError(f"no image can be read: {next(fault for batch in batches for fault in batch.faults)}")
+        raise ExportError(f"no image can be read: {faults[0]}")
+    if faults:
+        _logger.warning("%d of %d images cannot be read, such as %s", len(faults), len(chosen), faults[0])
     return pixels

@@ -1,7 +1,7 @@
 """LiteRT files (`.tflite`), formerly TensorFlow Lite. The only module that uses LiteRT's converter and its runtime."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -80,19 +80,18 @@ class Operation(NamedTuple):
 
 def list_operations(content: bytes) -> list[Operation]:
     """Lists the operations of a file in their order."""
-    return [Operation(name, frozenset(tensor_types)) for name, tensor_types in _parse_operations(content)]
-
-
-def _parse_operations(content: bytes) -> Iterator[tuple[str, list[str]]]:
     from ai_edge_litert import schema_py_generated as schema
 
     names, types = _name_values(schema.BuiltinOperator), _name_values(schema.TensorType)
     model = _unpack(content)
     [graph] = model.subgraphs
+    operations = []
     for operator in graph.operators:
         code = model.operatorCodes[operator.opcodeIndex]
         tensors = [graph.tensors[i] for i in [*operator.inputs, *operator.outputs] if i >= 0]
-        yield names[max(code.builtinCode, code.deprecatedBuiltinCode)], [types[tensor.type] for tensor in tensors]
+        name = names[max(code.builtinCode, code.deprecatedBuiltinCode)]
+        operations.append(Operation(name, frozenset(types[tensor.type] for tensor in tensors)))
+    return operations
 
 
 def _name_values(enumeration: Any) -> dict[int, str]:

@@ -54,7 +54,7 @@ def write_float16(network: "Network", path: Path, pixels: np.ndarray) -> None:
 def write_int8(network: "Network", path: Path, pixels: np.ndarray) -> None:
     """Writes a network whose operations are all in 8-bit integers.
 
-    Before, its channels are equalized, its kernels rounded and its biases corrected, see the modules of these names.
+    First, its channels are equalized, its kernels rounded and its biases corrected, see the modules of these names.
     Weights have one scale per output channel, activations one per tensor (Jacob et al. 2018, arXiv:1712.05877).
 
     Args:
@@ -95,7 +95,8 @@ def write_int8(network: "Network", path: Path, pixels: np.ndarray) -> None:
 class InputGrid(NamedTuple):
     """The values of an 8-bit input: `step * (pixel - zero_point)`, so that 0, the value of the padding, is one of them.
 
-    The input of the network is that value plus `offset`, which is at most half a step.
+    The input of the network is that value plus `offset`, which is at most half a step if
+    the input range contains 0.
     """
 
     step: float

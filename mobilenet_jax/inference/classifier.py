@@ -119,7 +119,8 @@ def get_image_size(weights: Weights) -> tuple[int, int]:
     if architecture.positions == 1 and not metadata.image_size:
         raise WeightsError(
             f"{metadata.source}: no image size is recorded, and its first dense layer fits pooled features as well as "
-            f"those of images of {_STRIDE} x {_STRIDE} pixels, which --image-size={_STRIDE} confirms"
+            f"those of images of {_STRIDE} x {_STRIDE} pixels: specify --image-size={_STRIDE}, or record it in the "
+            "metadata"
         )
     side = _STRIDE * math.isqrt(architecture.positions)
     height, width = metadata.image_size or (side, side)

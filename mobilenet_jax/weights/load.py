@@ -41,7 +41,7 @@ _MAX_FILE_RATIO = 8  # file to tensors: an optimizer's tensors make it 3, HDF5's
 
 
 def names_weights(location: str | None) -> bool:
-    """Returns whether the setting `init.weights` names weights; on the command line, None is text in any case."""
+    """Returns whether the setting `init.weights` names weights; the command line passes None as text."""
     return str(location).lower() not in ("none", "")
 
 

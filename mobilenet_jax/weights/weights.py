@@ -64,10 +64,10 @@ class Weights:
         """
         architecture, recorded = self.architecture, self.metadata.image_size
         positions = math.prod(compute_feature_size(architecture.padding, (size, size)))
-        if architecture.has_fixed_size and (recorded or positions != architecture.positions):
-            raise WeightsError(f"the head {self.architecture.head!r} fits images of one size only")
         if recorded == (size, size):
             return self
+        if architecture.has_fixed_size and (recorded or positions != architecture.positions):
+            raise WeightsError(f"the head {self.architecture.head!r} fits images of one size only")
         metadata = replace(self.metadata, image_size=(size, size))
         return replace(self, metadata=metadata, identity=f"{self.identity}, {size} x {size} pixels")
 

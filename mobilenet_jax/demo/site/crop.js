@@ -53,15 +53,15 @@ export class Crop {
   }
 
   startDrag(event) {
-    if (!event.isPrimary) return; // a second finger
+    if (!event.isPrimary || event.button !== 0) return; // a second finger, or another button of a mouse
     this.canvas.setPointerCapture(event.pointerId);
     const [, left, top] = this.sliders;
-    this.start = {x: event.clientX, y: event.clientY, left: Number(left.value), top: Number(top.value)};
+    this.start = {id: event.pointerId, x: event.clientX, y: event.clientY, left: Number(left.value), top: Number(top.value)};
   }
 
   /** Moves the part from where it was at the start: sliders round, so that small movements would add up to nothing. */
   drag(event) {
-    if (!this.bitmap || !this.canvas.hasPointerCapture(event.pointerId)) return;
+    if (!this.bitmap || event.pointerId !== this.start?.id) return;
     const scale = this.bitmap.width / this.canvas.clientWidth;
     const {width, height} = this.part;
     const [, left, top] = this.sliders;
@@ -73,7 +73,7 @@ export class Crop {
 
   /** Returns whether the part has been moved. */
   endDrag(event) {
-    if (!event.isPrimary || !this.start) return false;
+    if (event.pointerId !== this.start?.id) return false;
     const [, left, top] = this.sliders;
     const moved = Number(left.value) !== this.start.left || Number(top.value) !== this.start.top;
     this.start = null;
@@ -87,6 +87,8 @@ export class Crop {
     const context = this.canvas.getContext('2d');
     const scale = this.canvas.width / this.bitmap.width;
     const {x, y, width, height} = this.part;
+    positions[0].disabled = width >= this.bitmap.width; // there is no room to move
+    positions[1].disabled = height >= this.bitmap.height;
     context.drawImage(this.bitmap, 0, 0, this.canvas.width, this.canvas.height);
     const isPart = width < this.bitmap.width || height < this.bitmap.height;
     this.canvas.classList.toggle('movable', isPart); // otherwise a finger scrolls the page

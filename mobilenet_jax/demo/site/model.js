@@ -30,12 +30,14 @@ export async function loadModel() {
   /** Maps uint8 RGB pixels of the input size to probabilities. */
   async function classify(pixels) {
     const input = new Tensor(pixels, shape);
-    const outputs = await model.run(input);
-    input.delete();
-    const [output] = outputs;
-    const probabilities = Float32Array.from(output.toTypedArray());
-    outputs.forEach(tensor => tensor.delete());
-    return probabilities;
+    try {
+      const outputs = await model.run(input);
+      const probabilities = Float32Array.from(outputs[0].toTypedArray());
+      outputs.forEach(tensor => tensor.delete());
+      return probabilities;
+    } finally {
+      input.delete(); // the memory of WebAssembly is not collected
+    }
   }
   return {description, classify};
 }

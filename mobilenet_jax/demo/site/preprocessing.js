@@ -1,7 +1,7 @@
 // The preprocessing of training: the part of an image is resized to the input of the network.
 
 /**
- * Resizes pixels as OpenCV does, to one level of 255: by area averaging if neither side becomes longer, else by bilinear
+ * Resizes pixels as OpenCV does, with differences of at most one level: by area averaging if neither side becomes longer, else by bilinear
  * interpolation.
  * @param {Uint8ClampedArray} rgba - the pixels of `width` x `height`, four values each; the fourth is ignored.
  * @param {number} width

@@ -80,6 +80,8 @@ def _find_image_size(layers: list[_Layer]) -> list[int] | None:
     for _, config in layers:
         shape = config.get("batch_shape") or config.get("batch_input_shape")
         if isinstance(shape, list) and len(shape) == 4 and shape[1] and shape[2]:
+            if not all(isinstance(side, int) for side in shape[1:3]):
+                raise WeightsError("the description of its model is damaged")
             return shape[1:3]
     return None
 

@@ -41,6 +41,10 @@ _NORMALIZED = [0.5, 0.5, 0.5]
 # timm's defaults for a described model: ImageNet's.
 _TIMM_MEAN, _TIMM_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
+_OTHER_CROP = (
+    "the library cuts images to less than their shorter side, which is read as resize=stretch: the probabilities of "
+    "photographs differ from those of the library"
+)
 _logger = logging.getLogger(__name__)
 
 
@@ -116,8 +120,11 @@ def _describe_timm(config: JsonObject, shapes: Mapping[str, Shape]) -> Descripti
     labels = [(config, "label_names"), (pretrained, "label_names"), (pretrained, "labels")]
     classes = next((_read_labels(*label) for label in labels if label[0].values.get(label[1])), None)
     variant = {"padding": paddings[0], "batch_norm_epsilon": epsilon}
-    crops = pretrained.values.get("crop_mode") == "center" and pretrained.values.get("crop_pct") == 1
-    metadata = Metadata(size, make_input_scaling(mean, std), classes, preprocessing=_CROP if crops else STRETCH)
+    is_centered, share = pretrained.values.get("crop_mode") == "center", pretrained.values.get("crop_pct")
+    if is_centered and share != 1:
+        _logger.warning(_OTHER_CROP)
+    preprocessing = _CROP if is_centered and share == 1 else STRETCH
+    metadata = Metadata(size, make_input_scaling(mean, std), classes, preprocessing=preprocessing)
     return Description(metadata, None if alpha is None else str(alpha), check_variant(variant))
 
 
@@ -152,6 +159,8 @@ def _describe_transformers(config: JsonObject, processor: JsonObject) -> Descrip
         size = processor.read_size("crop_size" if is_cropped else "size")
         if is_cropped and size and processor.values.get("size") == {"shortest_edge": size[0]} and size[0] == size[1]:
             preprocessing = _CROP
+        elif is_cropped and isinstance(edges := processor.values.get("size"), dict) and "shortest_edge" in edges:
+            _logger.warning(_OTHER_CROP)
         scaling = _read_processor_range(processor)
     else:
         size, scaling = config.read_size("image_size"), make_input_scaling(_NORMALIZED, _NORMALIZED)

@@ -60,5 +60,5 @@ def test_packages_with_another_hash_are_refused(tmp_path, monkeypatch):
 
 def test_a_missing_npm_is_named(monkeypatch):
     monkeypatch.setattr(npm.shutil, "which", lambda name: None)
-    with pytest.raises(ExportError, match=r"npm fetches b@1\.0\.0, but is not installed: install Node\.js"):
+    with pytest.raises(ExportError, match=r"downloading b@1\.0\.0 requires npm: install Node\.js"):
         read_package_files(Package("b", "1.0.0", "AAAA"), ["c"])
