@@ -137,6 +137,31 @@ def test_dragging_moves_the_frame_by_the_way_of_the_pointer(page, tmp_path):
     assert top == 0.5
 
 
+def test_a_second_finger_on_the_preview_moves_nothing(page, tmp_path):
+    Image.new("RGB", (1000, 1000)).save(tmp_path / "square.png")
+    choose(page, tmp_path / "square.png")
+    left = page.find_element("id", "left")
+    assert not left.is_enabled()  # there is no room
+    move(page, "zoom", 2)
+    assert left.is_enabled()
+    moved = page.execute_script("""
+        const canvas = document.getElementById('preview'), errors = [], seen = [];
+        canvas.setPointerCapture = () => {}; // the pointers of this test do not exist
+        addEventListener('error', event => errors.push(event.message));
+        for (const [type, pointerId, clientX] of [
+          ['down', 1, 100], ['down', 2, 200], ['move', 2, 400], ['move', 1, 110], ['up', 1, 110], ['move', 2, 50],
+        ]) {
+          const properties = {pointerId, clientX, isPrimary: pointerId === 1, bubbles: true};
+          canvas.dispatchEvent(new PointerEvent(`pointer${type}`, properties));
+          seen.push(Number(document.getElementById('left').value));
+        }
+        return {errors, seen};
+    """)
+    assert moved["errors"] == []
+    assert moved["seen"][:3] == [0.5] * 3
+    assert 0.5 < moved["seen"][3] == moved["seen"][5] < 0.6
+
+
 def test_a_tap_on_the_preview_classifies_nothing(page, real_data):
     from selenium.webdriver import ActionChains
 
@@ -234,6 +259,8 @@ def test_page_works_by_keyboard(page, real_data):
     for _ in range(8):
         ActionChains(page).send_keys(Keys.TAB).perform()
         reached.append(page.execute_script("return document.activeElement.id || document.activeElement.localName"))
+        if reached[-1] == "zoom":  # the sliders of the position are disabled before
+            ActionChains(page).send_keys(Keys.ARROW_RIGHT * 10).perform()
     assert {"camera", "file", "zoom", "left", "top", "summary"} <= set(reached)
 
 

@@ -76,6 +76,16 @@ def test_images_of_every_class_are_among_the_first_ones(tmp_path):
     assert set(first.tolist()) == {0, 60, 120, 180}
 
 
+def test_images_that_cannot_be_read_are_warned_of(tmp_path, caplog):
+    for i in range(3):
+        Image.new("RGB", (32, 32), (60 * i, 0, 0)).save(tmp_path / f"{i}.png")
+    (tmp_path / "3.png").write_bytes(b"text")
+    network = Network(make_sensitive_weights("small", (32, 32)))
+    assert len(images.read_calibration_images(None, str(tmp_path), network, 80)) == 3
+    assert caplog.messages[0].startswith("1 of 4 images cannot be read, such as ")
+    assert "3.png" in caplog.messages[0]
+
+
 def test_probabilities_of_a_single_output_are_refused():
     architecture = Architecture(0.25, "small", 1, 1)
     weights = Weights("test", "", architecture, make_random_tensors(architecture), Metadata((32, 32), source="w.h5"))

@@ -84,6 +84,14 @@ def test_the_image_size_of_a_fixed_head_is_inferred_from_its_positions():
     assert classifier.class_names == ("0", "1", "2", "3", "4", "5", "6")
 
 
+def test_the_recorded_image_size_may_be_requested_again():
+    architecture = Architecture(0.25, "article", 7, 4)
+    weights = Weights("test", "", architecture, make_random_tensors(architecture), Metadata((64, 64)))
+    assert weights.with_image_size(64) is weights
+    with pytest.raises(WeightsError, match="fits images of one size only"):
+        weights.with_image_size(96)
+
+
 def test_class_names_that_repeat_get_their_index():
     architecture = Architecture(0.25, "small", 3, 1)
     metadata = Metadata((32, 32), classes=("crane", "cat", "crane"))

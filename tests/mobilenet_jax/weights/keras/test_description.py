@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from mobilenet_jax.errors import WeightsError
 from mobilenet_jax.model.mobilenet import BLOCKS
 from mobilenet_jax.weights.keras.description import check_description
 from tests.helpers.hostile.descriptions import describe_model
@@ -36,3 +37,10 @@ def test_a_layer_without_an_activation_is_linear(activation):
     shape = {"class_name": "InputLayer", "batch_shape": [None, 64, 96, 3]}
     size = check_description(describe_model(shape, convolution, {"class_name": "Flatten"}, dense), head=True)
     assert json.loads(size) == [64, 96]
+
+
+@pytest.mark.parametrize("sides", [["64", "64"], [64, [96]], [64, 64.5]])
+def test_an_image_size_that_is_no_integer_is_an_error(sides):
+    shape = {"class_name": "InputLayer", "batch_shape": [None, *sides, 3]}
+    with pytest.raises(WeightsError, match="the description of its model is damaged"):
+        check_description(describe_model(shape, {"class_name": "Conv2D"}), head=False)
