@@ -64,6 +64,7 @@ class Trainer:
         self._batches: Iterator[DeviceBatch] | None = None  # created at the first step, which may be within an epoch
         self._first_step = 0  # of this process; if it is not 0, a checkpoint of this step has been restored
         self._start = time.perf_counter()
+        self._seconds_compiled = 0.0
 
     def train_epoch(self, state: TrainState, history: History, scale: float) -> tuple[TrainState, dict[str, float]]:
         """Runs the remaining steps of the current epoch, or those until a stop is requested.
@@ -78,13 +79,14 @@ class Trainer:
             scale: the multiplier of the learning rate.
 
         Returns:
-            The next state, and the speed of the steps: `images_per_second` and `input_wait`, the fraction of the time
-            spent waiting for batches.
+            The next state, and the speed of the steps without their compilation: `images_per_second` and `input_wait`,
+            the fraction of the time spent waiting for batches.
 
         Raises:
             TrainingError: the objective is infinite or NaN.
         """
         start, waited, steps_before = time.perf_counter(), self._feed.seconds_waited, history.steps_done
+        compiled = self._seconds_compiled
         in_flight: collections.deque[tuple[BatchResult, jax.Array]] = collections.deque()
         epoch_start = history.epoch * self._length.steps_per_epoch
         with ProgressBar(
@@ -105,7 +107,8 @@ class Trainer:
                     break
             self._collect_step(*in_flight.popleft(), history, scale, bar)
         self._profiler.end_epoch(state)
-        seconds, images = time.perf_counter() - start, (history.steps_done - steps_before) * self._length.batch_size
+        seconds = time.perf_counter() - start - (self._seconds_compiled - compiled)
+        images = (history.steps_done - steps_before) * self._length.batch_size
         return state, {
             "images_per_second": round(images / seconds, 1),
             "input_wait": round((self._feed.seconds_waited - waited) / seconds, 3),
@@ -168,6 +171,7 @@ class Trainer:
         self._train_step = self._train_step.lower(state, batch, jnp.float32(scale)).compile()
         release_free_memory()
         now = time.perf_counter()
+        self._seconds_compiled = now - start
         _logger.info("first step after %.1f s, including %.1f s of compilation", now - self._start, now - start)
 
     def _collect_step(
