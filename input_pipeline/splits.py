@@ -224,7 +224,8 @@ def _read_held_out(examples: Examples, path: Path) -> np.ndarray:
 
 def _list_first(names: Sequence[str]) -> str:
     """Returns the first name, and the number of the others."""
-    return f"{names[0]} and {len(names) - 1} others" if len(names) > 1 else names[0]
+    others = len(names) - 1
+    return f"{names[0]} and {others} other{'s' * (others > 1)}" if others else names[0]
 
 
 def _read_subsets(path: Path) -> dict[str, str]:

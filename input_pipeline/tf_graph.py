@@ -31,9 +31,8 @@ _PARALLEL = count_cpus()
 # Batches: at most eight at once, so that memory use is bounded on machines with many cores.
 _PARALLEL_BATCHES = min(_PARALLEL, 8)
 _PREFETCH = 2
-_TENSORFLOW_PREFIX = re.compile(
-    r"^\{\{.*?\}\} (.*Iterator::Root\S*: )?"
-)  # of an error message: the operations it passed
+# The start of an error message: the operations that it passed, and its type in Python.
+_TENSORFLOW_PREFIX = re.compile(r"^\{\{.*?\}\} (.*Iterator::Root\S*: )?(\w+Error: )?")
 
 
 def decode_images(paths: np.ndarray, image_size: int, preprocessing: Preprocessing = STRETCH) -> Iterator[np.ndarray]:
@@ -154,15 +153,16 @@ def _iterate(dataset: tf.data.Dataset, end: Callable[[], None] = lambda: None) -
     Raises:
         DataError: an image that was readable when the run began is not any more.
         MemoryError: there is not enough memory for an image.
+        OSError: too many files are open.
     """
     try:
         yield from dataset.as_numpy_iterator()
     except tf.errors.OpError as error:
         reason = _TENSORFLOW_PREFIX.sub("", get_first_line(error))
         if isinstance(error, tf.errors.ResourceExhaustedError):
-            raise MemoryError(reason) from error
+            raise (OSError if "open files" in reason else MemoryError)(reason) from error
         raise DataError(
-            f"an image changed or disappeared during the run ({reason}): start again, and the validation names it"
+            f"an image changed or disappeared during the run ({reason}): start again for a validation of all images"
         ) from error
     finally:
         end()

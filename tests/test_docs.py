@@ -30,7 +30,8 @@ def _list_code_lines(text):
     """Returns the lines of code blocks, with continued lines joined, and the inline code of a document."""
     blocks = re.findall(r"^```.*?\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
     prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
-    return "\n".join(blocks).replace("\\\n", " ").splitlines() + re.findall(r"`([^`]+)`", prose)
+    inline = [re.sub(r"\s+", " ", code) for code in re.findall(r"`([^`]+)`", prose)]
+    return "\n".join(blocks).replace("\\\n", " ").splitlines() + inline
 
 
 def _list_anchors(text):
@@ -120,7 +121,7 @@ def test_every_command_named_in_a_document_exists_with_its_options(document, cap
 
 @each_document
 def test_every_benchmark_named_in_a_document_exists(document):
-    for module in re.findall(r"\bpython -m (benchmarks\.\w+)", document.read_text()):
+    for module in re.findall(r"\bpython\s+-m\s+(benchmarks\.\w+)", document.read_text()):
         assert (ROOT / f"{module.replace('.', '/')}.py").is_file(), module
 
 

@@ -5,8 +5,8 @@
 The article names L1 next to L2 and shows no code for it. The factor is that of its L2.
 
 Expected after 7 epochs at alpha 0.25 and 128 x 128: accuracy 0.699 in training and 0.617 in validation, balanced
-accuracy 0.219 and 0.151. The penalty outweighs the cross-entropy. Validation fluctuates, and its balanced accuracy
-stays near chance. The table of all experiments is in benchmarks/results/article.md.
+accuracy 0.219 and 0.151. The balanced accuracy of validation stays near chance. The table of all experiments is in
+benchmarks/results/article.md.
 """
 
 from ml_collections import ConfigDict

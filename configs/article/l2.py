@@ -7,8 +7,8 @@ cross-entropy alone. Sums over activities are divided by the batch size, as in t
 2018.
 
 Expected after 7 epochs at alpha 0.25 and 128 x 128: accuracy 0.717 in training and 0.624 in validation, balanced
-accuracy 0.275 and 0.145. The penalty outweighs the cross-entropy, and in validation the model predicts NV for almost
-all images. The table of all experiments is in benchmarks/results/article.md.
+accuracy 0.275 and 0.145. In validation, the model predicts NV for almost all images. The table of all experiments is in
+benchmarks/results/article.md.
 """
 
 from ml_collections import ConfigDict

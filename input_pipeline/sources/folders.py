@@ -193,10 +193,12 @@ def _assign_lesions(examples: Examples, table: Path, base: Path, faults: Faults)
     """Returns the examples that have a lesion in a table, which names images by path or file name."""
     table_faults = Faults()
     lesion_of = read_lesions(table, table_faults)
-    keys = [
-        next((key for key in (name, row, Path(row).name, Path(row).stem) if key in lesion_of), name)
-        for name, row in zip(examples.names.tolist(), examples.rows.tolist(), strict=True)
-    ]
+    keys = []
+    for name, row in zip(examples.names.tolist(), examples.rows.tolist(), strict=True):
+        listed = [key for key in (name, row, Path(row).name, Path(row).stem) if key in lesion_of]
+        keys.append(listed[0] if listed else name)
+        if len({lesion_of[key] for key in listed}) > 1:
+            faults.append(f"{table} has several lesions for {row} ({', '.join(dict.fromkeys(listed))}): keep one row")
     groups = defaultdict(list)
     for i, key in enumerate(keys):
         groups[key].append(i)

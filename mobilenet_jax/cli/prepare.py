@@ -1,7 +1,6 @@
 """`mobilenet-jax prepare`: arranges images in class folders, or as a TFDS data set."""
 
 import argparse
-from pathlib import Path
 
 from mobilenet_jax.cli.arguments import Subparsers, parse_path
 
@@ -15,7 +14,7 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
         "interrupted copy is resumed. Or creates the TFDS data set isic2018_task3 in DST.",
     )
     parser.add_argument("raw", metavar="RAW", type=parse_path, help="folder of the download")
-    parser.add_argument("dst", metavar="DST", type=Path)
+    parser.add_argument("dst", metavar="DST", type=parse_path)
     # Without choices: the registry of sources imports the readers, and --help should be immediate.
     parser.add_argument("--source", default="isic2018", help="layout of RAW, as config.data.source (default: isic2018)")
     parser.add_argument(

@@ -1,9 +1,8 @@
 """`mobilenet-jax preview`: draws augmented training images."""
 
 import argparse
-from pathlib import Path
 
-from mobilenet_jax.cli.arguments import Subparsers, add_config_option
+from mobilenet_jax.cli.arguments import Subparsers, add_config_option, parse_path
 
 
 def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
@@ -15,7 +14,7 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
         "augmentation of the first eight epochs.",
         allow_abbrev=False,
     )
-    parser.add_argument("out", metavar="OUT.png", type=Path)
+    parser.add_argument("out", metavar="OUT.png", type=parse_path)
     add_config_option(parser)
     return parser
 

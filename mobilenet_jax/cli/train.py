@@ -9,10 +9,11 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
+from os.path import expanduser
 from pathlib import Path
 from types import FrameType
 
-from mobilenet_jax.cli.arguments import Subparsers, add_config_option, parse_path
+from mobilenet_jax.cli.arguments import Subparsers, add_config_option
 from mobilenet_jax.cli.error_boundary import EXIT_RESUMABLE
 from mobilenet_jax.cli.logs import configure_logging
 from mobilenet_jax.cli.malloc import configure_malloc
@@ -29,7 +30,7 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
     )
     add_config_option(parser)
     parser.add_argument(
-        "--workdir", type=parse_path, metavar="DIR", help="output folder (default: runs/NAME-OF-CONFIG)"
+        "--workdir", type=expanduser, metavar="DIR", help="output folder (default: runs/NAME-OF-CONFIG)"
     )
     parser.add_argument("--profile", action="store_true", help="write a trace of ten steps to WORKDIR/profile")
     cluster = parser.add_argument_group(

@@ -21,7 +21,8 @@ from mobilenet_jax.evaluation.metrics import CALIBRATION_BINS, assign_bins
 from mobilenet_jax.evaluation.predictions import Predictions
 
 _STYLE = ("petroff10", {"text.parse_math": False})  # the name of a class may contain dollar signs
-_MAX_CLASSES = 25  # that have a curve, a panel, or numbers in the confusion matrix
+_MAX_CURVES = 10  # the color cycle has as many colors
+_MAX_CLASSES = 25  # with a score histogram, or with numbers in the confusion matrix
 _MAX_LABELS = 100  # classes whose names fit beside the confusion matrix
 _MAX_SIDE = 20.0  # inches, of the confusion matrix
 _CURVES = {  # metrics of a record, without `train_` or `val_`, and their titles
@@ -161,24 +162,23 @@ def _draw_one_vs_rest(predictions: Predictions, draw: Callable[..., object]) -> 
     figure = Figure(figsize=(6, 5), layout="constrained")
     axes = figure.subplots()
     counts = np.bincount(predictions.labels, minlength=len(predictions.class_names))
-    for c in _select_classes(predictions):
+    for c in _select_classes(predictions, _MAX_CURVES):
         if 0 < counts[c] < len(predictions):
             draw(predictions.labels == c, predictions.probabilities[:, c], name=predictions.class_names[c], ax=axes)
-    axes.set_title(_describe_selection(predictions))
+    axes.set_title(_describe_selection(predictions, _MAX_CURVES))
     axes.grid(alpha=0.3)
     return figure, axes
 
 
-def _select_classes(predictions: Predictions) -> np.ndarray:
-    """Returns the classes that are drawn one by one, in their order: those with the most images if there are many."""
+def _select_classes(predictions: Predictions, number: int) -> np.ndarray:
+    """Returns at most `number` classes in their order: those with the most images."""
     counts = np.bincount(predictions.labels, minlength=len(predictions.class_names))
-    return np.sort(np.argsort(-counts, kind="stable")[:_MAX_CLASSES])
+    return np.sort(np.argsort(-counts, kind="stable")[:number])
 
 
-def _describe_selection(predictions: Predictions) -> str:
-    """Returns a title that says which classes are drawn; empty if all are."""
-    has_all = len(predictions.class_names) <= _MAX_CLASSES
-    return "" if has_all else f"The {_MAX_CLASSES} classes with the most images"
+def _describe_selection(predictions: Predictions, number: int) -> str:
+    """Returns the title of a plot of `number` classes; empty if these are all."""
+    return "" if len(predictions.class_names) <= number else f"The {number} classes with the most images"
 
 
 def _draw_reliability_diagram(predictions: Predictions) -> Figure:
@@ -214,7 +214,7 @@ def draw_score_histograms(predictions: Predictions, *, narrow: bool = False) -> 
 
 
 def _draw_score_panels(predictions: Predictions, columns: int) -> Figure:
-    classes = _select_classes(predictions)
+    classes = _select_classes(predictions, _MAX_CLASSES)
     columns = min(columns, len(classes))
     rows = -(-len(classes) // columns)
     figure = Figure(figsize=(2.6 * columns, 2.1 * rows), layout="constrained")
@@ -235,8 +235,10 @@ def _draw_score_panels(predictions: Predictions, columns: int) -> Figure:
         axes.set_ylim(0, 1)
         axes.grid(alpha=0.3)
     patches = [Patch(color=color, alpha=0.6, label=label) for label, color in groups]
-    figure.legend(handles=patches, loc="outside upper center", ncols=1 if columns < 3 else 2)
-    figure.suptitle(_describe_selection(predictions))
+    figure.legend(
+        handles=patches, loc="outside upper center", ncols=1 if columns < 3 else 2,
+        title=_describe_selection(predictions, _MAX_CLASSES),
+    )  # fmt: skip
     figure.supxlabel("Predicted probability of the class")
     figure.supylabel("Fraction of images")
     return figure

@@ -24,11 +24,9 @@ from mobilenet_jax.weights.weights import Weights
 
 _EQUAL_CLASSES = (
     "The probabilities are those of equally common classes: the network was trained with logit adjustment. Where a "
-    "class is rare, it is less likely than its probability says."
+    "class is rare, its probability is too high."
 )
-_RARE_CLASSES = (
-    "Training gave rare classes more weight ({}). Where a class is rare, it is less likely than its probability says."
-)
+_RARE_CLASSES = "Training gave rare classes more weight ({}). Where a class is rare, its probability is too high."
 _TRAINING_CLASSES = "The probabilities assume that the classes are as frequent as in the training set."
 _MAX_NAMES = 20  # of classes in a message
 ISIC_NAME = "ISIC 2018 Task 3 (HAM10000)"
@@ -142,10 +140,8 @@ class EvaluatedModel:
         if not set(examples.class_names) <= set(self.class_names):
             unknown = sorted(set(examples.class_names) - set(self.class_names))
             raise EvaluationError(
-                f"{self.path} does not know the classes {', '.join(unknown[:_MAX_NAMES])}: leave out their images, or "
-                f"give them one of the names {', '.join(self.class_names[:_MAX_NAMES])}"
-                + ", ..."
-                * (len(self.class_names) > _MAX_NAMES)
+                f"{self.path} does not know the classes {_list_names(unknown)}: leave out their images, or give them "
+                f"one of the names {_list_names(self.class_names)}"
             )
         label_of = np.array([self.class_names.index(name) for name in examples.class_names], np.int32)
         return replace(examples, labels=label_of[examples.labels], class_names=self.class_names)
@@ -219,12 +215,19 @@ class TrainedRun(EvaluatedModel):
         except DataError as error:
             if (data, source) == self.locate_images(None, None):
                 raise
-            raise DataError(f"{error}; all images of another folder are the split all", error.details) from error
+            raise DataError(
+                f"{error}; to evaluate all images of another folder, choose the split `all`", error.details
+            ) from error
         if split == str(table):
             return subsets
         if format_split(*subsets) != table.read_text(encoding="utf-8"):
             raise DataError(f"the images in {data} are not those of {table}")
         return subsets
+
+
+def _list_names(names: Sequence[str]) -> str:
+    """Returns the first names of classes, and dots if there are more."""
+    return ", ".join([*names[:_MAX_NAMES], *(["..."] if len(names) > _MAX_NAMES else [])])
 
 
 def read_records(workdir: Path) -> list[dict[str, Any]]:

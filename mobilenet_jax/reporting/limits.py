@@ -11,7 +11,7 @@ from mobilenet_jax.evaluation.trained_run import EvaluatedModel
 
 _MIN_UNITS = 10  # lesions or images per class; metrics of classes with fewer are reported as unreliable
 
-# Settings in which the folds of one recipe may differ; the number of epochs does if the recipe chooses it.
+# Settings in which the folds of one recipe may differ. The recipe may choose the number of epochs.
 _OF_ONE_FOLD = {
     "seed", "data.dir", "data.split", "data.cache", "init.weights", "loss.soft_labels", "train.epochs",
     "model.num_classes",
@@ -30,8 +30,8 @@ _ALL_IMAGES = (
     "measure how well it generalizes."
 )
 _EQUAL_CLASSES = (
-    "The probabilities are corrected to those of equally common classes. Where a class is rare, it is less likely than "
-    "its probability says."
+    "The probabilities are corrected to those of equally common classes. Where a class is rare, its probability is too "
+    "high."
 )
 _UNKNOWN_TRAINING = "The images that these weights were trained on are not known."
 _ISIC_LIMITS = (
@@ -129,9 +129,9 @@ def _list_selection(evaluation: Evaluation) -> list[str]:
 def _list_mixed_settings(runs: Sequence[EvaluatedModel]) -> list[str]:
     if len(runs) == 1:
         return []
-    configs = [flatten_dict(run.config, sep=".") for run in runs if run.config is not None]
-    keys = sorted(set().union(*configs) - _OF_ONE_FOLD)
-    values = {key: {str(config.get(key)) for config in configs} for key in keys}
+    configs = [flatten_dict(run.config or {}, sep=".") for run in runs]
+    keys = sorted(set.intersection(*map(set, configs)) - _OF_ONE_FOLD)  # versions differ in the keys that they have
+    values = {key: {str(config[key]) for config in configs} for key in keys}
     mixed = [f"{key} ({', '.join(sorted(different))})" for key, different in values.items() if len(different) > 1]
     if not mixed:
         return []

@@ -206,7 +206,8 @@ def parse_config(specification: str | None, overrides: Sequence[str]) -> tuple[C
     config = load_config(specification) if specification else ConfigDict()
     for key in list_keys(overrides) if specification else ():
         section, _, name = key.rpartition(".")
-        if name not in (config.get(section, {}) if section else config):
+        values_of_section = config.get(section) if section else config
+        if not isinstance(values_of_section, ConfigDict) or name not in values_of_section:
             raise ConfigError(f"{specification} lacks config.{key}: add it to the file")
     if not specification:  # other arguments are parsed all the same: one of them may be a misspelt --config
         overrides = [argument for argument in overrides if not argument.startswith("--config.")]
@@ -230,17 +231,16 @@ def _describe_parsing_error(error: Exception) -> str:
     """Returns the message for an override that absl or ml_collections cannot parse."""
     message = str(error).strip().rpartition("\n")[2]
     if value := re.match(r"flag --config\.([\w.]+)=(.*?): ", message):
-        check_keys([value[1]])  # also those of options with one dash, which `list_keys` does not find
         description = _RULES[value[1]].description.replace("or None", "(None is set in the file)")
         return f"config.{value[1]} is {value[2]!r}, but must be {description}"
     if name := re.match(r"Unknown command line flag '(.*?)'", message):
         return f"unknown option --{name[1]}{_FORM}"
-    return f"{message.partition(': ')[0]}{_FORM}"
+    return re.sub(r"(Could not parse .*?): .*", rf"\1{_FORM}", message)
 
 
 def list_keys(overrides: Sequence[str]) -> list[str]:
-    """Returns the keys of arguments of the form `--config.SECTION.KEY=VALUE`."""
-    return re.findall(r"--config\.([\w.]+)", " ".join(overrides))
+    """Returns the keys of arguments of the form `--config.SECTION.KEY=VALUE`; absl also accepts one dash."""
+    return re.findall(r"(?:^|\s)--?config\.([\w.]+)", " ".join(overrides))
 
 
 def check_config(config: ConfigDict) -> None:

@@ -145,9 +145,7 @@ def test_a_plan_is_freed_at_the_end_of_its_iteration(batches):
 def test_an_image_that_is_damaged_during_the_run_is_reported_without_the_names_of_operations(examples):
     with open(examples.paths[3], "r+b") as file:
         file.truncate(300)
-    message = (
-        r"^an image changed or disappeared during the run \(Invalid JPEG data.*\): start again, and the validation"
-    )
+    message = r"^an image changed or disappeared during the run \(Invalid JPEG data.*\): start again for a validation"
     with pytest.raises(DataError, match=message):
         _evaluate(examples)
 

@@ -161,7 +161,7 @@ def test_a_split_is_reproduced_from_its_table(tmp_path):
         ("image,split\n0,training\n0,training\n", "splits.csv:3: 0 is in an earlier line already"),
         ("split,image\ntraining\n", "splits.csv:2: the image is empty"),
         ("image,split\n0\n", "splits.csv:2: split is '', not one of"),
-        ("image,split\n0,training\n", "lacks 1 and 1 others: add the rows"),
+        ("image,split\n0,training\n", "lacks 1 and 1 other: add the rows"),
         (
             "image,split\n0,training\n1,training\n2,validation\n3,training\n",
             "the data lack 3, which .*csv names: remove the rows",

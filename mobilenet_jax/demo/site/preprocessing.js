@@ -1,8 +1,8 @@
 // The preprocessing of training: the part of an image is resized to the input of the network.
 
 /**
- * Resizes pixels as OpenCV does, with differences of at most one level: by area averaging if neither side becomes longer, else by bilinear
- * interpolation.
+ * Resizes pixels as OpenCV does, with differences of at most one level: by area averaging if neither side becomes
+ * longer, else by bilinear interpolation.
  * @param {Uint8ClampedArray} rgba - the pixels of `width` x `height`, four values each; the fourth is ignored.
  * @param {number} width
  * @param {number} height

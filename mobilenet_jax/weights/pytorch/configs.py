@@ -42,8 +42,8 @@ _NORMALIZED = [0.5, 0.5, 0.5]
 _TIMM_MEAN, _TIMM_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 _OTHER_CROP = (
-    "the library cuts images to less than their shorter side, which is read as resize=stretch: the probabilities of "
-    "photographs differ from those of the library"
+    "the library crops images in another way than this project, which stretches them: their probabilities differ from "
+    "those of the library"
 )
 _logger = logging.getLogger(__name__)
 
@@ -120,10 +120,10 @@ def _describe_timm(config: JsonObject, shapes: Mapping[str, Shape]) -> Descripti
     labels = [(config, "label_names"), (pretrained, "label_names"), (pretrained, "labels")]
     classes = next((_read_labels(*label) for label in labels if label[0].values.get(label[1])), None)
     variant = {"padding": paddings[0], "batch_norm_epsilon": epsilon}
-    is_centered, share = pretrained.values.get("crop_mode") == "center", pretrained.values.get("crop_pct")
-    if is_centered and share != 1:
+    mode, share = pretrained.values.get("crop_mode"), pretrained.values.get("crop_pct")
+    if mode in ("center", None) and share not in (1, None):
         _logger.warning(_OTHER_CROP)
-    preprocessing = _CROP if is_centered and share == 1 else STRETCH
+    preprocessing = _CROP if mode == "center" and share == 1 else STRETCH
     metadata = Metadata(size, make_input_scaling(mean, std), classes, preprocessing=preprocessing)
     return Description(metadata, None if alpha is None else str(alpha), check_variant(variant))
 

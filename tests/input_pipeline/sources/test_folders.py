@@ -76,6 +76,9 @@ def test_lesions_are_named_by_path_by_file_name_or_without_suffix(tmp_path):
         (tmp_path / name).touch()
     (tmp_path / "lesions.csv").write_text("image,lesion_id\ncat/1.jpg,a\n2.jpg,a\n3,b\n")
     assert read_folders(tmp_path).lesions.tolist() == ["a", "a", "b"]
+    (tmp_path / "lesions.csv").write_text("image,lesion_id\ncat/1.jpg,a\n2.jpg,a\n2,c\n3,b\n")
+    with pytest.raises(DataError, match=r"several lesions for cat/2\.jpg \(2, 2\.jpg\): keep one row"):
+        read_folders(tmp_path)
 
 
 @pytest.mark.parametrize(

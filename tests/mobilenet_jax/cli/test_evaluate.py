@@ -286,6 +286,14 @@ def write_half_the_labels(workdir, data):
     return ["--data", copy]
 
 
+def test_a_workdir_that_cannot_be_written_is_evaluated_without_corrections(run, workdir, tmp_path):
+    (workdir / "calibration.json").mkdir()  # as root, tests can write to read-only files
+    status, _, err = run("evaluate", workdir, "--resamples=0", f"--out={tmp_path / 'out'}")
+    assert status == 0
+    assert "warning: the corrections of the probabilities are not stored: " in err
+    assert (tmp_path / "out" / "metrics.json").exists()
+
+
 @pytest.mark.parametrize(
     ("prepare", "message"),
     [

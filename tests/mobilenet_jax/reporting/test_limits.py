@@ -40,7 +40,7 @@ def test_a_sound_evaluation_has_no_warnings():
 
 def test_models_of_different_settings_are_a_warning():
     evaluation = make_evaluation(runs=2)
-    evaluation.runs[1].config["data"] = {"split": "fold:2/5"}
+    evaluation.runs[1].config["data"] = {"split": "fold:2/5", "resize": "stretch"}  # a key of a later version
     assert list_warnings(evaluation) == []
     for model, rate in zip(evaluation.runs, (0.1, 0.2), strict=True):
         model.config["optimizer"] = {"learning_rate": rate}
