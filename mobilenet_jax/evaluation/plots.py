@@ -130,7 +130,7 @@ def _draw_confusion_matrix(predictions: Predictions) -> Figure:
     display = ConfusionMatrixDisplay(shares, display_labels=names)
     has_numbers = len(names) <= _MAX_CLASSES
     display.plot(
-        cmap="cividis", ax=axes, im_kw={"vmin": 0, "vmax": 1}, xticks_rotation=45, colorbar=False,
+        cmap="cividis", ax=axes, im_kw={"vmin": 0, "vmax": 1}, xticks_rotation=45, colorbar=not has_numbers,
         include_values=has_numbers,
     )  # fmt: skip
     if has_numbers:
