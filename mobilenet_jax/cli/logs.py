@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from collections.abc import Callable
 from typing import TextIO
 
 import absl.logging
@@ -34,8 +35,23 @@ class _Handler(logging.StreamHandler[TextIO]):
             super().handleError(record)
 
 
+def _make_repetition_filter() -> Callable[[logging.LogRecord], bool]:
+    """Returns a filter that drops messages it has seen, such as warnings about the same images for each fold."""
+    seen: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        is_known = message in seen
+        seen.add(message)
+        return not is_known
+
+    return is_new
+
+
 def configure_logging(level: int) -> None:
     """Shows log records of the two packages at `level` and above, without timestamps; WARNING and above go to stderr.
+
+    Warnings are shown once.
 
     Orbax logs stack traces of errors that it also raises; they are hidden, since the error boundary reports the errors.
     """
@@ -43,6 +59,7 @@ def configure_logging(level: int) -> None:
     stdout, stderr = (_Handler(s) if s else logging.NullHandler() for s in (sys.stdout, sys.stderr))  # None if closed
     stdout.addFilter(lambda record: record.levelno < logging.WARNING)
     stderr.setLevel(logging.WARNING)
+    stderr.addFilter(_make_repetition_filter())
     for handler in (stdout, stderr):
         handler.setFormatter(_LevelPrefix())
     for name in PACKAGES:

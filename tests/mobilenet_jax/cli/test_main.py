@@ -68,6 +68,19 @@ def test_a_command_goes_on_when_nobody_reads_its_log():
     assert process.wait() == 0
 
 
+def test_a_warning_is_shown_once():
+    code = (
+        "import logging\n"
+        "from mobilenet_jax.cli.logs import configure_logging\n"
+        "configure_logging(logging.INFO)\n"
+        "for name in ('a', 'a', 'b'): logging.getLogger('input_pipeline').warning('identical images: %s', name)\n"
+        "for _ in range(2): logging.getLogger('mobilenet_jax').info('epoch')"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stderr == "warning: identical images: a\nwarning: identical images: b\n"
+    assert result.stdout == "epoch\nepoch\n"
+
+
 def test_help_imports_neither_jax_nor_tensorflow():
     code = (
         "import sys\n"
