@@ -69,7 +69,7 @@ def draw_curves(records: Sequence[Mapping[str, Any]], best_epoch: int | None, *,
                 axes.axvline(best_epoch, color="gray", linestyle="--", linewidth=1, label=f"best epoch, {best_epoch}")
             _label_epochs(axes, title)
             axes.set_ylim(*((0, None) if metric == "loss" else (0, 1)))
-        panels[0].legend(loc="lower left")
+        panels[1].legend(loc="lower right")  # the loss may be anywhere
         return figure
 
 

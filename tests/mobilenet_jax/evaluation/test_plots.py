@@ -18,7 +18,7 @@ def test_the_best_epoch_is_marked_in_every_panel():
         figure = draw_curves(make_records(5), 3, narrow=narrow)
         for axes in figure.axes:
             assert [list(line.get_xdata()) for line in axes.lines if line.get_linestyle() == "--"] == [[3, 3]]
-        assert "best epoch, 3" in [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+        assert "best epoch, 3" in [text.get_text() for text in figure.axes[1].get_legend().get_texts()]
     assert all(len(axes.lines) == 2 for axes in draw_curves(make_records(5), None).axes)
 
 
