@@ -23,9 +23,7 @@ def get_config() -> ConfigDict:
     # Global average pooling and one dense layer: with few images the article's head of millions overfits.
     config.model.head = "small"
     config.model.dropout = 0.2
-    config.init.input_scaling = (
-        "weights"  # pretrained features are worse if pixels have another range than in pretraining
-    )
+    config.init.input_scaling = "weights"  # pretrained features are worse with another range of pixels
 
     # Otherwise rare classes are hardly ever predicted. The loss with the log class frequencies makes the probabilities
     # those of equally frequent classes. Sampling all classes equally often instead repeats the rare images until the

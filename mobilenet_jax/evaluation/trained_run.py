@@ -178,13 +178,13 @@ class TrainedRun(EvaluatedModel):
 
     def describe_prior(self) -> str:
         """Returns a sentence on the class frequencies that the probabilities assume."""
-        loss, data = self.config["loss"], self.config["data"]
-        unchanged = {"logit_adjustment": 0, "class_weights": "none", "sampling": "uniform"}
-        settings = {name: (data if name == "sampling" else loss).get(name, value) for name, value in unchanged.items()}
-        changed = [f"{name}={value}" for name, value in settings.items() if value != unchanged[name]]
-        if changed == ["logit_adjustment=1.0"]:
+        defaults = {"logit_adjustment": 0, "class_weights": "none", "sampling": "uniform"}
+        settings = defaults | self.config["data"] | self.config["loss"]  # earlier versions do not have all three
+        changed = {name: settings[name] for name, default in defaults.items() if settings[name] != default}
+        if changed == {"logit_adjustment": 1}:
             return _EQUAL_CLASSES
-        return _RARE_CLASSES.format(", ".join(changed)) if changed else _TRAINING_CLASSES
+        listed = ", ".join(f"{name}={value}" for name, value in changed.items())
+        return _RARE_CLASSES.format(listed) if changed else _TRAINING_CLASSES
 
     @property
     def default_split(self) -> str:

@@ -35,7 +35,7 @@ _CLASS_METRICS = {
 _CAPTIONS = {  # captions and alternative texts of the plots
     "curves": "Learning curves: loss, accuracy and balanced accuracy by epoch. Dashed line: the best epoch.",
     "confusion": "Confusion matrix: the images of each class (row) that are assigned to each class (column), as a "
-    "fraction of the row and, of at most 25 classes, as a number.",
+    "fraction of the row and, unless there are many classes, as a number.",
     "roc": "One-vs-rest ROC curves: sensitivity against 1 - specificity over all thresholds. Dotted: chance.",
     "precision_recall": "One-vs-rest precision-recall curves over all thresholds.",
     "reliability": "Reliability diagram: accuracy (top) and number of images (bottom) by confidence.",

@@ -29,7 +29,7 @@ _ALL_IMAGES = (
     "The model was trained on all images of its data set, without a validation split: only images from elsewhere "
     "measure how well it generalizes."
 )
-_EQUAL_CLASSES = (
+_CORRECTED_CLASSES = (
     "The probabilities are corrected to those of equally common classes. Where a class is rare, its probability is too "
     "high."
 )
@@ -53,7 +53,7 @@ def list_limits(model: EvaluatedModel, correction: Correction | None = None) -> 
         return classes, _UNKNOWN_TRAINING, _PRECISION
     selection = (_SELECTION,) if _is_selected(model) else ()
     training = (_ALL_IMAGES,) if model.config["data"]["split"] == "all" else selection
-    prior = filter(None, [_EQUAL_CLASSES if correction == "prior" else model.describe_prior()])
+    prior = filter(None, [_CORRECTED_CLASSES if correction == "prior" else model.describe_prior()])
     return (classes, *training, *prior, _PRECISION, *(_ISIC_LIMITS if model.is_isic else ()))
 
 

@@ -65,6 +65,7 @@ def test_a_short_row_of_the_split_is_an_error(workdir):
     [
         ("loss", {}, "assume that the classes are as frequent as in the training set"),
         ("loss", {"logit_adjustment": 1.0}, "are those of equally common classes"),
+        ("loss", {"logit_adjustment": 1}, "are those of equally common classes"),
         ("loss", {"logit_adjustment": 0.5}, r"gave rare classes more weight \(logit_adjustment=0.5\)"),
         ("loss", {"class_weights": "balanced"}, r"gave rare classes more weight \(class_weights=balanced\)"),
         ("data", {"sampling": "balanced"}, r"gave rare classes more weight \(sampling=balanced\)"),
