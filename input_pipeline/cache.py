@@ -33,7 +33,7 @@ from input_pipeline.user_cache import create_cache_folder
 CacheKind = Literal["none", "memory", "disk"]
 
 _MAX_AGE = 30 * 86_400  # seconds
-_FORMAT = 2  # raised when the same files decode to other pixels, so that existing caches are replaced
+_FORMAT = 3  # raised when the same files decode to other pixels, so that existing caches are replaced
 
 _logger = logging.getLogger(__name__)
 

@@ -17,12 +17,15 @@ import tensorflow as tf
 from input_pipeline.errors import DataError, get_first_line
 from input_pipeline.examples import Batch
 from input_pipeline.image_files import is_address, read_record
-from input_pipeline.image_ops import PNG_SIGNATURE, decode_with_pillow, preprocess
+from input_pipeline.image_ops import OVERSAMPLING, PNG_SIGNATURE, decode_with_pillow, preprocess
 from input_pipeline.preprocessing import STRETCH, Preprocessing
 from input_pipeline.resources import count_cpus
 
 with suppress(RuntimeError):  # TensorFlow is initialized already, by other code
     tf.config.set_visible_devices([], "GPU")  # otherwise TensorFlow allocates all the memory that JAX needs
+
+# Conditions are written as `tf.cond`, so Python's statements need no conversion, which takes half a second.
+_unconverted = tf.autograph.experimental.do_not_convert
 
 Augment = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 _Columns = dict[str, tf.Tensor]
@@ -37,9 +40,14 @@ _TENSORFLOW_PREFIX = re.compile(r"^\{\{.*?\}\} (.*Iterator::Root\S*: )?(\w+Error
 
 def decode_images(paths: np.ndarray, image_size: int, preprocessing: Preprocessing = STRETCH) -> Iterator[np.ndarray]:
     """Yields each image in order, uint8 `[image_size, image_size, 3]`."""
-    dataset, read = tf.data.Dataset.from_tensor_slices(paths), _make_reader(paths[0])
-    dataset = dataset.map(lambda path: _preprocess(read(path), image_size, preprocessing), num_parallel_calls=_PARALLEL)
-    yield from _iterate(dataset)
+    read = _make_reader(paths[0])
+
+    @_unconverted
+    def read_image(path: tf.Tensor) -> tf.Tensor:
+        return _preprocess(read(path), image_size, preprocessing)
+
+    dataset = tf.data.Dataset.from_tensor_slices(paths)
+    yield from _iterate(dataset.map(read_image, num_parallel_calls=_PARALLEL))
 
 
 def can_decode(data: bytes) -> bool:
@@ -78,14 +86,17 @@ def run_plan(
     plans = [plan]  # TensorFlow keeps the function for ever, but need not keep the plan
     dataset = tf.data.Dataset.from_generator(lambda: plans[0](), output_signature=signature)
 
+    @_unconverted
     def read_image(example: Mapping[str, tf.Tensor]) -> _Columns:
         columns = dict(example)
         return {"image": _preprocess(read(columns.pop("source")), image_size, preprocessing), **columns}
 
+    @_unconverted
     def gather_images(batch: Mapping[str, tf.Tensor]) -> _Columns:
         columns = dict(batch)
         return {"image": tf.numpy_function(gather, [columns.pop("source")], tf.uint8), **columns}
 
+    @_unconverted
     def augment_batch(batch: Mapping[str, tf.Tensor]) -> _Columns:
         columns = dict(batch)
         arguments = [columns.pop(name) for name in ("image", "affine", "color")]
@@ -121,9 +132,9 @@ def _preprocess(data: tf.Tensor, image_size: int, preprocessing: Preprocessing) 
 
 
 def _decode(data: tf.Tensor, image_size: int) -> tf.Tensor:
-    """Decodes to uint8 `[height, width, 3]`, with no side below `image_size` unless the image's own is.
+    """Decodes to uint8 `[height, width, 3]`.
 
-    A JPEG of at least twice that size is decoded at a half, quarter or eighth of its own, which its blocks of
+    A large JPEG is decoded at a half, quarter or eighth of its size, see `OVERSAMPLING`, which its blocks of
     frequencies give directly. That is less work than to decode all of it and to average pixels afterwards. Pillow
     decodes CMYK JPEGs, and the formats other than JPEG and PNG, as for inference.
     """
@@ -136,7 +147,8 @@ def _decode(data: tf.Tensor, image_size: int) -> tf.Tensor:
 
     def decode_jpeg() -> tf.Tensor:
         shape = tf.image.extract_jpeg_shape(data)
-        index = tf.reduce_sum(tf.cast(tf.reduce_min(shape[:2]) // image_size >= [2, 4, 8], tf.int32))
+        ratio = tf.reduce_min(shape[:2]) // image_size // OVERSAMPLING
+        index = tf.reduce_sum(tf.cast(ratio >= [2, 4, 8], tf.int32))
         is_cmyk = shape[2] == 4
         return tf.cond(is_cmyk, decode_other, lambda: tf.switch_case(index, [make_decoder(r) for r in (1, 2, 4, 8)]))
 

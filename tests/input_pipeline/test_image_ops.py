@@ -35,11 +35,21 @@ def _assert_decoded_as_in_training(path, size, preprocessing=STRETCH):
     np.testing.assert_array_equal(decode_image(path.read_bytes(), (size, size), preprocessing), expected)
 
 
-@pytest.mark.parametrize("size", [32, 50, 128, 224, 700])
+@pytest.mark.parametrize("size", [14, 28, 50, 128, 224, 700])
 def test_real_photographs_are_decoded_as_in_training(real_data, real_photographs, size):
     """Decodes at an eighth, a quarter, a half and all of their size, and larger."""
     for path in [*sorted(real_data.glob("*/*.jpg"))[:5], *real_photographs[:5]]:
         _assert_decoded_as_in_training(path, size)
+
+
+@pytest.mark.parametrize("size", [28, 56])
+def test_decoding_at_a_reduced_size_changes_few_pixels(real_data, size):
+    """Decodes at a quarter and at a half of the size."""
+    differences = []
+    for path in sorted(real_data.glob("*/*.jpg")):
+        full = preprocess(cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR_RGB), (size, size), STRETCH)
+        differences.append(np.abs(full - decode_image(path.read_bytes(), (size, size)).astype(float)))
+    assert 0 < np.mean(differences) < 0.5  # of 255 levels
 
 
 @pytest.mark.parametrize(

@@ -24,13 +24,13 @@ from tests.helpers.sensitive_weights import make_images, make_sensitive_weights
 
 def predict(weights, paths):
     classifier = Classifier(read_weights(weights))
-    [batch] = classify_files(classifier, list(map(str, paths)), batch_size=32)
+    [batch] = classify_files(classifier, list(map(str, paths)), batch_size=64)
     return classifier.class_names, batch.probabilities
 
 
-def test_page_and_python_compute_the_same_probabilities(page, sensitive, real_photographs, tmp_path):
-    # JPEGs of less than twice the input size: larger ones are decoded in Python at a reduced size.
-    paths = real_photographs[:20]
+def test_page_and_python_compute_the_same_probabilities(page, sensitive, real_photographs, real_data, tmp_path):
+    """Classifies images of 200 x 150 and of 600 x 450 pixels, and smaller ones."""
+    paths = real_photographs[:20] + sorted(real_data.glob("*/*.jpg"))[:20]
     for size in ((20, 24), (33, 200)):  # smaller than the input, and only partly
         paths.append(tmp_path / f"{size}.png")
         Image.open(paths[0]).resize(size).save(paths[-1])
