@@ -12,6 +12,7 @@ and other columns are ignored.
 """
 
 import logging
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -39,7 +40,7 @@ _logger = logging.getLogger(__name__)
 
 class _Row(NamedTuple):
     line: int
-    path: Path
+    path: str
     label: str
     group: str
     subset: str
@@ -66,14 +67,14 @@ def read_csv_table(file: str | Path, faults: Faults | None = None) -> Examples:
     with collect_faults(faults) as collected:
         rows, has_subsets = _read_table(file, collected)
         classes = _sort_classes({row.label for row in rows})
-        paths = [row.path for row in rows]
+        number_of = {label: i for i, label in enumerate(classes)}
         examples = Examples(
-            paths=np.array([str(path) for path in paths], np.str_),
-            labels=np.array([classes.index(row.label) for row in rows], np.int32),
+            paths=np.array([row.path for row in rows], np.str_),
+            labels=np.array([number_of[row.label] for row in rows], np.int32),
             lesions=np.array([row.group for row in rows], np.str_),
             rows=np.array([f"{file.name}:{row.line}" for row in rows], np.str_),
             class_names=tuple(classes),
-            relative_paths=name_by_path(paths, file.parent),
+            relative_paths=name_by_path([row.path for row in rows], file.parent),
             subsets=np.array([row.subset for row in rows], np.str_) if has_subsets else None,
         )
         examples = replace(examples, lesions=_name_lesions(examples))
@@ -104,7 +105,7 @@ def _read_table(file: Path, faults: Faults) -> tuple[list[_Row], bool]:
                 f"{file}:1: the columns are {header}, but path and label are required, and group and split optional, "
                 "each of them once, separated by commas"
             )
-    line_of: dict[Path, int] = {}
+    folder, line_of = str(file.parent), dict[str, int]()
     rows, skipped = [], 0
     for line, cells in lines:
         if len(cells) != len(header):
@@ -114,9 +115,9 @@ def _read_table(file: Path, faults: Faults) -> tuple[list[_Row], bool]:
         if values.get("split", "").lower() == _TEST:
             skipped += 1
             continue
-        path = file.parent / values["path"]
-        row_faults = _find_faults(values, path, line_of)
-        line_of.setdefault(path, line)
+        path = os.path.join(folder, values["path"])
+        first = line_of.setdefault(os.path.normpath(path), line)
+        row_faults = _find_faults(values, path, first if first < line else None)
         faults += [f"{file}:{line}: {fault}" for fault in row_faults]
         if not row_faults:
             subset = _SUBSET_OF[values["split"].lower()] if "split" in values else ""
@@ -128,14 +129,14 @@ def _read_table(file: Path, faults: Faults) -> tuple[list[_Row], bool]:
     return rows, "split" in header
 
 
-def _find_faults(values: dict[str, str], path: Path, line_of: dict[Path, int]) -> list[str]:
-    """Returns all faults of a row."""
+def _find_faults(values: dict[str, str], path: str, earlier: int | None) -> list[str]:
+    """Returns all faults of a row; `earlier` is an earlier line with the same path."""
     if not values["path"]:
         return ["the path is empty: fill it in, or remove the row"]
     faults = []
-    if path in line_of:
-        faults.append(f"{values['path']} is in line {line_of[path]} already: remove one of the two")
-    elif not path.exists():
+    if earlier:
+        faults.append(f"{values['path']} is in line {earlier} already: remove one of the two")
+    elif not os.path.exists(path):
         faults.append(f"there is no {path}: add the image or remove the row")
     if not values["label"]:
         faults.append(f"no label for {values['path']}: fill it in, or remove the row")

@@ -89,7 +89,7 @@ def read_folders(folder: str | Path, faults: Faults | None = None) -> Examples:
             lesions=np.array([path.stem for path in paths], np.str_),
             rows=np.array([path.relative_to(base).as_posix() for path in paths], np.str_),
             class_names=tuple(classes),
-            relative_paths=name_by_path(paths, folder),
+            relative_paths=name_by_path([str(path) for path in paths], folder),
             subsets=np.array([image.subset for image in images], np.str_) if layout.validation else None,
         )
         if (folder / _LESIONS).exists():
