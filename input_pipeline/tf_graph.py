@@ -24,7 +24,7 @@ from input_pipeline.resources import count_cpus
 with suppress(RuntimeError):  # TensorFlow is initialized already, by other code
     tf.config.set_visible_devices([], "GPU")  # otherwise TensorFlow allocates all the memory that JAX needs
 
-# Conditions are written as `tf.cond`, so Python's statements need no conversion, which takes half a second.
+# Conditions are written as `tf.cond`, so Python's statements need no conversion, which takes time at every start.
 _unconverted = tf.autograph.experimental.do_not_convert
 
 Augment = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
