@@ -24,7 +24,7 @@ cv2.setNumThreads(0)  # one thread per image, since many images are processed at
 
 _REDUCED = ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4), (2, cv2.IMREAD_REDUCED_COLOR_2))
 # A JPEG that is decoded at a reduced size keeps sides of at least this multiple of the result's: area averaging then
-# gives nearly the pixels of a full decoding, as on phones and in browsers. With less, some images changed their class.
+# gives nearly the pixels of a full decoding, as on phones and in browsers (docs/architecture.md).
 OVERSAMPLING = 4
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_BITS = 24  # the position of the bits per channel in a PNG

@@ -115,8 +115,8 @@ def _read_table(file: Path, faults: Faults) -> tuple[list[_Row], bool]:
         if values.get("split", "").lower() == _TEST:
             skipped += 1
             continue
-        path = os.path.join(folder, values["path"])
-        first = line_of.setdefault(os.path.normpath(path), line)
+        path = _join(folder, values["path"])
+        first = line_of.setdefault(os.path.normcase(path), line)
         row_faults = _find_faults(values, path, first if first < line else None)
         faults += [f"{file}:{line}: {fault}" for fault in row_faults]
         if not row_faults:
@@ -129,6 +129,12 @@ def _read_table(file: Path, faults: Faults) -> tuple[list[_Row], bool]:
     return rows, "split" in header
 
 
+def _join(folder: str, path: str) -> str:
+    """Joins paths as pathlib does, without its cost where neither has something like `./` or `//` to remove."""
+    joined = os.path.join(folder, path)
+    return joined if os.path.normpath(joined) == joined else str(Path(joined))
+
+
 def _find_faults(values: dict[str, str], path: str, earlier: int | None) -> list[str]:
     """Returns all faults of a row; `earlier` is an earlier line with the same path."""
     if not values["path"]:
@@ -136,13 +142,24 @@ def _find_faults(values: dict[str, str], path: str, earlier: int | None) -> list
     faults = []
     if earlier:
         faults.append(f"{values['path']} is in line {earlier} already: remove one of the two")
-    elif not os.path.exists(path):
-        faults.append(f"there is no {path}: add the image or remove the row")
+    elif error := _find_error(path):
+        faults.append(error)
     if not values["label"]:
         faults.append(f"no label for {values['path']}: fill it in, or remove the row")
     if "split" in values and values["split"].lower() not in _SUBSET_OF:
         faults.append(f"split is {values['split']!r}, not one of {', '.join(_SUBSET_OF)}, {_TEST}: correct the cell")
     return faults
+
+
+def _find_error(path: str) -> str | None:
+    """Returns why a file cannot be read, as far as its folder shows."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return f"there is no {path}: add the image or remove the row"
+    except OSError as error:
+        return f"{path} cannot be read ({error.strerror})"
+    return None
 
 
 def _sort_classes(labels: set[str]) -> Sequence[str]:

@@ -19,7 +19,6 @@ from input_pipeline.image_files import IMAGE_SUFFIXES
 from input_pipeline.image_reader import read_images
 from mobilenet_jax.errors import EvaluationError
 from mobilenet_jax.inference.classifier import Classifier
-from mobilenet_jax.inference.grad_cam import draw_explanation, format_explanation, make_grad_cam
 
 TableFormat = Literal["csv", "isic", "jsonl"]
 Consumer = Callable[["ClassifiedBatch"], None]
@@ -258,13 +257,15 @@ def make_explainer(
     Raises:
         EvaluationError: `class_name` is not a class, or two images in one folder differ only in their suffix.
     """
+    from mobilenet_jax.inference import grad_cam  # imports Matplotlib, which predictions do not need
+
     names = classifier.class_names
     if class_name is not None and class_name not in names:
         raise EvaluationError(f"--explain-class is {class_name}, which is not one of the classes {', '.join(names)}")
     root = find_root(paths) if root is None else root
     stem_of = {path: folder / Path(name_image(path, root)).with_suffix("") for path in paths}
     check_unique_names(paths, list(map(str, stem_of.values())))
-    compute_maps = make_grad_cam(classifier)
+    compute_maps = grad_cam.make_grad_cam(classifier)
 
     def explain(batch: ClassifiedBatch) -> None:
         if not batch.paths:
@@ -274,10 +275,10 @@ def make_explainer(
         maps = compute_maps(batch.pixels, classes)
         for i, path in enumerate(batch.paths):
             row, label, best = batch.probabilities[i], classes[i], predicted[i]
-            title = format_explanation(names[label], row[label], names[best], row[best])
+            title = grad_cam.format_explanation(names[label], row[label], names[best], row[best])
             picture = stem_of[path].with_name(f"{stem_of[path].name}.{_make_file_name(names[label])}.png")
             picture.parent.mkdir(parents=True, exist_ok=True)
             with replace_atomically(picture) as unfinished:
-                draw_explanation(batch.pixels[i], maps[i], title).save(unfinished)
+                grad_cam.draw_explanation(batch.pixels[i], maps[i], title).save(unfinished)
 
     return explain

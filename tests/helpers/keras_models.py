@@ -63,8 +63,8 @@ def compute_relative_error(value, expected):
 
 
 def read_pixels(path, size):
-    """Returns a JPEG as the network takes it: decoded by Pillow, at a fraction if that is enough, and scaled down."""
+    """Returns a JPEG as the network takes it: decoded by Pillow, at a fraction if it is large, and scaled down."""
     with Image.open(path) as image:
-        image.draft("RGB", (size, size))
+        image.draft("RGB", (4 * size, 4 * size))
         scaled = cv2.resize(np.asarray(image), (size, size), interpolation=cv2.INTER_AREA)
     return scaled.astype(np.float32) / 127.5 - 1

@@ -105,6 +105,10 @@ def test_absolute_paths_and_other_columns_and_spaces_are_accepted(folder, tmp_pa
         (["path,label", "a/0.png,a", "b/0.png,"], "table.csv:3: no label for b/0.png: fill it in"),
         (["path,label", ",a", "b/0.png,b"], "table.csv:2: the path is empty"),
         (["path,label", "a/0.png,a", "a/0.png,b"], "table.csv:3: a/0.png is in line 2 already"),
+        (["path,label", "a/0.png,a", "./a//0.png,b"], "table.csv:3: ./a//0.png is in line 2 already"),
+        (["path,label", f"{'a' * 300}.png,a"], "table.csv:2: .*a.png cannot be read .*too long"),
+        (["path,label", "a/0.png/1.png,a"], "table.csv:2: there is no .*a/0.png/1.png"),
+        (["path,label", "a\0.png,a"], "table.csv:2: there is no"),
         (
             ["path,label,split", "a/0.png,a,train", "b/0.png,b,dev"],
             "table.csv:3: split is 'dev', not one of train, training, val, valid, validation",
@@ -118,6 +122,14 @@ def test_absolute_paths_and_other_columns_and_spaces_are_accepted(folder, tmp_pa
 def test_faults_are_reported_with_their_line(folder, lines, message):
     with pytest.raises(DataError, match=message):
         read_csv_table(_write(folder, *lines))
+
+
+def test_paths_are_normalized_but_links_are_kept(folder):
+    (folder / "link").symlink_to(folder / "b")  # so that link/../a is a folder beside b, and not one beside the link
+    examples = read_csv_table(
+        _write(folder, "path,label", "./a//0.png,a", f"{folder}/b/./0.png,b", "link/../a/1.png,a")
+    )
+    assert examples.paths.tolist() == [str(folder / name) for name in ("a/0.png", "b/0.png", "link/../a/1.png")]
 
 
 def test_all_faults_are_in_one_report(folder):
