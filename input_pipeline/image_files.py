@@ -10,6 +10,9 @@ from pathlib import Path
 from input_pipeline.errors import DataError
 
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+UNSUPPORTED_SUFFIXES = (
+    ".arw", ".avif", ".cr2", ".dcm", ".dng", ".heic", ".heif", ".jp2", ".jxl", ".nef", ".psd", ".svg"
+)  # fmt: skip
 
 # Of Windows, macOS, Synology and Linux.
 _CLUTTER = ("thumbs.db", "desktop.ini", "$recycle.bin", "__macosx", "@eadir", "lost+found")

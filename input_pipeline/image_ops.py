@@ -60,6 +60,8 @@ def decode_image(data: bytes, size: tuple[int, int], preprocessing: Preprocessin
             is_fast &= image.mode != "CMYK"  # decoders differ in whether its values are inverted
     except MemoryError:
         raise
+    except Image.DecompressionBombError as error:
+        raise DataError(f"it is too large: {error}") from error
     except Exception as error:  # Pillow raises almost any type for damaged headers
         raise DataError(f"it is not one of {', '.join(FORMATS)}, or it is damaged") from error
     if is_deep_png(data):

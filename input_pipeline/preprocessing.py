@@ -12,7 +12,8 @@ class Preprocessing(NamedTuple):
 
     Attributes:
         resize: `"stretch"` resizes the whole image, so that its proportions change unless they are those of the
-            network's input. `"crop"` keeps them: it cuts the longer side, equally at both ends.
+            network's input. `"crop"` keeps them: it cuts the longer side, equally at both ends, and an odd pixel at the
+            right or at the bottom.
         color_constancy: `"shades_of_gray"` removes the color cast of the light, see `image_ops.remove_color_cast`.
     """
 
@@ -30,9 +31,10 @@ class Preprocessing(NamedTuple):
             size: height and width of the result in pixels.
         """
         height, width = size
-        cut = "cut the longer side equally at both ends to the proportions of the result, then " * (
-            self.resize == "crop"
-        )
+        cut = (
+            "cut the longer side equally at both ends (an odd pixel at the right or at the bottom) to the proportions "
+            "of the result, then "
+        ) * (self.resize == "crop")
         whole = "the whole image " * (self.resize == "stretch")
         gray = f"; then remove the color cast by shades of gray with the norm {MINKOWSKI_NORM}" * (
             self.color_constancy != "none"

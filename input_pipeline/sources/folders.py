@@ -26,11 +26,10 @@ from tqdm import tqdm
 from input_pipeline.csv_cells import escape_formula
 from input_pipeline.errors import DataError
 from input_pipeline.examples import Examples, Faults, collect_faults, name_by_path
-from input_pipeline.image_files import IMAGE_SUFFIXES, is_address, is_clutter, read_record
+from input_pipeline.image_files import IMAGE_SUFFIXES, UNSUPPORTED_SUFFIXES, is_address, is_clutter, read_record
 from input_pipeline.sources.tables import read_lesions
 from input_pipeline.splits import SUBSETS
 
-_OTHER_IMAGES = (".arw", ".avif", ".cr2", ".dcm", ".dng", ".heic", ".heif", ".jp2", ".jxl", ".nef", ".psd", ".svg")
 _LESIONS = "lesions.csv"
 
 # The folders that hold class folders, in any case and with `_set` or without. A test folder is the validation folder if
@@ -182,7 +181,7 @@ def _list_class(folder: Path, faults: Faults) -> list[Path]:
             faults.append(f"{path} is a folder in a class folder, which holds images only: move it elsewhere")
         elif path.suffix.lower() in IMAGE_SUFFIXES:
             images.append(path)
-        elif path.suffix.lower() in _OTHER_IMAGES:
+        elif path.suffix.lower() in UNSUPPORTED_SUFFIXES:
             faults.append(f"{path} is in a format that cannot be read: convert it to JPEG or PNG")
         else:
             faults.append(f"{path} is not an image file ({', '.join(IMAGE_SUFFIXES)}): move it elsewhere")

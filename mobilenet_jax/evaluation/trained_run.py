@@ -216,7 +216,7 @@ class TrainedRun(EvaluatedModel):
             if (data, source) == self.locate_images(None, None):
                 raise
             raise DataError(
-                f"{error}; to evaluate all images of another folder, choose the split `all`", error.details
+                f"{error}; `evaluate --split=all` evaluates all images of another folder", error.details
             ) from error
         if split == str(table):
             return subsets

@@ -20,7 +20,7 @@ from mobilenet_jax.errors import ExportError, UserError, is_out_of_memory
 from mobilenet_jax.evaluation.trained_run import TrainedRun, read_trained_run
 from mobilenet_jax.export import quantization
 from mobilenet_jax.export.formats import Format, Quantization, get_format
-from mobilenet_jax.export.images import read_calibration_images, read_verification_images
+from mobilenet_jax.export.images import read_calibration_images, read_verification_images, warn_of_few_images
 from mobilenet_jax.export.network import Network
 from mobilenet_jax.export.verification import Verification, verify
 from mobilenet_jax.weights.load import is_workdir, read_weights
@@ -83,13 +83,14 @@ def export_model(
             "--quantize=float16"
         )
     _warn_of_large_head(network)
-    pixels = read_verification_images(run, data, network, _VERIFICATION_IMAGES)
     module = chosen.load_module()
     write = module.write
     if quantize == "int8":
         typical = read_calibration_images(run, data, network, calibration_images)
+        warn_of_few_images(typical)
         write = functools.partial(quantization.write_int8, pixels=typical)
-    elif quantize == "float16":
+    pixels = read_verification_images(run, data, network, _VERIFICATION_IMAGES)
+    if quantize == "float16":
         write = functools.partial(quantization.write_float16, pixels=_read_typical_images(network, run, data, pixels))
     remove_leftovers(Path(os.path.realpath(out)).parent)
     with replace_with_description(out, get_description_path(out)) as (unfinished, unfinished_description):
@@ -122,7 +123,7 @@ def _read_typical_images(
     try:
         return read_calibration_images(run, data, network, len(verification_pixels))
     except (UserError, OSError) as error:
-        _logger.warning("biases corrected on the images of the verification, because %s", error)
+        _logger.warning("the biases are corrected on the images of the verification: %s", error)
         return verification_pixels
 
 

@@ -15,6 +15,7 @@ from mobilenet_jax.inference.predict_files import find_images
 
 _BATCH = 64
 _SEED = 0
+_FEW, _ENOUGH = 32, 100  # images for the calibration of int8
 _logger = logging.getLogger(__name__)
 
 
@@ -39,7 +40,7 @@ def read_verification_images(run: TrainedRun | None, data: str | None, network: 
     except (DataError, EvaluationError, ExportError, OSError) as error:
         if data:
             raise
-        _logger.warning("verified with drawings of lesions, because %s", error)
+        _logger.warning("the images of the verification are drawings of lesions: %s", error)
     return _read(read_valid_examples("sample", "", "Training").paths, network, slice(count))
 
 
@@ -62,10 +63,27 @@ def read_calibration_images(run: TrainedRun | None, data: str | None, network: N
     return _read(_find_paths(run, data, "training"), network, slice(count))
 
 
+def warn_of_few_images(pixels: np.ndarray) -> None:
+    """Warns if there are too few different images, uint8 `[n, height, width, 3]`, for the ranges of int8."""
+    different = len({image.tobytes() for image in pixels})
+    if different < _FEW:
+        _logger.warning(
+            "int8 is calibrated with %d different images only: it can be wrong on others, and a verification with the "
+            "same images does not show that; specify a folder of %d or more with --data=DIR",
+            different,
+            _ENOUGH,
+        )
+
+
 def _find_paths(run: TrainedRun | None, data: str | None, split: str) -> Sequence[str] | np.ndarray:
     if run:
         split = "training" if run.config["data"]["split"] == "all" else split  # there is no validation
-        return run.read_examples(data, None, split).paths
+        try:
+            return run.read_examples(data, None, split).paths
+        except DataError as error:
+            if data:
+                raise
+            raise ExportError(f"{error}; if the images were moved, specify their folder with --data=DIR") from error
     if data and Path(data).is_dir():
         return find_images([data])
     raise ExportError(
@@ -81,5 +99,5 @@ def _read(paths: Sequence[str] | np.ndarray, network: Network, part: slice) -> n
     if not len(pixels):
         raise ExportError(f"no image can be read: {faults[0]}")
     if faults:
-        _logger.warning("%d of %d images cannot be read, such as %s", len(faults), len(chosen), faults[0])
+        _logger.warning("leaving out %d of %d images, the first: %s", len(faults), len(chosen), faults[0])
     return pixels

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import glob
 import json
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -15,13 +16,15 @@ from tqdm import tqdm
 
 from input_pipeline.atomic_files import replace_atomically
 from input_pipeline.csv_cells import escape_formula
-from input_pipeline.image_files import IMAGE_SUFFIXES
+from input_pipeline.image_files import IMAGE_SUFFIXES, UNSUPPORTED_SUFFIXES
 from input_pipeline.image_reader import read_images
 from mobilenet_jax.errors import EvaluationError
 from mobilenet_jax.inference.classifier import Classifier
 
 TableFormat = Literal["csv", "isic", "jsonl"]
 Consumer = Callable[["ClassifiedBatch"], None]
+
+_logger = logging.getLogger(__name__)
 
 _MAX_NAME = 60  # bytes of a class name in a file name, whose limit is 255 bytes on most systems
 
@@ -101,9 +104,20 @@ def name_image(path: str, root: str) -> str:
 
 
 def _list_images(folder: str) -> list[str]:
-    """Lists the images in a folder and its subfolders, except hidden files such as `._NAME.jpg` of macOS."""
-    files = (p for p in sorted(Path(folder).rglob("*")) if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
-    return [str(p) for p in files if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
+    """Lists the images in a folder and its subfolders, except hidden files such as `._NAME.jpg` of macOS.
+
+    Images in formats that cannot be read are warned of.
+    """
+    files = [p for p in sorted(Path(folder).rglob("*")) if p.is_file()]
+    visible = [p for p in files if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
+    unsupported = [p for p in visible if p.suffix.lower() in UNSUPPORTED_SUFFIXES]
+    if unsupported:
+        _logger.warning(
+            "leaving out %d images in formats that cannot be read, the first: %s: convert them to JPEG or PNG",
+            len(unsupported),
+            unsupported[0],
+        )
+    return [str(p) for p in visible if p.suffix.lower() in IMAGE_SUFFIXES]
 
 
 def classify_files(

@@ -74,6 +74,13 @@ def test_all_color_modes_are_decoded_as_in_training(tmp_path, mode, suffix):
         _assert_decoded_as_in_training(tmp_path / f"i.{suffix}", size)
 
 
+def test_images_beyond_the_limit_of_pillow_are_refused(tmp_path, monkeypatch):
+    Image.new("RGB", (30, 20)).save(tmp_path / "i.jpeg")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 299)
+    with pytest.raises(DataError, match="it is too large: Image size .600 pixels. exceeds limit of 598 pixels"):
+        decode_image((tmp_path / "i.jpeg").read_bytes(), (8, 8))
+
+
 @pytest.mark.parametrize("preprocessing", [CROP, GRAY, Preprocessing("crop", "shades_of_gray")])
 @pytest.mark.parametrize(("shape", "suffix"), [((90, 130), "jpeg"), ((301, 75), "jpeg"), ((75, 101), "bmp")])
 def test_every_preprocessing_is_that_of_training(tmp_path, preprocessing, shape, suffix):

@@ -82,8 +82,16 @@ def test_images_that_cannot_be_read_are_warned_of(tmp_path, caplog):
     (tmp_path / "3.png").write_bytes(b"text")
     network = Network(make_sensitive_weights("small", (32, 32)))
     assert len(images.read_calibration_images(None, str(tmp_path), network, 80)) == 3
-    assert caplog.messages[0].startswith("1 of 4 images cannot be read, such as ")
+    assert caplog.messages[0].startswith("leaving out 1 of 4 images, the first: ")
     assert "3.png" in caplog.messages[0]
+
+
+def test_a_calibration_with_few_different_images_is_warned_of(caplog):
+    pixels = np.arange(32, dtype=np.uint8)[:, None, None, None] * np.ones((8, 8, 3), np.uint8)
+    images.warn_of_few_images(pixels)
+    assert not caplog.messages
+    images.warn_of_few_images(np.concatenate([pixels[:31], pixels[:31]]))
+    assert caplog.messages[0].startswith("int8 is calibrated with 31 different images only")
 
 
 def test_probabilities_of_a_single_output_are_refused():

@@ -34,6 +34,16 @@ def test_folders_and_patterns_stand_for_their_visible_images(tmp_path):
     assert find_images([str(tmp_path / "**" / "*.jpg")]) == [expected[2]]
 
 
+def test_images_in_a_folder_that_cannot_be_read_are_warned_of(tmp_path, caplog):
+    for name in ("1.jpg", "2.HEIC", "3.avif", ".4.heic", "5.txt"):
+        (tmp_path / name).touch()
+    assert find_images([str(tmp_path)]) == [str(tmp_path / "1.jpg")]
+    assert caplog.messages == [
+        "leaving out 2 images in formats that cannot be read, the first: "
+        f"{tmp_path / '2.HEIC'}: convert them to JPEG or PNG"
+    ]
+
+
 def test_images_keep_the_order_of_the_arguments_without_duplicates(tmp_path, monkeypatch):
     for name in "abc":
         (tmp_path / f"{name}.jpg").touch()
