@@ -76,11 +76,17 @@ def _prepare_input_scaling(folder: Path) -> dict[str, Any]:
     return {"FILE": file, "IMAGES": list(map(str, write_photos(folder / "photos")[:2]))}
 
 
+def _prepare_input_pipeline(folder: Path) -> dict[str, Any]:
+    _write(folder / "w.safetensors", Architecture(0.25, "small", 3, 1), Metadata((32, 32), (-1.0, 1.0), _CLASSES))
+    return {"WORKDIR": folder / "w.safetensors", "FILES": list(map(str, write_photos(folder / "photos")))}
+
+
 # Writes the files that a document reads, and returns the variables that it assumes.
 PREPARATIONS: dict[str, Callable[[Path], dict[str, Any]]] = {
     "docs/python.md": _prepare_python,
     "docs/getting-started.md": _prepare_getting_started,
     "docs/weights.md": _prepare_weights,
     "docs/evaluation.md": lambda folder: {},
+    "benchmarks/results/input_pipeline.md": _prepare_input_pipeline,
     "benchmarks/results/input_scaling.md": _prepare_input_scaling,
 }
