@@ -126,13 +126,17 @@ def _draw(models: list[_PhoneModel]) -> Figure:
         errors = np.abs(np.transpose([m.interval for m in group]) - accuracies)
         left.plot([m.megabytes for m in group], accuracies, "o", label=f"alpha {alpha:g}")
         right.errorbar([m.milliseconds for m in group], accuracies, errors, fmt="o-", capsize=3, elinewidth=0.8)
-    for m in models:
-        for axes, x in ((left, m.megabytes), (right, m.milliseconds)):
-            axes.annotate(f"{m.size}", (x, m.accuracy), textcoords="offset points", xytext=(7, -4))
+        for i, m in enumerate(group):  # the sizes of one alpha have files of the same size
+            label, right_side = {"textcoords": "offset points", "fontsize": "small"}, i % 2
+            beside = {"xytext": (7 if right_side else -7, 0), "va": "center", "ha": "left" if right_side else "right"}
+            below = {"xytext": (0, -3), "va": "top", "ha": "center"}
+            left.annotate(f"{m.size}", (m.megabytes, m.accuracy), **label, **beside)
+            right.annotate(f"{m.size}", (m.milliseconds, m.interval[0]), **label, **below)
     left.set(xlabel="int8 file, MB", ylabel="balanced accuracy", xlim=(0, 1.15 * max(m.megabytes for m in models)))
     right.set(xlabel="time per image, ms, one thread", xlim=(0, 1.15 * max(m.milliseconds for m in models)))
     for axes in (left, right):
         axes.grid(alpha=0.3)
+        axes.margins(y=0.1)
     left.legend(title="numbers: image size", loc="lower center")
     return figure
 
