@@ -78,7 +78,7 @@ def _prepare_input_scaling(folder: Path) -> dict[str, Any]:
 
 def _prepare_input_pipeline(folder: Path) -> dict[str, Any]:
     _write(folder / "w.safetensors", Architecture(0.25, "small", 3, 1), Metadata((32, 32), (-1.0, 1.0), _CLASSES))
-    return {"WORKDIR": folder / "w.safetensors", "FILES": list(map(str, write_photos(folder / "photos")))}
+    return {"WEIGHTS": folder / "w.safetensors", "FILES": list(map(str, write_photos(folder / "photos")))}
 
 
 # Writes the files that a document reads, and returns the variables that it assumes.
