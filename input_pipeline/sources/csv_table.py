@@ -105,7 +105,8 @@ def _read_table(file: Path, faults: Faults) -> tuple[list[_Row], bool]:
                 f"{file}:1: the columns are {header}, but path and label are required, and group and split optional, "
                 "each of them once, separated by commas"
             )
-    folder, line_of = str(file.parent), dict[str, int]()
+    folder = str(file.parent)
+    line_of: dict[str, int] = {}
     rows, skipped = [], 0
     for line, cells in lines:
         if len(cells) != len(header):

@@ -69,7 +69,7 @@ def warn_of_few_images(pixels: np.ndarray) -> None:
     if different < _FEW:
         _logger.warning(
             "int8 is calibrated with %d different images only: it can be wrong on others, and a verification with the "
-            "same images does not show that; specify a folder of %d or more with --data=DIR",
+            "same images does not show that; %d or more are better (--data, --calibration-images)",
             different,
             _ENOUGH,
         )

@@ -110,14 +110,16 @@ def _list_images(folder: str) -> list[str]:
     """
     files = [p for p in sorted(Path(folder).rglob("*")) if p.is_file()]
     visible = [p for p in files if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
+    images = [str(p) for p in visible if p.suffix.lower() in IMAGE_SUFFIXES]
     unsupported = [p for p in visible if p.suffix.lower() in UNSUPPORTED_SUFFIXES]
     if unsupported:
         _logger.warning(
-            "leaving out %d images in formats that cannot be read, the first: %s: convert them to JPEG or PNG",
+            "leaving out %d of %d images, whose formats cannot be read; convert them to JPEG or PNG, such as %s",
             len(unsupported),
+            len(images) + len(unsupported),
             unsupported[0],
         )
-    return [str(p) for p in visible if p.suffix.lower() in IMAGE_SUFFIXES]
+    return images
 
 
 def classify_files(

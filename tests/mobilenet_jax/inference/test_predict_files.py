@@ -39,8 +39,8 @@ def test_images_in_a_folder_that_cannot_be_read_are_warned_of(tmp_path, caplog):
         (tmp_path / name).touch()
     assert find_images([str(tmp_path)]) == [str(tmp_path / "1.jpg")]
     assert caplog.messages == [
-        "leaving out 2 images in formats that cannot be read, the first: "
-        f"{tmp_path / '2.HEIC'}: convert them to JPEG or PNG"
+        "leaving out 2 of 3 images, whose formats cannot be read; convert them to JPEG or PNG, such as "
+        f"{tmp_path / '2.HEIC'}"
     ]
 
 
