@@ -28,7 +28,8 @@ _REDUCED = ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4), (2
 OVERSAMPLING = 4
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_BITS = 24  # the position of the bits per channel in a PNG
-_BITS_PER_SAMPLE = 258  # the number of a tag in TIFF files
+_BITS_PER_SAMPLE, _ORIENTATION = 258, 274  # the numbers of tags in TIFF files and EXIF data
+_UPRIGHT = 1  # an orientation
 _DEEP_MODES = ("I", "F")  # Pillow would clip these to 8 bits; 16-bit modes are named "I;16" and alike
 _BORDERS: dict[FillMode, int] = {
     "nearest": cv2.BORDER_REPLICATE,
@@ -83,6 +84,21 @@ def is_deep_png(data: bytes) -> bool:
     Decoders drop the lower 8 bits, so that an image of 12 bits in 16, as X-ray machines write them, would be black.
     """
     return data.startswith(PNG_SIGNATURE) and data[_PNG_BITS : _PNG_BITS + 1] == b"\x10"
+
+
+def is_marked_as_rotated(data: bytes) -> bool:
+    """Returns whether the EXIF data of an image ask viewers to rotate or flip it, which decoding does not.
+
+    Damaged EXIF data are ignored: the pixels do not need them.
+    """
+    try:
+        with Image.open(BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as image:  # Pillow rotates TIFF images
+            # `getexif` would decode a PNG without EXIF data.
+            return "exif" in image.info and image.getexif().get(_ORIENTATION, _UPRIGHT) != _UPRIGHT
+    except MemoryError:
+        raise
+    except Exception:  # Pillow raises almost any type for damaged headers
+        return False
 
 
 def decode_with_pillow(data: bytes) -> np.ndarray:

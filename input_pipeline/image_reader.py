@@ -9,14 +9,20 @@ import numpy as np
 
 from input_pipeline.errors import DataError
 from input_pipeline.image_files import read_image_bytes
-from input_pipeline.image_ops import decode_image
+from input_pipeline.image_ops import decode_image, is_marked_as_rotated
 from input_pipeline.preprocessing import STRETCH, Preprocessing
 from input_pipeline.resources import count_cpus
 
 _BATCHES_AHEAD = 3  # batches that are read while the model is at work
 _FILES_PER_TASK = 16  # with one task per file, small files take a third longer
 
-_Result = np.ndarray | str  # pixels, or a fault
+
+class _ReadFile(NamedTuple):
+    """The result for one file: its pixels, or None and a fault."""
+
+    pixels: np.ndarray | None
+    is_rotated: bool = False
+    fault: str = ""
 
 
 class ImageBatch(NamedTuple):
@@ -25,11 +31,13 @@ class ImageBatch(NamedTuple):
     Attributes:
         positions: int64 `[n]`, in the list of files.
         pixels: uint8 `[n, height, width, 3]`.
+        is_rotated: bool `[n]`, whether viewers would rotate or flip the image, see `image_ops.is_marked_as_rotated`.
         faults: one line for each file that could not be read, with its name.
     """
 
     positions: np.ndarray
     pixels: np.ndarray
+    is_rotated: np.ndarray
     faults: list[str]
 
 
@@ -50,10 +58,10 @@ def read_images(
         preprocessing: see `image_ops.preprocess`.
     """
 
-    def read_files(part: Sequence[str] | np.ndarray) -> list[_Result]:
+    def read_files(part: Sequence[str] | np.ndarray) -> list[_ReadFile]:
         return [_read_file(path, size, preprocessing) for path in part]
 
-    pending: deque[tuple[int, list[Future[list[_Result]]]]] = deque()
+    pending: deque[tuple[int, list[Future[list[_ReadFile]]]]] = deque()
     with ThreadPoolExecutor(count_cpus()) as pool:
         try:
             for start in range(0, len(paths), batch_size):
@@ -68,22 +76,24 @@ def read_images(
             pool.shutdown(cancel_futures=True)
 
 
-def _read_file(path: str, size: tuple[int, int], preprocessing: Preprocessing) -> _Result:
+def _read_file(path: str, size: tuple[int, int], preprocessing: Preprocessing) -> _ReadFile:
     try:
         path.encode()
-        return decode_image(read_image_bytes(path), size, preprocessing)
+        data = read_image_bytes(path)
+        return _ReadFile(decode_image(data, size, preprocessing), is_marked_as_rotated(data))
     except UnicodeEncodeError:
-        return f"{path!a} cannot be read (its name is not UTF-8, so no table could hold it)"
+        return _ReadFile(None, fault=f"{path!a} cannot be read (its name is not UTF-8, so no table could hold it)")
     except OSError as error:
-        return f"{path} cannot be read ({error.strerror or error})"
+        return _ReadFile(None, fault=f"{path} cannot be read ({error.strerror or error})")
     except DataError as error:
-        return f"{path} cannot be read ({error})"
+        return _ReadFile(None, fault=f"{path} cannot be read ({error})")
 
 
-def _collect_batch(start: int, futures: list[Future[list[_Result]]], size: tuple[int, int]) -> ImageBatch:
+def _collect_batch(start: int, futures: list[Future[list[_ReadFile]]], size: tuple[int, int]) -> ImageBatch:
     """Waits for the files of a batch, the first of which is at position `start`."""
-    results = [result for future in futures for result in future.result()]
-    readable = [i for i, result in enumerate(results) if not isinstance(result, str)]
-    pixels = np.stack([results[i] for i in readable]) if readable else np.zeros((0, *size, 3), np.uint8)
-    faults = [result for result in results if isinstance(result, str)]
-    return ImageBatch(np.array(readable, np.int64) + start, pixels, faults)
+    files = [file for future in futures for file in future.result()]
+    positions = np.array([start + i for i, file in enumerate(files) if file.pixels is not None], np.int64)
+    images = [file.pixels for file in files if file.pixels is not None]
+    pixels = np.stack(images) if images else np.zeros((0, *size, 3), np.uint8)
+    is_rotated = np.array([file.is_rotated for file in files if file.pixels is not None], bool)
+    return ImageBatch(positions, pixels, is_rotated, [file.fault for file in files if file.pixels is None])

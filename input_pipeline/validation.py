@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import os
-import struct
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,14 +20,13 @@ from input_pipeline.atomic_files import write_atomically
 from input_pipeline.errors import DataError, shorten
 from input_pipeline.examples import Examples, Faults, collect_faults
 from input_pipeline.image_files import hash_files, read_image_bytes
-from input_pipeline.image_ops import FAST_FORMATS, FORMATS, decode_with_pillow, is_deep_png
+from input_pipeline.image_ops import FAST_FORMATS, FORMATS, decode_with_pillow, is_deep_png, is_marked_as_rotated
 from input_pipeline.resources import count_cpus
 from input_pipeline.user_cache import get_cache_folder
 
 MIN_SIDE, MAX_SIDE = 8, 10_000  # pixels
 _FEW_EXAMPLES = 5  # of a class
 _MAX_NAMES = 5  # of identical images
-_ORIENTATION = 0x0112  # the EXIF tag; 1 is upright
 _VERSION = 4  # raised when the same files give other results, so that all data sets are validated again
 
 _logger = logging.getLogger(__name__)
@@ -195,11 +193,11 @@ def _inspect_image(path: str, can_decode: Callable[[bytes], bool]) -> _Inspectio
     try:
         data = _read_bytes(path)
         digest = hashlib.sha256(data).hexdigest()
-        orientation = _check_content(data, can_decode)
+        _check_content(data, can_decode)
     except DataError as fault:
         return _Inspection(str(fault), None, digest)
     warning, link = None, Path(path)
-    if orientation != 1:
+    if is_marked_as_rotated(data):
         warning = "is marked as rotated (EXIF); it is read as stored"
     elif link.is_symlink() and link.parent.resolve() not in link.resolve().parents:
         warning = f"is a link to {link.resolve()}, outside its folder"
@@ -221,17 +219,13 @@ def _read_bytes(path: str) -> bytes:
     return data
 
 
-def _check_content(data: bytes, can_decode: Callable[[bytes], bool]) -> int:
-    """Returns the EXIF orientation of an image that can be decoded; faults are raised as a DataError."""
+def _check_content(data: bytes, can_decode: Callable[[bytes], bool]) -> None:
+    """Checks that an image can be decoded; faults are raised as a DataError without the path."""
     try:
         with Image.open(BytesIO(data)) as image:  # reads the header only
             width, height = image.size
             # MPO is the format of phones: further images follow the first one.
             image_format = "JPEG" if image.format == "MPO" else image.format
-            # Pillow rotates TIFF images when it decodes them. The other formats have no orientation.
-            # `getexif` would decode a PNG without EXIF data.
-            has_orientation = image_format in ("JPEG", "WEBP") or (image_format == "PNG" and "exif" in image.info)
-            orientation = _read_orientation(image) if has_orientation else 1
     except Image.DecompressionBombError as error:
         raise DataError(f"is too large ({error})") from error
     except MemoryError:
@@ -251,15 +245,6 @@ def _check_content(data: bytes, can_decode: Callable[[bytes], bool]) -> int:
             raise DataError(f"cannot be decoded ({error})") from error
     elif not can_decode(data):
         raise DataError(f"is a truncated or damaged {image_format}")
-    return orientation
-
-
-def _read_orientation(image: Image.Image) -> int:
-    """Returns the EXIF orientation; 1, which is upright, if the EXIF data are damaged: the pixels do not need them."""
-    try:
-        return image.getexif().get(_ORIENTATION, 1)
-    except (OSError, ValueError, SyntaxError, struct.error):
-        return 1
 
 
 def _describe_unreadable(data: bytes) -> str:

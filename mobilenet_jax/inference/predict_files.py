@@ -127,6 +127,8 @@ def classify_files(
 ) -> Iterator[ClassifiedBatch]:
     """Classifies files in batches. Memory does not grow with the number of files.
 
+    Images that viewers rotate are classified as stored, and warned of after the last batch.
+
     Args:
         classifier: the model.
         paths: the files.
@@ -134,6 +136,7 @@ def classify_files(
         progress: whether to show a progress bar on a terminal.
     """
     hidden = None if progress else True  # None: shown on a terminal only
+    rotated, last_rotated = 0, ""
     with tqdm(total=len(paths), desc="predicting", unit=" images", disable=hidden, leave=False) as bar:
         rounded = classifier.round_up_batch_size(batch_size)
         for images in read_images(paths, classifier.image_size, rounded, classifier.preprocessing):
@@ -143,6 +146,16 @@ def classify_files(
                 probabilities = np.zeros((0, len(classifier.class_names)))
             yield ClassifiedBatch([paths[i] for i in images.positions], images.pixels, probabilities, images.faults)
             bar.update(len(images.positions) + len(images.faults))
+            for i in images.positions[images.is_rotated]:
+                rotated, last_rotated = rotated + 1, paths[i]
+    if rotated:
+        _logger.warning(
+            "%d of %d images are marked as rotated (EXIF) and were classified as stored: rotate their pixels to see "
+            "the predictions for the images as displayed, such as %s",
+            rotated,
+            len(paths),
+            last_rotated,
+        )
 
 
 def write_predictions(

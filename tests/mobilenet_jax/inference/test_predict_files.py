@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from input_pipeline.sources.isic import INPUT
 from mobilenet_jax.errors import EvaluationError
@@ -54,6 +55,22 @@ def test_images_keep_the_order_of_the_arguments_without_duplicates(tmp_path, mon
     ]
     arguments = [str(tmp_path / name) for name in ("c.jpg", "missing.jpg", "a.jpg", "*.jpg")]
     assert [os.path.basename(path) for path in find_images(arguments)] == ["c.jpg", "missing.jpg", "a.jpg", "b.jpg"]
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+def test_images_that_viewers_rotate_are_warned_of(trained, data, tmp_path, caplog, suffix):
+    exif = Image.Exif()
+    exif[274] = 6  # the camera was turned
+    paths = [*sorted(map(str, (data / IMAGES).iterdir()))[:2], str(tmp_path / f"turned.{suffix}")]
+    with Image.open(paths[0]) as image:
+        image.save(paths[2], exif=exif)
+    batches = list(classify_files(Classifier(read_weights(trained)), paths[::-1], batch_size=2))
+    assert [len(batch.paths) for batch in batches] == [2, 1]
+    warning = (
+        "1 of 3 images are marked as rotated (EXIF) and were classified as stored: rotate their pixels to see "
+        f"the predictions for the images as displayed, such as {paths[2]}"
+    )
+    assert caplog.messages == ([warning] if suffix != "tif" else [])  # Pillow rotates TIFF images
 
 
 def test_an_argument_without_images_is_refused(tmp_path):
