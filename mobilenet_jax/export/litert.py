@@ -1,5 +1,6 @@
 """LiteRT files (`.tflite`), formerly TensorFlow Lite. The only module that uses LiteRT's converter and its runtime."""
 
+import copy
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -107,8 +108,12 @@ def _unpack(content: bytes) -> Any:
 def accept_pixels(content: bytes, scale: float, zero_point: int) -> bytes:
     """Changes the input of a quantized network from float32 to uint8 pixels, which stand for real numbers.
 
+    DEQUANTIZE computes these numbers. A QUANTIZE from uint8 to int8 alone would give the same, but XNNPACK, which
+    computes all other operations, lacks it, and the one of the interpreter takes 6 times as long on x86.
+
     Args:
-        content: a network that begins with the conversion of its input to int8.
+        content: a network that begins with the conversion of its input to int8, and ends with that of its output to
+            float32.
         scale: the difference between the numbers of neighboring pixel values.
         zero_point: the pixel value that stands for 0.
     """
@@ -117,10 +122,18 @@ def accept_pixels(content: bytes, scale: float, zero_point: int) -> bytes:
 
     model = _unpack(content)
     [graph] = model.subgraphs
-    tensor = graph.tensors[graph.inputs[0]]
-    tensor.type = schema.TensorType.UINT8
-    tensor.quantization = schema.QuantizationParametersT()
-    tensor.quantization.scale, tensor.quantization.zeroPoint = [scale], [zero_point]
+    [values], position = graph.inputs, len(graph.tensors)
+    pixels = copy.copy(graph.tensors[values])
+    pixels.type, pixels.quantization = schema.TensorType.UINT8, schema.QuantizationParametersT()
+    pixels.quantization.scale, pixels.quantization.zeroPoint = [scale], [zero_point]
+    graph.tensors[values].name = b"values"
+    graph.tensors.append(pixels)
+    dequantize = copy.copy(graph.operators[-1])
+    dequantize.inputs, dequantize.outputs = [position], [values]
+    graph.operators.insert(0, dequantize)
+    graph.inputs = [position]
+    for signature in model.signatureDefs:
+        signature.inputs[0].tensorIndex = position
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 

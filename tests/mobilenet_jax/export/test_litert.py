@@ -21,6 +21,7 @@ HEADS = {
     "article_bn": Counter(RESHAPE=1, FULLY_CONNECTED=3),
     None: Counter(),
 }
+SCALINGS = [(-1.0, 1.0), (0.0, 1.0), (-2.1, 2.6), (-123.7, 131.3)]
 
 
 def run(module, path, inputs):
@@ -126,10 +127,28 @@ def test_quantized_files_are_smaller_and_close_to_the_jax_model(scaling, tmp_pat
 def test_int8_files_compute_in_integers_only(raw, tmp_path):
     network = Network(make_sensitive_weights("article", (32, 32)), raw, plain=True)
     quantization.write_int8(network, tmp_path / "a", make_images(8, (32, 32)))
-    first, *inner, last = litert.list_operations((tmp_path / "a").read_bytes())
-    assert first == ("QUANTIZE", {"FLOAT32" if raw else "UINT8", "INT8"})
+    *first, last = litert.list_operations((tmp_path / "a").read_bytes())
+    if not raw:
+        assert first.pop(0) == ("DEQUANTIZE", {"UINT8", "FLOAT32"})
+    quantize, *inner = first
+    assert quantize == ("QUANTIZE", {"FLOAT32", "INT8"})
     assert last == ("DEQUANTIZE", {"INT8", "FLOAT32"})
     assert frozenset.union(*(operation.types for operation in inner)) == {"INT8", "INT32"}
+
+
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_the_first_convolution_of_an_int8_file_reads_the_exact_pixels(scaling, tmp_path):
+    """They pass through float32, which must not change any of the 256 values."""
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    network = Network(make_sensitive_weights("small", (32, 32), input_scaling=scaling), plain=True)
+    quantization.write_int8(network, tmp_path / "a", make_images(8, (32, 32)))
+    model = flatbuffer_utils.read_model(str(tmp_path / "a"))
+    [graph] = model.subgraphs
+    graph.outputs, model.signatureDefs = [graph.operators[2].inputs[0]], []  # its input
+    flatbuffer_utils.write_model(model, str(tmp_path / "cut"))
+    pixels = np.random.default_rng(0).permutation(np.arange(32 * 32 * 3) % 256).reshape(1, 32, 32, 3).astype(np.uint8)
+    np.testing.assert_array_equal(litert.load(tmp_path / "cut", 1)(pixels), pixels.astype(int) - 128)
 
 
 def test_an_operation_left_in_float_is_an_error(tmp_path):
@@ -139,7 +158,7 @@ def test_an_operation_left_in_float_is_an_error(tmp_path):
         quantization.check_integers((tmp_path / "a").read_bytes())
 
 
-@pytest.mark.parametrize("scaling", [(-1.0, 1.0), (0.0, 1.0), (-2.1, 2.6), (-123.7, 131.3)])
+@pytest.mark.parametrize("scaling", SCALINGS)
 def test_the_grid_of_an_int8_input_is_that_of_the_pixels(scaling):
     grid, pixels = quantization.InputGrid.for_scaling(scaling), np.arange(256, dtype=np.uint8)
     low, high = scaling
