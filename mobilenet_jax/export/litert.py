@@ -137,6 +137,17 @@ def accept_pixels(content: bytes, scale: float, zero_point: int) -> bytes:
     return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 
+def find_logits(content: bytes) -> list[str]:
+    """Returns the names of the tensors with the logits: the input of the softmax, and that before a change of shape."""
+    [graph] = _unpack(content).subgraphs
+    found: list[str] = []
+    for operator, operation in zip(graph.operators[::-1], list_operations(content)[::-1], strict=True):
+        if operation.name not in ("SOFTMAX", "RESHAPE"):
+            break
+        found.append(graph.tensors[operator.inputs[0]].name.decode())
+    return found
+
+
 def count_operations(path: Path) -> Counter[str]:
     """Counts the operations by type."""
     return Counter(operation.name for operation in list_operations(path.read_bytes()))

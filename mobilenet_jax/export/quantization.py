@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mobilenet_jax.export.network import Network
 
 _AT_THE_BORDER = ("QUANTIZE", "DEQUANTIZE")  # convert the input and the output
+_PROBABILITY_LEVELS = 256  # half of one of them is rounded to 0
 _INTEGERS = {"INT8", "UINT8", "INT32"}  # the biases are of 32 bits
 
 
@@ -32,13 +33,14 @@ def write_float16(network: "Network", path: Path, pixels: np.ndarray) -> None:
     Args:
         network: the network.
         path: the file.
-        pixels: uint8 `[n, height, width, 3]`: images that are typical for the use of the network. Its biases are
-            corrected on them, see `correct_biases`.
+        pixels: uint8 `[n, height, width, 3]`: images that are typical for the use of the network. Its kernels are
+            rounded and its biases corrected on them, see the modules of these names.
     """
     from litert_quantizer import algorithm_manager, qtyping
 
     fast = replace(network, plain=False)
-    network = replace(network, params=correct_biases(fast, _round_to_float16(network), pixels, round_activations=False))
+    kernels = round_kernels(fast, pixels, "float16")
+    network = replace(network, params=correct_biases(fast, kernels, pixels, round_activations=False))
     quantizer = _make_quantizer(litert.convert(network.apply, network, network.input_type))
     for operation in ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"):
         quantizer.add_weight_only_config(
@@ -55,7 +57,8 @@ def write_int8(network: "Network", path: Path, pixels: np.ndarray) -> None:
     """Writes a network whose operations are all in 8-bit integers.
 
     First, its channels are equalized, its kernels rounded and its biases corrected, see the modules of these names.
-    Weights have one scale per output channel, activations one per tensor (Jacob et al. 2018, arXiv:1712.05877).
+    Low logits are raised, see `find_lowest_logit`. Weights have one scale per output channel, activations one per
+    tensor (Jacob et al. 2018, arXiv:1712.05877).
 
     Args:
         network: the network.
@@ -72,7 +75,7 @@ def write_int8(network: "Network", path: Path, pixels: np.ndarray) -> None:
         grid = grid._replace(offset=0.0)  # callers pass the input of the network
     fast = replace(network, plain=False)  # computes the same; the plain forms are slow in JAX
     fast = replace(fast, params=equalize_channels(fast, pixels))
-    params = correct_biases(fast, round_kernels(fast, pixels), pixels, round_activations=True)
+    params = correct_biases(fast, round_kernels(fast, pixels, "int8"), pixels, round_activations=True)
     network = replace(network, params=params)
     content = litert.convert(_shift_input(network, grid.offset), network, np.float32)
     quantizer = _make_quantizer(content)
@@ -87,9 +90,24 @@ def write_int8(network: "Network", path: Path, pixels: np.ndarray) -> None:
         ranges[f"{litert.SIGNATURE}_image"] = {  # that of all pixel values, not only of those in the images
             name: grid.to_values(np.full((1, 1, 1, 1), level)) for name, level in (("min", 0), ("max", 255))
         }
+        if network.output == "probabilities":
+            lowest = find_lowest_logit(replace(network, raw=True).compute_reference(pixels))
+            for name in litert.find_logits(content):
+                ranges[name]["min"] = np.maximum(ranges[name]["min"], np.float32(lowest))
         content = bytes(quantizer.quantize(ranges, enable_progress_report=False).quantized_model)
     check_integers(content)
     path.write_bytes(content if network.raw else litert.accept_pixels(content, grid.step, grid.zero_point))
+
+
+def find_lowest_logit(logits: np.ndarray) -> float:
+    """Returns the logit that lower ones can be raised to, as their 8-bit probabilities are 0 in both cases.
+
+    Logits of classes that are out of the question are far below the others, and would take most of the 256 levels.
+
+    Args:
+        logits: float32 `[n, classes]`, of typical images.
+    """
+    return float(logits.max(1).min() - np.log(2 * _PROBABILITY_LEVELS))
 
 
 class InputGrid(NamedTuple):
@@ -145,14 +163,6 @@ def _shift_input(network: "Network", offset: float) -> "Callable[[jax.Array], ja
     kernel, bias = params["conv1"]["kernel"], params["conv1_bn"]["bias"]
     params["conv1_bn"] = {"bias": bias + np.float32(offset) * kernel.sum((0, 1, 2))}
     return lambda image: network.compute_output(model, {"params": params}, image)
-
-
-def _round_to_float16(network: "Network") -> dict[str, np.ndarray]:
-    """Returns the rounded kernels of all convolutions, by the names of their layers, in the order of the network."""
-    _, variables = network.fold()
-    params = variables["params"]
-    layers = [layer for layer in params if layer.startswith("conv") and f"{layer}_bn" in params]
-    return {layer: np.asarray(params[layer]["kernel"]).astype(np.float16).astype(np.float32) for layer in layers}
 
 
 def _measure_ranges(content: bytes, quantizer: Any, images: list[dict[str, np.ndarray]]) -> Any:

@@ -1,8 +1,11 @@
-"""Rounds kernels to 8 bits such that outputs change little: GPTQ, Frantar et al. 2023 (arXiv:2210.17323).
+"""Rounds kernels to 8 or 16 bits such that outputs change little: GPTQ, Frantar et al. 2023 (arXiv:2210.17323).
 
 A kernel is rounded one input after another. The error that the rounding of one input makes in the outputs is taken back
 by the weights of the inputs that are still to be rounded, as far as these inputs are correlated with it.
 """
+
+from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,56 +15,69 @@ from flax import linen as nn
 from mobilenet_jax.export.network import Network
 from mobilenet_jax.model.layers import DepthwiseConv, PointwiseConv, StemConv
 
+NumberType = Literal["int8", "float16"]
+
 _MAX_IMAGES = 64
 _MAX_LEVEL = 127  # the levels of a weight are -127 to 127 times the scale of its filter
 _DAMPING = 0.01  # share of the mean second moment that is added to the diagonal, as in the paper
 
 
-def round_kernels(network: Network, pixels: np.ndarray) -> dict[str, np.ndarray]:
+def round_kernels(network: Network, pixels: np.ndarray, number_type: NumberType) -> dict[str, np.ndarray]:
     """Returns the rounded kernels of all convolutions, by the names of their layers, in the order of the network.
 
-    The scale of a filter is its largest weight divided by 127. Converters derive it from the rounded weights: they find
-    the same levels, unless the largest weight was rounded to a smaller one.
+    The int8 scale of a filter is its largest weight divided by 127. Converters derive it from the rounded weights: they
+    find the same levels, unless the largest weight was rounded to a smaller one.
 
     Args:
         network: the network.
         pixels: uint8 `[n, height, width, 3]`, images that are typical for the use of the network.
+        number_type: the type of the weights in the file.
     """
     _, variables = network.fold()
     moments = _compute_moments(network, pixels[:_MAX_IMAGES])
     kernels = {layer: np.asarray(variables["params"][layer]["kernel"], np.float64) for layer in moments}
-    return {layer: _round_kernel(kernels[layer], moment) for layer, moment in moments.items()}
+    return {layer: _round_kernel(kernels[layer], moment, number_type) for layer, moment in moments.items()}
 
 
-def _round_kernel(kernel: np.ndarray, moments: np.ndarray) -> np.ndarray:
+def _round_kernel(kernel: np.ndarray, moments: np.ndarray, number_type: NumberType) -> np.ndarray:
     """Rounds a kernel `[height, width, input, output]`; `moments` are `[k, k]`, or `[channels, k, k]` if depthwise."""
     if moments.ndim == 2:
-        return round_matrix(kernel.reshape(len(moments), -1), moments).reshape(kernel.shape).astype(np.float32)
+        matrix = kernel.reshape(len(moments), -1)
+        return round_matrix(matrix, moments, number_type).reshape(kernel.shape).astype(np.float32)
     filters = kernel.reshape(moments.shape[1], -1)
-    rounded = [round_matrix(filters[:, [i]], moments[i]) for i in range(len(moments))]
+    rounded = [round_matrix(filters[:, [i]], moments[i], number_type) for i in range(len(moments))]
     return np.concatenate(rounded, 1).reshape(kernel.shape).astype(np.float32)
 
 
-def round_matrix(weights: np.ndarray, moments: np.ndarray) -> np.ndarray:
-    """Rounds the weights of linear outputs `x @ weights` to levels of their column, with a small error of the outputs.
+def round_matrix(weights: np.ndarray, moments: np.ndarray, number_type: NumberType) -> np.ndarray:
+    """Rounds the weights of linear outputs `x @ weights`, with a small error of the outputs.
 
     Args:
         weights: float64 `[inputs, outputs]`.
         moments: float64 `[inputs, inputs]`, the sum or mean of `outer(x, x)` over typical inputs.
+        number_type: the type to round to; each column has an int8 scale of its own.
 
     Returns:
         float64 `[inputs, outputs]`.
     """
     order = np.argsort(-np.diag(moments))  # inputs that matter least come last, and take back most
     weights, moments = weights[order], moments[np.ix_(order, order)]
-    scale = np.maximum(np.abs(weights).max(0), np.finfo(np.float32).tiny) / _MAX_LEVEL
+    round_row = _make_rounding(weights, number_type)
     damped = moments + (_DAMPING * np.diag(moments).mean() + np.finfo(np.float32).tiny) * np.eye(len(moments))
     factor = np.linalg.cholesky(np.linalg.inv(damped)).T  # upper triangular: section 3.3 of the paper
     adjusted, rounded = weights.copy(), np.empty_like(weights)
     for i, row in enumerate(factor):
-        rounded[i] = np.clip(np.round(adjusted[i] / scale), -_MAX_LEVEL, _MAX_LEVEL) * scale
+        rounded[i] = round_row(adjusted[i])
         adjusted[i + 1 :] -= np.outer(row[i + 1 :], (adjusted[i] - rounded[i]) / row[i])
     return rounded[np.argsort(order)]
+
+
+def _make_rounding(weights: np.ndarray, number_type: NumberType) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns the function that rounds one row of a matrix, without regard to other rows."""
+    if number_type == "float16":
+        return lambda row: row.astype(np.float16)
+    scale = np.maximum(np.abs(weights).max(0), np.finfo(np.float32).tiny) / _MAX_LEVEL
+    return lambda row: np.clip(np.round(row / scale), -_MAX_LEVEL, _MAX_LEVEL) * scale
 
 
 def _compute_moments(network: Network, pixels: np.ndarray) -> dict[str, np.ndarray]:

@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -149,6 +150,32 @@ def test_the_first_convolution_of_an_int8_file_reads_the_exact_pixels(scaling, t
     flatbuffer_utils.write_model(model, str(tmp_path / "cut"))
     pixels = np.random.default_rng(0).permutation(np.arange(32 * 32 * 3) % 256).reshape(1, 32, 32, 3).astype(np.uint8)
     np.testing.assert_array_equal(litert.load(tmp_path / "cut", 1)(pixels), pixels.astype(int) - 128)
+
+
+def test_low_logits_are_raised_where_they_do_not_change_8_bit_probabilities():
+    logits = np.float32([[2, 1, -30], [9, -8, 0]])
+    lowest = quantization.find_lowest_logit(logits)
+    assert -5 < lowest < 1
+    raised = [np.exp(z) / np.exp(z).sum(1, keepdims=True) for z in (logits, np.maximum(logits, lowest))]
+    assert np.abs(raised[0] - raised[1]).max() < 1 / 512
+
+
+@pytest.mark.parametrize(("head", "layer"), [("small", "predictions"), ("imagenet", "conv_preds")])
+def test_int8_logits_have_the_range_that_probabilities_need(head, layer, tmp_path):
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    weights = make_sensitive_weights(head, (32, 32))
+    kernel = f"params.{layer}.kernel"
+    weights = replace(weights, tensors={**weights.tensors, kernel: 8 * weights.tensors[kernel]})
+    network, pixels = Network(weights, plain=True), make_images(8, (32, 32))
+    logits = Network(weights, raw=True).compute_reference(pixels)
+    lowest = min(quantization.find_lowest_logit(logits), 0)
+    assert logits.min() < lowest - 10
+    quantization.write_int8(network, tmp_path / "a", pixels)
+    [graph] = flatbuffer_utils.read_model(str(tmp_path / "a")).subgraphs
+    softmax = graph.operators[-2]
+    [scale] = graph.tensors[softmax.inputs[0]].quantization.scale
+    assert scale == pytest.approx((logits.max() - lowest) / 255, rel=0.1)
 
 
 def test_an_operation_left_in_float_is_an_error(tmp_path):

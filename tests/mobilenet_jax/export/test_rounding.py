@@ -9,7 +9,9 @@ from mobilenet_jax.export.rounding import round_kernels, round_matrix
 from tests.helpers.sensitive_weights import make_images, make_sensitive_weights
 
 
-def round_to_nearest(kernel):
+def round_to_nearest(kernel, number_type="int8"):
+    if number_type == "float16":
+        return np.float64(np.float16(kernel))
     scale = np.abs(kernel).max(tuple(range(kernel.ndim - 1)), keepdims=True) / 127
     return np.round(kernel / scale) * scale
 
@@ -22,31 +24,36 @@ def correlated():
     return rng.normal(size=(32, 8)), signals + 0.1 * rng.normal(size=(1000, 32))
 
 
-def test_outputs_of_correlated_inputs_change_less_than_with_rounding_to_nearest(correlated):
+@pytest.mark.parametrize("number_type", ["int8", "float16"])
+def test_outputs_of_correlated_inputs_change_less_than_with_rounding_to_nearest(correlated, number_type):
     weights, inputs = correlated
-    rounded = round_matrix(weights, inputs.T @ inputs)
-    errors = [np.square(inputs @ (kernel - weights)).mean() for kernel in (rounded, round_to_nearest(weights))]
+    rounded, nearest = round_matrix(weights, inputs.T @ inputs, number_type), round_to_nearest(weights, number_type)
+    errors = [np.square(inputs @ (kernel - weights)).mean() for kernel in (rounded, nearest)]
     assert errors[0] < 0.5 * errors[1]
 
 
 def test_weights_are_on_the_levels_of_their_column(correlated):
     weights, inputs = correlated
-    levels = round_matrix(weights, inputs.T @ inputs) / (np.abs(weights).max(0) / 127)
+    levels = round_matrix(weights, inputs.T @ inputs, "int8") / (np.abs(weights).max(0) / 127)
     np.testing.assert_allclose(levels, np.round(levels), atol=1e-9)
     assert np.abs(levels).max() <= 127 + 1e-9
+    halves = round_matrix(weights, inputs.T @ inputs, "float16")
+    np.testing.assert_array_equal(halves, np.float16(halves))
 
 
 def test_independent_inputs_are_rounded_to_nearest(correlated):
     weights, _ = correlated
-    np.testing.assert_allclose(round_matrix(weights, np.eye(32)), round_to_nearest(weights), atol=1e-12)
+    for number_type in ("int8", "float16"):
+        nearest = round_to_nearest(weights, number_type)
+        np.testing.assert_allclose(round_matrix(weights, np.eye(32), number_type), nearest, atol=1e-12)
 
 
 def test_inputs_that_are_always_zero_do_not_matter(correlated):
     weights, inputs = correlated
     inputs[:, ::2] = 0
-    assert np.isfinite(round_matrix(weights, inputs.T @ inputs)).all()
-    np.testing.assert_allclose(round_matrix(weights, np.zeros((32, 32))), round_to_nearest(weights), atol=1e-12)
-    assert not round_matrix(np.zeros((32, 8)), np.eye(32)).any()
+    assert np.isfinite(round_matrix(weights, inputs.T @ inputs, "int8")).all()
+    np.testing.assert_allclose(round_matrix(weights, np.zeros((32, 32)), "int8"), round_to_nearest(weights), atol=1e-12)
+    assert not round_matrix(np.zeros((32, 8)), np.eye(32), "int8").any()
 
 
 @pytest.mark.parametrize("padding", ["keras", "symmetric"])
@@ -55,7 +62,7 @@ def test_rounded_kernels_change_each_layer_less_than_rounding_to_nearest(padding
     network = Network(make_sensitive_weights("small", (64, 64), padding=padding))
     pixels = make_images(16, (64, 64))
     params = network.fold()[1]["params"]
-    kernels = round_kernels(network, pixels)
+    kernels = round_kernels(network, pixels, "int8")
     assert list(kernels) == [layer for layer in params if f"{layer}_bn" in params]
     expected = network.capture_activations(params, jnp.asarray(pixels))
 
