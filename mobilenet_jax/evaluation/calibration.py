@@ -27,7 +27,7 @@ class Calibration:
     """Two corrections of the logits z of a model.
 
     Attributes:
-        temperature: minimizes the NLL of `z / temperature` (Guo et al. 2017).
+        temperature: minimizes the NLL of `z / temperature` (Guo et al. 2017); see `fit_calibration` for its penalty.
         prior: `[classes]`, the class frequencies in training.
         prior_temperature: with `strength`, minimizes the class-balanced NLL of
             `z / prior_temperature - strength * log(prior)` (logit adjustment, Menon et al. 2021, with both factors
@@ -95,6 +95,10 @@ def read_calibration(path: Path, to_correct: str) -> Calibration:
 def fit_calibration(validation: Predictions, prior: np.ndarray) -> Calibration:
     """Fits both corrections.
 
+    To each NLL, the mean over n images, the squares of the logarithm of the temperature and of the strength are added,
+    divided by 2n: standard normal priors of both. A few images, all classified correctly, would otherwise determine
+    neither, or a temperature near 0.
+
     Args:
         validation: predictions for images that the model was not trained on.
         prior: float `[classes]`, the class frequencies in training, all greater than 0.
@@ -107,12 +111,17 @@ def fit_calibration(validation: Predictions, prior: np.ndarray) -> Calibration:
     def compute_nll(z: np.ndarray, weights: np.ndarray) -> float:
         return float((weights * (logsumexp(z, axis=1) - z[np.arange(len(y)), y])).sum())
 
+    def compute_penalty(*parameters: float) -> float:
+        return float(np.square(parameters).sum()) / (2 * len(y))
+
     temperature = minimize_scalar(
-        lambda t: compute_nll(logits / np.exp(t), uniform), bounds=_LOG_TEMPERATURE_BOUNDS, method="bounded"
+        lambda t: compute_nll(logits / np.exp(t), uniform) + compute_penalty(t),
+        bounds=_LOG_TEMPERATURE_BOUNDS,
+        method="bounded",
     )
     both = minimize(
-        lambda x: compute_nll(logits / np.exp(x[0]) - x[1] * log_prior, balanced),
-        (0.0, 1.0),
+        lambda x: compute_nll(logits / np.exp(x[0]) - x[1] * log_prior, balanced) + compute_penalty(*x),
+        (0.0, 0.0),
         bounds=(_LOG_TEMPERATURE_BOUNDS, _STRENGTH_BOUNDS),
     )
     return Calibration(

@@ -41,6 +41,24 @@ def test_a_known_prior_is_removed():
     assert after > before + 0.02
 
 
+@pytest.mark.parametrize("images", [30, 300])
+def test_corrections_do_not_overfit_images_that_are_all_classified_correctly(images):
+    rng = np.random.default_rng(0)
+    prior = np.array([0.7, 0.2, 0.1])
+
+    def sample(n):
+        y = rng.choice(3, n, p=prior)
+        return make_predictions(y, softmax(2 * rng.normal(4 * np.eye(3)[y]), axis=1))
+
+    validation = sample(2 * images)
+    validation = validation.take(np.flatnonzero(validation.predicted == validation.labels)[:images])
+    calibration, test = fit_calibration(validation, prior), sample(20_000)
+    before = sk.log_loss(test.labels, test.probabilities)
+    for correction in ("temperature", "prior"):
+        assert sk.log_loss(test.labels, calibration.apply(test, correction).probabilities) < before
+    assert 0.2 < calibration.temperature < 1
+
+
 def test_cross_fitting_keeps_the_order_and_separates_lesions():
     y, p = sample_outputs(100)
     predictions = make_predictions(y, p, np.array([f"L{i // 2}" for i in range(100)]))
