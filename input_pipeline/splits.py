@@ -61,8 +61,13 @@ def split_examples(examples: Examples, split: str, *, val_fraction: float, seed:
         held_out = _select_fraction(examples, selection, float(fraction))
     training, validation = _divide(examples, held_out)
     if not len(training) or (not len(validation) and split != "all"):
+        advice = (
+            ": the data assign no image to the other subset; assign some, or use data.split=fold:1/5 or all"
+            if split == "given"
+            else ""
+        )
         raise DataError(
-            f"data.split={split} leaves {len(training)} images for training, {len(validation)} for validation"
+            f"data.split={split} leaves {len(training)} images for training, {len(validation)} for validation{advice}"
         )
     return training, validation
 

@@ -113,6 +113,7 @@ def _find_layout(folder: Path) -> _Layout:
                 f"{folder} holds {validation.name} but no folder train: add it, or name {validation} if its images "
                 "are to be read"
             )
+        _check_classes(folders)
         return _Layout(folder, None)
     for path in folders:
         if path not in (training, validation):
@@ -120,9 +121,27 @@ def _find_layout(folder: Path) -> _Layout:
     return _Layout(training, validation)
 
 
+def _check_classes(folders: Sequence[Path]) -> None:
+    """Checks that the class folders are not all subsets, such as `train` and `test`, with images in no class folders.
+
+    Raises:
+        DataError: they are.
+    """
+    training, held_out = _select_named(folders, _TRAINING), _select_named(folders, (*_VALIDATION, *_TEST))
+    if training and held_out and len(training) + len(held_out) == len(folders):  # with others they are classes
+        raise DataError(
+            f"{training[0]} and {held_out[0]} hold images, no class folders: move the images of each class into a "
+            f"folder, such as {training[0]}/cat, or list images and labels in a table (data.source=csv)"
+        )
+
+
+def _select_named(folders: Sequence[Path], names: Sequence[str]) -> list[Path]:
+    return [path for path in folders if path.name.lower().removesuffix("_set") in names]
+
+
 def _find_named(folders: Sequence[Path], names: Sequence[str]) -> Path | None:
     """Returns the folder that has one of the names and holds folders; None if there is none."""
-    named = [path for path in folders if path.name.lower().removesuffix("_set") in names]
+    named = _select_named(folders, names)
     matches = [path for path in named if path.name == "Train" or _list_folders(path)]
     if len(matches) > 1:
         raise DataError(f"{matches[0]} and {matches[1]} have the same role: keep one of them, or merge them")

@@ -108,8 +108,10 @@ def read_split(
         return _read_official_split(source, folder, OFFICIAL_SPLITS[split], skip_damaged)
     check_split_name(split)
     examples = read_valid_examples(source, folder, skip_damaged=skip_damaged)
-    if len(examples.class_names) < 2:
-        raise DataError(f"{folder} has the class {examples.class_names[0]} only: add the images of another class")
+    present = np.unique(examples.labels)
+    if len(present) < 2:
+        name = examples.class_names[present[0]]
+        raise DataError(f"{folder} has the class {name} only: add the images of another class")
     return split_examples(examples, split, val_fraction=val_fraction, seed=seed)
 
 

@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from typing import TextIO
 
@@ -11,6 +12,8 @@ import absl.logging
 from input_pipeline.errors import make_printable
 
 PACKAGES = ("input_pipeline", "mobilenet_jax")
+
+_logger = logging.getLogger(__name__)
 
 
 class _LevelPrefix(logging.Formatter):
@@ -51,7 +54,8 @@ def _make_repetition_filter() -> Callable[[logging.LogRecord], bool]:
 def configure_logging(level: int) -> None:
     """Shows log records of the two packages at `level` and above, without timestamps; WARNING and above go to stderr.
 
-    Warnings are shown once.
+    Warnings are shown once; those of Python, such as Matplotlib's of a letter that its font lacks, without the place in
+    the code.
 
     Orbax logs stack traces of errors that it also raises; they are hidden, since the error boundary reports the errors.
     """
@@ -67,3 +71,4 @@ def configure_logging(level: int) -> None:
         logger.handlers[:] = [stdout, stderr]
         logger.setLevel(level)
         logger.propagate = False  # JAX and absl add handlers of their own to the root logger
+    warnings.showwarning = lambda message, *_args, **_kwargs: _logger.warning("%s", message)

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -137,13 +138,15 @@ class EvaluatedModel:
 
     def _relabel(self, examples: Examples) -> Examples:
         """Maps labels of the data to labels of the model. The data may lack some of its classes."""
-        if not set(examples.class_names) <= set(self.class_names):
-            unknown = sorted(set(examples.class_names) - set(self.class_names))
+        # Systems differ in how they write letters with accents.
+        position = {unicodedata.normalize("NFC", name): i for i, name in enumerate(self.class_names)}
+        names = [unicodedata.normalize("NFC", name) for name in examples.class_names]
+        if unknown := sorted(set(names) - set(position)):
             raise EvaluationError(
                 f"{self.path} does not know the classes {_list_names(unknown)}: leave out their images, or give them "
                 f"one of the names {_list_names(self.class_names)}"
             )
-        label_of = np.array([self.class_names.index(name) for name in examples.class_names], np.int32)
+        label_of = np.array([position[name] for name in names], np.int32)
         return replace(examples, labels=label_of[examples.labels], class_names=self.class_names)
 
 

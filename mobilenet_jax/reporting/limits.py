@@ -104,11 +104,9 @@ def _list_data_warnings(evaluation: Evaluation) -> list[str]:
             f"{facts['images_trained_on']} of the {facts['images']} images are in the training set, so the metrics are "
             "optimistic."
         )
-    elif facts["lesions"] is not None and facts["lesions_trained_on"] is None:
-        warnings.append(
-            f"It is not known whether other images of these {noun}s are in the training set. If so, the metrics are "
-            "optimistic."
-        )
+    elif facts["lesions_trained_on"] is None and facts["images_trained_on"] is None:
+        images = "these images" if facts["lesions"] is None else f"other images of these {noun}s"
+        warnings.append(f"It is not known whether {images} are in the training set. If so, the metrics are optimistic.")
     if facts["lesions"] is None:
         warnings.append(
             f"It is not known which of these images show the same {noun}: the bootstrap resamples images, so the "

@@ -164,8 +164,10 @@ def resume(
             f"the history in {workdir / 'checkpoints'} is damaged ({error!r}): use another --workdir"
         ) from error
     if history.data != new.data:
+        teacher = config.loss.soft_labels
+        data = f"images, their labels or the probabilities in {teacher}" if teacher else "images or their labels"
         raise WorkdirError(
-            f"the images or their labels are not those that {workdir} was trained on: choose another --workdir"
+            f"the {data} are not those that {workdir} was trained on: restore them, or choose another --workdir"
         )
     epochs = config.train.epochs
     reached = history.epoch + bool(history.steps_done)

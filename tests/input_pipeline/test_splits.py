@@ -102,7 +102,10 @@ def test_given_sides_are_used_unless_another_split_is_chosen():
         assert training.paths.tolist() == examples.paths[subsets == "training"].tolist()
         assert validation.paths.tolist() == examples.paths[subsets == "validation"].tolist()
     assert len(_split(examples, "last:0.3")[1]) == int(0.3 * len(examples))
-    with pytest.raises(DataError, match="data.split=given leaves .* 0 for validation"):
+    with pytest.raises(
+        DataError,
+        match="data.split=given leaves .* 0 for validation: the data assign no image to the other subset; assign some",
+    ):
         _split(examples.take(np.flatnonzero(subsets == "training")), "lesion")
 
 

@@ -198,6 +198,20 @@ def test_a_single_class_can_be_read_but_not_split(tmp_path):
         _split(tmp_path)
 
 
+@pytest.mark.parametrize(("training", "held_out"), [("train", "test"), ("Training_Set", "val")])
+def test_subsets_without_class_folders_are_not_classes(tmp_path, training, held_out):
+    write_photographs(tmp_path, [f"{training}/cat.1.jpg", f"{held_out}/1.jpg"])
+    with pytest.raises(DataError, match=rf"{training} and .*{held_out} hold images, no class folders: move the images"):
+        read_folders(tmp_path)
+
+
+def test_damaged_images_can_leave_a_single_class(tmp_path):
+    write_photographs(tmp_path, ["cat/1.jpg", "cat/2.jpg", "dog/3.jpg"])
+    (tmp_path / "dog/3.jpg").write_bytes(b"damaged")
+    with pytest.raises(DataError, match="has the class cat only: add the images of another class"):
+        read_split("folders", tmp_path, "all", val_fraction=0.3, seed=0, skip_damaged=True)
+
+
 def test_unique_file_names_without_suffix_stay_the_names(tmp_path):
     write_photographs(tmp_path, ["cat/1.jpg", "dog/2.jpg"])
     assert read_folders(tmp_path).names.tolist() == ["1", "2"]

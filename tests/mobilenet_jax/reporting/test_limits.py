@@ -61,7 +61,10 @@ def test_synthetic_images_are_the_only_warning_about_the_sample():
         ({"images_trained_on": 5}, "5 of the 70 images are in the training set"),
         ({"lesions_trained_on": None}, "It is not known whether other images of these lesions are in the training set"),
         ({"lesions_trained_on": 3}, "3 of the 70 lesions are in the training set"),
-        ({"lesions": None, "lesions_trained_on": None}, "It is not known which of these images show the same lesion"),
+        (
+            {"lesions": None, "lesions_trained_on": None, "images_trained_on": 0},
+            "It is not known which of these images show the same lesion",
+        ),
         (
             {"trained_on": None, "lesions_trained_on": None},
             "The images that these weights were trained on are not known",
@@ -80,6 +83,12 @@ def test_synthetic_images_are_the_only_warning_about_the_sample():
 def test_misleading_metrics_have_exactly_one_warning(changes, message):
     [warning] = list_warnings(make_evaluation(**changes))
     assert warning.startswith(message)
+
+
+def test_images_whose_names_are_not_comparable_may_be_in_the_training_set():
+    first, second = list_warnings(make_evaluation(lesions=None, lesions_trained_on=None, images_trained_on=None))
+    assert first.startswith("It is not known whether these images are in the training set. If so, the metrics are")
+    assert second.startswith("It is not known which of these images show the same lesion")
 
 
 def test_a_recall_of_zero_is_the_first_warning():
