@@ -29,7 +29,7 @@ OVERSAMPLING = 4
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_BITS = 24  # the position of the bits per channel in a PNG
 _BITS_PER_SAMPLE, _ORIENTATION = 258, 274  # the numbers of tags in TIFF files and EXIF data
-_UPRIGHT = 1  # an orientation
+_ROTATED = range(2, 9)  # orientations; 1 is upright, and 0 undefined
 _DEEP_MODES = ("I", "F")  # Pillow would clip these to 8 bits; 16-bit modes are named "I;16" and alike
 _BORDERS: dict[FillMode, int] = {
     "nearest": cv2.BORDER_REPLICATE,
@@ -62,7 +62,7 @@ def decode_image(data: bytes, size: tuple[int, int], preprocessing: Preprocessin
     except MemoryError:
         raise
     except Image.DecompressionBombError as error:
-        raise DataError(f"it is too large: {error}") from error
+        raise DataError(f"it is too large: {describe_limit()}") from error
     except Exception as error:  # Pillow raises almost any type for damaged headers
         raise DataError(f"it is not one of {', '.join(FORMATS)}, or it is damaged") from error
     if is_deep_png(data):
@@ -86,6 +86,11 @@ def is_deep_png(data: bytes) -> bool:
     return data.startswith(PNG_SIGNATURE) and data[_PNG_BITS : _PNG_BITS + 1] == b"\x10"
 
 
+def describe_limit() -> str:
+    """Describes the limit of Pillow that an image exceeds, and how to get below it."""
+    return f"it has more than {2e-6 * (Image.MAX_IMAGE_PIXELS or 0):.0f} megapixels (save it smaller)"
+
+
 def is_marked_as_rotated(data: bytes) -> bool:
     """Returns whether the EXIF data of an image ask viewers to rotate or flip it, which decoding does not.
 
@@ -94,7 +99,7 @@ def is_marked_as_rotated(data: bytes) -> bool:
     try:
         with Image.open(BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as image:  # Pillow rotates TIFF images
             # `getexif` would decode a PNG without EXIF data.
-            return "exif" in image.info and image.getexif().get(_ORIENTATION, _UPRIGHT) != _UPRIGHT
+            return "exif" in image.info and image.getexif().get(_ORIENTATION) in _ROTATED
     except MemoryError:
         raise
     except Exception:  # Pillow raises almost any type for damaged headers

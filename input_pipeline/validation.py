@@ -20,7 +20,14 @@ from input_pipeline.atomic_files import write_atomically
 from input_pipeline.errors import DataError, shorten
 from input_pipeline.examples import Examples, Faults, collect_faults
 from input_pipeline.image_files import hash_files, read_image_bytes
-from input_pipeline.image_ops import FAST_FORMATS, FORMATS, decode_with_pillow, is_deep_png, is_marked_as_rotated
+from input_pipeline.image_ops import (
+    FAST_FORMATS,
+    FORMATS,
+    decode_with_pillow,
+    describe_limit,
+    is_deep_png,
+    is_marked_as_rotated,
+)
 from input_pipeline.resources import count_cpus
 from input_pipeline.user_cache import get_cache_folder
 
@@ -227,7 +234,7 @@ def _check_content(data: bytes, can_decode: Callable[[bytes], bool]) -> None:
             # MPO is the format of phones: further images follow the first one.
             image_format = "JPEG" if image.format == "MPO" else image.format
     except Image.DecompressionBombError as error:
-        raise DataError(f"is too large ({error})") from error
+        raise DataError(f"is too large: {describe_limit()}") from error
     except MemoryError:
         raise
     except Exception as error:  # Pillow raises almost any type for damaged headers

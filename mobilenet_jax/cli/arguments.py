@@ -1,6 +1,7 @@
 """Types and options that several commands share."""
 
 import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ def parse_integer(minimum: int) -> Callable[[str], int]:
 
 def parse_path(text: str) -> Path:
     """Returns a path; shells leave the ~ of `--out=~/folder` as it is."""
-    return Path(text).expanduser()
+    return Path(os.path.expanduser(text))  # leaves the name of an unknown user as it is
 
 
 def parse_model(text: str) -> str | Path:

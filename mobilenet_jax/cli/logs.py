@@ -71,4 +71,5 @@ def configure_logging(level: int) -> None:
         logger.handlers[:] = [stdout, stderr]
         logger.setLevel(level)
         logger.propagate = False  # JAX and absl add handlers of their own to the root logger
+    warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # Pillow's, of 89 megapixels; images may have 179
     warnings.showwarning = lambda message, *_args, **_kwargs: _logger.warning("%s", message)

@@ -104,7 +104,7 @@ def evaluate(
     _check_classes(runs, malignant)
     folder, layout = runs[0].locate_images(data, source)
     stored = _read_stored_calibration(runs, split, views, correction)
-    parts = [run.read_examples(data, source, split) for run in runs]
+    parts = [_read_examples(run, data, source, split) for run in runs]
     examples = _concatenate_folds(runs, parts) if split == "validation" else parts[0]
     outputs = [predict_examples(run, part, views, batch_size) for run, part in zip(runs, parts, strict=True)]
     if split == "validation":
@@ -178,6 +178,16 @@ def predict_examples(run: EvaluatedModel, examples: Examples, views: int = 1, ba
     return Predictions(
         examples.names, examples.lesions, examples.labels, np.concatenate(probabilities), run.class_names
     )
+
+
+def _read_examples(run: EvaluatedModel, data: str | None, source: str | None, split: str) -> Examples:
+    """Reads the images to evaluate; an error about a subset of a run that is not in `data` says how to evaluate all."""
+    try:
+        return run.read_examples(data, source, split)
+    except DataError as error:
+        if split not in SUBSETS or run.locate_images(data, source) == run.locate_images(None, None):
+            raise
+        raise DataError(f"{error}; --split=all evaluates all images of another folder", error.details) from error
 
 
 def _check_classes(runs: Sequence[EvaluatedModel], malignant: Sequence[str]) -> None:

@@ -213,14 +213,7 @@ class TrainedRun(EvaluatedModel):
         table, split = self.workdir / "splits.csv", self.config["data"]["split"]
         if split not in (*OFFICIAL_SPLITS, "all"):
             split = str(table)
-        try:
-            subsets = read_split(source, data, split, val_fraction=0, seed=0, skip_damaged=self._skips_damaged)
-        except DataError as error:
-            if (data, source) == self.locate_images(None, None):
-                raise
-            raise DataError(
-                f"{error}; `evaluate --split=all` evaluates all images of another folder", error.details
-            ) from error
+        subsets = read_split(source, data, split, val_fraction=0, seed=0, skip_damaged=self._skips_damaged)
         if split == str(table):
             return subsets
         if format_split(*subsets) != table.read_text(encoding="utf-8"):

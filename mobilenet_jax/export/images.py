@@ -82,7 +82,10 @@ def _find_paths(run: TrainedRun | None, data: str | None, split: str) -> Sequenc
             return run.read_examples(data, None, split).paths
         except DataError as error:
             if data:
-                raise
+                raise ExportError(
+                    f"{error}; --data is the new place of the run's own images: to use others, export the weights that "
+                    "`mobilenet-jax convert` writes"
+                ) from error
             raise ExportError(f"{error}; if the images were moved, specify their folder with --data=DIR") from error
     if data and Path(data).is_dir():
         return find_images([data])

@@ -15,6 +15,7 @@ from mobilenet_jax.inference.classifier import Classifier
 _MIN_WIDTH = 448  # pixels; smaller images are enlarged by a whole number up to it
 _OPACITY = 0.6  # opacity of the colors where the map is highest
 _FONT_SIZE, _TITLE_HEIGHT, _SCALE_WIDTH, _BAR_WIDTH = 16, 32, 110, 18  # pixels
+_MIN_HEIGHT = 128  # pixels below the title, for the scale
 _BAR_GRAY = 160  # the color scale is blended with this gray, as the map is with the image
 
 
@@ -73,7 +74,8 @@ def draw_explanation(pixels: np.ndarray, cam: np.ndarray, title: str) -> Image.I
         title: one line, such as `format_explanation` returns; cut off at the edge of the picture.
     """
     overlay = draw_overlay(pixels, cam)
-    picture = Image.new("RGB", (overlay.width + _SCALE_WIDTH, overlay.height + _TITLE_HEIGHT), "white")
+    height = _TITLE_HEIGHT + max(overlay.height, _MIN_HEIGHT)
+    picture = Image.new("RGB", (overlay.width + _SCALE_WIDTH, height), "white")
     picture.paste(overlay, (0, _TITLE_HEIGHT))
     pen, font = ImageDraw.Draw(picture), ImageFont.truetype(font_manager.findfont("DejaVu Sans"), _FONT_SIZE)
     pen.text((8, _TITLE_HEIGHT // 2), title, "black", font, anchor="lm")

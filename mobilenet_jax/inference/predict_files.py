@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from input_pipeline.atomic_files import replace_atomically
 from input_pipeline.csv_cells import escape_formula
-from input_pipeline.image_files import IMAGE_SUFFIXES, UNSUPPORTED_SUFFIXES
+from input_pipeline.image_files import IMAGE_SUFFIXES, UNSUPPORTED_SUFFIXES, is_clutter
 from input_pipeline.image_reader import read_images
 from mobilenet_jax.errors import EvaluationError
 from mobilenet_jax.inference.classifier import Classifier
@@ -104,14 +104,13 @@ def name_image(path: str, root: str) -> str:
 
 
 def _list_images(folder: str) -> list[str]:
-    """Lists the images in a folder and its subfolders, except hidden files such as `._NAME.jpg` of macOS.
+    """Lists the images in a folder and its subfolders, also linked ones, without those of `image_files.is_clutter`.
 
     Images in formats that cannot be read are warned of.
     """
-    files = [p for p in sorted(Path(folder).rglob("*")) if p.is_file()]
-    visible = [p for p in files if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
-    images = [str(p) for p in visible if p.suffix.lower() in IMAGE_SUFFIXES]
-    unsupported = [p for p in visible if p.suffix.lower() in UNSUPPORTED_SUFFIXES]
+    files = sorted(_walk_files(folder))
+    images = [str(p) for p in files if p.suffix.lower() in IMAGE_SUFFIXES]
+    unsupported = [p for p in files if p.suffix.lower() in UNSUPPORTED_SUFFIXES]
     if unsupported:
         _logger.warning(
             "leaving out %d of %d images, whose formats cannot be read; convert them to JPEG or PNG, such as %s",
@@ -120,6 +119,16 @@ def _list_images(folder: str) -> list[str]:
             unsupported[0],
         )
     return images
+
+
+def _walk_files(folder: str) -> Iterator[Path]:
+    """Yields the files in a folder and its subfolders; each folder once, although links can form a cycle."""
+    visited: set[str] = set()
+    for top, folders, files in os.walk(folder, followlinks=True):
+        is_new = os.path.realpath(top) not in visited
+        visited.add(os.path.realpath(top))
+        folders[:] = sorted(name for name in folders if is_new and not is_clutter(name))
+        yield from (Path(top, name) for name in files if is_new and not is_clutter(name))
 
 
 def classify_files(

@@ -1,6 +1,7 @@
 """Writes a model card with the weights and the configuration, ready to be published."""
 
 import json
+import os
 import re
 from importlib.resources import files
 from pathlib import Path
@@ -24,6 +25,7 @@ from mobilenet_jax.weights.save import write_weights
 
 _CLASS_METRICS = ("recall", "precision", "auc")
 _PLOTS = ("confusion.png", "reliability.png")
+_MARK = "\nlibrary_name: jax\n"  # in the header of a card
 
 
 def write_model_card(run: TrainedRun, evaluation: str, out: Path) -> None:
@@ -36,11 +38,13 @@ def write_model_card(run: TrainedRun, evaluation: str, out: Path) -> None:
 
     Raises:
         EvaluationError: the evaluation is missing, or is of another checkpoint, of several views, or corrected; or
-            `out` is a workdir.
+            `out` is a workdir, or holds files of these names that are not a model card's.
         OSError, WeightsError: a file cannot be written.
     """
     if is_workdir(out):
         raise EvaluationError(f"{out} is a workdir, whose config.json would be replaced: choose another --out")
+    if (other := _find_other_file(out)) is not None:
+        raise EvaluationError(f"{other} is not of a model card, and would be replaced: choose another --out")
     folder = run.workdir / "evaluation" / evaluation
     results = _read_metrics_json(run, folder)
     try:
@@ -48,11 +52,22 @@ def write_model_card(run: TrainedRun, evaluation: str, out: Path) -> None:
     except (OSError, KeyError, TypeError, ValueError, jinja2.UndefinedError) as error:
         raise EvaluationError(f"cannot read {folder} ({error}): run mobilenet-jax evaluate again") from error
     out.mkdir(parents=True, exist_ok=True)
+    write_atomically(out / "README.md", card)  # first, so that an interrupted command can be repeated
     write_weights(out / "model.safetensors", run.weights, force=True)
     write_atomically(out / "config.json", json.dumps(_build_config(run), indent=2) + "\n")
-    write_atomically(out / "README.md", card)
     for name, png in plots.items():
         write_atomically(out / name, png)
+
+
+def _find_other_file(out: Path) -> Path | None:
+    """Returns a file in `out` that would be replaced although no model card has been written there; None without one."""
+    try:
+        if _MARK in (out / "README.md").read_text(encoding="utf-8", errors="replace"):
+            return None
+    except OSError:  # it is missing, or no file
+        pass
+    names = ("README.md", "config.json", "model.safetensors", *_PLOTS)
+    return next((out / name for name in names if os.path.lexists(out / name)), None)
 
 
 def _read_metrics_json(run: TrainedRun, folder: Path) -> dict[str, Any]:

@@ -169,13 +169,29 @@ def _log_signal(job: Job, status: int) -> None:
 
 
 def _stop(processes: Iterable[_Process], received: Sequence[int]) -> None:
-    """Asks processes to save their state and to end, and waits until they have; kills them at the second signal."""
-    running = [process.popen for process in processes if process.popen.poll() is None]
-    _signal_groups(running, signal.SIGTERM)
-    while any(popen.poll() is None for popen in running):
+    """Asks processes to save their state and to end, and waits until they have; kills them at the second signal.
+
+    A shell in between ends first, so all processes of its group count.
+    """
+    groups = [process.popen for process in processes]
+    _signal_groups(groups, signal.SIGTERM)
+    while any(map(_is_running, groups)):
         if len(received) > 1:
-            _signal_groups(running, _KILL)
+            _signal_groups(groups, _KILL)
         time.sleep(_POLL_SECONDS)
+
+
+def _is_running(popen: subprocess.Popen[bytes]) -> bool:
+    """Returns whether a process, or one that it has started in its group, is running."""
+    if popen.poll() is None:
+        return True
+    try:
+        if hasattr(os, "killpg"):
+            os.killpg(popen.pid, 0)
+            return True
+    except (ProcessLookupError, PermissionError):  # the latter on macOS, for a group of ended processes
+        pass
+    return False
 
 
 def _signal_groups(processes: Sequence[subprocess.Popen[bytes]], number: int) -> None:

@@ -48,7 +48,7 @@ _logger = logging.getLogger(__name__)
 
 
 def warn_of_contradictions(config: ConfigDict) -> None:
-    """Logs a warning for each setting that has no effect or conflicts with another.
+    """Logs warnings about settings that have no effect or conflict with others.
 
     Args:
         config: the result of `resolve_config`.

@@ -31,6 +31,18 @@ def test_card_leaves_a_workdir_as_it_is(run, evaluated):
     assert (evaluated / "config.json").read_bytes() == before
 
 
+@pytest.mark.parametrize("name", ["README.md", "config.json", "model.safetensors"])
+def test_card_replaces_its_own_files_only(run, evaluated, tmp_path, name):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / name).write_text("mine")
+    status, _, err = run("card", evaluated, "--out", tmp_path / "mine")
+    assert status == 1
+    assert f"{name} is not of a model card, and would be replaced: choose another --out" in err
+    assert [path.read_text() for path in (tmp_path / "mine").iterdir()] == ["mine"]
+    for _ in range(2):
+        assert run("card", evaluated, "--out", tmp_path / "card")[0] == 0
+
+
 def test_card_writes_the_files_of_a_hub_with_the_metrics_of_the_evaluation(run, evaluated):
     assert run("card", evaluated)[:2] == (0, f"{evaluated / 'card'}\n")
     _, header, text = (evaluated / "card" / "README.md").read_text().split("---\n", 2)

@@ -139,6 +139,12 @@ def test_an_explanation_has_a_title_and_a_scale_from_the_unchanged_color_to_the_
     np.testing.assert_array_equal(scale[in_bar[-1]], pixels[0, 0])
 
 
+def test_an_explanation_of_a_low_image_has_room_for_the_scale():
+    picture = draw_explanation(np.full((32, 448, 3), 160, np.uint8), np.ones((1, 14), np.float32), "Evidence")
+    assert picture.height > 128
+    assert (np.asarray(picture)[:, 896 + 12] != 255).any(), "the scale"
+
+
 def test_an_explanation_names_the_predicted_class_if_it_is_another():
     assert format_explanation("MEL", 0.8124, "MEL", 0.8124) == "Evidence for MEL (probability 0.812)"
     assert format_explanation("DF", 0.1, "NV", 0.9) == "Evidence for DF (probability 0.100), predicted: NV (0.900)"

@@ -45,6 +45,21 @@ def test_images_in_a_folder_that_cannot_be_read_are_warned_of(tmp_path, caplog):
     ]
 
 
+def test_linked_folders_are_searched_and_the_files_of_systems_are_not(tmp_path):
+    for name in (
+        "a/1.jpg",
+        "elsewhere/2.jpg",
+        "a/@eaDir/1.jpg/SYNOPHOTO_THUMB_M.jpg",
+        "a/.3.jpg",
+        "a/$RECYCLE.BIN/4.jpg",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "a" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "cycle").symlink_to(tmp_path / "a")
+    assert find_images([str(tmp_path / "a")]) == [str(tmp_path / "a" / name) for name in ("1.jpg", "linked/2.jpg")]
+
+
 def test_images_keep_the_order_of_the_arguments_without_duplicates(tmp_path, monkeypatch):
     for name in "abc":
         (tmp_path / f"{name}.jpg").touch()
@@ -59,11 +74,13 @@ def test_images_keep_the_order_of_the_arguments_without_duplicates(tmp_path, mon
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
 def test_images_that_viewers_rotate_are_warned_of(trained, data, tmp_path, caplog, suffix):
-    exif = Image.Exif()
-    exif[274] = 6  # the camera was turned
-    paths = [*sorted(map(str, (data / IMAGES).iterdir()))[:2], str(tmp_path / f"turned.{suffix}")]
-    with Image.open(paths[0]) as image:
-        image.save(paths[2], exif=exif)
+    paths = [*sorted(map(str, (data / IMAGES).iterdir()))[:1], str(tmp_path / f"undefined.{suffix}")]
+    paths.append(str(tmp_path / f"turned.{suffix}"))
+    for path, orientation in zip(paths[1:], (0, 6), strict=True):
+        exif = Image.Exif()
+        exif[274] = orientation
+        with Image.open(paths[0]) as image:
+            image.save(path, exif=exif)
     batches = list(classify_files(Classifier(read_weights(trained)), paths[::-1], batch_size=2))
     assert [len(batch.paths) for batch in batches] == [2, 1]
     warning = (

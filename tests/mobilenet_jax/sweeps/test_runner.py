@@ -112,6 +112,31 @@ def test_a_signal_ends_the_jobs_and_can_be_continued(tmp_path, number):
     assert not (tmp_path / "run2.log").exists()
 
 
+def test_runs_below_a_shell_are_waited_for_after_a_signal(tmp_path):
+    """SIGTERM ends the shell at once, while the run below it saves its state."""
+    run = tmp_path / "run.py"
+    run.write_text(
+        "import pathlib, signal, sys, time\n"
+        "def save(*_):\n    time.sleep(1)\n    pathlib.Path(sys.argv[1], 'saved').touch()\n    sys.exit()\n"
+        "signal.signal(signal.SIGTERM, save)\n"
+        "pathlib.Path(sys.argv[1], 'started').touch()\n"
+        "time.sleep(60)"
+    )
+    code = (
+        "import sys; from pathlib import Path; from mobilenet_jax.sweeps.runner import Job, Runner\n"
+        "command = f'{sys.executable} {sys.argv[1]}/run.py {sys.argv[1]} {{command}} && true'\n"
+        "Runner(1, f'sh -c {command!r}').run([Job(Path(sys.argv[1], 'run'), ('evaluate',))])"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, tmp_path], cwd=ROOT, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "started").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    process.wait(60)
+    assert (tmp_path / "saved").exists()
+
+
 def test_signal_handlers_are_restored(make_runner, tmp_path):
     before = signal.getsignal(signal.SIGTERM)
     make_runner().run(_make_jobs(tmp_path, 1))
