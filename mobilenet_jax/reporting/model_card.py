@@ -60,7 +60,7 @@ def write_model_card(run: TrainedRun, evaluation: str, out: Path) -> None:
 
 
 def _find_other_file(out: Path) -> Path | None:
-    """Returns a file in `out` that would be replaced although no model card has been written there; None without one."""
+    """Returns a file that would be replaced although no card has been written to `out`; None if there is none."""
     try:
         if _MARK in (out / "README.md").read_text(encoding="utf-8", errors="replace"):
             return None
