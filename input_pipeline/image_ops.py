@@ -88,7 +88,7 @@ def is_deep_png(data: bytes) -> bool:
 
 def describe_limit() -> str:
     """Describes the limit of Pillow that an image exceeds, and how to get below it."""
-    return f"it has more than {2e-6 * (Image.MAX_IMAGE_PIXELS or 0):.0f} megapixels (save it smaller)"
+    return f"it has more than {2e-6 * (Image.MAX_IMAGE_PIXELS or 0):.0f} megapixels (reduce its size)"
 
 
 def is_marked_as_rotated(data: bytes) -> bool:

@@ -129,6 +129,9 @@ def _check_classes(folders: Sequence[Path]) -> None:
     """
     training, held_out = _select_named(folders, _TRAINING), _select_named(folders, (*_VALIDATION, *_TEST))
     if training and held_out and len(training) + len(held_out) == len(folders):  # with others they are classes
+        for path in (training[0], held_out[0]):
+            if _list_folders(path):
+                raise DataError(f"{path} holds images beside class folders: move the images elsewhere")
         raise DataError(
             f"{training[0]} and {held_out[0]} hold images, no class folders: move the images of each class into a "
             f"folder, such as {training[0]}/cat, or list images and labels in a table (data.source=csv)"

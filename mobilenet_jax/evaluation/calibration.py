@@ -30,8 +30,8 @@ class Calibration:
         temperature: minimizes the NLL of `z / temperature` (Guo et al. 2017); see `fit_calibration` for its penalty.
         prior: `[classes]`, the class frequencies in training.
         prior_temperature: with `strength`, minimizes the class-balanced NLL of
-            `z / prior_temperature - strength * log(prior)` (logit adjustment, Menon et al. 2021, with both factors
-            fitted).
+            `z / prior_temperature - strength * log(prior)`, with the same penalty (logit adjustment, Menon et al. 2021,
+            with both factors fitted).
         strength: factor of the log prior.
     """
 
@@ -95,9 +95,9 @@ def read_calibration(path: Path, to_correct: str) -> Calibration:
 def fit_calibration(validation: Predictions, prior: np.ndarray) -> Calibration:
     """Fits both corrections.
 
-    To each NLL, the mean over n images, the squares of the logarithm of the temperature and of the strength are added,
-    divided by 2n: standard normal priors of both. A few images, all classified correctly, would otherwise determine
-    neither, or a temperature near 0.
+    With n images, `(log(temperature)**2 + strength**2) / (2 * n)` is added to each NLL: standard normal priors. Without
+    them, a few images, all classified correctly, would leave the strength undetermined, and the temperature would be
+    its lower bound.
 
     Args:
         validation: predictions for images that the model was not trained on.

@@ -58,7 +58,7 @@ def read_calibration_images(run: TrainedRun | None, data: str | None, network: N
         uint8 `[count, height, width, 3]`.
 
     Raises:
-        DataError, ExportError: the images cannot be read, or bare weights have no folder.
+        EvaluationError, ExportError: the images cannot be read, or bare weights have no folder.
     """
     return _read(_find_paths(run, data, "training"), network, slice(count))
 
@@ -84,9 +84,12 @@ def _find_paths(run: TrainedRun | None, data: str | None, split: str) -> Sequenc
             if data:
                 raise ExportError(
                     f"{error}; --data is the new place of the run's own images: to use others, export the weights that "
-                    "`mobilenet-jax convert` writes"
+                    "`mobilenet-jax convert` writes",
+                    error.details,
                 ) from error
-            raise ExportError(f"{error}; if the images were moved, specify their folder with --data=DIR") from error
+            raise ExportError(
+                f"{error}; if the images were moved, specify their folder with --data=DIR", error.details
+            ) from error
     if data and Path(data).is_dir():
         return find_images([data])
     raise ExportError(

@@ -100,14 +100,15 @@ def write_int8(network: "Network", path: Path, pixels: np.ndarray) -> None:
 
 
 def find_lowest_logit(logits: np.ndarray) -> float:
-    """Returns the logit that lower ones can be raised to, as their 8-bit probabilities are 0 in both cases.
+    """Returns the logit that lower ones can be raised to: the probabilities of all others keep their 8-bit values.
 
-    Logits of classes that are out of the question are far below the others, and would take most of the 256 levels.
+    The raised classes together have at most half a level. Logits of classes that are out of the question are far below
+    the others, and would take most of the 256 levels.
 
     Args:
         logits: float32 `[n, classes]`, of typical images.
     """
-    return float(logits.max(1).min() - np.log(2 * _PROBABILITY_LEVELS))
+    return float(logits.max(1).min() - np.log(2 * _PROBABILITY_LEVELS * logits.shape[1]))
 
 
 class InputGrid(NamedTuple):

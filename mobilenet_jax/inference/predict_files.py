@@ -122,13 +122,23 @@ def _list_images(folder: str) -> list[str]:
 
 
 def _walk_files(folder: str) -> Iterator[Path]:
-    """Yields the files in a folder and its subfolders; each folder once, although links can form a cycle."""
+    """Yields the files in a folder and its subfolders; each folder once, by its own name rather than by that of a link.
+
+    Links can form a cycle. Those to missing files are yielded too, pipes and devices are not.
+    """
     visited: set[str] = set()
-    for top, folders, files in os.walk(folder, followlinks=True):
-        is_new = os.path.realpath(top) not in visited
-        visited.add(os.path.realpath(top))
-        folders[:] = sorted(name for name in folders if is_new and not is_clutter(name))
-        yield from (Path(top, name) for name in files if is_new and not is_clutter(name))
+    pending = [folder]
+    while pending:
+        links: list[str] = []
+        for start in pending:
+            for top, folders, files in os.walk(start):
+                is_new = os.path.realpath(top) not in visited
+                visited.add(os.path.realpath(top))
+                folders[:] = sorted(name for name in folders if is_new and not is_clutter(name))
+                links += [path for name in folders if os.path.islink(path := os.path.join(top, name))]
+                paths = [Path(top, name) for name in files if is_new and not is_clutter(name)]
+                yield from (path for path in paths if path.is_file() or path.is_symlink())
+        pending = links
 
 
 def classify_files(
@@ -159,8 +169,8 @@ def classify_files(
                 rotated, last_rotated = rotated + 1, paths[i]
     if rotated:
         _logger.warning(
-            "%d of %d images are marked as rotated (EXIF) and were classified as stored: rotate their pixels to see "
-            "the predictions for the images as displayed, such as %s",
+            "%d of %d images, such as %s, are marked as rotated (EXIF) and were classified as stored, as in training; "
+            "for predictions of the images as displayed, rotate their pixels",
             rotated,
             len(paths),
             last_rotated,

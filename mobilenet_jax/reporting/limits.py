@@ -104,7 +104,7 @@ def _list_data_warnings(evaluation: Evaluation) -> list[str]:
             f"{facts['images_trained_on']} of the {facts['images']} images are in the training set, so the metrics are "
             "optimistic."
         )
-    elif facts["lesions_trained_on"] is None and facts["images_trained_on"] is None:
+    elif facts["lesions_trained_on"] is None and (facts["lesions"] is not None or facts["images_trained_on"] is None):
         images = "these images" if facts["lesions"] is None else f"other images of these {noun}s"
         warnings.append(f"It is not known whether {images} are in the training set. If so, the metrics are optimistic.")
     if facts["lesions"] is None:

@@ -25,7 +25,7 @@ from mobilenet_jax.weights.save import write_weights
 
 _CLASS_METRICS = ("recall", "precision", "auc")
 _PLOTS = ("confusion.png", "reliability.png")
-_MARK = "\nlibrary_name: jax\n"  # in the header of a card
+_MARK = "\n- name: mobilenet-v1-"  # in the header of a card
 
 
 def write_model_card(run: TrainedRun, evaluation: str, out: Path) -> None:

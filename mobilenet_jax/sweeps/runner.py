@@ -178,7 +178,10 @@ def _stop(processes: Iterable[_Process], received: Sequence[int]) -> None:
     while any(map(_is_running, groups)):
         if len(received) > 1:
             _signal_groups(groups, _KILL)
+            break
         time.sleep(_POLL_SECONDS)
+    for popen in groups:
+        popen.wait()
 
 
 def _is_running(popen: subprocess.Popen[bytes]) -> bool:
@@ -187,6 +190,9 @@ def _is_running(popen: subprocess.Popen[bytes]) -> bool:
         return True
     try:
         if hasattr(os, "killpg"):
+            with contextlib.suppress(ChildProcessError):  # this process has none in the group, unless it is the first
+                while os.waitpid(-popen.pid, os.WNOHANG)[0]:  # of a container, which inherits them
+                    pass
             os.killpg(popen.pid, 0)
             return True
     except (ProcessLookupError, PermissionError):  # the latter on macOS, for a group of ended processes
@@ -196,7 +202,7 @@ def _is_running(popen: subprocess.Popen[bytes]) -> bool:
 
 def _signal_groups(processes: Sequence[subprocess.Popen[bytes]], number: int) -> None:
     for popen in processes:
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # as in `_is_running`
             if hasattr(os, "killpg"):
                 os.killpg(popen.pid, number)
             else:  # Windows has no groups of processes, and no signals: both end the process at once

@@ -205,6 +205,12 @@ def test_subsets_without_class_folders_are_not_classes(tmp_path, training, held_
         read_folders(tmp_path)
 
 
+def test_images_beside_the_class_folders_of_a_subset_are_named(tmp_path):
+    write_photographs(tmp_path, ["train/cat/1.jpg", "train/dog/2.jpg", "train/3.jpg", "test/4.jpg"])
+    with pytest.raises(DataError, match="train holds images beside class folders: move the images elsewhere"):
+        read_folders(tmp_path)
+
+
 def test_damaged_images_can_leave_a_single_class(tmp_path):
     write_photographs(tmp_path, ["cat/1.jpg", "cat/2.jpg", "dog/3.jpg"])
     (tmp_path / "dog/3.jpg").write_bytes(b"damaged")

@@ -34,11 +34,11 @@ def test_card_leaves_a_workdir_as_it_is(run, evaluated):
 @pytest.mark.parametrize("name", ["README.md", "config.json", "model.safetensors"])
 def test_card_replaces_its_own_files_only(run, evaluated, tmp_path, name):
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / name).write_text("mine")
+    (tmp_path / "mine" / name).write_text(text := "---\nlibrary_name: jax\n---\nmine")
     status, _, err = run("card", evaluated, "--out", tmp_path / "mine")
     assert status == 1
     assert f"{name} is not of a model card, and would be replaced: choose another --out" in err
-    assert [path.read_text() for path in (tmp_path / "mine").iterdir()] == ["mine"]
+    assert [path.read_text() for path in (tmp_path / "mine").iterdir()] == [text]
     for _ in range(2):
         assert run("card", evaluated, "--out", tmp_path / "card")[0] == 0
 

@@ -303,6 +303,10 @@ def test_a_workdir_that_cannot_be_written_is_evaluated_without_corrections(run, 
             "does not know the classes XYZ: leave out their images, or give them one of the names MEL, NV, BCC, "
             "AKIEC, BKL, DF, VASC",
         ),
+        (
+            lambda w, d: [*write_an_unknown_class(w, d)[:-1], "--split=validation"],
+            "--split=all evaluates all images of another folder",
+        ),
         (write_empty_folder, "ISIC2018_Task3_Training_Input is missing"),
         (write_half_the_labels, "GroundTruth"),
         (lambda w, d: ["--out", w / "config.json" / "x"], "config.json/x: choose another --out"),

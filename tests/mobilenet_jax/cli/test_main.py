@@ -7,6 +7,7 @@ from typing import get_args
 import pytest
 
 from input_pipeline.sources.isic import MALIGNANT
+from mobilenet_jax.cli.arguments import parse_path
 from mobilenet_jax.cli.error_boundary import run_command
 from mobilenet_jax.cli.main import main
 from mobilenet_jax.errors import UserError
@@ -79,6 +80,24 @@ def test_a_warning_is_shown_once():
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stderr == "warning: identical images: a\nwarning: identical images: b\n"
     assert result.stdout == "epoch\nepoch\n"
+
+
+def test_warnings_of_python_are_lines_without_a_place_in_the_code():
+    code = (
+        "import logging, warnings\n"
+        "from mobilenet_jax.cli.logs import configure_logging\n"
+        "configure_logging(logging.INFO)\n"
+        "warnings.warn('Glyph 29483 missing from font(s) DejaVu Sans.')\n"
+        "warnings.warn('Image size (90000000 pixels) exceeds limit of 89478485 pixels')"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stderr == "warning: Glyph 29483 missing from font(s) DejaVu Sans.\n"
+
+
+def test_a_path_that_begins_like_the_name_of_a_user_is_a_path(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    paths = ["~/x", "~nobody-of-this-name/x"]
+    assert list(map(str, map(parse_path, paths))) == ["/home/me/x", "~nobody-of-this-name/x"]
 
 
 def test_help_imports_neither_jax_nor_tensorflow():

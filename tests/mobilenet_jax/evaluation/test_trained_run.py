@@ -1,11 +1,14 @@
 import csv
 import json
 import re
+import unicodedata
 
 import pytest
 
 from mobilenet_jax.errors import EvaluationError
-from mobilenet_jax.evaluation.trained_run import read_records, read_trained_run
+from mobilenet_jax.evaluation.trained_run import EvaluatedModel, read_records, read_trained_run
+from tests.helpers.datasets import write_photographs
+from tests.helpers.sensitive_weights import make_sensitive_weights
 
 
 @pytest.mark.parametrize("line", ["{}", "[]", "3", '{"epoch": 1, "step": 3}', '{"epoch": "1"}', "{", "[" * 200_000])
@@ -30,6 +33,15 @@ def test_a_configuration_without_a_needed_key_is_an_error(workdir, section, key)
     (workdir / "config.json").write_text(json.dumps(config))
     with pytest.raises(EvaluationError, match=r"cannot read .* \(config.json lacks"):
         read_trained_run(workdir)
+
+
+def test_class_names_are_recognized_in_either_form_of_unicode(tmp_path):
+    names = ["L\N{LATIN SMALL LETTER A WITH DIAERESIS}sion", "Fleck"]
+    model = EvaluatedModel(path="w", weights=make_sensitive_weights("small", (32, 32)), class_names=tuple(names))
+    write_photographs(tmp_path, [f"{unicodedata.normalize('NFD', name)}/{i}.jpg" for i, name in enumerate(names)])
+    examples = model.read_examples(str(tmp_path), "folders", "all")
+    assert examples.class_names == model.class_names
+    assert examples.labels.tolist() == [1, 0]
 
 
 def test_an_unknown_source_is_an_error(workdir):

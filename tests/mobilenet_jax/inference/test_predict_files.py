@@ -57,7 +57,12 @@ def test_linked_folders_are_searched_and_the_files_of_systems_are_not(tmp_path):
         (tmp_path / name).touch()
     (tmp_path / "a" / "linked").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "cycle").symlink_to(tmp_path / "a")
-    assert find_images([str(tmp_path / "a")]) == [str(tmp_path / "a" / name) for name in ("1.jpg", "linked/2.jpg")]
+    (tmp_path / "a" / "current").symlink_to("v3")
+    (tmp_path / "a" / "v3").mkdir()
+    (tmp_path / "a" / "v3" / "5.jpg").touch()
+    os.mkfifo(tmp_path / "a" / "pipe.jpg")
+    expected = [str(tmp_path / "a" / name) for name in ("1.jpg", "linked/2.jpg", "v3/5.jpg")]
+    assert find_images([str(tmp_path / "a")]) == expected
 
 
 def test_images_keep_the_order_of_the_arguments_without_duplicates(tmp_path, monkeypatch):
@@ -84,8 +89,8 @@ def test_images_that_viewers_rotate_are_warned_of(trained, data, tmp_path, caplo
     batches = list(classify_files(Classifier(read_weights(trained)), paths[::-1], batch_size=2))
     assert [len(batch.paths) for batch in batches] == [2, 1]
     warning = (
-        "1 of 3 images are marked as rotated (EXIF) and were classified as stored: rotate their pixels to see "
-        f"the predictions for the images as displayed, such as {paths[2]}"
+        f"1 of 3 images, such as {paths[2]}, are marked as rotated (EXIF) and were classified as stored, as in "
+        "training; for predictions of the images as displayed, rotate their pixels"
     )
     assert caplog.messages == ([warning] if suffix != "tif" else [])  # Pillow rotates TIFF images
 

@@ -60,6 +60,10 @@ def test_synthetic_images_are_the_only_warning_about_the_sample():
         ({"split": "training", "lesions_trained_on": 70}, "The model was trained on these images"),
         ({"images_trained_on": 5}, "5 of the 70 images are in the training set"),
         ({"lesions_trained_on": None}, "It is not known whether other images of these lesions are in the training set"),
+        (
+            {"lesions_trained_on": None, "images_trained_on": 0},
+            "It is not known whether other images of these lesions are in the training set",
+        ),
         ({"lesions_trained_on": 3}, "3 of the 70 lesions are in the training set"),
         (
             {"lesions": None, "lesions_trained_on": None, "images_trained_on": 0},
