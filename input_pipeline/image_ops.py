@@ -3,7 +3,9 @@
 OpenCV does the work. No operation is random.
 """
 
+import struct
 from io import BytesIO
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -39,16 +41,25 @@ _BORDERS: dict[FillMode, int] = {
 }
 
 
-def decode_image(data: bytes, size: tuple[int, int], preprocessing: Preprocessing = STRETCH) -> np.ndarray:
+class DecodedImage(NamedTuple):
+    """An image as a network sees it.
+
+    Attributes:
+        pixels: uint8 `[height, width, 3]`.
+        is_rotated: whether viewers would rotate or flip the image, see `is_marked_as_rotated`.
+    """
+
+    pixels: np.ndarray
+    is_rotated: bool
+
+
+def decode_image(data: bytes, size: tuple[int, int], preprocessing: Preprocessing = STRETCH) -> DecodedImage:
     """Decodes and preprocesses an image, to the same pixels as the TensorFlow graph of training.
 
     Args:
         data: the content of the file.
         size: height and width of the result.
         preprocessing: see `preprocess`.
-
-    Returns:
-        uint8 `[height, width, 3]`.
 
     Raises:
         DataError: the data are not an image in one of `FORMATS`, have more than 8 bits per channel, or are damaged.
@@ -59,6 +70,7 @@ def decode_image(data: bytes, size: tuple[int, int], preprocessing: Preprocessin
             is_jpeg, is_fast = image.format in ("JPEG", "MPO"), image.format in (*FAST_FORMATS, "MPO")
             is_fast &= not getattr(image, "default_image", False)  # OpenCV reads the animation instead
             is_fast &= image.mode != "CMYK"  # decoders differ in whether its values are inverted
+            is_rotated = is_marked_as_rotated(image)
     except MemoryError:
         raise
     except Image.DecompressionBombError as error:
@@ -68,14 +80,14 @@ def decode_image(data: bytes, size: tuple[int, int], preprocessing: Preprocessin
     if is_deep_png(data):
         raise DataError("it has 16 bits per channel, not 8")
     if not is_fast:
-        return preprocess(decode_with_pillow(data), size, preprocessing)
+        return DecodedImage(preprocess(decode_with_pillow(data), size, preprocessing), is_rotated)
     flags = next((flag for reduction, flag in _REDUCED if is_jpeg and ratio >= reduction), cv2.IMREAD_COLOR_RGB)
     decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
     if decoded is None:
         raise DataError("it is a truncated or damaged image")
     if flags != cv2.IMREAD_COLOR_RGB:
         decoded = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
-    return preprocess(decoded, size, preprocessing)
+    return DecodedImage(preprocess(decoded, size, preprocessing), is_rotated)
 
 
 def is_deep_png(data: bytes) -> bool:
@@ -91,18 +103,17 @@ def describe_limit() -> str:
     return f"it has more than {2e-6 * (Image.MAX_IMAGE_PIXELS or 0):.0f} megapixels (reduce its size)"
 
 
-def is_marked_as_rotated(data: bytes) -> bool:
-    """Returns whether the EXIF data of an image ask viewers to rotate or flip it, which decoding does not.
+def is_marked_as_rotated(image: Image.Image) -> bool:
+    """Returns whether the EXIF data of an opened image ask viewers to rotate or flip it, which decoding does not.
 
     Damaged EXIF data are ignored: the pixels do not need them.
     """
+    # Pillow rotates TIFF images when it decodes them. `getexif` would decode a PNG without EXIF data.
+    if image.format not in ("JPEG", "MPO", "PNG", "WEBP") or "exif" not in image.info:
+        return False
     try:
-        with Image.open(BytesIO(data), formats=("JPEG", "PNG", "WEBP")) as image:  # Pillow rotates TIFF images
-            # `getexif` would decode a PNG without EXIF data.
-            return "exif" in image.info and image.getexif().get(_ORIENTATION) in _ROTATED
-    except MemoryError:
-        raise
-    except Exception:  # Pillow raises almost any type for damaged headers
+        return image.getexif().get(_ORIENTATION) in _ROTATED
+    except (OSError, ValueError, SyntaxError, struct.error):
         return False
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from input_pipeline.errors import DataError
 from input_pipeline.image_files import read_image_bytes
-from input_pipeline.image_ops import decode_image, is_marked_as_rotated
+from input_pipeline.image_ops import DecodedImage, decode_image
 from input_pipeline.preprocessing import STRETCH, Preprocessing
 from input_pipeline.resources import count_cpus
 
@@ -17,12 +17,7 @@ _BATCHES_AHEAD = 3  # batches that are read while the model is at work
 _FILES_PER_TASK = 16  # with one task per file, small files take a third longer
 
 
-class _ReadFile(NamedTuple):
-    """The result for one file: its pixels, or None and a fault."""
-
-    pixels: np.ndarray | None
-    is_rotated: bool = False
-    fault: str = ""
+_Result = DecodedImage | str  # an image, or a fault
 
 
 class ImageBatch(NamedTuple):
@@ -58,10 +53,10 @@ def read_images(
         preprocessing: see `image_ops.preprocess`.
     """
 
-    def read_files(part: Sequence[str] | np.ndarray) -> list[_ReadFile]:
+    def read_files(part: Sequence[str] | np.ndarray) -> list[_Result]:
         return [_read_file(path, size, preprocessing) for path in part]
 
-    pending: deque[tuple[int, list[Future[list[_ReadFile]]]]] = deque()
+    pending: deque[tuple[int, list[Future[list[_Result]]]]] = deque()
     with ThreadPoolExecutor(count_cpus()) as pool:
         try:
             for start in range(0, len(paths), batch_size):
@@ -76,24 +71,25 @@ def read_images(
             pool.shutdown(cancel_futures=True)
 
 
-def _read_file(path: str, size: tuple[int, int], preprocessing: Preprocessing) -> _ReadFile:
+def _read_file(path: str, size: tuple[int, int], preprocessing: Preprocessing) -> _Result:
     try:
         path.encode()
-        data = read_image_bytes(path)
-        return _ReadFile(decode_image(data, size, preprocessing), is_marked_as_rotated(data))
+        return decode_image(read_image_bytes(path), size, preprocessing)
     except UnicodeEncodeError:
-        return _ReadFile(None, fault=f"{path!a} cannot be read (its name is not UTF-8, so no table could hold it)")
+        return f"{path!a} cannot be read (its name is not UTF-8, so no table could hold it)"
     except OSError as error:
-        return _ReadFile(None, fault=f"{path} cannot be read ({error.strerror or error})")
+        return f"{path} cannot be read ({error.strerror or error})"
     except DataError as error:
-        return _ReadFile(None, fault=f"{path} cannot be read ({error})")
+        return f"{path} cannot be read ({error})"
 
 
-def _collect_batch(start: int, futures: list[Future[list[_ReadFile]]], size: tuple[int, int]) -> ImageBatch:
+def _collect_batch(start: int, futures: list[Future[list[_Result]]], size: tuple[int, int]) -> ImageBatch:
     """Waits for the files of a batch, the first of which is at position `start`."""
-    files = [file for future in futures for file in future.result()]
-    positions = np.array([start + i for i, file in enumerate(files) if file.pixels is not None], np.int64)
-    images = [file.pixels for file in files if file.pixels is not None]
-    pixels = np.stack(images) if images else np.zeros((0, *size, 3), np.uint8)
-    is_rotated = np.array([file.is_rotated for file in files if file.pixels is not None], bool)
-    return ImageBatch(positions, pixels, is_rotated, [file.fault for file in files if file.pixels is None])
+    results = [result for future in futures for result in future.result()]
+    readable = [(start + i, result) for i, result in enumerate(results) if not isinstance(result, str)]
+    return ImageBatch(
+        positions=np.array([position for position, _ in readable], np.int64),
+        pixels=np.stack([image.pixels for _, image in readable]) if readable else np.zeros((0, *size, 3), np.uint8),
+        is_rotated=np.array([image.is_rotated for _, image in readable], bool),
+        faults=[result for result in results if isinstance(result, str)],
+    )

@@ -200,11 +200,11 @@ def _inspect_image(path: str, can_decode: Callable[[bytes], bool]) -> _Inspectio
     try:
         data = _read_bytes(path)
         digest = hashlib.sha256(data).hexdigest()
-        _check_content(data, can_decode)
+        is_rotated = _check_content(data, can_decode)
     except DataError as fault:
         return _Inspection(str(fault), None, digest)
     warning, link = None, Path(path)
-    if is_marked_as_rotated(data):
+    if is_rotated:
         warning = "is marked as rotated (EXIF); it is read as stored"
     elif link.is_symlink() and link.parent.resolve() not in link.resolve().parents:
         warning = f"is a link to {link.resolve()}, outside its folder"
@@ -226,13 +226,17 @@ def _read_bytes(path: str) -> bytes:
     return data
 
 
-def _check_content(data: bytes, can_decode: Callable[[bytes], bool]) -> None:
-    """Checks that an image can be decoded; faults are raised as a DataError without the path."""
+def _check_content(data: bytes, can_decode: Callable[[bytes], bool]) -> bool:
+    """Checks that an image can be decoded, and returns whether it is marked as rotated.
+
+    Faults are raised as a DataError without the path.
+    """
     try:
         with Image.open(BytesIO(data)) as image:  # reads the header only
             width, height = image.size
             # MPO is the format of phones: further images follow the first one.
             image_format = "JPEG" if image.format == "MPO" else image.format
+            is_rotated = is_marked_as_rotated(image)
     except Image.DecompressionBombError as error:
         raise DataError(f"is too large: {describe_limit()}") from error
     except MemoryError:
@@ -252,6 +256,7 @@ def _check_content(data: bytes, can_decode: Callable[[bytes], bool]) -> None:
             raise DataError(f"cannot be decoded ({error})") from error
     elif not can_decode(data):
         raise DataError(f"is a truncated or damaged {image_format}")
+    return is_rotated
 
 
 def _describe_unreadable(data: bytes) -> str:

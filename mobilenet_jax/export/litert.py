@@ -109,7 +109,7 @@ def accept_pixels(content: bytes, scale: float, zero_point: int) -> bytes:
     """Changes the input of a quantized network from float32 to uint8 pixels, which stand for real numbers.
 
     DEQUANTIZE computes these numbers. A QUANTIZE from uint8 to int8 alone would give the same, but XNNPACK, which
-    computes all other operations, lacks it, and the one of the interpreter takes 6 times as long on x86.
+    computes all other operations, lacks it, and that of the interpreter is slow on x86 (docs/export.md).
 
     Args:
         content: a network that begins with the conversion of its input to int8, and ends with that of its output to

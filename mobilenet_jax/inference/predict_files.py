@@ -127,18 +127,18 @@ def _walk_files(folder: str) -> Iterator[Path]:
     Links can form a cycle. Those to missing files are yielded too, pipes and devices are not.
     """
     visited: set[str] = set()
-    pending = [folder]
-    while pending:
-        links: list[str] = []
-        for start in pending:
-            for top, folders, files in os.walk(start):
-                is_new = os.path.realpath(top) not in visited
-                visited.add(os.path.realpath(top))
-                folders[:] = sorted(name for name in folders if is_new and not is_clutter(name))
-                links += [path for name in folders if os.path.islink(path := os.path.join(top, name))]
-                paths = [Path(top, name) for name in files if is_new and not is_clutter(name)]
-                yield from (path for path in paths if path.is_file() or path.is_symlink())
-        pending = links
+    pending = [folder]  # links come last
+    for start in pending:
+        for top, folders, files in os.walk(start):
+            real = os.path.realpath(top)
+            if real in visited:
+                folders.clear()
+                continue
+            visited.add(real)
+            folders[:] = sorted(name for name in folders if not is_clutter(name))
+            pending += [path for name in folders if os.path.islink(path := os.path.join(top, name))]
+            paths = [Path(top, name) for name in files if not is_clutter(name)]
+            yield from (path for path in paths if path.is_file() or path.is_symlink())
 
 
 def classify_files(

@@ -33,7 +33,7 @@ ALL = Augmentation(30, 0.3, 0.3, 0.3, 20, True, True, brightness=0.2, contrast=0
 
 def _assert_decoded_as_in_training(path, size, preprocessing=STRETCH):
     [expected] = decode_images(np.array([str(path)]), size, preprocessing)
-    np.testing.assert_array_equal(decode_image(path.read_bytes(), (size, size), preprocessing), expected)
+    np.testing.assert_array_equal(decode_image(path.read_bytes(), (size, size), preprocessing).pixels, expected)
 
 
 @pytest.mark.parametrize("size", [14, 28, 50, 128, 224, 700])
@@ -49,7 +49,7 @@ def test_decoding_at_a_reduced_size_changes_pixels_by_three_levels_at_most(real_
     for image in real_images:
         image.crop((0, 0, 600, 448)).save(file := io.BytesIO(), "JPEG", quality=92)  # whole blocks of 8 x 8
         full = cv2.imdecode(np.frombuffer(file.getvalue(), np.uint8), cv2.IMREAD_COLOR_RGB)
-        reduced = decode_image(file.getvalue(), (size, size))
+        reduced = decode_image(file.getvalue(), (size, size)).pixels
         difference = np.abs(preprocess(full, (size, size), STRETCH) - reduced.astype(int))
         assert 0 < difference.mean() < 0.25
         assert difference.max() <= 3
@@ -61,7 +61,7 @@ def test_jpegs_from_eight_times_the_size_are_decoded_at_a_reduced_size(tmp_path,
         noise = np.random.default_rng(0).integers(0, 256, (length, length, 3), np.uint8)
         Image.fromarray(noise).save(path := tmp_path / f"{length}.jpg")
         full = preprocess(cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB), (8, 8), STRETCH)
-        assert (decode_image(path.read_bytes(), (8, 8)) != full).any() == is_reduced
+        assert (decode_image(path.read_bytes(), (8, 8)).pixels != full).any() == is_reduced
         _assert_decoded_as_in_training(path, 8)
 
 
@@ -88,10 +88,10 @@ def test_images_beyond_the_limit_of_pillow_are_refused(tmp_path, monkeypatch):
 def test_every_preprocessing_is_that_of_training(tmp_path, preprocessing, shape, suffix):
     noise = np.random.default_rng(0).integers(0, (256, 200, 120), (*shape, 3), np.uint8)
     Image.fromarray(noise).save(tmp_path / f"i.{suffix}")
-    plain = decode_image((tmp_path / f"i.{suffix}").read_bytes(), (32, 32))
+    plain = decode_image((tmp_path / f"i.{suffix}").read_bytes(), (32, 32)).pixels
     for size in (32, 64, 200):
         _assert_decoded_as_in_training(tmp_path / f"i.{suffix}", size, preprocessing)
-    changed = decode_image((tmp_path / f"i.{suffix}").read_bytes(), (32, 32), preprocessing)
+    changed = decode_image((tmp_path / f"i.{suffix}").read_bytes(), (32, 32), preprocessing).pixels
     assert np.abs(changed.astype(int) - plain).mean() > 1
 
 
@@ -109,14 +109,16 @@ def test_other_formats_are_decoded_as_in_training_and_as_by_pillow(tmp_path, mod
     for size in (32, 64, 200):
         _assert_decoded_as_in_training(path, size)
     with Image.open(path) as image:
-        np.testing.assert_array_equal(decode_image(path.read_bytes(), (90, 130)), np.asarray(image.convert("RGB")))
+        np.testing.assert_array_equal(
+            decode_image(path.read_bytes(), (90, 130)).pixels, np.asarray(image.convert("RGB"))
+        )
 
 
 @pytest.mark.parametrize("suffix", ["gif", "tiff", "webp"])
 def test_the_first_of_several_frames_is_decoded(tmp_path, suffix):
     frames = [Image.new("RGB", (40, 40), color) for color in ("red", "blue")]
     frames[0].save(tmp_path / f"i.{suffix}", save_all=True, append_images=frames[1:])
-    pixels = decode_image((tmp_path / f"i.{suffix}").read_bytes(), (32, 32))
+    pixels = decode_image((tmp_path / f"i.{suffix}").read_bytes(), (32, 32)).pixels
     assert np.abs(pixels.astype(int) - (255, 0, 0)).max() <= 2
     _assert_decoded_as_in_training(tmp_path / f"i.{suffix}", 32)
 
@@ -125,7 +127,7 @@ def test_the_default_image_of_an_animated_png_is_decoded(tmp_path):
     frames = [Image.new("RGB", (40, 40), color) for color in ("red", "lime", "blue")]
     frames[0].save(tmp_path / "i.png", save_all=True, append_images=frames[1:], default_image=True)
     _assert_decoded_as_in_training(tmp_path / "i.png", 32)
-    assert decode_image((tmp_path / "i.png").read_bytes(), (32, 32))[0, 0].tolist() == [255, 0, 0]
+    assert decode_image((tmp_path / "i.png").read_bytes(), (32, 32)).pixels[0, 0].tolist() == [255, 0, 0]
 
 
 def test_formats_may_alternate_between_files(tmp_path):
@@ -134,7 +136,7 @@ def test_formats_may_alternate_between_files(tmp_path):
         Image.new("RGB", (40, 40), "brown").save(path)
     decoded = list(decode_images(np.array([str(path) for path in paths]), 32))
     for path, image in zip(paths, decoded, strict=True):
-        np.testing.assert_array_equal(decode_image(path.read_bytes(), (32, 32)), image)
+        np.testing.assert_array_equal(decode_image(path.read_bytes(), (32, 32)).pixels, image)
 
 
 @pytest.mark.parametrize("suffix", ["bmp", "gif", "tiff", "webp"])
