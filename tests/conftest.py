@@ -2,9 +2,11 @@
 
 import contextlib
 import io
+import json
 import logging
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -36,6 +38,29 @@ def cache(tmp_path_factory) -> Path:
         os.environ[name.upper()] = str(value)  # for processes that tests start
         jax.config.update(name, value)
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def train_steps() -> Iterator[None]:
+    """Shares the jitted train steps of equal configurations: tracing one takes most of the time of a small run."""
+    from mobilenet_jax.training import loop
+
+    build_program, known = loop.build_program, {}
+
+    def build(config, labels, steps_per_epoch, **options):
+        program, *others = build_program(config, labels, steps_per_epoch, **options)
+        settings = config.to_dict()
+        for section in ("data", "init", "early_stopping"):
+            del settings[section]
+        del settings["augment"]["where"], settings["train"]["reestimate_batch_norm"]
+        if settings["optimizer"]["schedule"] == "constant":
+            del settings["train"]["epochs"]
+        key = json.dumps(settings), labels.tobytes(), steps_per_epoch
+        return program._replace(train_step=known.setdefault(key, program.train_step)), *others
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "build_program", build)
+        yield
 
 
 def _find_shared(path: str) -> Path:
