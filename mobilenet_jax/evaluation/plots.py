@@ -229,7 +229,7 @@ def _draw_score_panels(predictions: Predictions, columns: int) -> Figure:
         for is_class, (_, color) in enumerate(groups):
             scores = predictions.probabilities[(predictions.labels == c) == is_class, c]
             weights = np.full(len(scores), 1 / max(1, len(scores)))
-            axes.hist(scores, edges, weights=weights, alpha=0.6, color=color)
+            axes.hist(scores, edges, weights=weights, histtype="stepfilled", alpha=0.6, color=color)
         axes.set_title(predictions.class_names[c], fontsize=9)
         axes.tick_params(labelbottom=i + columns >= len(classes))
         axes.set_ylim(0, 1)

@@ -140,7 +140,7 @@ def _compute_output_size(padded: tuple[int, ...], stride: int) -> tuple[int, int
 
 def _get_weight(kernel: jax.Array, i: int, j: int) -> jax.Array:
     """Returns the weights of tap (i, j) as `[1, 1, 1, channels]`."""
-    return kernel[i, j, 0][None, None, None]
+    return lax.slice(kernel, (i, j, 0, 0), (i + 1, j + 1, 1, kernel.shape[3]))
 
 
 def _slice_tap(xp: jax.Array, i: int, j: int, stride: int, out: tuple[int, ...]) -> jax.Array:

@@ -5,24 +5,24 @@ at the article's learning rate that differ by a rounding error in their first st
 much after thirty steps.
 """
 
-import functools
 import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
 from mobilenet_jax.training.loop import train_and_evaluate
+from tests.helpers import parallel_run
 from tests.helpers.runs import ROOT, get_free_port, make_command, make_config, read_records, start_run, with_devices
 
 
 @pytest.fixture(scope="module")
 def train(weights, data, tmp_path_factory):
-    """Returns a function that trains in several processes of several devices, and returns the arrays they save."""
+    """Returns a function that trains in processes with a number of devices each, and returns the arrays they save."""
     folder = tmp_path_factory.mktemp("parallel")
 
-    @functools.cache
     def train(processes, devices, epochs):
         out = folder / f"{processes}x{devices}x{epochs}.npz"
         command = [sys.executable, "-m", "tests.helpers.parallel_run", data, weights[0.25], str(epochs), out]
@@ -34,18 +34,38 @@ def train(weights, data, tmp_path_factory):
         ]
         errors = [process.communicate(timeout=300)[1] for process in running]
         assert [process.returncode for process in running] == [0] * processes, errors
-        with np.load(out) as arrays:
-            return dict(arrays)
+        return _read_arrays(out)
 
     return train
 
 
-LAYOUTS = [pytest.param(2, 2, 2), *(pytest.param(n, 4 // n, 10, marks=pytest.mark.slow) for n in (1, 2))]
+@pytest.fixture
+def train_here(weights, data, tmp_path):
+    """Returns a function that trains in this process, on one device, and returns the saved arrays."""
+
+    def train(epochs):
+        out = tmp_path / "here.npz"
+        jax.config.update("jax_enable_x64", True)
+        try:
+            parallel_run.train(str(data), str(weights[0.25]), epochs, str(out))
+        finally:
+            jax.config.update("jax_enable_x64", False)
+        return _read_arrays(out)
+
+    return train
+
+
+def _read_arrays(path):
+    with np.load(path) as arrays:
+        return dict(arrays)
+
+
+LAYOUTS = [(1, 4, 2), *(pytest.param(n, 4 // n, 10, marks=pytest.mark.slow) for n in (1, 2))]
 
 
 @pytest.mark.parametrize(("processes", "devices", "epochs"), LAYOUTS)
-def test_results_do_not_depend_on_the_number_of_devices_and_processes(train, processes, devices, epochs):
-    alone, shared = train(1, 1, epochs), train(processes, devices, epochs)
+def test_results_do_not_depend_on_the_number_of_devices_and_processes(train_here, train, processes, devices, epochs):
+    alone, shared = train_here(epochs), train(processes, devices, epochs)
     assert (alone["devices"], shared["devices"]) == (1, 4)
     assert alone["step"] == shared["step"] == 3 * epochs
     np.testing.assert_array_equal(shared["metrics"][:, :2], alone["metrics"][:, :2])  # counts

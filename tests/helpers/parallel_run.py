@@ -22,14 +22,19 @@ from mobilenet_jax.training.trainer import RunLength, Trainer
 
 
 def main(data: str, weights: str, epochs: str, out: str, coordinator: str | None = None, *numbers: str) -> None:
-    """Trains, and saves the results in the first process."""
+    """Connects the processes, and trains."""
     connect_processes(coordinator, *(map(int, numbers) if numbers else (None, None)))
     jax.config.update("jax_enable_x64", True)
+    train(data, weights, int(epochs), out)
+
+
+def train(data: str, weights: str, epochs: int, out: str) -> None:
+    """Trains, and saves the results in the first process."""
     config = get_config("isic2018")
     config.update_from_flattened_dict(
         {
             "data.dir": data, "data.image_size": 64, "init.weights": weights, "model.alpha": 0.25,
-            "model.head": "small", "train.batch_size": 8, "train.epochs": int(epochs), "train.precision": "float64",
+            "model.head": "small", "train.batch_size": 8, "train.epochs": epochs, "train.precision": "float64",
             "augment.mixup": 0.2, "augment.cutmix": 1.0, "augment.crop_area": 0.5, "loss.focal_gamma": 1.0,
             "loss.class_weights": "effective", "loss.weights_from_epoch": 1, "loss.logit_adjustment": 0.5,
             "optimizer.block_rate_decay": 0.9,

@@ -59,7 +59,7 @@ def test_importing_the_script_does_nothing():
 def test_a_terminal_shows_a_progress_bar(data, tmp_path):
     parent, child = pty.openpty()
     termios.tcsetwinsize(child, (24, 80))
-    changes = ("--config.train.epochs=1", "--config.data.image_size=160", "--config.train.batch_size=1")
+    changes = ("--config.train.epochs=1", "--config.data.image_size=96", "--config.train.batch_size=1")
     process = subprocess.Popen(make_command(data, tmp_path / "run", *changes), cwd=ROOT, stdout=child, stderr=child)
     os.close(child)
     shown = b""
@@ -83,6 +83,7 @@ def test_profile_writes_a_trace(data, tmp_path):
     assert list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_when_nobody_reads_its_output(data, tmp_path):
     command = make_command(data, tmp_path / "run", "--config.train.epochs=2")
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

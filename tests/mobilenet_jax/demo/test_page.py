@@ -44,7 +44,9 @@ def test_page_and_python_compute_the_same_probabilities(page, sensitive, real_ph
     assert [entry for entry in page.get_log("browser") if entry["source"] not in others] == []
 
 
-@pytest.mark.parametrize("steps", [Preprocessing("crop"), Preprocessing("crop", "shades_of_gray")])
+@pytest.mark.parametrize(
+    "steps", [pytest.param(Preprocessing("crop"), marks=pytest.mark.slow), Preprocessing("crop", "shades_of_gray")]
+)
 def test_page_cuts_the_part_that_the_weights_record(site, tmp_path, steps):
     """Classifies images of three shapes by a network for images that are not square, and moves the frame."""
     write_weights(weights := tmp_path / "w.safetensors", make_sensitive_weights(size=(96, 128), preprocessing=steps))

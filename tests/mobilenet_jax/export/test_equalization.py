@@ -45,7 +45,9 @@ def test_scaled_channels_are_rounded_with_a_smaller_error(uneven):
     assert measure_error(after, factors)[3] < 0.1 * measure_error(before, 1)[3]
 
 
-@pytest.mark.parametrize("head", ["small", "article", "imagenet", None])
+@pytest.mark.parametrize(
+    "head", ["small", *(pytest.param(h, marks=pytest.mark.slow) for h in ("article", "imagenet", None))]
+)
 def test_an_equalized_network_computes_the_same_but_for_large_values(head):
     network = Network(make_sensitive_weights(head, (64, 64)), raw=True)
     pixels = make_images(16, (64, 64))

@@ -183,7 +183,7 @@ def _write_weights(path, steps):
 
 @pytest.mark.parametrize(
     "name",
-    ["a.tflite", "a.onnx", pytest.param("a.mlir", marks=pytest.mark.slow), pytest.param("a", marks=pytest.mark.slow)],
+    ["a.tflite", *(pytest.param(name, marks=pytest.mark.slow) for name in ("a.onnx", "a.mlir", "a"))],
 )
 @pytest.mark.parametrize("raw", [False, True])
 def test_the_description_leaves_the_color_cast_to_the_application_if_the_network_does(tmp_path, name, raw):
@@ -281,6 +281,7 @@ def test_a_full_disk_is_an_error_that_names_the_folder(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["w.safetensors"]
 
 
+@pytest.mark.slow
 def test_float16_halves_the_file(trained, tmp_path):
     sizes = [
         export_model(trained, tmp_path / f"{quantize}.tflite", quantize=quantize)["bytes"]

@@ -37,8 +37,9 @@ def compute_difference(outputs, expected):
 @pytest.mark.parametrize(
     ("head", "raw"),
     [
-        *((head, False) for head in HEADS),
-        ("small", True),
+        *(("small", raw) for raw in (False, True)),
+        *((head, False) for head in ("imagenet", "article_bn")),
+        *(pytest.param(head, False, marks=pytest.mark.slow) for head in ("article", None)),
         *(pytest.param(head, True, marks=pytest.mark.slow) for head in HEADS if head != "small"),
     ],
 )
@@ -59,7 +60,7 @@ def test_files_compute_what_the_jax_model_computes(head, raw, tmp_path):
     assert litert.count_operations(tmp_path / "a.tflite") == LAYERS + HEADS[head] + scaling + softmax
 
 
-@pytest.mark.parametrize("size", [(32, 32), (64, 96)])
+@pytest.mark.parametrize("size", [(32, 32), pytest.param((64, 96), marks=pytest.mark.slow)])
 def test_files_remove_the_color_cast_as_the_jax_model_does(size, tmp_path):
     weights = make_sensitive_weights("small", size, preprocessing=Preprocessing("stretch", "shades_of_gray"))
     network, unaware = Network(weights, plain=True), Network(make_sensitive_weights("small", size))
@@ -92,7 +93,7 @@ def test_files_of_odd_sizes_compute_what_the_jax_model_computes(size, tmp_path):
         assert compute_difference(run(module, tmp_path / "a", pixels), network.compute_reference(pixels)) < 1e-4
 
 
-@pytest.mark.parametrize("size", [(64, 64), (75, 50)])
+@pytest.mark.parametrize("size", [pytest.param((64, 64), marks=pytest.mark.slow), (75, 50)])
 def test_files_of_models_of_other_libraries_compute_what_the_jax_model_computes(size, tmp_path):
     scaling = make_input_scaling((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     variant = {"conv_head": True, "batch_norm_epsilon": 1e-5, "padding": "symmetric"}
@@ -107,7 +108,7 @@ def test_files_of_models_of_other_libraries_compute_what_the_jax_model_computes(
         quantization.write_int8(network, tmp_path / "int8", pixels)
 
 
-@pytest.mark.parametrize("scaling", [(-1.0, 1.0), (0.0, 1.0)])
+@pytest.mark.parametrize("scaling", [(-1.0, 1.0), pytest.param((0.0, 1.0), marks=pytest.mark.slow)])
 def test_quantized_files_are_smaller_and_close_to_the_jax_model(scaling, tmp_path):
     network = Network(make_sensitive_weights("small", (64, 64), input_scaling=scaling), plain=True)
     pixels = make_images(24, (64, 64))
@@ -124,7 +125,7 @@ def test_quantized_files_are_smaller_and_close_to_the_jax_model(scaling, tmp_pat
     assert (outputs.argmax(1) == expected.argmax(1)).mean() > 0.8
 
 
-@pytest.mark.parametrize("raw", [False, True])
+@pytest.mark.parametrize("raw", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_int8_files_compute_in_integers_only(raw, tmp_path):
     network = Network(make_sensitive_weights("article", (32, 32)), raw, plain=True)
     quantization.write_int8(network, tmp_path / "a", make_images(8, (32, 32)))
@@ -137,7 +138,7 @@ def test_int8_files_compute_in_integers_only(raw, tmp_path):
     assert frozenset.union(*(operation.types for operation in inner)) == {"INT8", "INT32"}
 
 
-@pytest.mark.parametrize("scaling", SCALINGS[::3])
+@pytest.mark.parametrize("scaling", [pytest.param(SCALINGS[0], marks=pytest.mark.slow), SCALINGS[3]])
 def test_the_first_convolution_of_an_int8_file_reads_the_exact_pixels(scaling, tmp_path):
     """They pass through float32, which must not change any of the 256 values."""
     from ai_edge_litert.tools import flatbuffer_utils
@@ -163,7 +164,9 @@ def test_low_logits_are_raised_where_they_do_not_change_8_bit_probabilities(clas
     assert np.abs(raised[0] - raised[1]).max() < 1 / 512
 
 
-@pytest.mark.parametrize(("head", "layer"), [("small", "predictions"), ("imagenet", "conv_preds")])
+@pytest.mark.parametrize(
+    ("head", "layer"), [("small", "predictions"), pytest.param("imagenet", "conv_preds", marks=pytest.mark.slow)]
+)
 def test_int8_logits_have_the_range_that_probabilities_need(head, layer, tmp_path):
     from ai_edge_litert.tools import flatbuffer_utils
 

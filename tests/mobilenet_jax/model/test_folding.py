@@ -6,6 +6,7 @@ import pytest
 from mobilenet_jax.model.folding import fold_batch_norm
 from mobilenet_jax.model.mobilenet import MobileNet
 from mobilenet_jax.weights.load import load_pretrained
+from tests.helpers.heads import HEADS
 
 
 def _randomize(variables):
@@ -14,7 +15,7 @@ def _randomize(variables):
     return jax.tree.map(lambda x: x * rng.uniform(0.5, 2, x.shape).astype(x.dtype) + 0.1, variables)
 
 
-@pytest.mark.parametrize("head", ["article", "article_bn", "small", "imagenet", None])
+@pytest.mark.parametrize("head", HEADS)
 def test_the_folded_model_computes_the_same(head):
     model, images = MobileNet(0.25, head), jax.random.uniform(jax.random.key(0), (2, 33, 64, 3))
     variables = _randomize(jax.jit(lambda: model.init(jax.random.key(1), images, train=False))())

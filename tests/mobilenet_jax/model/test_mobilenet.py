@@ -10,8 +10,9 @@ import pytest
 from mobilenet_jax.model.mobilenet import MobileNet
 
 
-@pytest.mark.parametrize("head", ["article", "article_bn", "small", "imagenet"])
-@pytest.mark.parametrize("size", [(32, 32), (33, 47)])
+@pytest.mark.parametrize(
+    ("head", "size"), [("article", (33, 47)), ("article_bn", (32, 32)), ("small", (33, 47)), ("imagenet", (32, 32))]
+)
 def test_heads_return_logits(head, size):
     model = MobileNet(0.25, head, num_classes=5)
     images = jax.random.uniform(jax.random.key(0), (2, *size, 3))

@@ -89,7 +89,7 @@ def test_a_finished_run_that_cannot_be_extended_does_not_offer_it(data, tmp_path
     early_stop = {"early_stopping__enabled": True, "early_stopping__patience": 1, "early_stopping__min_delta": 9.0}
     for name, changes in (("cosine", {"optimizer__schedule": "cosine", "train__epochs": 1}), ("early", early_stop)):
         for _ in range(2):
-            train_and_evaluate(make_config(data, **changes), tmp_path / name)
+            train_and_evaluate(make_config(data, model__frozen_blocks=13, **changes), tmp_path / name)
         assert f"the run in {tmp_path / name} is finished: choose another --workdir for a new one" in caplog.messages
 
 
@@ -283,10 +283,10 @@ def test_a_run_starts_from_the_backbone_and_the_scaling_of_another_run(data, fin
 
 def test_augmentation_on_the_device_gives_the_loss_of_augmentation_on_the_host(data, tmp_path):
     """Trains one step on all images: from random weights, a rounding difference grows a hundredfold with every step."""
+    changes = {"train__epochs": 1, "train__batch_size": 28, "model__frozen_blocks": 13, "model__batch_norm": "train"}
     losses = {}
     for place in ("host", "device"):
-        config = make_config(data, augment__where=place, train__epochs=1, train__batch_size=28)
-        train_and_evaluate(config, tmp_path / place)
+        train_and_evaluate(make_config(data, augment__where=place, **changes), tmp_path / place)
         [losses[place]] = [record["train_loss"] for record in read_records(tmp_path / place)]
     assert losses["device"] == pytest.approx(losses["host"], rel=1e-3)
     assert losses["device"] != losses["host"], "float32 rounds differently on the two"

@@ -12,6 +12,7 @@ import pytest
 from mobilenet_jax.errors import WeightsError
 from mobilenet_jax.weights.layout import Architecture
 from mobilenet_jax.weights.load import load_pretrained, read_weights
+from tests.helpers.heads import HEADS
 from tests.helpers.keras_models import compute_relative_error, make_head_layers, make_random_mobilenet, randomize
 from tests.helpers.weights_files import (
     BACKBONE,
@@ -62,8 +63,15 @@ def test_a_url_is_not_downloaded():
         read_weights(Path("https://example.org/mobilenet.h5"))
 
 
-@pytest.mark.parametrize("alpha", [0.25, 1.0])
-@pytest.mark.parametrize("size", [(224, 224), (128, 128), (161, 97)])
+@pytest.mark.parametrize(
+    ("alpha", "size"),
+    [
+        (0.25, (161, 97)),
+        (1.0, (128, 128)),
+        *(pytest.param(0.25, size, marks=pytest.mark.slow) for size in ((224, 224), (128, 128))),
+        *(pytest.param(1.0, size, marks=pytest.mark.slow) for size in ((224, 224), (161, 97))),
+    ],
+)
 def test_features_equal_keras_on_real_images(weights, real_images, alpha, size):
     images = np.stack([np.asarray(i.resize(size[::-1]), np.float32) for i in real_images]) / 127.5 - 1
     reference = keras.applications.MobileNet(
@@ -77,7 +85,7 @@ def test_features_equal_keras_on_real_images(weights, real_images, alpha, size):
         assert compute_relative_error(features, expected) < 1e-4
 
 
-@pytest.mark.parametrize("alpha", [0.25, 1.0])
+@pytest.mark.parametrize("alpha", [0.25, pytest.param(1.0, marks=pytest.mark.slow)])
 def test_stem_middle_and_last_features_equal_keras_on_real_images(weights, real_images, alpha):
     depths = ("conv1_relu", "conv_pw_6_relu", "conv_pw_13_relu")
     images = np.stack([np.asarray(i.resize((128, 128)), np.float32) for i in real_images]) / 127.5 - 1
@@ -108,10 +116,7 @@ def _check_against_keras(alpha, head, size, tmp_path):
     assert compute_relative_error(_apply(model, variables, _make_images(size)), expected) < 1e-4
 
 
-@pytest.mark.parametrize(
-    ("alpha", "head", "size"),
-    [(0.25, "imagenet", (128, 128)), (0.5, None, (160, 160)), (0.75, "imagenet", (97, 161)), (1.0, None, (97, 161))],
-)
+@pytest.mark.parametrize(("alpha", "head", "size"), [(0.5, None, (128, 128)), (0.75, "imagenet", (97, 161))])
 def test_outputs_equal_keras_for_random_tensors(alpha, head, size, tmp_path):
     _check_against_keras(alpha, head, size, tmp_path)
 
@@ -124,7 +129,7 @@ def test_outputs_equal_keras_for_random_tensors_at_every_width_and_size(alpha, h
     _check_against_keras(alpha, head, size, tmp_path)
 
 
-@pytest.mark.parametrize("head", [None, "imagenet", "small", "article", "article_bn"])
+@pytest.mark.parametrize("head", HEADS)
 def test_every_file_keras_3_writes_holds_the_same_tensors(tmp_path, head):
     reference = make_random_mobilenet(0.25, head)
     reference.compile("adam", "mse")
@@ -162,7 +167,7 @@ def test_files_of_keras_2_are_read(tmp_path, head):
     assert compute_relative_error(outputs, expected) < 1e-4
 
 
-@pytest.mark.parametrize("head", ["small", "article_bn"])
+@pytest.mark.parametrize("head", [pytest.param("small", marks=pytest.mark.slow), "article_bn"])
 def test_a_backbone_nested_in_another_model_is_found(tmp_path, head):
     backbone = make_random_mobilenet(0.25)
     layers = [backbone, *make_head_layers(head)]

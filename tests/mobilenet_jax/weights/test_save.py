@@ -15,13 +15,14 @@ from mobilenet_jax.model.mobilenet import MobileNet
 from mobilenet_jax.weights.load import load_pretrained, read_weights
 from mobilenet_jax.weights.metadata import Metadata
 from mobilenet_jax.weights.save import save_pretrained, write_weights
+from tests.helpers.heads import HEADS
 from tests.helpers.keras_models import make_random_mobilenet, randomize
 from tests.helpers.weights_files import are_equal, write_keras_2
 
 NAMES = ("w.safetensors", "w.weights.h5", "folder")
 
 
-@pytest.mark.parametrize("head", [None, "imagenet", "small", "article", "article_bn"])
+@pytest.mark.parametrize("head", HEADS)
 def test_round_trips_through_every_format_keep_every_bit(tmp_path, head):
     reference = make_random_mobilenet(0.25, head)
     reference.save_weights(tmp_path / "k.weights.h5")
