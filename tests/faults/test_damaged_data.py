@@ -12,7 +12,8 @@ from PIL import Image
 
 from input_pipeline.errors import DataError
 from input_pipeline.sources.isic import GROUND_TRUTH, GROUPINGS, read_isic
-from tests.helpers.runs import ROOT, read_records
+from mobilenet_jax.training.loop import train_and_evaluate
+from tests.helpers.runs import ROOT, make_config, read_records
 
 _MAX_MEGABYTES = 2500  # of training; the largest image that is accepted, 10,000 x 10,000 pixels, takes 300
 _CELLS = ["", "1", "0.5", "-1", "NaN", "1e999", "=1+1", "\0", "\x1b[31m", "é", "ISIC_0000000", "MEL", '"', "x" * 1000]
@@ -58,10 +59,17 @@ def _write_mutated_images(folder, number, rng):
             path.write_bytes(content)
 
 
-@pytest.mark.parametrize("number", [40, pytest.param(1960, marks=pytest.mark.slow)])
-def test_damaged_images_are_left_out_or_read(number, tmp_path, tally):
+def test_forty_damaged_images_are_left_out_or_read(tmp_path, caplog, tally):
+    _write_mutated_images(tmp_path / "data", 40, np.random.default_rng(40))
+    changes = {"data__source": "folders", "data__skip_damaged": True, "data__split": "per_class:0.2"}
+    train_and_evaluate(make_config(tmp_path / "data", model__num_classes=2, **changes), tmp_path / "run")
+    _check_left_out(40, caplog.text, tally)
+
+
+@pytest.mark.slow
+def test_damaged_images_take_bounded_memory(tmp_path, tally):
     """Trains for two epochs, decoding all images in each."""
-    _write_mutated_images(tmp_path / "data", number, np.random.default_rng(number))
+    _write_mutated_images(tmp_path / "data", 1960, np.random.default_rng(1960))
     command = [
         sys.executable, "train.py", "--config=configs/finetune.py", f"--workdir={tmp_path / 'run'}",
         f"--config.data.dir={tmp_path / 'data'}", "--config.data.skip_damaged=True", "--config.data.cache=none",
@@ -76,6 +84,10 @@ def test_damaged_images_are_left_out_or_read(number, tmp_path, tally):
     assert process.returncode == 0, text[-2000:]
     assert len(read_records(tmp_path / "run")) == 2
     assert usage.ru_maxrss / 1024 < _MAX_MEGABYTES
+    _check_left_out(1960, text, tally)
+
+
+def _check_left_out(number, text, tally):
     [left_out] = re.findall(r"leaving out (\d+) of", text)
     assert 0.4 * number < int(left_out) < number, "some damage is found, and some images can still be read"
     images = tally("damaged image")

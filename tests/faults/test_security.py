@@ -54,7 +54,7 @@ def _list_files(folder):
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*")}
 
 
-@pytest.mark.parametrize("kind", ["workdir", "weights"])
+@pytest.mark.parametrize("kind", ["workdir", pytest.param("weights", marks=pytest.mark.slow)])
 def test_hostile_names_stay_text(kind, hostile, hostile_weights, data, tmp_path, run, tally, monkeypatch):
     model, commands = {"workdir": hostile, "weights": hostile_weights}[kind], tally("command on a hostile model")
     images, out = next(data.glob("*_Input")), tmp_path / "deep" / "er" / "out"

@@ -14,12 +14,9 @@ from input_pipeline.validation import validate_images
 from tests.helpers.runs import ROOT
 
 
-@pytest.fixture(scope="module")
-def sample():
-    return read_isic(prepare_sample())
-
-
-def test_the_sample_is_a_valid_data_set_with_imbalanced_classes_and_several_images_per_lesion(sample):
+@pytest.mark.slow
+def test_the_sample_is_a_valid_data_set_with_imbalanced_classes_and_several_images_per_lesion():
+    sample = read_isic(prepare_sample())
     validate_images(sample)
     counts = np.bincount(sample.labels, minlength=7)
     assert counts.argmax() == CLASS_NAMES.index("NV")
@@ -29,7 +26,7 @@ def test_the_sample_is_a_valid_data_set_with_imbalanced_classes_and_several_imag
     assert images.max() == 3
 
 
-def test_the_sample_is_the_same_to_the_byte_when_it_is_drawn_again(tmp_path, monkeypatch, sample):
+def test_the_sample_is_the_same_to_the_byte_when_it_is_drawn_again(tmp_path, monkeypatch):
     monkeypatch.setattr("input_pipeline.sources.sample._LESIONS", {name: 2 for name in CLASS_NAMES})
     for name in ("a", "b"):
         write_sample(tmp_path / name)
@@ -38,16 +35,20 @@ def test_the_sample_is_the_same_to_the_byte_when_it_is_drawn_again(tmp_path, mon
     assert filecmp.cmpfiles(tmp_path / "a", tmp_path / "b", files, shallow=False) == (files, [], [])
 
 
-def test_views_of_a_lesion_differ_less_than_lesions_do(sample):
+def test_views_of_a_lesion_differ_less_than_lesions_do():
     views = [np.asarray(draw_lesion("BKL", 3, v), float).mean((0, 1)) for v in range(2)]
     others = [np.asarray(draw_lesion("MEL", i, 0), float).mean((0, 1)) for i in range(5)]
     assert not np.array_equal(*views)
     assert np.abs(views[0] - views[1]).mean() < np.mean([np.abs(views[0] - o).mean() for o in others])
 
 
-def test_the_sample_is_drawn_once(sample, monkeypatch):
+def test_the_sample_is_drawn_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("input_pipeline.sources.sample._LESIONS", {name: 1 for name in CLASS_NAMES})
+    folder = prepare_sample()
     monkeypatch.setattr("input_pipeline.sources.sample.write_sample", lambda folder: pytest.fail("drawn again"))
-    assert prepare_sample().is_dir()
+    assert prepare_sample() == folder
+    assert len(read_isic(folder)) >= len(CLASS_NAMES)
 
 
 def test_an_interrupted_drawing_leaves_nothing_under_the_final_name(tmp_path, monkeypatch):

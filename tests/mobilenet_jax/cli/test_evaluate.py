@@ -52,7 +52,7 @@ def test_evaluate_reproduces_the_validation_metrics_of_training(run, workdir):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("steps", [("crop", "none"), ("crop", "shades_of_gray")])
+@pytest.mark.parametrize("steps", [pytest.param(("crop", "none"), marks=pytest.mark.slow), ("crop", "shades_of_gray")])
 def test_a_run_is_evaluated_with_the_preprocessing_of_its_training(run, tmp_path, steps):
     photographs = write_photos(tmp_path / "photos")
     changes = {"data__source": "folders", "model__num_classes": 3, "train__batch_size": 4, "train__epochs": 1}

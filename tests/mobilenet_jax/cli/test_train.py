@@ -56,6 +56,7 @@ def test_importing_the_script_does_nothing():
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment).returncode == 0
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_a_progress_bar(data, tmp_path):
     parent, child = pty.openpty()
     termios.tcsetwinsize(child, (24, 80))

@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from mobilenet_jax.evaluation.plots import draw_comparison, draw_curves, draw_figures, encode_png
 from mobilenet_jax.evaluation.predictions import Predictions
@@ -48,6 +49,7 @@ def test_names_of_classes_with_dollar_signs_are_text():
         assert encode_png(figure).startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_plots_of_a_thousand_classes_have_a_bounded_size_and_show_the_largest_classes():
     rng = np.random.default_rng(0)
     probabilities = rng.dirichlet(np.ones(1_000), 3_000).astype(np.float32)

@@ -58,7 +58,7 @@ CASES = {
     "small, half frozen, adadelta": Case("small", ADADELTA, frozen_blocks=6),
     "bn frozen": Case("article_bn", frozen_blocks=13),
 }
-FAST = ("sgd", "adadelta", "bn regularized", "frozen")
+FAST = ("sgd", "bn regularized")
 FAST_IN_FLOAT32 = ("frozen",)
 
 

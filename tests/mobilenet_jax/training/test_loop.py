@@ -292,7 +292,7 @@ def test_augmentation_on_the_device_gives_the_loss_of_augmentation_on_the_host(d
     assert losses["device"] != losses["host"], "float32 rounds differently on the two"
 
 
-@pytest.mark.parametrize("place", ["host", "device"])
+@pytest.mark.parametrize("place", [pytest.param("host", marks=pytest.mark.slow), "device"])
 def test_a_resumed_run_keeps_its_input_scaling(data, finished, tmp_path, place):
     weights, path = read_weights(finished), tmp_path / "w.safetensors"
     changes = {"init__weights": str(path), "init__input_scaling": "weights", "augment__where": place}

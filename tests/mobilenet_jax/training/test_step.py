@@ -83,6 +83,7 @@ def test_a_step_from_converted_weights_changes_all_tensors_except_frozen_ones(we
     assert len(unchanged) == 5 * (2 * frozen_blocks + bool(frozen_blocks))  # kernel, scale, bias, mean, var
 
 
+@pytest.mark.slow
 def test_training_fits_a_batch_and_repeats_to_the_bit(batch):
     def train():
         state, step = _make_state_and_step(_make_optimizer("sgd", 0.01, 0.9))

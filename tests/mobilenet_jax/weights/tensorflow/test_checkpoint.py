@@ -23,6 +23,7 @@ def test_a_checkpoint_is_read_by_its_prefix_or_its_index_without_the_variables_o
     assert index.architecture == ARCHITECTURE._replace(head=None, num_classes=0)
 
 
+@pytest.mark.slow
 def test_a_quantized_checkpoint_is_refused(tmp_path):
     prefix = write_checkpoint(tmp_path / "w.ckpt", **{"MobilenetV1/Conv2d_0/weights_quant/min": np.float32(0)})
     with pytest.raises(WeightsError, match="tensors that MobileNet does not have: MobilenetV1/Conv2d_0/weights_quant"):
