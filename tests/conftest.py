@@ -42,7 +42,7 @@ def cache(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def train_steps() -> Iterator[None]:
+def share_train_steps() -> Iterator[None]:
     """Shares the jitted train steps of equal configurations: tracing one takes most of the time of a small run."""
     from mobilenet_jax.training import loop
 
