@@ -78,7 +78,7 @@ def decode_image(data: bytes, size: tuple[int, int], preprocessing: Preprocessin
     except Exception as error:  # Pillow raises almost any type for damaged headers
         raise DataError(f"it is not one of {', '.join(FORMATS)}, or it is damaged") from error
     if is_deep_png(data):
-        raise DataError("it has 16 bits per channel, not 8")
+        raise DataError("it has 16 bits per channel (convert it to 8 bits)")
     if not is_fast:
         return DecodedImage(preprocess(decode_with_pillow(data), size, preprocessing), is_rotated)
     flags = next((flag for reduction, flag in _REDUCED if is_jpeg and ratio >= reduction), cv2.IMREAD_COLOR_RGB)
