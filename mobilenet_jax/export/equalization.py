@@ -15,13 +15,18 @@ from mobilenet_jax.export.network import ACTIVATION_LEVELS, Network, Params, rou
 from mobilenet_jax.weights.layout import HEAD_LAYERS
 
 _FACTORS = 2.0 ** np.arange(0, 6.125, 0.125)
+# XNNPACK refuses a kernel whose step is 256 times that of the output by that of the input or more, and LiteRT 2.3.0 may
+# crash then. A trained channel that is always 0 has such a kernel if its variance is 0: batch normalization divides by
+# the square root of epsilon. Half of the limit leaves room for an output that is smaller than 6.
+_LARGEST_WEIGHT = 128 * 127
 
 
 def equalize_channels(network: Network, pixels: np.ndarray) -> Params:
     """Returns the parameters of the folded network with scaled channels.
 
-    The factor of a channel, from 1 to 64, minimizes the mean squared error of rounding and cutting off its values. If
-    the network has no head, the channels of the last convolution, its output, stay as they are.
+    The factor of a channel, from 1 to 64, minimizes the mean squared error of rounding and cutting off its values. It
+    is smaller if a weight of the channel would become larger than runtimes accept. If the network has no head, the
+    channels of the last convolution, its output, stay as they are.
 
     Args:
         network: the network.
@@ -32,7 +37,9 @@ def equalize_channels(network: Network, pixels: np.ndarray) -> Params:
     errors = _measure_errors(network, params, pixels)
     head = network.weights.architecture.head
     for layer, reader in itertools.pairwise([*errors, *(HEAD_LAYERS[head][:1] if head else ())]):
-        factor = _FACTORS[errors[layer].argmin(0)].astype(np.float32)
+        largest = np.abs(params[layer]["kernel"]).reshape(-1, errors[layer].shape[1]).max(0)
+        limit = np.maximum(1, _LARGEST_WEIGHT / np.maximum(largest, 1))
+        factor = np.minimum(_FACTORS[errors[layer].argmin(0)], limit).astype(np.float32)
         params[layer]["kernel"] = params[layer]["kernel"] * factor
         params[f"{layer}_bn"]["bias"] = params[f"{layer}_bn"]["bias"] * factor
         params[reader]["kernel"] = _divide_inputs(params[reader]["kernel"], factor, depthwise="_dw_" in reader)

@@ -68,3 +68,18 @@ def test_a_channel_that_uses_the_whole_range_or_none_of_it_keeps_its_scale(uneve
     params["conv1"]["kernel"] = np.broadcast_to(np.float32(0.11), (3, 3, 3, 8))  # sums of 27 values within +-3
     equalized = equalize_channels(network, pixels)
     np.testing.assert_array_equal(equalized["conv1"]["kernel"], params["conv1"]["kernel"])
+
+
+@pytest.mark.parametrize(("weight", "largest"), [(905, 128 * 127), (20_000, 20_000), (10, 10 * 2**5.75)])
+def test_a_weight_is_scaled_at_most_to_the_largest_that_runtimes_accept(uneven, weight, largest):
+    """The channel has no input other than 0, so that its value is its bias, which a factor of 2**5.75 represents."""
+    network, pixels = uneven
+    params = network.params
+    params["conv1_bn"]["bias"] = np.where(np.arange(8) == 0, np.float32(-1000), params["conv1_bn"]["bias"])
+    params["conv_dw_1"]["kernel"] = params["conv_dw_1"]["kernel"].copy()
+    params["conv_dw_1"]["kernel"][..., 0] = weight
+    params["conv_dw_1_bn"]["bias"] = np.where(
+        np.arange(8) == 0, np.float32(7 * STEP / 2**5.75), params["conv_dw_1_bn"]["bias"]
+    )
+    kernel = equalize_channels(network, pixels)["conv_dw_1"]["kernel"][..., 0]
+    np.testing.assert_allclose(kernel, largest, rtol=1e-3)
