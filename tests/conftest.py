@@ -57,7 +57,7 @@ def share_train_steps() -> Iterator[None]:
         if config.loss == plain.loss and config.optimizer == plain.optimizer:  # independent of data and length
             del settings["train"]["epochs"]
         else:
-            settings["of"] = labels.tolist(), steps_per_epoch
+            settings["data"] = labels.tolist(), steps_per_epoch
         key = json.dumps(settings, sort_keys=True)
         return program._replace(train_step=known.setdefault(key, program.train_step)), *others
 

@@ -11,7 +11,12 @@ from mobilenet_jax.model.mobilenet import MobileNet
 
 
 @pytest.mark.parametrize(
-    ("head", "size"), [("article", (33, 47)), ("article_bn", (32, 32)), ("small", (33, 47)), ("imagenet", (32, 32))]
+    ("head", "size"),
+    [
+        *(("article", (33, 47)), ("article_bn", (32, 32)), ("small", (33, 47)), ("imagenet", (32, 32))),
+        *(pytest.param(head, (32, 32), marks=pytest.mark.slow) for head in ("article", "small")),
+        *(pytest.param(head, (33, 47), marks=pytest.mark.slow) for head in ("article_bn", "imagenet")),
+    ],
 )
 def test_heads_return_logits(head, size):
     model = MobileNet(0.25, head, num_classes=5)

@@ -156,8 +156,8 @@ def test_the_optimizer_holds_no_moments_of_frozen_layers(variables):
 
 
 def test_the_moving_average_follows_its_formula_and_is_evaluated(variables, batch):
-    optimizer = _make_optimizer(HEAD_ONLY, learning_rate=3.0)
-    step = make_train_step(HEAD_ONLY, optimizer, jax.random.key(1, impl="rbg"), Objective(ema_decay=0.15))
+    optimizer = _make_optimizer(learning_rate=0.3)
+    step = make_train_step(MODEL, optimizer, jax.random.key(1, impl="rbg"), Objective(ema_decay=0.15))
     state = _make_state(variables, optimizer, ema=True)
     average = jax.device_get(state.params)
     for i in range(3):
@@ -165,11 +165,11 @@ def test_the_moving_average_follows_its_formula_and_is_evaluated(variables, batc
         decay = min(0.15, (1 + i) / (10 + i))  # 0.1 in the first step, 0.15 afterwards
         average = jax.tree.map(lambda a, p, d=decay: d * a + (1 - d) * np.asarray(p), average, state.params)
     jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-6), state.ema, average)
-    evaluated = make_eval_step(HEAD_ONLY)(state, {**batch, "mask": np.ones(8, bool)})
+    evaluated = make_eval_step(MODEL)(state, {**batch, "mask": np.ones(8, bool)})
     expected, other = (
         cross_entropy(
             jax.jit(
-                lambda p: HEAD_ONLY.apply({"params": p, "batch_stats": state.batch_stats}, batch["image"], train=False)
+                lambda p: MODEL.apply({"params": p, "batch_stats": state.batch_stats}, batch["image"], train=False)
             )(p),
             batch["label"],
         )
