@@ -2,10 +2,13 @@
 
 import signal
 import threading
+from collections.abc import Iterable, Iterator
 from types import FrameType, TracebackType
 
 import jax
 from jax.experimental import multihost_utils
+
+from mobilenet_jax.training.step import DeviceBatch
 
 
 class StopRequest:
@@ -35,7 +38,7 @@ class StopRequest:
         return self._requested
 
     def end_step(self) -> None:
-        """Lets the processes agree after a training step. All of them call it after every step.
+        """Lets the processes agree after a step of training or evaluation. All of them call it after every step.
 
         JAX lets the processes stop at the same count: one more than the highest that any of them had reached when the
         signal was noticed, which is 0 before the first step. The count must therefore begin with 1 in every process,
@@ -45,6 +48,16 @@ class StopRequest:
         self._steps += 1
         if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(self._steps):
             self._requested = True
+
+    def iterate_until_set(self, batches: Iterable[DeviceBatch]) -> Iterator[DeviceBatch]:
+        """Yields the batches of an evaluation until the run is to stop; each is a step of `end_step`."""
+        if self.is_set:
+            return
+        for batch in batches:
+            yield batch
+            self.end_step()
+            if self.is_set:
+                return
 
     def _record(self, number: int, frame: FrameType | None) -> None:
         if self._requested and number == signal.SIGINT:

@@ -80,7 +80,7 @@ class Trainer:
 
         Returns:
             The next state, and the speed of the steps without their compilation: `images_per_second` and `input_wait`,
-            the fraction of the time spent waiting for batches.
+            the fraction of the time spent waiting for batches. Both are 0 if no step remained.
 
         Raises:
             TrainingError: the objective is infinite or NaN.
@@ -105,7 +105,8 @@ class Trainer:
                 self._stop_request.end_step()
                 if self._stop_request.is_set:
                     break
-            self._collect_step(*in_flight.popleft(), history, scale, bar)
+            while in_flight:
+                self._collect_step(*in_flight.popleft(), history, scale, bar)
         self._profiler.end_epoch(state)
         seconds = time.perf_counter() - start - (self._seconds_compiled - compiled)
         images = (history.steps_done - steps_before) * self._length.batch_size

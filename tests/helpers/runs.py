@@ -76,7 +76,10 @@ def assert_equal_runs(workdir, expected):
 
 
 def request_stop(monkeypatch, steps):
-    """Sends SIGTERM to this process after a number of training steps; restore `monkeypatch` before training again."""
+    """Sends SIGTERM to this process after a number of steps; restore `monkeypatch` before training again.
+
+    The batches of an evaluation count as steps.
+    """
     end_step, done = StopRequest.end_step, itertools.count(1)
 
     def end_step_with_signal(self):

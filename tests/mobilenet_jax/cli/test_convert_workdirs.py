@@ -64,7 +64,7 @@ def test_averaged_parameters_are_read_if_a_run_kept_them(run, tmp_path, monkeypa
         "model.head": "article_bn", "model.frozen_blocks": 13, "init.weights": "",
         "train.batch_size": 8, "train.epochs": 2, "train.ema_decay": 0.9,
     })  # fmt: skip
-    request_stop(monkeypatch, 5)
+    request_stop(monkeypatch, 7)  # step 5: an evaluation counts as two
     with pytest.raises(Interrupted):
         train_and_evaluate(config, tmp_path / "run")
     capsys.readouterr()

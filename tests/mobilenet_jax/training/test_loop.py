@@ -1,6 +1,5 @@
 import json
 import shutil
-import signal
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,14 +11,14 @@ from PIL import Image
 
 from input_pipeline.sources.isic import CLASS_NAMES
 from mobilenet_jax import Metadata
-from mobilenet_jax.errors import ConfigError, DataError, Interrupted, TrainingError, WeightsError, WorkdirError
+from mobilenet_jax.errors import ConfigError, DataError, TrainingError, WeightsError, WorkdirError
 from mobilenet_jax.training.checkpoints import Checkpoints
 from mobilenet_jax.training.loop import train_and_evaluate
 from mobilenet_jax.training.setup import build_program
 from mobilenet_jax.weights.layout import Architecture
 from mobilenet_jax.weights.load import read_weights
 from mobilenet_jax.weights.save import write_weights
-from tests.helpers.runs import TIMED, make_config, read_records, request_stop
+from tests.helpers.runs import TIMED, make_config, read_records
 
 
 @pytest.fixture(scope="module")
@@ -320,54 +319,6 @@ def test_the_weights_of_a_workdir_are_those_of_its_checkpoints(data, finished):
         (32, 32), (0, 1), CLASS_NAMES, f"run ({latest.identity})", latest.metadata.source_sha256
     )
     assert read_weights(finished).identity == f"best checkpoint, step {summary['best']['step']}"
-
-
-def test_metrics_of_an_interrupted_epoch_are_those_of_the_whole_epoch(data, finished, tmp_path, monkeypatch):
-    """Checks that metrics are computed from all examples of an epoch, whichever process trained on them."""
-    config, interruptions = make_config(data), 0
-    for steps in (1, 4, None):  # stops after steps 1 and 5
-        with monkeypatch.context() as patch:
-            request_stop(patch, steps)
-            try:
-                train_and_evaluate(config, tmp_path / "run")
-            except Interrupted:
-                interruptions += 1
-    assert interruptions == 2
-    assert read_records(tmp_path / "run") == read_records(finished)
-
-
-def test_a_run_that_was_stopped_in_an_epoch_is_not_finished_before_it(data, tmp_path, monkeypatch):
-    request_stop(monkeypatch, 5)
-    with pytest.raises(Interrupted):
-        train_and_evaluate(make_config(data), tmp_path / "run")
-    with pytest.raises(WorkdirError, match=r"has reached epoch 2, more than config\.train\.epochs=1"):
-        train_and_evaluate(make_config(data, train__epochs=1), tmp_path / "run")
-
-
-@pytest.mark.parametrize(("step", "epochs_recorded"), [(3, 1), (6, 2)])
-def test_a_stop_request_at_the_last_step_of_an_epoch_is_honored_after_its_evaluation(
-    data, tmp_path, monkeypatch, step, epochs_recorded
-):
-    request_stop(monkeypatch, step)
-    with pytest.raises(Interrupted, match=f"stopped at step {step} and saved"):
-        train_and_evaluate(make_config(data, train__epochs=3), tmp_path / "run")
-    assert len(read_records(tmp_path / "run")) == epochs_recorded
-
-
-def test_a_second_sigterm_during_the_last_save_changes_nothing(data, finished, tmp_path, monkeypatch):
-    close = Checkpoints.__exit__
-
-    def close_with_signal(self, *error):
-        signal.raise_signal(signal.SIGTERM)
-        close(self, *error)
-
-    with monkeypatch.context() as patch:
-        request_stop(patch, 2)
-        patch.setattr(Checkpoints, "__exit__", close_with_signal)
-        with pytest.raises(Interrupted, match="stopped at step 2"):
-            train_and_evaluate(make_config(data), tmp_path / "run")
-    train_and_evaluate(make_config(data), tmp_path / "run")
-    assert read_records(tmp_path / "run") == read_records(finished)
 
 
 def test_resuming_does_not_need_the_initial_weights(data, weights, tmp_path):

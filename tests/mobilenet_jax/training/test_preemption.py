@@ -3,8 +3,21 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from mobilenet_jax.errors import Interrupted, WorkdirError
 from mobilenet_jax.training import preemption
+from mobilenet_jax.training.checkpoints import Checkpoints
+from mobilenet_jax.training.loop import train_and_evaluate
 from mobilenet_jax.training.preemption import StopRequest
+from mobilenet_jax.training.trainer import Trainer
+from tests.helpers.runs import make_config, read_records, request_stop
+
+
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """Returns the workdir of an uninterrupted run of two epochs; it must not be changed."""
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    train_and_evaluate(make_config(data), workdir)
+    return workdir
 
 
 class SyncPoint:
@@ -77,6 +90,16 @@ def test_a_request_stays_set(processes):
     assert request.is_set
 
 
+def test_an_evaluation_ends_at_the_same_batch_in_all_processes(processes):
+    requests, sync_point = processes
+    evaluations = [request.iterate_until_set(range(9)) for request in requests]
+    assert [next(evaluation) for evaluation in evaluations] == [0, 0]
+    assert next(evaluations[0]) == 1
+    sync_point.notice_signal()
+    assert [list(evaluation) for evaluation in evaluations] == [[], [1]]
+    assert not list(requests[0].iterate_until_set(range(9)))
+
+
 def test_sigterm_is_recorded_again_and_again_and_a_second_ctrl_c_interrupts():
     with StopRequest() as request:
         for _ in range(3):
@@ -89,3 +112,64 @@ def test_sigterm_is_recorded_again_and_again_and_a_second_ctrl_c_interrupts():
 def test_in_another_thread_nothing_is_recorded():
     with ThreadPoolExecutor(1) as executor:
         assert not executor.submit(lambda: StopRequest().__enter__().is_set).result()
+
+
+def test_metrics_of_an_interrupted_epoch_are_those_of_the_whole_epoch(data, whole, tmp_path, monkeypatch):
+    """Checks that metrics are computed from all examples of an epoch, whichever process trained on them."""
+    config, interruptions = make_config(data), 0
+    for steps in (1, 3, 3, 3, None):  # of training, evaluation, training, and the last evaluation
+        with monkeypatch.context() as patch:
+            request_stop(patch, steps)
+            try:
+                train_and_evaluate(config, tmp_path / "run")
+            except Interrupted:
+                interruptions += 1
+    assert interruptions == 4
+    assert read_records(tmp_path / "run") == read_records(whole)
+
+
+def test_a_run_that_was_stopped_in_an_epoch_is_not_finished_before_it(data, tmp_path, monkeypatch):
+    request_stop(monkeypatch, 6)
+    with pytest.raises(Interrupted, match="stopped at step 4"):
+        train_and_evaluate(make_config(data), tmp_path / "run")
+    with pytest.raises(WorkdirError, match=r"has reached epoch 2, more than config\.train\.epochs=1"):
+        train_and_evaluate(make_config(data, train__epochs=1), tmp_path / "run")
+
+
+@pytest.mark.parametrize("steps", [3, 4])
+def test_a_stop_request_at_the_last_step_of_an_epoch_does_not_wait_for_its_evaluation(
+    data, tmp_path, monkeypatch, steps
+):
+    request_stop(monkeypatch, steps)
+    with pytest.raises(Interrupted, match="stopped at step 3 and saved"):
+        train_and_evaluate(make_config(data), tmp_path / "run")
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_a_stop_request_after_an_evaluation_is_honored_after_its_epoch(data, tmp_path, monkeypatch):
+    check_epoch = Trainer.check_epoch
+
+    def check_with_signal(*args):
+        signal.raise_signal(signal.SIGTERM)
+        check_epoch(*args)
+
+    monkeypatch.setattr(Trainer, "check_epoch", check_with_signal)
+    with pytest.raises(Interrupted, match="stopped at step 3 and saved"):
+        train_and_evaluate(make_config(data), tmp_path / "run")
+    assert len(read_records(tmp_path / "run")) == 1
+
+
+def test_a_second_sigterm_during_the_last_save_changes_nothing(data, whole, tmp_path, monkeypatch):
+    close = Checkpoints.__exit__
+
+    def close_with_signal(self, *error):
+        signal.raise_signal(signal.SIGTERM)
+        close(self, *error)
+
+    with monkeypatch.context() as patch:
+        request_stop(patch, 2)
+        patch.setattr(Checkpoints, "__exit__", close_with_signal)
+        with pytest.raises(Interrupted, match="stopped at step 2"):
+            train_and_evaluate(make_config(data), tmp_path / "run")
+    train_and_evaluate(make_config(data), tmp_path / "run")
+    assert read_records(tmp_path / "run") == read_records(whole)
