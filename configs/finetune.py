@@ -25,9 +25,9 @@ def get_config() -> ConfigDict:
     config.model.dropout = 0.2
     config.init.input_scaling = "weights"  # pretrained features are worse with another range of pixels
 
-    # Otherwise rare classes are hardly ever predicted. The loss with the log class frequencies makes the probabilities
-    # those of equally frequent classes. Sampling all classes equally often instead repeats the rare images until the
-    # network memorizes them.
+    # Without a correction, rare classes are hardly ever predicted. With the log class frequencies added to the logits
+    # in the loss, the probabilities are those of equally frequent classes. Sampling all classes equally often instead
+    # repeats the rare images until the network memorizes them.
     config.loss.logit_adjustment = 1.0
 
     # AdamW needs no tuning of its rate to the size of the data. The warm-up keeps the first gradients of the random

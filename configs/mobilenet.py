@@ -67,7 +67,7 @@ def get_config(recipe: str = "sample") -> ConfigDict:
     config.augment.hue = 0.0  # fraction of the color circle; the turn is in [-hue, hue]
     # After the geometry above, a random part of the image is enlarged to the size of the image: its area is in
     # [crop_area, 1] of the image's, its width divided by its height in [1 / crop_ratio, crop_ratio]. A part that does
-    # not fit is cut at the edges of the image. 1 for both crops nothing.
+    # not fit is cut at the edges of the image. If both are 1, nothing is cropped.
     config.augment.crop_area = 1.0
     config.augment.crop_ratio = 1.0
     # Such as 2: each image is changed by this number of random operations, of those above whose ranges are not 0. Flips
@@ -94,7 +94,7 @@ def get_config(recipe: str = "sample") -> ConfigDict:
     config.model.padding = "keras"  # of convolutions of stride 2; 'same': TensorFlow's, 'symmetric': PyTorch's
     config.model.conv_head = False  # or True: a 1x1 convolution after the blocks, as in timm's mobilenetv1_100h
 
-    config.regularizer = ConfigDict()  # factors as in Keras's l1 and l2, applied to the head's dense layers of 1024
+    config.regularizer = ConfigDict()  # factors as in Keras's l1 and l2, applied to the head's 1024-unit dense layers
     config.regularizer.kernel_l1 = 0.0
     config.regularizer.kernel_l2 = 0.0
     config.regularizer.activity_l1 = 0.0

@@ -4,8 +4,8 @@
     mobilenet-jax export WORKDIR model.tflite --quantize=int8
 
 DIR is the unpacked download of the ISIC archive. `--config.model.alpha=1.0 --config.data.image_size=160` trains a
-network that is more accurate and takes 8 times as long per image in int8, 16 times in float32. The ImageNet weights are
-downloaded once. The effects of the settings, and the accuracy of the network, are in docs/recipe.md.
+network that is more accurate and takes 16 times as long per image in float32. The ImageNet weights are downloaded once.
+The effects of the settings, and the accuracy of the network, are in docs/recipe.md.
 """
 
 from ml_collections import ConfigDict

@@ -30,15 +30,15 @@ _DISK_ERRORS = {errno.ENOSPC, errno.EIO, errno.EFBIG} | {getattr(errno, "EDQUOT"
 def replace_atomically(path: Path) -> Iterator[Path]:
     """Yields a temporary path to write a file or a folder to, and renames it to `path` at the end.
 
-    If the block raises, the temporary path is removed and `path` keeps what it held.
+    If the block raises, the temporary path is removed and `path` keeps its content.
 
     Args:
         path: the destination; an existing file is replaced by a file, and a folder by a folder. A symbolic link is
             followed.
 
     Raises:
-        OSError: the folder of `path` does not exist or cannot be written, `path` is a device or a pipe, or one of
-            what exists and what was written is a file and the other a folder.
+        OSError: the folder of `path` does not exist or cannot be written, `path` is a device or a pipe, or
+            a file would replace a folder or a folder a file.
     """
     with _Replacement.open(path) as replacement:
         yield replacement.unfinished
@@ -86,7 +86,7 @@ class _Replacement(NamedTuple):
     Attributes:
         path: the destination.
         unfinished: the path that the block writes.
-        previous: the path of what the destination held, if that is set aside.
+        previous: the path of the previous content, if that is set aside.
     """
 
     path: Path
@@ -175,7 +175,7 @@ def remove_leftovers(folder: Path) -> None:
     """Removes the temporary files that killed processes left in a folder.
 
     Where the file system has no locks, a name that is younger than a day is kept: it may belong to a running process.
-    One that holds what was set aside is kept while its destination is missing: it may be the only copy.
+    One that holds previous content is kept while its destination is missing: it may be the only copy.
     """
     for path in filter(is_unfinished, folder.iterdir()):
         with contextlib.suppress(OSError):  # its process has just finished

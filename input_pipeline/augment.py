@@ -17,7 +17,7 @@ FillMode = Literal["nearest", "constant", "reflect", "wrap"]
 
 # The random streams are separate from each other and from that of the order of the examples, which has the same seed.
 _GEOMETRY_STREAM, _COLOR_STREAM, _CROP_STREAM, _SELECTION_STREAM = 2, 3, 4, 5
-_OPERATIONS = 9  # that `Augmentation.operations` selects from: five of geometry, then four of color
+NUM_OPERATIONS = 9  # that `Augmentation.operations` selects from: five of geometry, then four of color
 _LUMINANCE = np.array([0.299, 0.587, 0.114])  # weights of red, green and blue, Rec. 601
 _YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 
@@ -44,7 +44,8 @@ class Augmentation:
         crop_area: after the geometry above, a random part of the image is enlarged to the size of the image. Its
             fraction of the area is uniform in [crop_area, 1].
         crop_ratio: the width of that part divided by its height is log-uniform in [1 / crop_ratio, crop_ratio]. A part
-            that does not fit into the image is cut at its edges, which makes it smaller. 1 for both crops nothing.
+            that does not fit into the image is cut at its edges, which makes it smaller. If both are 1, nothing is
+            cropped.
         operations: the number of operations per image, chosen at random from rotation, the two shifts, zoom, shear
             and the four changes of color, as far as their ranges are not 0; 0 applies all of them. Flips and crops are
             not counted.
@@ -117,10 +118,10 @@ def select_operations(augmentation: Augmentation, seed: int, epoch: int, n: int)
         bool `[9, n]`: rotation, width shift, height shift, zoom, shear, brightness, contrast, saturation, hue.
     """
     if not augmentation.operations:
-        return np.ones((_OPERATIONS, n), bool)
+        return np.ones((NUM_OPERATIONS, n), bool)
     a = augmentation
     ranges = (a.rotation, a.width_shift, a.height_shift, a.zoom, a.shear, a.brightness, a.contrast, a.saturation, a.hue)
-    priority = np.random.default_rng((seed, _SELECTION_STREAM, epoch)).random((n, _OPERATIONS))
+    priority = np.random.default_rng((seed, _SELECTION_STREAM, epoch)).random((n, NUM_OPERATIONS))
     priority[:, np.array(ranges) == 0] = 2  # after all others
     return (priority.argsort(1).argsort(1) < augmentation.operations).T
 

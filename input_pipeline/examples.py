@@ -59,7 +59,7 @@ class Examples:
         class_names: the classes in the order of the labels.
         relative_paths: `[n]` str, the names of the images if file names repeat, see `name_by_path`; otherwise None.
         subsets: `[n]` str, `"training"` or `"validation"`, if the source assigns its images; otherwise None.
-        soft_labels: float32 `[n, classes]`, the probabilities that training aims at; None for those of the labels.
+        soft_labels: float32 `[n, classes]`, target probabilities; None for one-hot labels.
     """
 
     paths: np.ndarray

@@ -104,7 +104,7 @@ def describe_limit() -> str:
 
 
 def is_marked_as_rotated(image: Image.Image) -> bool:
-    """Returns whether the EXIF data of an opened image ask viewers to rotate or flip it, which decoding does not.
+    """Returns whether the EXIF data of an opened image mark it as rotated or flipped, which decoding ignores.
 
     Damaged EXIF data are ignored: the pixels do not need them.
     """

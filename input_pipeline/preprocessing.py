@@ -31,18 +31,19 @@ class Preprocessing(NamedTuple):
             size: height and width of the result in pixels.
         """
         height, width = size
-        cut = (
-            "cut the longer side equally at both ends (an odd pixel at the right or at the bottom) to the proportions "
-            "of the result, then "
-        ) * (self.resize == "crop")
-        whole = "the whole image " * (self.resize == "stretch")
-        gray = f"; then remove the color cast by shades of gray with the norm {MINKOWSKI_NORM}" * (
-            self.color_constancy != "none"
+        resize = "resize the whole image"
+        if self.resize == "crop":
+            resize = (
+                "cut the longer side equally at both ends (an odd pixel at the right or at the bottom) to the "
+                "proportions of the result, then resize"
+            )
+        steps = (
+            f"{resize} to {height} x {width} (height x width): area averaging if neither side becomes longer, else "
+            "bilinear interpolation"
         )
-        return (
-            f"{cut}resize {whole}to {height} x {width} (height x width): area averaging if neither side becomes "
-            f"longer, else bilinear interpolation{gray}"
-        )
+        if self.color_constancy != "none":
+            steps += f"; then remove the color cast by shades of gray with the norm {MINKOWSKI_NORM}"
+        return steps
 
 
 STRETCH = Preprocessing()

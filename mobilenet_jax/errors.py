@@ -33,7 +33,7 @@ class ExportError(UserError):
 
 
 class Interrupted(Exception):  # noqa: N818 (not an error: the run continues when it is started again)
-    """A training run was asked to stop and has saved its state. The message explains how to continue."""
+    """A training run has saved its state and stops, as requested. The message explains how to continue."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

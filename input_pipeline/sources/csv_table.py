@@ -153,7 +153,7 @@ def _find_faults(values: dict[str, str], path: str, earlier: int | None) -> list
 
 
 def _find_error(path: str) -> str | None:
-    """Returns why a file cannot be read, as far as its folder shows."""
+    """Returns the reason that a file cannot be accessed, or None. Does not open it."""
     try:
         os.stat(path)
     except (FileNotFoundError, NotADirectoryError, ValueError):

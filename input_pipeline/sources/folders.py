@@ -243,12 +243,13 @@ def _assign_lesions(examples: Examples, table: Path, base: Path, faults: Faults)
 def write_folders(examples: Examples, folder: str | Path) -> None:
     """Copies images to `FOLDER/Train/CLASS/` and writes `lesions.csv`: the article's first step.
 
-    The folder has a temporary name until it is complete. The name is fixed, unlike those of `atomic_files`, because an
-    interrupted copy of many gigabytes must find its files and resume. A class without images gets no folder. Images
-    that the source assigns to validation are in `FOLDER/Validation/CLASS/`.
+    The folder is called `.NAME.copying` until it is complete. The name is fixed, and not one of `atomic_files`, which
+    other commands remove: an interrupted copy of many gigabytes must find its files and resume. A class without images
+    gets no folder. Images that the source assigns to validation are in `FOLDER/Validation/CLASS/`.
 
     Raises:
-        DataError: `folder` exists, a class cannot be the name of its folder, or two images would have the same name.
+        DataError: `folder` exists, a class cannot be the name of its folder, an image would not be read from there, or
+            two images would have the same name.
         OSError: the folder cannot be written.
     """
     folder = Path(folder)
@@ -257,14 +258,17 @@ def write_folders(examples: Examples, folder: str | Path) -> None:
     for name in examples.class_names:
         if is_clutter(name) or set(name) & {"/", "\\"}:
             raise DataError(f"the class {name!r} cannot be the name of a folder: rename it in the source")
-    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    copy = folder.with_name(f".{folder.name}.copying")
     names = _name_copies(examples)
+    for name, path in zip(names, examples.paths, strict=True):
+        if is_clutter(name) or Path(name).suffix.lower() not in IMAGE_SUFFIXES:
+            raise DataError(f"the copy of {path} would be ignored in a folder of a class: name it like NAME.jpg")
     subsets = ["training"] * len(examples) if examples.subsets is None else examples.subsets
     targets = {
-        unfinished / _WRITTEN_NAMES[subset] / examples.class_names[label] / name: path
+        copy / _WRITTEN_NAMES[subset] / examples.class_names[label] / name: path
         for subset, label, name, path in zip(subsets, examples.labels, names, examples.paths, strict=True)
     }
-    _remove_other_files(unfinished, targets)
+    _remove_other_files(copy, targets)
     for class_folder in {target.parent for target in targets}:
         class_folder.mkdir(parents=True, exist_ok=True)
     for target, path in tqdm(targets.items(), "copying", unit=" images", disable=None, leave=False):
@@ -273,13 +277,13 @@ def write_folders(examples: Examples, folder: str | Path) -> None:
         elif not _is_copy(target, source := os.stat(path)):
             shutil.copyfile(path, target)  # the mode could be read-only
             os.utime(target, ns=(source.st_atime_ns, source.st_mtime_ns))
-    with open(unfinished / _LESIONS, "w", newline="", encoding="utf-8") as file:
+    with open(copy / _LESIONS, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("image", "lesion_id"))
         stems = [Path(name).stem for name in names]
         lesions = examples.lesions.tolist() if examples.lesions_known else stems
         writer.writerows(zip(map(escape_formula, stems), map(escape_formula, lesions), strict=True))
-    os.replace(unfinished, folder)
+    os.replace(copy, folder)
 
 
 def _is_copy(target: Path, source: os.stat_result) -> bool:
@@ -302,9 +306,12 @@ def _name_copies(examples: Examples) -> list[str]:
     return names
 
 
-def _remove_other_files(unfinished: Path, targets: Mapping[Path, str]) -> None:
-    """Removes files and class folders that an interrupted copy of another data set left."""
-    for class_folder in set(unfinished.glob("*/*")) - {target.parent for target in targets}:
-        shutil.rmtree(class_folder)
-    for path in set(unfinished.glob("*/*/*")) - set(targets):
-        path.unlink()
+def _remove_other_files(copy: Path, targets: Mapping[Path, str]) -> None:
+    """Removes the files and folders in an interrupted copy that are not of this data set."""
+    kept = set(targets) | {target.parent for target in targets}
+    for pattern in ("*/*", "*/*/*"):
+        for path in set(copy.glob(pattern)) - kept:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()

@@ -24,7 +24,8 @@ from input_pipeline.sources.isic import GROUND_TRUTH, INPUT
 def prepare_tfds(raw: str | Path, data_dir: str | Path) -> None:
     """Writes the data set to `DATA_DIR/isic2018_task3/1.0.0`, in the format `array_record`, with TFDS's progress bars.
 
-    TFDS gives the folder a temporary name until it is complete. Leftovers of processes that were killed are removed.
+    TFDS gives the folder a temporary name until it is complete. Such folders that other processes left, or still write,
+    are removed: run one preparation at a time.
 
     Args:
         raw: a folder in the archive's layout, see `isic.read_isic`.

@@ -74,6 +74,13 @@ def add_inference_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_resamples_option(parser: argparse.ArgumentParser) -> None:
+    """Adds `--resamples` of the commands that cannot do without intervals."""
+    parser.add_argument(
+        "--resamples", type=parse_integer(1), default=1000, metavar="N", help="bootstrap samples (default: 1000)"
+    )
+
+
 def add_evaluation_option(parser: argparse.ArgumentParser) -> None:
     """Adds `--evaluation`."""
     parser.add_argument(

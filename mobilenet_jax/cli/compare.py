@@ -2,7 +2,7 @@
 
 import argparse
 
-from mobilenet_jax.cli.arguments import Subparsers, add_evaluation_option, parse_integer, parse_path
+from mobilenet_jax.cli.arguments import Subparsers, add_evaluation_option, add_resamples_option, parse_path
 
 
 def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
@@ -22,23 +22,21 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
         metavar="CURVES.png",
         help="learning curves (default: compare.png next to the first workdir)",
     )
-    parser.add_argument(
-        "--resamples", type=parse_integer(1), default=1000, metavar="N", help="bootstrap samples (default: 1000)"
-    )
+    add_resamples_option(parser)
     return parser
 
 
 def run(args: argparse.Namespace) -> None:
     """Prints the table and draws the curves, if there are any."""
     from mobilenet_jax.errors import EvaluationError
-    from mobilenet_jax.evaluation.compare import compare, write_comparison
+    from mobilenet_jax.evaluation.compare import compare, write_curves
 
     if len(args.workdirs) < 2:
         raise EvaluationError("compare requires at least two workdirs")
     comparison = compare(args.workdirs, args.evaluation, args.resamples)
     print(f"{comparison.images} images in common\n\n{comparison.format_table()}")
     out = args.out or args.workdirs[0].parent / "compare.png"
-    if write_comparison(args.workdirs, out):
+    if write_curves(args.workdirs, out):
         print(f"\n{out}")
     else:
         print("\nno learning curves: these are not single runs")

@@ -2,8 +2,10 @@
 
 import argparse
 from os.path import expanduser
+from typing import get_args
 
 from mobilenet_jax.cli.arguments import Subparsers, add_checkpoint_option, parse_model, parse_path
+from mobilenet_jax.export.formats import Quantization
 
 
 def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
@@ -18,9 +20,12 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
     parser.add_argument("model", metavar="MODEL", type=parse_model, help="a workdir, or weights with a classifier")
     parser.add_argument("--out", type=parse_path, metavar="DIR", required=True, help="folder to write")
     parser.add_argument(
-        "--quantize", choices=("none", "float16", "int8"), default="none", help="see `export` (default: none)"
+        "--quantize", choices=get_args(Quantization), default="none",
+        help="float16 or int8: a smaller network, see `mobilenet-jax export --help` (default: none)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--data", type=expanduser, metavar="DIR", help="folder of the images of the run (default: as in training)"
     )
-    parser.add_argument("--data", type=expanduser, metavar="DIR", help="see `export`")
     parser.add_argument("--force", action="store_true", help="replace an existing page")
     parser.add_argument("--serve", action="store_true", help="open the page in the browser of this machine")
     add_checkpoint_option(parser)

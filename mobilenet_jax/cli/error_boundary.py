@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from input_pipeline.errors import get_first_line, make_printable, shorten
 from mobilenet_jax.errors import Interrupted, UserError, is_out_of_memory
 
-EXIT_RESUMABLE = 75  # a run that was asked to stop and can continue: EX_TEMPFAIL of sysexits.h
+EXIT_RESUMABLE = 75  # a stopped run that can continue: EX_TEMPFAIL of sysexits.h
 _EXIT_INTERRUPTED = 130  # shells report this status for SIGINT
 _EXIT_CLOSED_PIPE = 141  # and this one for SIGPIPE
 

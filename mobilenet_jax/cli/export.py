@@ -2,9 +2,10 @@
 
 import argparse
 from os.path import expanduser
-from typing import Any
+from typing import Any, get_args
 
 from mobilenet_jax.cli.arguments import Subparsers, add_checkpoint_option, parse_integer, parse_model, parse_path
+from mobilenet_jax.export.formats import Quantization
 
 _MAX_LISTED = 8  # types of operations
 
@@ -24,7 +25,7 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
         "out", metavar="OUT", type=parse_path, help="file or folder to write; its name determines the format"
     )
     parser.add_argument(
-        "--quantize", choices=("none", "float16", "int8"), default="none",
+        "--quantize", choices=get_args(Quantization), default="none",
         help="for .tflite; float16: weights of half the size; int8: all operations in integers (default: none)",
     )  # fmt: skip
     parser.add_argument(

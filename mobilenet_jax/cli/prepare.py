@@ -14,7 +14,7 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
         "interrupted copy is resumed. Or creates the TFDS data set isic2018_task3 in DST.",
     )
     parser.add_argument("raw", metavar="RAW", type=parse_path, help="folder of the download")
-    parser.add_argument("dst", metavar="DST", type=parse_path)
+    parser.add_argument("dst", metavar="DST", type=parse_path, help="folder to write")
     # Without choices: the registry of sources imports the readers, and --help should be immediate.
     parser.add_argument("--source", default="isic2018", help="layout of RAW, as config.data.source (default: isic2018)")
     parser.add_argument(

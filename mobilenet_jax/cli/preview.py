@@ -14,7 +14,7 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
         "augmentation of the first eight epochs.",
         allow_abbrev=False,
     )
-    parser.add_argument("out", metavar="OUT.png", type=parse_path)
+    parser.add_argument("out", metavar="OUT.png", type=parse_path, help="picture to write")
     add_config_option(parser)
     return parser
 

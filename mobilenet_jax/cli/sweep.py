@@ -5,7 +5,13 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mobilenet_jax.cli.arguments import Subparsers, add_probability_options, parse_integer, parse_path
+from mobilenet_jax.cli.arguments import (
+    Subparsers,
+    add_probability_options,
+    add_resamples_option,
+    parse_integer,
+    parse_path,
+)
 
 if TYPE_CHECKING:
     from mobilenet_jax.sweeps.cross_validation import EvaluationOptions, TrainingRun
@@ -23,7 +29,7 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "sweep", metavar="SWEEP.py", type=parse_path, help="a file with a function get_sweep(), see docs"
+        "sweep", metavar="SWEEP.py", type=parse_path, help="a file with a function get_sweep(), see docs/evaluation.md"
     )
     parser.add_argument("--out", type=parse_path, metavar="DIR", required=True, help="output folder")
     add_sweep_options(parser)
@@ -43,9 +49,7 @@ def add_sweep_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="print the commands of the runs, one per line")
     add_probability_options(parser)
-    parser.add_argument(
-        "--resamples", type=parse_integer(1), default=1000, metavar="N", help="bootstrap samples (default: 1000)"
-    )
+    add_resamples_option(parser)
 
 
 def run(args: argparse.Namespace) -> None:

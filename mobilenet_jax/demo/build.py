@@ -75,7 +75,7 @@ def build_demo(
 
 
 def _check_destination(out: Path, *, force: bool) -> None:
-    check_parent(out)
+    check_parent(Path(os.path.realpath(out)))
     if not os.path.lexists(out):
         return
     files = _read_list_of_worker(out)

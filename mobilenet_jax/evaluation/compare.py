@@ -78,8 +78,8 @@ def compare(workdirs: Sequence[Path], evaluation: str, resamples: int = 1000) ->
     return Comparison(_name_runs(workdirs), len(baseline), len(baseline.class_names), metrics, differences)
 
 
-def write_comparison(workdirs: Sequence[Path], out: Path) -> bool:
-    """Writes the learning curves of several runs as a PNG file, unless none has any: cross-validations do not.
+def write_curves(workdirs: Sequence[Path], out: Path) -> bool:
+    """Writes the learning curves of several runs as a PNG file, if any has curves; cross-validations have none.
 
     Returns:
         Whether there are curves.

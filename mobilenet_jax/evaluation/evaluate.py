@@ -54,10 +54,10 @@ class Evaluation:
 
     Attributes:
         runs: the models.
-        predictions: for each image.
+        predictions: the probabilities of each image.
         paths: `[n]` str, the image files.
         metrics: see `compute_metrics`.
-        intervals: 95%, by the name of the metric; empty without bootstrap.
+        intervals: 95% intervals by the name of the metric; empty without bootstrap.
         facts: models, images, options and environment, as in `metrics.json`. `lesions` and `lesions_trained_on` are
             None if the data do not specify which images show the same lesion; `lesions_trained_on` also if the
             training lesions are not known, or not comparable; then `images_trained_on` is the number of images that
@@ -101,7 +101,7 @@ def evaluate(
         EvaluationError, WeightsError, DataError: the arguments contradict each other, or a file cannot be read.
     """
     start, split = time.perf_counter(), split or runs[0].default_split
-    _check_classes(runs, malignant)
+    _check_arguments(runs, split, malignant)
     folder, layout = runs[0].locate_images(data, source)
     stored = _read_stored_calibration(runs, split, views, correction)
     parts = [_read_examples(run, data, source, split) for run in runs]
@@ -181,7 +181,9 @@ def predict_examples(run: EvaluatedModel, examples: Examples, views: int = 1, ba
 
 
 def _read_examples(run: EvaluatedModel, data: str | None, source: str | None, split: str) -> Examples:
-    """Reads the images to evaluate; an error about a subset of a run that is not in `data` says how to evaluate all."""
+    """Reads the images to evaluate; an error about a subset of a run that is not in `data` suggests
+    `--split=all`.
+    """
     try:
         return run.read_examples(data, source, split)
     except DataError as error:
@@ -190,7 +192,9 @@ def _read_examples(run: EvaluatedModel, data: str | None, source: str | None, sp
         raise DataError(f"{error}; --split=all evaluates all images of another folder", error.details) from error
 
 
-def _check_classes(runs: Sequence[EvaluatedModel], malignant: Sequence[str]) -> None:
+def _check_arguments(runs: Sequence[EvaluatedModel], split: str, malignant: Sequence[str]) -> None:
+    if split == "training" and len(runs) > 1:
+        raise EvaluationError("the folds of a cross-validation were trained on different images: evaluate one run")
     names = runs[0].class_names
     for run in runs:
         if run.class_names != names:
@@ -213,23 +217,18 @@ def _read_stored_calibration(
 
     Returns None if nothing is to be corrected, or if the calibration is fitted to the split itself.
     """
-    workdir, is_single = runs[0].path, len(runs) == 1
     if correction and any(run.prior is None for run in runs):
         raise EvaluationError(
-            f"--correct requires the workdir of a run: {workdir} has no validation split that a correction could be "
-            "fitted to"
+            f"--correct requires the workdir of a run: {runs[0].path} has no validation split that a correction could "
+            "be fitted to"
         )
-    if split == "training" and not is_single:
-        raise EvaluationError("the folds of a cross-validation were trained on different images: evaluate one run")
-    if split == "validation":
+    if split == "validation" or not correction:
         return None
-    if not correction:
-        return None
-    if not is_single:
+    if len(runs) > 1:
         raise EvaluationError(
             "--correct requires a single run or the validation split: the mean of several models has no calibration"
         )
-    return read_calibration(Path(workdir) / CALIBRATION_FILE, describe_probabilities(runs[0].weights, views))
+    return read_calibration(Path(runs[0].path) / CALIBRATION_FILE, describe_probabilities(runs[0].weights, views))
 
 
 def _calibrate(
@@ -287,7 +286,7 @@ def _has_comparable_names(runs: Sequence[EvaluatedModel], split: str, folder: st
 def _count_trained_on(
     runs: Sequence[EvaluatedModel], parts: Sequence[Examples], *, is_comparable: bool
 ) -> dict[str, int | None]:
-    """Counts what a model was trained on and has classified: lesions, or images where lesions are unknown.
+    """Counts the evaluated lesions that are in the training set, or the images where lesions are unknown.
 
     Returns:
         `lesions_trained_on` and `images_trained_on`, at least one of which is None; both if names are not comparable,

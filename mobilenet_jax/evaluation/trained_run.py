@@ -29,7 +29,7 @@ _EQUAL_CLASSES = (
 )
 _RARE_CLASSES = "Training gave rare classes more weight ({}). Where a class is rare, its probability is too high."
 _TRAINING_CLASSES = "The probabilities assume that the classes are as frequent as in the training set."
-_MAX_NAMES = 20  # of classes in a message
+_MAX_NAMES = 20  # names of classes in a message
 ISIC_NAME = "ISIC 2018 Task 3 (HAM10000)"
 _METRICS = ("loss", "accuracy", "balanced_accuracy")
 _RECORDED = ("epoch", "step", *(f"train_{name}" for name in _METRICS))
@@ -120,7 +120,7 @@ class EvaluatedModel:
             examples = self._read_subsets(source, data)[SUBSETS.index(split)]
             if not len(examples):
                 raise EvaluationError(
-                    f"{self.path} was trained on all images, without validation: use another --split, such as training"
+                    f"the run in {self.path} used all images for training: use another --split, such as training"
                 )
             return self._relabel(examples)
         part = OFFICIAL_SPLITS.get(split, "Training")
@@ -143,7 +143,7 @@ class EvaluatedModel:
         names = [unicodedata.normalize("NFC", name) for name in examples.class_names]
         if unknown := sorted(set(names) - set(position)):
             raise EvaluationError(
-                f"{self.path} does not know the classes {_list_names(unknown)}: leave out their images, or give them "
+                f"{self.path} lacks the classes {_list_names(unknown)}: leave out their images, or give them "
                 f"one of the names {_list_names(self.class_names)}"
             )
         label_of = np.array([position[name] for name in names], np.int32)
@@ -182,7 +182,7 @@ class TrainedRun(EvaluatedModel):
     def describe_prior(self) -> str:
         """Returns a sentence on the class frequencies that the probabilities assume."""
         defaults = {"logit_adjustment": 0, "class_weights": "none", "sampling": "uniform"}
-        settings = defaults | self.config["data"] | self.config["loss"]  # earlier versions do not have all three
+        settings = defaults | self.config["data"] | self.config.get("loss", {})  # earlier versions lack some
         changed = {name: settings[name] for name, default in defaults.items() if settings[name] != default}
         if changed == {"logit_adjustment": 1}:
             return _EQUAL_CLASSES

@@ -2,7 +2,7 @@
 
 The errors of a rounded kernel do not average out, because its inputs, results of ReLU6, are never negative: they shift
 the mean of each channel, and 27 layers amplify the shift. The errors of rounded activations do not either, where an
-image is smooth. The bias takes the shift back.
+image is smooth. The bias compensates the shift.
 """
 
 import functools

@@ -52,7 +52,7 @@ def export_model(
 
     Args:
         model: the workdir of a run, or weights in any format that `read_weights` reads, with or without a classifier.
-        out: the file or folder; the ending determines the format, see `formats.FORMATS`.
+        out: the file or folder; its suffix determines the format, see `formats.FORMATS`.
         quantize: `"float16"` or `"int8"` for `.tflite` files.
         raw: whether the input is float32 and the output logits, see `Network`.
         checkpoint: the checkpoint of a workdir.
@@ -77,11 +77,8 @@ def export_model(
     network = Network(
         run.weights if run else read_weights(model, checkpoint=checkpoint), raw, plain=chosen.module == "litert"
     )
-    if quantize == "int8" and network.removes_color_cast:
-        raise ExportError(
-            "int8 cannot express the removal of the color cast (color_constancy is shades_of_gray): use "
-            "--quantize=float16"
-        )
+    if quantize == "int8":
+        quantization.check_preprocessing(network)
     _warn_of_large_head(network)
     module = chosen.load_module()
     write = module.write
@@ -139,13 +136,13 @@ def check_destination(out: Path, *, force: bool) -> None:
         ExportError: its folder does not exist or cannot be written, or something exists under its name or that of its
             description.
     """
-    check_parent(Path(os.path.realpath(out)))
+    target = Path(os.path.realpath(out))
+    check_parent(target)
     description = get_description_path(out)
     if os.path.lexists(description) and not _is_description(description):
         raise ExportError(f"{description} exists and does not describe an exported network: choose another name")
-    target = Path(os.path.realpath(out))
     if target.suffix != out.suffix:
-        raise ExportError(f"{out} is a link to {target}, which has another ending: choose another name")
+        raise ExportError(f"{out} is a link to {target}, which has another suffix: choose another name")
     if not os.path.lexists(out):
         if os.path.lexists(description) and not force:
             raise ExportError(f"{description} exists: choose another name, or overwrite it with --force")

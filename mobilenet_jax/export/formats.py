@@ -1,4 +1,4 @@
-"""The formats by the endings of their file names."""
+"""The formats by the suffixes of their file names."""
 
 import os
 from importlib import import_module
@@ -55,10 +55,10 @@ FORMATS = {
 
 
 def get_format(path: Path) -> Format:
-    """Returns the format that the ending of a name stands for.
+    """Returns the format that the suffix of a name stands for.
 
     Raises:
-        ExportError: the ending is unknown, or a package that the format needs is not installed.
+        ExportError: the suffix is unknown, or a package that the format needs is not installed.
     """
     if path.suffix not in FORMATS or path.name in FORMATS:  # `.tflite` is a name without a suffix
         raise ExportError(

@@ -29,7 +29,7 @@ def read_verification_images(run: TrainedRun | None, data: str | None, network: 
         count: at most as many images are read.
 
     Returns:
-        uint8 `[count, height, width, 3]`.
+        uint8 `[n, height, width, 3]` with 1 <= n <= count.
 
     Raises:
         ExportError: `data` holds no readable image.
@@ -55,7 +55,7 @@ def read_calibration_images(run: TrainedRun | None, data: str | None, network: N
         count: see `read_verification_images`.
 
     Returns:
-        uint8 `[count, height, width, 3]`.
+        uint8 `[n, height, width, 3]` with 1 <= n <= count.
 
     Raises:
         EvaluationError, ExportError: the images cannot be read, or bare weights have no folder.

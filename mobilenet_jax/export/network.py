@@ -196,5 +196,5 @@ class Network:
 
 
 def round_activation(x: jax.Array, step: jax.Array | float) -> jax.Array:
-    """Rounds values of any shape to the 256 multiples of `step` from 0, as far as these reach."""
+    """Rounds values of any shape to the nearest of 0, step, ..., 255 step; larger values are clipped."""
     return jnp.clip(jnp.round(x / step), 0, ACTIVATION_LEVELS) * step

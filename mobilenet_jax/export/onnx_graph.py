@@ -53,9 +53,7 @@ class _Graph:
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
 
-    def add(
-        self, operation: str, *inputs: str | np.ndarray | np.float32, name: str | None = None, **attributes: Any
-    ) -> str:
+    def add(self, operation: str, *inputs: _Value, name: str | None = None, **attributes: Any) -> str:
         """Adds a node; values become constants. Returns the name of its output."""
         from onnx import helper, numpy_helper
 

@@ -102,7 +102,7 @@ def write_int8(network: "Network", path: Path, pixels: np.ndarray) -> None:
 def find_lowest_logit(logits: np.ndarray) -> float:
     """Returns the logit that lower ones can be raised to: the probabilities of all others keep their 8-bit values.
 
-    The raised classes together have at most half a level. Logits of classes that are out of the question are far below
+    The raised classes together have at most half a level. Logits of implausible classes are far below
     the others, and would take most of the 256 levels.
 
     Args:
@@ -114,8 +114,7 @@ def find_lowest_logit(logits: np.ndarray) -> float:
 class InputGrid(NamedTuple):
     """The values of an 8-bit input: `step * (pixel - zero_point)`, so that 0, the value of the padding, is one of them.
 
-    The input of the network is that value plus `offset`, which is at most half a step if
-    the input range contains 0.
+    The input of the network is that value plus `offset`, which is at most half a step if the input range contains 0.
     """
 
     step: float
@@ -141,6 +140,20 @@ class InputGrid(NamedTuple):
         return np.float32(self.step) * (pixels.astype(np.float32) - self.zero_point)
 
 
+def check_preprocessing(network: "Network") -> None:
+    """Checks that integers can express the preprocessing of a network.
+
+    Raises:
+        ExportError: they cannot.
+    """
+    if network.removes_color_cast:
+        raise ExportError(
+            "int8 cannot express the removal of the color cast (color_constancy is shades_of_gray): use "
+            "--quantize=float16"
+        )
+    InputGrid.for_scaling(network.input_scaling)
+
+
 def check_integers(content: bytes) -> None:
     """Checks that all operations of a file are in integers, except the conversions of its input and its output.
 
@@ -157,7 +170,8 @@ def check_integers(content: bytes) -> None:
 def _shift_input(network: "Network", offset: float) -> "Callable[[jax.Array], jax.Array]":
     """Returns the network as a function of its input minus `offset`: the first convolution is linear.
 
-    At the padded border the result is not exact. There it has an error of `offset`, at most half a level of a pixel.
+    At the padded border the result is not exact: there it has an error of `offset`, at most half a level of a pixel if
+    the input range contains 0.
     """
     model, variables = network.fold()
     params = dict(variables["params"])

@@ -1,7 +1,7 @@
 """Rounds kernels to 8 or 16 bits such that outputs change little: GPTQ, Frantar et al. 2023 (arXiv:2210.17323).
 
-A kernel is rounded one input after another. The error that the rounding of one input makes in the outputs is taken back
-by the weights of the inputs that are still to be rounded, as far as these inputs are correlated with it.
+A kernel is rounded one input after another. The weights of the inputs that are still to be rounded compensate the error
+that the rounding of one input makes in the outputs, as far as these inputs are correlated with it.
 """
 
 from collections.abc import Callable
@@ -60,7 +60,7 @@ def round_matrix(weights: np.ndarray, moments: np.ndarray, number_type: NumberTy
     Returns:
         float64 `[inputs, outputs]`.
     """
-    order = np.argsort(-np.diag(moments))  # inputs that matter least come last, and take back most
+    order = np.argsort(-np.diag(moments))  # inputs that matter least come last, and compensate most of the error
     weights, moments = weights[order], moments[np.ix_(order, order)]
     round_row = _make_rounding(weights, number_type)
     damped = moments + (_DAMPING * np.diag(moments).mean() + np.finfo(np.float32).tiny) * np.eye(len(moments))

@@ -32,7 +32,7 @@ class Classifier:
         model: the network, with batch normalization folded into the kernels.
         variables: its weights, replicated on every device.
         image_size: `(height, width)` of its input images.
-        preprocessing: of the decoded images.
+        preprocessing: the preprocessing of decoded images.
         class_names: the class names in the order of the probabilities, see `distinguish_names`; indices where the
             weights record no names.
     """

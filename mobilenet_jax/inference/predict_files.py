@@ -62,7 +62,7 @@ def find_images(arguments: Sequence[str]) -> list[str]:
     for argument in arguments:
         if not argument:
             raise EvaluationError("an argument is empty: specify files or folders")
-        is_pattern = glob.has_magic(argument) and not os.path.exists(argument)
+        is_pattern = _is_pattern(argument)
         matches = sorted(glob.glob(argument, recursive=True)) if is_pattern else [argument]
         files = [path for match in matches for path in (_list_images(match) if os.path.isdir(match) else [match])]
         if not files:
@@ -76,6 +76,10 @@ def find_images(arguments: Sequence[str]) -> list[str]:
     return list(unique.values())
 
 
+def _is_pattern(argument: str) -> bool:
+    return glob.has_magic(argument) and not os.path.exists(argument)
+
+
 def find_root(arguments: Sequence[str]) -> str:
     """Returns the deepest folder that holds all arguments of `find_images`: the names of images are relative to it.
 
@@ -86,7 +90,7 @@ def find_root(arguments: Sequence[str]) -> str:
     """
     folders = []
     for argument in arguments:
-        is_pattern = glob.has_magic(argument) and not os.path.exists(argument)
+        is_pattern = _is_pattern(argument)
         path = Path(argument)
         while is_pattern and glob.has_magic(str(path)):
             path = path.parent

@@ -26,6 +26,7 @@ class Normalized(NamedTuple):
     variance: jax.Array
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def normalize_batch(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> Normalized:
     """Normalizes each channel by its mean and variance over the batch: algorithm 1 of Ioffe and Szegedy 2015.
 
@@ -39,11 +40,6 @@ def normalize_batch(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: fl
         bias: b, `[channels]`.
         epsilon: added to the variance.
     """
-    return _normalize(x, scale, bias, epsilon)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _normalize(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> Normalized:
     return _forward(x, scale, bias, epsilon)[0]
 
 
@@ -74,7 +70,7 @@ def _backward(
     return gradient.astype(x.dtype), scale_gradient.astype(scale.dtype), bias_gradient.astype(scale.dtype)
 
 
-_normalize.defvjp(_forward, _backward)
+normalize_batch.defvjp(_forward, _backward)
 
 
 @jax.custom_vjp

@@ -1,4 +1,4 @@
-"""Applies a model to large batches on a CPU, a part at a time."""
+"""Applies a model to large batches on a CPU, one part at a time."""
 
 from collections.abc import Callable
 
@@ -7,10 +7,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from mobilenet_jax.kernels.parts import divide_batch
-from mobilenet_jax.model.mobilenet import MobileNet
+from mobilenet_jax.model.mobilenet import BLOCKS, MobileNet
 
-# A part has as many images as keep the largest intermediate array below this size: then memory is neither requested
-# from the kernel for each batch, nor read from outside of the caches.
+# The number of images per part is the largest for which every intermediate array stays below this size: then memory is
+# neither requested from the kernel for each batch, nor read from outside of the caches.
 _BYTES_PER_PART = 1 << 23
 
 
@@ -27,7 +27,8 @@ def apply_in_parts(function: Callable[[jax.Array], jax.Array], images: jax.Array
     """
     batch, height, width, _ = images.shape
     item_bytes = jnp.dtype(model.dtype).itemsize
-    image_bytes = item_bytes * int(64 * model.alpha) * (height // 2) * (width // 2)  # of the first block's result
+    # The largest array is the output of the first block.
+    image_bytes = item_bytes * int(BLOCKS[0][0] * model.alpha) * (height // 2) * (width // 2)
     parts, size = divide_batch(batch, max(1, _BYTES_PER_PART // image_bytes))
 
     def apply_to_parts(images: jax.Array) -> jax.Array:

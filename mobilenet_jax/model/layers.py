@@ -5,7 +5,6 @@ intercepting the calls of modules.
 """
 
 import functools
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -64,7 +63,7 @@ class BatchNorm(nn.Module):
 
 
 class Bias(nn.Module):
-    """Adds a bias to each channel: what remains of batch normalization that is folded into the layer before.
+    """Adds a bias to each channel: the remainder of a batch normalization that is folded into the layer before.
 
     Attributes:
         dtype: the type of the computation.
@@ -142,8 +141,8 @@ class DepthwiseConv(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps `[batch, height, width, channels]` to the size that stride and padding give."""
         kernel = self.param("kernel", _glorot, (3, 3, 1, x.shape[-1]), jnp.float32)
-        method: Literal["grouped", "auto"] = "grouped" if self.plain else "auto"
-        return depthwise_conv(x, kernel.astype(x.dtype), self.stride, self.padding, method)
+        kernel = kernel.astype(x.dtype)
+        return depthwise_conv(x, kernel, self.stride, self.padding, "grouped" if self.plain else "auto")
 
 
 class PointwiseConv(nn.Module):

@@ -215,10 +215,9 @@ class MobileNet(nn.Module):
             ValueError: an attribute or the shape of the images is not one of those above; or `train` is true, but batch
                 normalization is folded.
         """
-        self._validate(images)
-        if train and self.folded:
-            raise ValueError("batch normalization is folded: train the model without folded=True")
-        x = self._extract_features(images.astype(self.dtype), norm := self._make_norm(train))
+        self._validate(images, train)
+        norm = self._make_norm(train)
+        x = self._extract_features(images.astype(self.dtype), norm)
         if self.head is not None:
             options = {"norm": norm} if self.head == "article_bn" else {}
             head = _HEADS[self.head](self.num_classes, self.dropout, self.dtype, **options)
@@ -261,7 +260,9 @@ class MobileNet(nn.Module):
             x = self.perturb("features", x)  # the identity; Grad-CAM differentiates with respect to the perturbation
         return x
 
-    def _validate(self, images: jax.Array) -> None:
+    def _validate(self, images: jax.Array, train: bool) -> None:
+        if train and self.folded:
+            raise ValueError("batch normalization is folded: train the model without folded=True")
         if not is_width_multiplier(self.alpha):
             raise ValueError(f"alpha is {self.alpha}: expected a multiple of 1/32, so that channels are whole")
         for name, value, choices in (
@@ -274,7 +275,9 @@ class MobileNet(nn.Module):
         if self.head is not None and self.head not in _HEADS:
             raise ValueError(f"head is {self.head!r}: expected None or one of {tuple(_HEADS)}")
         if images.ndim != 4 or images.shape[3] != 3 or min(images.shape[1:3]) < MIN_IMAGE_SIZE:
-            raise ValueError(f"images are {images.shape}: expected (batch, height >= 32, width >= 32, 3)")
+            raise ValueError(
+                f"images are {images.shape}: expected (batch, height, width, 3) with sides of at least {MIN_IMAGE_SIZE}"
+            )
 
 
 def list_layers(blocks: int) -> set[str]:

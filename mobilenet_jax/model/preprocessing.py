@@ -29,7 +29,7 @@ def scale_pixels(pixels: jax.Array, input_scaling: "InputScaling") -> jax.Array:
 
 
 def remove_color_cast(pixels: jax.Array) -> jax.Array:
-    """Removes the color cast of the light as `image_ops.remove_color_cast` does, to one level of 255.
+    """Removes the color cast of the light as `image_ops.remove_color_cast` does; values differ by at most one level.
 
     Args:
         pixels: `[n, height, width, 3]`, of any type.

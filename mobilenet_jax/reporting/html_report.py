@@ -64,7 +64,7 @@ def render_html(evaluation: Evaluation, plots: Mapping[str, bytes], narrow_plots
         facts=facts,
         warnings=list_warnings(evaluation),
         headline=[_format_metric(evaluation, name) for name in _HEADLINE_METRICS if name in evaluation.metrics],
-        chance=f"{1 / len(names):.2f}",
+        chance=f"{1 / len(names):.2g}",
         overall=[_format_metric(evaluation, name) for name in list_overall(len(names))],
         columns=list(_CLASS_METRICS.values()),
         classes=[

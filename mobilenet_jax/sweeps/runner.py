@@ -169,7 +169,7 @@ def _log_signal(job: Job, status: int) -> None:
 
 
 def _stop(processes: Iterable[_Process], received: Sequence[int]) -> None:
-    """Asks processes to save their state and to end, and waits until they have; kills them at the second signal.
+    """Sends SIGTERM to processes, and waits until they have ended; kills them at the second signal.
 
     A shell in between ends first, so all processes of its group count.
     """

@@ -33,7 +33,7 @@ from mobilenet_jax.training.config import list_keys
 from mobilenet_jax.training.config_files import describe_error, execute_file, provide_configs
 
 _NAME = re.compile(r"\w[\w.+=-]*")
-_DIFFERENCE = "difference.balanced_accuracy"  # the last part tells `compute_intervals` that it is a mean over classes
+_DIFFERENCE = "difference.balanced_accuracy"  # the last part marks a mean over classes for `compute_intervals`
 _COLUMNS = {"balanced_accuracy": "balanced accuracy", "macro_auc": "AUC", "nll": "NLL", "ece": "calibration error"}
 
 _logger = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class Sweep:
         trials: the number of trials of the search.
 
     Raises:
-        ConfigError: a name is not one of a folder, a number is too small, or there is nothing to run.
+        ConfigError: a name is not valid for a folder, a number is too small, or there is nothing to run.
     """
 
     config: str
@@ -114,7 +114,7 @@ def list_variants(sweep: Sweep, out: Path, overrides: Sequence[str] = ()) -> lis
         overrides: arguments of the form `--config.SECTION.KEY=VALUE` for all runs, which replace `Sweep.common`.
 
     Raises:
-        ConfigError: an override is one of a variant, or one that a sweep sets.
+        ConfigError: an override sets a key of a variant, or one that a sweep sets.
     """
     for name, values in sweep.variants.items():
         _check_conflicts(name, values, overrides)
@@ -122,14 +122,14 @@ def list_variants(sweep: Sweep, out: Path, overrides: Sequence[str] = ()) -> lis
 
 
 def _check_keys(overrides: Overrides) -> None:
-    """Raises if a sweep sets what its cross-validations and repetitions set themselves."""
+    """Raises if a sweep sets keys that its cross-validations and repetitions set."""
     check_overrides(overrides)
     if "seed" in overrides:
         raise ConfigError("config.seed is set for each repetition: use seeds=N")
 
 
 def _check_conflicts(name: str, values: Overrides, overrides: Sequence[str]) -> None:
-    """Raises if the command line overrides what a cross-validation or a variant sets."""
+    """Raises if the command line overrides a key that a cross-validation or a variant sets."""
     keys = set(list_keys(overrides))
     check_overrides(keys)
     if conflict := sorted(keys & {"seed", *values}):

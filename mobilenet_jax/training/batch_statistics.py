@@ -37,8 +37,8 @@ def make_statistics_estimator(model: MobileNet) -> StatisticsEstimator:
     observer = model.clone(dropout=0.0, batch_norm_momentum=0.0)  # without momentum, the statistics are the batch's
 
     def estimate(state: TrainState, batches: Iterable[DeviceBatch]) -> Any:
-        measured = (_measure(observer, state, batch["image"]) for batch in batches)
-        statistics = [gather_to_host(statistics) for statistics in measured]  # 0.1 MB each at alpha 1
+        # 0.1 MB each at alpha 1
+        statistics = [gather_to_host(_measure(observer, state, batch["image"])) for batch in batches]
         return replicate(make_data_mesh(), pool_statistics(statistics))
 
     return estimate

@@ -100,7 +100,8 @@ class Checkpoints:
             checksums |= compute_checksums(item, tree)
         args = ocp.args.Composite(
             **{item: ocp.args.StandardSave(tree) for item, tree in arrays.items()},
-            **{item: ocp.args.JsonSave(value) for item, value in (("history", history), (CHECKSUMS, checksums))},
+            history=ocp.args.JsonSave(history),
+            **{CHECKSUMS: ocp.args.JsonSave(checksums)},
         )
         with self._report_errors("write"):
             self._manager.save(int(state.step), args=args, metrics=metrics)
@@ -229,9 +230,11 @@ class _DrainingPolicy(asyncio.DefaultEventLoopPolicy):
 def _remove_damaged_scores(folder: Path) -> None:
     """Removes checkpoints whose score is damaged, with a warning: Orbax would not open any checkpoint then."""
     for checkpoint, error in find_damaged_scores(folder).items():
+        if isinstance(error, OSError):  # the disk cannot be read now; the checkpoint may be whole
+            raise error
         _warn_damaged(checkpoint.name, error)
         shutil.rmtree(checkpoint)
 
 
 def _warn_damaged(step: int | str, error: Exception) -> None:
-    _logger.warning("checkpoint %s is damaged (%s); it is skipped", step, get_first_line(error))
+    _logger.warning("checkpoint %s is damaged (%s); it is not used", step, get_first_line(error))

@@ -4,6 +4,7 @@
 a key are those of the module that implements them.
 """
 
+import contextlib
 import difflib
 import math
 import os
@@ -16,7 +17,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_dict import RequiredValueError
 
-from input_pipeline.augment import FillMode
+from input_pipeline.augment import NUM_OPERATIONS, FillMode
 from input_pipeline.batches import AugmentOn, Sampling
 from input_pipeline.cache import CacheKind
 from input_pipeline.preprocessing import ColorConstancy, Resize
@@ -133,7 +134,7 @@ _RULES: dict[str, _Rule] = {
     "augment.hue": _number(0, 0.5),
     "augment.crop_area": _number(0, 1, exclude_low=True),
     "augment.crop_ratio": _number(1, 10),
-    "augment.operations": _integer(0, 9),
+    "augment.operations": _integer(0, NUM_OPERATIONS),
     "augment.mixup": _number(0),
     "augment.cutmix": _number(0),
     "augment.on_validation": _SWITCH,
@@ -215,6 +216,8 @@ def parse_config(specification: str | None, overrides: Sequence[str]) -> tuple[C
     try:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=arguments)
         rest = values(arguments)[1:]
+    except RequiredValueError as error:  # raised by ml_collections even if an override has the value
+        raise ConfigError(f"{specification} has a required placeholder: set its value in the file") from error
     except (flags.Error, ValueError) as error:  # ValueError: an argument such as --config.train.epochs:3
         raise ConfigError(_describe_parsing_error(error)) from error
     if not specification:
@@ -222,8 +225,9 @@ def parse_config(specification: str | None, overrides: Sequence[str]) -> tuple[C
     if rest:
         raise ConfigError(f"unexpected argument {rest[0]}{_FORM}")
     for section, key in _PATHS:  # shells leave the ~ of --config.data.dir=~/images as it is
-        if isinstance(value := values.config.get(section, {}).get(key), str):
-            values.config[section][key] = os.path.expanduser(value)
+        with contextlib.suppress(AttributeError):  # not a section: `check_config` reports it
+            if isinstance(value := values.config.get(section, {}).get(key), str):
+                values.config[section][key] = os.path.expanduser(value)
     return values.config, Path(specification).name.replace(".py", "").replace(":", "-")
 
 

@@ -104,12 +104,14 @@ def execute_file(file: Path, name: str, *arguments: Any) -> Any:
 
 
 def describe_error(error: Exception) -> str:
-    """Returns the message of an error in the user's code, with its type unless the message speaks for itself."""
+    """Returns the message of an error in a user's code, with its type unless it is a `ValueError` or `ConfigError`."""
     return str(error) if isinstance(error, ValueError | ConfigError) else f"{type(error).__name__}: {error}"
 
 
 def _find_config(specification: str) -> tuple[Path, str | None]:
     """Returns the file and the recipe that `--config` specifies; an existing file precedes a shipped one."""
+    if Path(specification).is_file():  # its path may contain a colon
+        return Path(specification), None
     drive, rest = os.path.splitdrive(specification)  # the colon of C:\ does not separate a recipe
     file, separator, recipe = rest.partition(":")
     if Path(drive + file).is_file():

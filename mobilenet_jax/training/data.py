@@ -146,7 +146,7 @@ def _log_numbers(training: Examples, validation: Examples, split: str) -> None:
     common = f"; lesions in both subsets: {crossing}" if known else ""
     _logger.info("split %s, hash %s%s", split, split_hash[:12], common)
     if crossing:
-        given = "move the images of each to one subset, or use data.split=fold:1/5"
+        given = "move all images of each lesion to one subset, or use data.split=fold:1/5"
         advice = "use data.split=lesion" if training.subsets is None else given
         _logger.warning("%d lesions are in both subsets, so validation metrics are optimistic; %s", crossing, advice)
     if untrained := sorted({training.class_names[c] for c in {*validation.labels} - {*training.labels}}):

@@ -3,10 +3,15 @@
 import time
 from collections.abc import Iterator
 
-from ml_collections import ConfigDict
-
 from input_pipeline.augment import Augmentation
-from input_pipeline.batches import BatchOptions, make_eval_batches, make_train_batches, sample_indices
+from input_pipeline.batches import (
+    AugmentOn,
+    BatchOptions,
+    Sampling,
+    make_eval_batches,
+    make_train_batches,
+    sample_indices,
+)
 from input_pipeline.examples import Examples
 from mobilenet_jax.sharding import make_data_mesh, shard_batch
 from mobilenet_jax.training.device_augment import make_device_augment
@@ -27,8 +32,9 @@ class BatchFeed:
         options: BatchOptions,
         augmentation: Augmentation,
         *,
-        data: ConfigDict,
-        augment: ConfigDict,
+        sampling: Sampling,
+        augment_on: AugmentOn,
+        augment_validation: bool,
     ):
         """Initializes the feed; nothing is read yet.
 
@@ -37,16 +43,17 @@ class BatchFeed:
             validation: the validation examples.
             options: the options of all batches.
             augmentation: the augmentation of the training images.
-            data: the configuration section `data`; its `sampling` is used.
-            augment: the configuration section `augment`; its `where` and `on_validation` are used.
+            sampling: the frequencies of the classes in training.
+            augment_on: the place of the augmentation.
+            augment_validation: whether validation images are augmented too.
         """
         self._training, self._validation = training, validation
         self._options, self._augmentation = options, augmentation
-        self._sampling, self._augment_on = data.sampling, augment.where
-        self._validation_augmentation = augmentation if augment.on_validation else None
+        self._sampling, self._augment_on = sampling, augment_on
+        self._validation_augmentation = augmentation if augment_validation else None
         self._mesh = make_data_mesh()
         self._device_augment = None
-        if augment.where == "device":
+        if augment_on == "device":
             self._device_augment = make_device_augment(augmentation, options.input_scaling)
         self.seconds_waited = 0.0
 

@@ -68,7 +68,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, profile: bool
         ConfigError, DataError, EvaluationError, WeightsError, WorkdirError: the inputs are invalid; raised before the
             first step, unless the images or the disk change during the run.
         TrainingError: the loss or a parameter became infinite or NaN.
-        Interrupted: the run was asked to stop and has saved its state.
+        Interrupted: a stop was requested, and the state is saved.
     """
     check_config(config)
     workdir = Path(workdir)
@@ -86,6 +86,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, profile: bool
         check_workdir(workdir, config.to_dict())  # before the images are decoded for a cache
     is_new = not broadcast(np.bool_(has_checkpoints(workdir / "checkpoints")))
     program, state, scaling = build_program(config, training.labels, steps_per_epoch, pretrained=is_new)
+    release_free_memory()  # that the compilation of the initialization took
     history = History(fingerprints, list(training.class_names), scaling)
     paths = np.concatenate([training.paths, validation.paths])
     cache = open_cache(config.data.cache, paths, config.data.image_size, get_preprocessing(config.data))
@@ -166,7 +167,7 @@ def resume(
         teacher = config.loss.soft_labels
         data = f"images, their labels or the probabilities in {teacher}" if teacher else "images or their labels"
         raise WorkdirError(
-            f"the {data} are not those that {workdir} was trained on: restore them, or choose another --workdir"
+            f"the {data} are not those of the run in {workdir}: restore them, or choose another --workdir"
         )
     epochs = config.train.epochs
     reached = history.epoch + bool(history.steps_done)
@@ -201,9 +202,14 @@ def make_feed(
         preprocessing=get_preprocessing(config.data),
         shard=ShardOptions(jax.process_index(), jax.process_count()),
     )
-    release_free_memory()  # the initialization of the model was compiled before
     return BatchFeed(
-        training, validation, options, make_augmentation(config.augment), data=config.data, augment=config.augment
+        training,
+        validation,
+        options,
+        make_augmentation(config.augment),
+        sampling=config.data.sampling,
+        augment_on=config.augment.where,
+        augment_validation=config.augment.on_validation,
     )
 
 

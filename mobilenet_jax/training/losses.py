@@ -10,7 +10,7 @@ import optax
 
 ClassWeighting = Literal["none", "balanced", "effective"]
 
-_SMALLEST_REST = 1e-7  # of 1 - p in the focal loss, whose gradient is infinite at 0 if focal_gamma is below 1
+_SMALLEST_REST = 1e-7  # the smallest 1 - p in the focal loss, whose gradient is infinite at 0 if focal_gamma is below 1
 _OVERLAP = 0.9999  # beta of Cui et al. 2019, for data sets of 10,000 images
 
 
@@ -19,8 +19,8 @@ class Regularizer(NamedTuple):
 
     They are the factors of Keras's `kernel_regularizer` and `activity_regularizer`: `l1` multiplies the sum of
     absolute values, `l2` the sum of squares. The activity sums run over the batch and are divided by its size, as in
-    Keras since TensorFlow 1.13. The Keras of 2018 did not divide them, so an activity factor of 2018 corresponds to
-    one `batch size` times larger here.
+    Keras since TensorFlow 1.13. The Keras of 2018 did not divide them, so multiply an
+    activity factor of 2018 by the batch size to get the same penalty.
 
     Attributes:
         kernel_l1: applied to the kernels.

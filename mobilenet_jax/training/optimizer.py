@@ -14,7 +14,7 @@ from mobilenet_jax.model.mobilenet import BLOCKS, MobileNet, list_layers
 OptimizerName = Literal["sgd", "adadelta", "adam", "adamw"]
 ScheduleName = Literal["constant", "cosine", "plateau"]
 
-_KERAS_EPSILON = 1e-7  # of Keras's Adadelta, Adam and AdamW
+_KERAS_EPSILON = 1e-7  # the default of Keras's Adadelta, Adam and AdamW
 
 
 def make_schedule(settings: ConfigDict, *, epochs: int, steps_per_epoch: int) -> optax.Schedule:

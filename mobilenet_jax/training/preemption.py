@@ -20,7 +20,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self._requested = False
-        self._steps = 0  # for which `end_step` was called
+        self._steps = 0  # the number of calls of `end_step`
         can_record = jax.process_count() == 1 and threading.current_thread() is threading.main_thread()
         self._signals = (signal.SIGTERM, signal.SIGINT) if can_record else ()
 

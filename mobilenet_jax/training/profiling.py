@@ -20,7 +20,7 @@ class Profiler:
 
     def __init__(self, folder: Path | None):
         self._folder = folder
-        self._steps = 0  # of this process
+        self._steps = 0  # that this process has begun
         self._trace_start: int | None = None
 
     def start_step(self, state: Any) -> None:

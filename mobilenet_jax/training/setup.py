@@ -41,7 +41,7 @@ from mobilenet_jax.weights.metadata import format_input_scaling
 Precision = Literal["float32", "bfloat16"]
 InputScalingName = Literal["1/255", "weights"]
 _MIN_BATCH = 4  # images; with one, a dense layer would be normalized to 0
-_STEPS, _MIN_EPOCHS, _MAX_EPOCHS = 1500, 15, 60  # of a run with `train.epochs=0`
+_STEPS, _MIN_EPOCHS, _MAX_EPOCHS = 1500, 15, 60  # the length of a run with `train.epochs=0`
 
 _ARTICLE_SCALING = (0.0, 1.0)  # the article divides pixel values by 255
 _logger = logging.getLogger(__name__)

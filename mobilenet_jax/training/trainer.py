@@ -62,7 +62,7 @@ class Trainer:
         self._train_step, self._schedule, self._feed, self._length = train_step, schedule, feed, length
         self._stop_request, self._profiler = stop_request, profiler
         self._batches: Iterator[DeviceBatch] | None = None  # created at the first step, which may be within an epoch
-        self._first_step = 0  # of this process; if it is not 0, a checkpoint of this step has been restored
+        self._first_step = 0  # the first one of this process; not 0 if a checkpoint of this step was restored
         self._start = time.perf_counter()
         self._seconds_compiled = 0.0
 

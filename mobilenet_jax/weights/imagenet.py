@@ -26,7 +26,7 @@ def find_imagenet_weights(alpha: float, image_size: int) -> Path:
 
     Raises:
         WeightsError: Keras publishes no weights of this width; or the file is not in the cache and cannot be loaded,
-            or is another one. The message names the file and its folder.
+            or does not have the known SHA-256. The message names the file and its folder.
         UserError: the user's cache cannot be written.
     """
     size = image_size if image_size in _SIZES else _DEFAULT_SIZE

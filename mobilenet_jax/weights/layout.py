@@ -173,7 +173,7 @@ def check_variant(variant: dict[str, Any]) -> dict[str, Any]:
 def express_padding(
     target: str, padding: StridedPadding, size: tuple[int, int], known: tuple[StridedPadding, ...]
 ) -> StridedPadding:
-    """Returns the padding that a target has and that is the same for images of a size.
+    """Returns the padding of a target that equals `padding` for images of a size.
 
     Args:
         target: its name, for errors.
@@ -182,7 +182,7 @@ def express_padding(
         known: the paddings of the target.
 
     Raises:
-        WeightsError: it has none.
+        WeightsError: none does.
     """
     if padding in known:
         return padding

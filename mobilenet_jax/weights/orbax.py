@@ -111,8 +111,7 @@ def read_checksums(checkpoint: Path) -> dict[str, int] | None:
     """Returns the checksums of a checkpoint, or None if an earlier version wrote it, without any.
 
     Raises:
-        ValueError: they are damaged.
-        WeightsError: they are damaged.
+        ValueError, WeightsError: they are damaged.
     """
     if not (checkpoint / CHECKSUMS).exists():
         return None
@@ -244,7 +243,7 @@ def write_folder(path: Path, tensors: Mapping[str, np.ndarray], texts: Mapping[s
 def _check_files(folder: Path) -> None:
     """Refuses links, which could lead anywhere, and special files: reading a pipe never ends.
 
-    A run that is being trained renames and deletes checkpoints meanwhile; what has disappeared is left out.
+    A run that is being trained renames and deletes checkpoints meanwhile; those that have disappeared are left out.
     """
     contents = (Path(parent, name) for parent, folders, files in os.walk(folder) for name in (*folders, *files))
     for i, path in enumerate(contents):

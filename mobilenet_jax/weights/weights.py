@@ -67,7 +67,7 @@ class Weights:
         if recorded == (size, size):
             return self
         if architecture.has_fixed_size and (recorded or positions != architecture.positions):
-            raise WeightsError(f"the head {self.architecture.head!r} fits images of one size only")
+            raise WeightsError(f"the head {architecture.head!r} fits images of one size only")
         metadata = replace(self.metadata, image_size=(size, size))
         return replace(self, metadata=metadata, identity=f"{self.identity}, {size} x {size} pixels")
 

@@ -30,7 +30,7 @@ class WeightsFile:
         path: the file or folder that holds the tensors; for a workdir, the folder of the checkpoint.
         tensors: by their names in `layout.py`; a tensor that has none is listed under its name in the file.
         layout: the order of the axes of the tensors.
-        metadata: the facts that the file records; what it lacks has the default of `Metadata`.
+        metadata: the facts that the file records; missing ones have the defaults of `Metadata`.
         alpha: the width multiplier that the file records, as text; None if it records none.
         variant: attributes of `Architecture` that the shapes of the tensors do not show, if they differ from Keras's.
         checkpoint: identifies a checkpoint of a run, such as `best checkpoint, step 799`; None for other files.

@@ -66,9 +66,8 @@ def _make_cases(data, trained):
 def _read_outputs(out):
     """Returns the content of the files under their final names, without what differs between two complete runs."""
     files = {path: path.read_bytes() for path in [out, *out.rglob("*")] if path.is_file()}
-    kept = {
-        path: content for path, content in files.items() if ".unfinished" not in str(path) and path.suffix != ".lock"
-    }
+    temporary = re.compile(r"\.(unfinished|copying)/|\.lock$")
+    kept = {path: content for path, content in files.items() if not temporary.search(str(path))}
     return {path.relative_to(out).as_posix(): _remove_times(path, content) for path, content in kept.items()}
 
 

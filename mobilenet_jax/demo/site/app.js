@@ -51,7 +51,7 @@ async function start() {
   setStatus('Ready.');
 }
 
-/** Says that the page works without a network as soon as that is true. */
+/** Shows that the page works without a network as soon as that is true. */
 async function showWhenOffline() {
   await navigator.serviceWorker?.register('service-worker.js');
   element('offline').hidden = !(await navigator.serviceWorker?.ready);
@@ -96,7 +96,7 @@ function makeRow(name, probability) {
   percent.className = 'percent';
   percent.textContent = formatPercent(probability);
   bar.className = 'bar';
-  bar.setAttribute('aria-hidden', 'true'); // the percentage says the same
+  bar.setAttribute('aria-hidden', 'true'); // the percentage is read instead
   fill.style.width = `${100 * probability}%`;
   bar.append(fill);
   row.append(label, percent, bar);

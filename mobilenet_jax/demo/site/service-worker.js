@@ -21,7 +21,7 @@ async function load(file, sha256) {
   const bytes = new Uint8Array(await crypto.subtle.digest('SHA-256', content));
   const hex = Array.from(bytes, byte => byte.toString(16).padStart(2, '0')).join('');
   if (hex !== sha256) throw new Error(`${file} is not of this version`);
-  // Neither a redirected response could be shown, nor one with the header `Vary: *` stored.
+  // A redirected response cannot be shown, and one with the header `Vary: *` cannot be stored.
   return new Response(content, {headers: {'Content-Type': response.headers.get('Content-Type') ?? ''}});
 }
 

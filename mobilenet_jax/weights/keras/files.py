@@ -102,8 +102,10 @@ def _unpack(path: Path, destination: Path) -> str | None:
         with archive.open(_WEIGHTS_MEMBER) as packed, destination.open("wb") as out:
             shutil.copyfileobj(packed, out, 1 << 20)
         description = members.get(_DESCRIPTION_MEMBER)
-        if description is None or description.file_size > _MAX_DESCRIPTION:
+        if description is None:
             return None
+        if description.file_size > _MAX_DESCRIPTION:
+            raise WeightsError(f"the description of its model has more than {_MAX_DESCRIPTION:,} bytes")
         return archive.read(description).decode()
 
 

@@ -94,7 +94,9 @@ def get_text_attributes(node: h5py.Group, *names: str) -> dict[str, str]:
     """Returns the attributes of these names that exist and are text."""
     texts = {}
     for name in names:
-        if name in node.attrs and node.attrs.get_id(name).get_storage_size() <= MAX_TEXT:
+        if name in node.attrs:
+            if node.attrs.get_id(name).get_storage_size() > MAX_TEXT:
+                raise RefusedError(f"its attribute {name} has more than {MAX_TEXT:,} bytes")
             value = node.attrs[name]
             text = value.decode() if isinstance(value, bytes) else value
             if isinstance(text, str):

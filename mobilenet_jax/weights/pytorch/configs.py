@@ -41,10 +41,7 @@ _NORMALIZED = [0.5, 0.5, 0.5]
 # timm's defaults for a described model: ImageNet's.
 _TIMM_MEAN, _TIMM_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
-_OTHER_CROP = (
-    "the library crops images in another way than this project, which stretches them: their probabilities differ from "
-    "those of the library"
-)
+_OTHER_CROP = "%s crops images in another way than this project, which stretches them, so probabilities differ"
 _logger = logging.getLogger(__name__)
 
 
@@ -81,6 +78,16 @@ def read_description(folder: Path, library: Library, shapes: Mapping[str, Shape]
     return description._replace(files=tuple(path for path in paths if path.is_file()))
 
 
+def _read_timm_range(pretrained: JsonObject) -> tuple[list[float], list[float]]:
+    """Returns the mean and the standard deviation of the pixels, per channel."""
+    mean, std = _TIMM_MEAN, _TIMM_STD
+    if pretrained.values.get("mean"):
+        mean = pretrained.read_channels("mean", mean, -LARGEST)
+    if pretrained.values.get("std"):
+        std = pretrained.read_channels("std", std, _SMALLEST)
+    return mean, std
+
+
 def _describe_timm(config: JsonObject, shapes: Mapping[str, Shape]) -> Description:
     values, arguments = config.values, config.read_object("model_args")
     if "model_type" in values:
@@ -109,11 +116,7 @@ def _describe_timm(config: JsonObject, shapes: Mapping[str, Shape]) -> Descripti
     epsilon = _TIMM_EPSILON
     if arguments.values.get("bn_eps") is not None:
         epsilon = arguments.read_number("bn_eps", epsilon, 0, 1)
-    mean, std = (_TIMM_MEAN, _TIMM_STD) if values else (_NORMALIZED, _NORMALIZED)
-    if pretrained.values.get("mean"):
-        mean = pretrained.read_channels("mean", mean, -LARGEST)
-    if pretrained.values.get("std"):
-        std = pretrained.read_channels("std", std, _SMALLEST)
+    mean, std = _read_timm_range(pretrained) if values else (_NORMALIZED, _NORMALIZED)
     size = KERAS_SIZE
     if (shape := pretrained.values.get("input_size")) is not None:
         size = pretrained.check_sides("input_size", shape[1:] if isinstance(shape, list) and len(shape) == 3 else None)
@@ -122,7 +125,7 @@ def _describe_timm(config: JsonObject, shapes: Mapping[str, Shape]) -> Descripti
     variant = {"padding": paddings[0], "batch_norm_epsilon": epsilon}
     mode, share = pretrained.values.get("crop_mode"), pretrained.values.get("crop_pct")
     if mode in ("center", None) and share not in (1, None):
-        _logger.warning(_OTHER_CROP)
+        _logger.warning(_OTHER_CROP, _TITLES["timm"])
     preprocessing = _CROP if mode == "center" and share == 1 else STRETCH
     metadata = Metadata(size, make_input_scaling(mean, std), classes, preprocessing=preprocessing)
     return Description(metadata, None if alpha is None else str(alpha), check_variant(variant))
@@ -160,7 +163,7 @@ def _describe_transformers(config: JsonObject, processor: JsonObject) -> Descrip
         if is_cropped and size and processor.values.get("size") == {"shortest_edge": size[0]} and size[0] == size[1]:
             preprocessing = _CROP
         elif is_cropped and isinstance(edges := processor.values.get("size"), dict) and "shortest_edge" in edges:
-            _logger.warning(_OTHER_CROP)
+            _logger.warning(_OTHER_CROP, _TITLES["transformers"])
         scaling = _read_processor_range(processor)
     else:
         size, scaling = config.read_size("image_size"), make_input_scaling(_NORMALIZED, _NORMALIZED)
@@ -225,9 +228,10 @@ def _build_timm_config(
 ) -> dict[str, Any]:
     name = _TIMM_NAMES.get((architecture.alpha, architecture.conv_head))
     if name is None:
+        suffix = " with conv_head" if architecture.conv_head else ""
         raise WeightsError(
-            f"timm has no MobileNet v1 of alpha {architecture.alpha}{' with conv_head' * architecture.conv_head}: it "
-            "has 1.0 and 1.25, and 1.0 with conv_head"
+            f"timm has no MobileNet v1 of alpha {architecture.alpha}{suffix}: it has 1.0 and 1.25, and 1.0 with "
+            "conv_head"
         )
     epsilon, (mean, std) = architecture.batch_norm_epsilon, compute_mean_std(metadata.input_scaling)
     arguments = ({"pad_type": pad_type} if pad_type else {}) | ({"bn_eps": epsilon} if epsilon != _TIMM_EPSILON else {})
@@ -294,7 +298,7 @@ def _build_processor(metadata: Metadata, size: tuple[int, int]) -> dict[str, Any
         }
         name = "MobileNetV1ImageProcessor"
     else:
-        raise WeightsError(f"transformers cannot express resize=crop for {height} x {width} pixels, only for squares")
+        raise WeightsError(f"Transformers cannot express resize=crop for {height} x {width} pixels, only for squares")
     mean, std = compute_mean_std(metadata.input_scaling)
     return {
         "image_processor_type": name,

@@ -155,11 +155,22 @@ def test_an_interrupted_copy_is_resumed(monkeypatch, tiny_isic, tmp_path):
 
 def test_files_of_another_interrupted_copy_are_removed(tiny_isic, tmp_path):
     for name in ("MEL", "a class of its own"):
-        folder = tmp_path / ".out.unfinished" / "Train" / name
+        folder = tmp_path / ".out.copying" / "Train" / name
         folder.mkdir(parents=True)
         (folder / "other.jpg").write_bytes(b"of another download")
+        (folder.parent / ".DS_Store").write_bytes(b"of a file manager")
+        (folder / "a folder").mkdir()
     write_folders(read_isic(tiny_isic), tmp_path / "out")
     assert index_by_name(read_folders(tmp_path / "out")) == index_by_name(read_isic(tiny_isic))
+
+
+@pytest.mark.parametrize("name", ["0001", ".a.jpg"])
+def test_images_whose_copies_would_not_be_read_are_refused(tiny_isic, tmp_path, name):
+    examples = read_isic(tiny_isic)
+    examples.paths[0] = str(tiny_isic / name)
+    with pytest.raises(DataError, match=rf"the copy of .*/{name} would be ignored"):
+        write_folders(examples, tmp_path / "out")
+    assert not list(tmp_path.glob("*out*"))
 
 
 def test_classes_without_images_get_no_folder(tiny_isic, tmp_path):
@@ -190,13 +201,13 @@ write_folders(read_isic(sys.argv[1]), sys.argv[2])
         process = subprocess.run([sys.executable, "-c", code, str(tiny_isic), str(out)], cwd=ROOT)
         assert process.returncode == -signal.SIGKILL
         assert not out.exists()
-        assert len(list((tmp_path / ".out.unfinished").glob("Train/*/*.jpg"))) == done
+        assert len(list((tmp_path / ".out.copying").glob("Train/*/*.jpg"))) == done
     write_folders(examples, out)
     assert index_by_name(read_folders(out)) == index_by_name(examples)
     for path in examples.paths:
         [copied] = out.rglob(path.rpartition("/")[2])
         assert filecmp.cmp(path, copied, shallow=False)
-    assert not (tmp_path / ".out.unfinished").exists()
+    assert not (tmp_path / ".out.copying").exists()
 
 
 @pytest.mark.parametrize("name", [b"new\nline", b"\xff", b"\x1b[31mred"])

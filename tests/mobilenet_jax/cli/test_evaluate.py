@@ -300,7 +300,7 @@ def test_a_workdir_that_cannot_be_written_is_evaluated_without_corrections(run, 
         (remove_checkpoints, "no complete checkpoint yet"),
         (
             write_an_unknown_class,
-            "does not know the classes XYZ: leave out their images, or give them one of the names MEL, NV, BCC, "
+            "lacks the classes XYZ: leave out their images, or give them one of the names MEL, NV, BCC, "
             "AKIEC, BKL, DF, VASC",
         ),
         (

@@ -19,7 +19,7 @@ from mobilenet_jax.export.verification import Verification
 from mobilenet_jax.training.loop import train_and_evaluate
 from mobilenet_jax.weights.layout import Architecture
 from mobilenet_jax.weights.load import read_weights
-from mobilenet_jax.weights.metadata import Metadata
+from mobilenet_jax.weights.metadata import Metadata, make_input_scaling
 from mobilenet_jax.weights.save import write_weights
 from mobilenet_jax.weights.weights import Weights
 from mobilenet_jax.weights.weights_file import compute_sha256
@@ -194,6 +194,13 @@ def test_the_description_leaves_the_color_cast_to_the_application_if_the_network
     assert (source["resize"], source["color_constancy"]) == ("crop", "shades_of_gray" if raw else "none")
     assert source["preprocessing"].startswith("cut the longer side equally at both ends")
     assert ("shades of gray" in source["preprocessing"]) == raw
+
+
+def test_int8_refuses_a_range_per_channel_before_images_are_read(tmp_path):
+    scaling = make_input_scaling((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    write_weights(tmp_path / "w.safetensors", make_sensitive_weights("small", (32, 32), input_scaling=scaling))
+    with pytest.raises(ExportError, match="int8 needs one input scaling for all channels"):
+        export_model(tmp_path / "w.safetensors", tmp_path / "a.tflite", quantize="int8", data=str(tmp_path / "none"))
 
 
 def test_int8_refuses_to_remove_the_color_cast(tmp_path):

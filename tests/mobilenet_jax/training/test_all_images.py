@@ -19,7 +19,7 @@ def test_a_run_on_all_images_has_no_validation_and_its_last_epoch_is_the_best(da
     status, _, err = run("evaluate", workdir)
     assert (status, err) == (
         1,
-        f"error: {workdir} was trained on all images, without validation: use another --split, such as training\n",
+        f"error: the run in {workdir} used all images for training: use another --split, such as training\n",
     )
     assert run("evaluate", workdir, "--split=training", "--resamples=2")[0] == 0
     name = read_weights(workdir).identity

@@ -1,3 +1,4 @@
+import errno
 import resource
 import shutil
 
@@ -66,6 +67,18 @@ def test_without_a_readable_checkpoint_the_run_is_refused(data, whole, tmp_path)
         _remove_state(folder)
     with pytest.raises(WorkdirError, match="no checkpoint in .* is readable: remove the folder to start over"):
         train_and_evaluate(make_config(data, train__epochs=3), workdir)
+
+
+def test_a_disk_that_cannot_be_read_now_does_not_remove_a_checkpoint(whole, tmp_path, monkeypatch):
+    folder = shutil.copytree(whole, tmp_path / "run") / "checkpoints"
+
+    def fail(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("mobilenet_jax.weights.orbax.check_json", fail)
+    with pytest.raises(WorkdirError, match=r"cannot read a checkpoint .*Input/output error"), Checkpoints(folder):
+        pass
+    assert {path.name for path in folder.iterdir()} == {path.name for path in (whole / "checkpoints").iterdir()}
 
 
 def test_a_disk_that_fills_up_during_a_save_is_one_error(data, whole, tmp_path, monkeypatch, caplog, capfd):

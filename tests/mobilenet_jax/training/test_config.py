@@ -117,6 +117,19 @@ def test_a_required_placeholder_without_a_value_is_refused():
         check_config(config)
 
 
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"train": {"epochs": required_placeholder(int)}}, "mine.py has a required placeholder: set its value"),
+        ({"data": "/images"}, "unknown key config.data: did you mean"),
+    ],
+)
+def test_a_file_with_an_invalid_section_is_refused(monkeypatch, config, message):
+    monkeypatch.setattr("mobilenet_jax.training.config.load_config", lambda file: ConfigDict(config))
+    with pytest.raises(ConfigError, match=message):
+        check_config(parse_config("mine.py", [])[0])
+
+
 def test_a_value_after_a_colon_is_refused_in_one_line():
     with pytest.raises(ConfigError, match=r"train\.epochs") as error:
         parse_config("sample", ["--config.train.epochs:3"])

@@ -46,6 +46,13 @@ def test_shipped_configurations_have_names_and_paths(specification, recipe, name
     assert name in (run, None)
 
 
+def test_a_folder_may_have_a_colon_in_its_name(tmp_path):
+    folder = tmp_path / "10:30"
+    folder.mkdir()
+    (folder / "mine.py").write_text("from configs.mobilenet import get_config\n")
+    assert load_config(str(folder / "mine.py")).to_dict() == get_config().to_dict()
+
+
 def test_a_user_file_builds_on_a_shipped_one_and_precedes_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "sample").write_text(

@@ -1,7 +1,12 @@
+import json
 import os
 import signal
 import sys
 
+import h5py
+import pytest
+
+from mobilenet_jax.weights.keras import hdf5_worker
 from mobilenet_jax.weights.keras.hdf5_worker import limit_resources
 
 
@@ -10,3 +15,13 @@ def test_systems_without_limits_read_without_limits(monkeypatch):
     monkeypatch.delattr(signal, "setitimer")
     monkeypatch.setattr(os.path, "exists", lambda path: False)  # of /proc
     limit_resources(1000)
+
+
+def test_a_long_attribute_is_refused_and_not_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(hdf5_worker, "MAX_TEXT", 20)
+    with h5py.File(tmp_path / "w.h5", "w") as file:
+        file.attrs["backend"] = "jax"
+        file.attrs["model_config"] = json.dumps({"class_name": "Functional"})
+        assert hdf5_worker.get_text_attributes(file, "backend", "keras_version") == {"backend": "jax"}
+        with pytest.raises(hdf5_worker.RefusedError, match="its attribute model_config has more than 20 bytes"):
+            hdf5_worker.get_text_attributes(file, "model_config")

@@ -86,7 +86,7 @@ def test_a_crop_of_transformers_that_cuts_one_side_only_is_recorded(tmp_path, pr
     [
         ("timm", (64, 64), ("stretch", "shades_of_gray"), "timm cannot express color_constancy=shades_of_gray"),
         ("transformers", (64, 64), ("crop", "shades_of_gray"), "Transformers cannot express color_constancy=shades"),
-        ("transformers", (64, 96), ("crop", "none"), "transformers cannot express resize=crop for 64 x 96 pixels"),
+        ("transformers", (64, 96), ("crop", "none"), "Transformers cannot express resize=crop for 64 x 96 pixels"),
     ],
 )
 def test_preprocessing_that_a_library_lacks_is_refused(library, size, steps, message):
