@@ -4,6 +4,7 @@ import signal
 import sys
 
 import h5py
+import numpy as np
 import pytest
 
 from mobilenet_jax.weights.keras import hdf5_worker
@@ -21,7 +22,7 @@ def test_a_long_attribute_is_refused_and_not_left_out(tmp_path, monkeypatch):
     monkeypatch.setattr(hdf5_worker, "MAX_TEXT", 20)
     with h5py.File(tmp_path / "w.h5", "w") as file:
         file.attrs["backend"] = "jax"
-        file.attrs["model_config"] = json.dumps({"class_name": "Functional"})
+        file.attrs["model_config"] = np.bytes_(json.dumps({"class_name": "Functional"}))
         assert hdf5_worker.get_text_attributes(file, "backend", "keras_version") == {"backend": "jax"}
         with pytest.raises(hdf5_worker.RefusedError, match="its attribute model_config has more than 20 bytes"):
             hdf5_worker.get_text_attributes(file, "model_config")
