@@ -173,7 +173,7 @@ def run(capsys, command_logging):
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
     """Returns a `HubServer` without repositories, which huggingface_hub uses with an empty cache and no token."""
-    huggingface_hub = pytest.importorskip("huggingface_hub", reason="needs pip install 'mobilenet-jax[hub]'")
+    huggingface_hub = pytest.importorskip("huggingface_hub", reason="needs pip install -e '.[hub]'")
     server = HubServer()
     connect(server, monkeypatch, tmp_path / "hub-home")
     yield server

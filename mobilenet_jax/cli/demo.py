@@ -14,8 +14,8 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
         "demo",
         help="build a web page that classifies photographs on the device",
         description="Writes a folder of static files for any web server. The page runs the network in the browser: "
-        "photographs are not uploaded, and it works without a network once it is loaded. Requires pip install "
-        "'mobilenet-jax[export]' and, for the first build, npm.",
+        "photographs are not uploaded, and it works without a network once it is loaded. Requires an "
+        "extra (pip install -e '.[export]') and, for the first build, npm.",
     )
     parser.add_argument("model", metavar="MODEL", type=parse_model, help="a workdir, or weights with a classifier")
     parser.add_argument("--out", type=parse_path, metavar="DIR", required=True, help="folder to write")

@@ -18,7 +18,7 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
         description="Writes NAME.tflite (LiteRT), NAME.onnx, NAME.mlir (StableHLO), or, to a name without a suffix, a "
         "TensorFlow SavedModel, and a description, OUT.json. The input is a uint8 RGB image, the output probabilities. "
         "The file is run with its own runtime and compared with the JAX model before it appears under its name. "
-        "Requires pip install 'mobilenet-jax[export]'.",
+        "Requires an extra (pip install -e '.[export]').",
     )
     parser.add_argument("model", metavar="MODEL", type=parse_model, help="a workdir, or weights that `convert` reads")
     parser.add_argument(

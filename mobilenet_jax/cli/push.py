@@ -16,7 +16,7 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
         "push",
         help="publish an evaluated run on the Hugging Face Hub",
         description="Uploads the files that `card` writes in one commit, and prints its URL. Repeat the command after "
-        "an interruption: large files that have arrived are not sent again. Requires pip install 'mobilenet-jax[hub]' "
+        "an interruption: large files that have arrived are not sent again. Requires pip install -e '.[hub]' "
         "and a token: run `hf auth login` or set HF_TOKEN.",
     )
     parser.add_argument("workdir", metavar="WORKDIR", type=parse_path, help="an evaluated run")

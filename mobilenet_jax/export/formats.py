@@ -68,7 +68,5 @@ def get_format(path: Path) -> Format:
     chosen = FORMATS[path.suffix]
     missing = [package for package in chosen.packages if not find_spec(package)]
     if missing:
-        raise ExportError(
-            f"{chosen.name} needs {', '.join(missing)}, not installed here: pip install 'mobilenet-jax[export]'"
-        )
+        raise ExportError(f"{chosen.name} needs {', '.join(missing)}, not installed here: pip install -e '.[export]'")
     return chosen

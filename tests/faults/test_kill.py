@@ -83,7 +83,7 @@ def _remove_times(path, content):
 )
 def test_outputs_are_whole_or_absent(name, data, trained, tmp_path, tally):
     if name in ("export", "demo"):
-        pytest.importorskip("litert_converter", reason="needs pip install 'mobilenet-jax[export]'")
+        pytest.importorskip("litert_converter", reason="needs pip install -e '.[export]'")
     case, kills, rng = _make_cases(data, trained)[name], tally(f"SIGKILL of {name}"), np.random.default_rng(0)
     expected, start = case.complete(_make_folder(tmp_path / "first")), time.monotonic()
     assert case.complete(_make_folder(tmp_path / "second")) == expected

@@ -93,7 +93,7 @@ def test_hostile_names_stay_text(kind, hostile, hostile_weights, data, tmp_path,
 
 def test_bandit_finds_nothing_without_a_stated_reason(tally):
     """Each exception has `# nosec` with the number of the check, and the reason next to it."""
-    pytest.importorskip("bandit", reason="needs pip install 'mobilenet-jax[test]'")
+    pytest.importorskip("bandit", reason="needs pip install -e '.[test]'")
     command = [
         sys.executable,
         "-m",

@@ -66,7 +66,7 @@ def import_torch():
     timm imports torchvision. PyPI's torchvision declares its operators in a library that needs CUDA, so that its import
     fails beside a PyTorch for CPUs. None of these operators is used here: their declarations are enough.
     """
-    torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'mobilenet-jax[torch]'")
+    torch = pytest.importorskip("torch", reason="needs PyTorch: pip install -e '.[torch]'")
     try:
         importlib.import_module("torchvision")
     except RuntimeError:

@@ -212,7 +212,7 @@ def test_class_names_of_others_cannot_change_the_page(run, evaluated, monkeypatc
 
 def test_the_hub_parses_the_metadata_of_a_card(run, evaluated):
     """The same checks run on the Hub, which refuses a card that does not pass them."""
-    huggingface_hub = pytest.importorskip("huggingface_hub", reason="needs pip install 'mobilenet-jax[hub]'")
+    huggingface_hub = pytest.importorskip("huggingface_hub", reason="needs pip install -e '.[hub]'")
     name = """größe "a": 'b' #1 <c> & 🔬 \\d"""
     changes = {"source": "folders", "data": name}
     _change_json(evaluated / METRICS, lambda results: results.update(changes))

@@ -4,7 +4,7 @@ import pytest
 
 from tests.helpers.sensitive_weights import make_sensitive_weights
 
-pytest.importorskip("litert_converter", reason="needs pip install 'mobilenet-jax[export]'")
+pytest.importorskip("litert_converter", reason="needs pip install -e '.[export]'")
 
 
 def test_export_prints_the_verification(run, trained, tmp_path):

@@ -27,7 +27,7 @@ def sensitive(tmp_path_factory):
 def site(sensitive, tmp_path_factory):
     for package in ("litert_converter", "ai_edge_litert"):
         if not importlib.util.find_spec(package):
-            pytest.skip(f"needs the Python package {package}: pip install 'mobilenet-jax[export]'")
+            pytest.skip(f"needs the Python package {package}: pip install -e '.[export]'")
     if not shutil.which("npm"):
         pytest.skip("needs npm")
     folder = tmp_path_factory.mktemp("demo") / "site"

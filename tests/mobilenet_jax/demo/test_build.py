@@ -8,7 +8,7 @@ from mobilenet_jax.demo.npm import Package, read_package_files
 from mobilenet_jax.errors import ExportError
 from mobilenet_jax.weights.weights_file import compute_sha256
 
-pytest.importorskip("litert_converter", reason="needs pip install 'mobilenet-jax[export]'")
+pytest.importorskip("litert_converter", reason="needs pip install -e '.[export]'")
 
 
 @pytest.fixture

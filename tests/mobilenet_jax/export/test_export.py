@@ -27,7 +27,7 @@ from tests.helpers.runs import make_config
 from tests.helpers.sensitive_weights import CLASSES, make_images, make_sensitive_weights
 from tests.helpers.weights_files import make_random_tensors
 
-pytest.importorskip("litert_converter", reason="needs pip install 'mobilenet-jax[export]'")
+pytest.importorskip("litert_converter", reason="needs pip install -e '.[export]'")
 
 
 def make_verification(**changes):

@@ -11,8 +11,8 @@ from mobilenet_jax.export.network import Network
 from mobilenet_jax.weights.metadata import make_input_scaling
 from tests.helpers.sensitive_weights import make_images, make_sensitive_weights
 
-pytest.importorskip("litert_converter", reason="needs pip install 'mobilenet-jax[export]'")
-pytest.importorskip("onnxruntime", reason="needs pip install 'mobilenet-jax[export]'")
+pytest.importorskip("litert_converter", reason="needs pip install -e '.[export]'")
+pytest.importorskip("onnxruntime", reason="needs pip install -e '.[export]'")
 
 LAYERS = Counter(CONV_2D=14, DEPTHWISE_CONV_2D=13)
 HEADS = {
