@@ -307,13 +307,16 @@ def make_explainer(
         class_name: the class to explain; None explains the predicted one.
 
     Raises:
-        EvaluationError: `class_name` is not a class, or two images in one folder differ only in their suffix.
+        EvaluationError: `class_name` is not a class, `folder` is a file, or two images in one folder differ only in
+            their suffix.
     """
     from mobilenet_jax.inference import grad_cam  # imports Matplotlib, which predictions do not need
 
     names = classifier.class_names
     if class_name is not None and class_name not in names:
         raise EvaluationError(f"--explain-class is {class_name}, which is not one of the classes {', '.join(names)}")
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise EvaluationError(f"--explain names {folder}, which is not a folder: choose another name")
     root = find_root(paths) if root is None else root
     stem_of = {path: folder / Path(name_image(path, root)).with_suffix("") for path in paths}
     check_unique_names(paths, list(map(str, stem_of.values())))

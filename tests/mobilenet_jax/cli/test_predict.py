@@ -103,6 +103,10 @@ def test_predict_writes_json_lines_in_the_order_of_its_arguments(run, trained, d
         (["{tmp}/none.jpg", "--out={tmp}/p.csv"], "1 of 1 images skipped"),
         (["{images}", "--out={tmp}/p.csv", "--explain={tmp}/x", "--explain-class=XYZ"], "--explain-class is XYZ"),
         (["{images}", "--explain-class=MEL"], "--explain-class is a class to explain: add --explain=DIR"),
+        (
+            ["{images}", "--out={tmp}/p.csv", "--explain={tmp}/text/a.txt"],
+            "a.txt, which is not a folder: choose another name",
+        ),
         (["{images}", "{tmp}/twin", "--out={tmp}/p.csv", "--format=isic"], "share a name"),
         (["{images}", "--correct=prior"], "calibration.json is missing"),
     ],
