@@ -262,7 +262,7 @@ def write_folders(examples: Examples, folder: str | Path) -> None:
     names = _name_copies(examples)
     for name, path in zip(names, examples.paths, strict=True):
         if is_clutter(name) or Path(name).suffix.lower() not in IMAGE_SUFFIXES:
-            raise DataError(f"the copy of {path} would be ignored in a folder of a class: name it like NAME.jpg")
+            raise DataError(f"the copy of {path} would not be read: name the image like NAME.jpg")
     subsets = ["training"] * len(examples) if examples.subsets is None else examples.subsets
     targets = {
         copy / _WRITTEN_NAMES[subset] / examples.class_names[label] / name: path
@@ -298,7 +298,7 @@ def _name_copies(examples: Examples) -> list[str]:
     """Returns the file names of copies: those of the images, or their relative paths with `_` where those repeat."""
     if examples.relative_paths is None:
         return [Path(path).name for path in examples.paths]
-    names = [name.strip("/").replace("/", "_") for name in examples.relative_paths]
+    names = [name.lstrip("./").replace("/", "_") for name in examples.relative_paths]
     path_of: dict[str, str] = {}
     for name, path in zip(names, examples.paths, strict=True):
         if (other := path_of.setdefault(Path(name).stem, path)) != path:

@@ -181,9 +181,7 @@ def predict_examples(run: EvaluatedModel, examples: Examples, views: int = 1, ba
 
 
 def _read_examples(run: EvaluatedModel, data: str | None, source: str | None, split: str) -> Examples:
-    """Reads the images to evaluate; an error about a subset of a run that is not in `data` suggests
-    `--split=all`.
-    """
+    """Reads the images to evaluate; errors about a subset that is not in `data` suggest `--split=all`."""
     try:
         return run.read_examples(data, source, split)
     except DataError as error:

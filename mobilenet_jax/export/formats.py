@@ -68,5 +68,8 @@ def get_format(path: Path) -> Format:
     chosen = FORMATS[path.suffix]
     missing = [package for package in chosen.packages if not find_spec(package)]
     if missing:
-        raise ExportError(f"{chosen.name} needs {', '.join(missing)}, not installed here: pip install -e '.[export]'")
+        raise ExportError(
+            f"{chosen.name} needs {', '.join(missing)}, not installed here: run pip install -e '.[export]' in the "
+            "repository"
+        )
     return chosen

@@ -102,8 +102,8 @@ def write_int8(network: "Network", path: Path, pixels: np.ndarray) -> None:
 def find_lowest_logit(logits: np.ndarray) -> float:
     """Returns the logit that lower ones can be raised to: the probabilities of all others keep their 8-bit values.
 
-    The raised classes together have at most half a level. Logits of implausible classes are far below
-    the others, and would take most of the 256 levels.
+    The raised classes together have at most half a level. Logits of implausible classes are far below the others, and
+    would take most of the 256 levels.
 
     Args:
         logits: float32 `[n, classes]`, of typical images.

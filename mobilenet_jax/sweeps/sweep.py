@@ -180,7 +180,7 @@ def search(
     try:
         import optuna
     except ImportError as error:
-        raise ConfigError("a search requires Optuna: pip install -e '.[search]'") from error
+        raise ConfigError("a search requires Optuna: run pip install -e '.[search]' in the repository") from error
     assert sweep.search is not None, "the caller has a search"
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=0))

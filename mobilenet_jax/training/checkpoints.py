@@ -80,10 +80,12 @@ class Checkpoints:
     ) -> None:
         """Saves asynchronously.
 
+        An evaluated state replaces the same state without a score, which a run saved when it stopped before.
+
         Args:
             state: the state of the run.
             history: the history as JSON values.
-            score: the checkpoint with the highest one is kept as the best; None for a state within an epoch.
+            score: the checkpoint with the highest one is kept as the best; None for a state that was not evaluated.
             statistics: the re-estimated statistics of batch normalization; None without re-estimation.
 
         Raises:
@@ -103,8 +105,11 @@ class Checkpoints:
             history=ocp.args.JsonSave(history),
             **{CHECKSUMS: ocp.args.JsonSave(checksums)},
         )
+        step = int(state.step)
         with self._report_errors("write"):
-            self._manager.save(int(state.step), args=args, metrics=metrics)
+            if score is not None and step in self._manager.all_steps():
+                self._manager.delete(step)  # Orbax does not save a step twice
+            self._manager.save(step, args=args, metrics=metrics)
 
     def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """Returns the latest readable state and its history; newer, damaged checkpoints are removed with a warning.
@@ -230,8 +235,8 @@ class _DrainingPolicy(asyncio.DefaultEventLoopPolicy):
 def _remove_damaged_scores(folder: Path) -> None:
     """Removes checkpoints whose score is damaged, with a warning: Orbax would not open any checkpoint then."""
     for checkpoint, error in find_damaged_scores(folder).items():
-        if isinstance(error, OSError):  # the disk cannot be read now; the checkpoint may be whole
-            raise error
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            raise error  # the disk cannot be read now; the checkpoint may be whole
         _warn_damaged(checkpoint.name, error)
         shutil.rmtree(checkpoint)
 

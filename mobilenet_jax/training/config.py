@@ -257,7 +257,7 @@ def check_config(config: ConfigDict) -> None:
     try:
         values = _flatten(config.to_dict())
     except RequiredValueError as error:
-        raise ConfigError("a required placeholder has no value: set it with --config.SECTION.KEY=VALUE") from error
+        raise ConfigError("a required placeholder has no value: set it") from error
     check_keys(values)
     for key, rule in _RULES.items():
         if key not in values:

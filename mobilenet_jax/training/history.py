@@ -21,7 +21,7 @@ MONITORS = tuple(
 )
 _DEFAULT_MONITOR = "val_balanced_accuracy"  # selects the best epoch if early stopping is disabled
 
-# Scores below that of any epoch that counts: of an epoch that early stopping ignores, and of a state within an epoch.
+# Scores below that of any epoch that counts: of an epoch that early stopping ignores, and of a state not evaluated.
 _IGNORED, NOT_EVALUATED = -1e29, -1e30
 
 _RESULT_TYPES = {"loss": np.float32, "predicted": np.int32, "label": np.int32}

@@ -118,7 +118,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, profile: bool
             statistics = reestimate_statistics(program, state, feed, config.train.reestimate_batch_norm)
             validation_batches = stop_request.iterate_until_set(feed.iterate_validation(history.epoch))
             val_metrics = compute_validation_metrics(program.eval_step, state, validation_batches, statistics)
-            if stop_request.is_set:  # before the evaluation was complete
+            if stop_request.is_set:  # the evaluation may be incomplete: the next start repeats it
                 history.seconds = time.perf_counter() - start
                 checkpoints.save(state, history.to_json(), score=None, statistics=statistics)
                 raise Interrupted(_INTERRUPTED.format(step))
@@ -304,9 +304,10 @@ def format_record(record: Record, epochs: int) -> str:
         for prefix, name in (("train", "training"), ("val", "validation"))
         if f"{prefix}_loss" in record
     )
+    speed = record["images_per_second"]  # 0 if only the evaluation was left
     return (
         f"epoch {record['epoch']:>{len(str(epochs))}}/{epochs}   {metrics}   "
-        f"{record['seconds']:.1f} s, {record['images_per_second']:.0f} images/s"
+        f"{record['seconds']:.1f} s{f', {speed:.0f} images/s' if speed else ''}"
     )
 
 

@@ -19,8 +19,8 @@ class Regularizer(NamedTuple):
 
     They are the factors of Keras's `kernel_regularizer` and `activity_regularizer`: `l1` multiplies the sum of
     absolute values, `l2` the sum of squares. The activity sums run over the batch and are divided by its size, as in
-    Keras since TensorFlow 1.13. The Keras of 2018 did not divide them, so multiply an
-    activity factor of 2018 by the batch size to get the same penalty.
+    Keras since TensorFlow 1.13. The Keras of 2018 did not divide them, so multiply an activity factor of 2018 by the
+    batch size to get the same penalty.
 
     Attributes:
         kernel_l1: applied to the kernels.

@@ -62,7 +62,7 @@ class Trainer:
         self._train_step, self._schedule, self._feed, self._length = train_step, schedule, feed, length
         self._stop_request, self._profiler = stop_request, profiler
         self._batches: Iterator[DeviceBatch] | None = None  # created at the first step, which may be within an epoch
-        self._first_step = 0  # the first one of this process; not 0 if a checkpoint of this step was restored
+        self._first_step: int | None = None  # of this process; not 0 if a checkpoint of this step was restored
         self._start = time.perf_counter()
         self._seconds_compiled = 0.0
 
@@ -89,6 +89,8 @@ class Trainer:
         compiled = self._seconds_compiled
         in_flight: collections.deque[tuple[BatchResult, jax.Array]] = collections.deque()
         epoch_start = history.epoch * self._length.steps_per_epoch
+        if self._first_step is None:
+            self._first_step = epoch_start + steps_before
         with ProgressBar(
             f"epoch {history.epoch + 1}/{self._length.epochs}",
             batch_size=self._length.batch_size,
@@ -148,7 +150,7 @@ class Trainer:
         """
         if math.isfinite(value):
             return
-        saved = max(self._first_step, history.records[-1]["step"] if history.records else 0)
+        saved = max(self._first_step or 0, history.records[-1]["step"] if history.records else 0)
         kept = f"the checkpoint of step {saved} is kept" if saved else "no checkpoint has been saved"
         raise TrainingError(
             f"the {name} is {value} at step {step} (epoch {history.epoch + 1}), where the learning rate is "
@@ -159,7 +161,6 @@ class Trainer:
     def _get_batch(self, state: TrainState, step: int, scale: float) -> DeviceBatch:
         """Returns the batch of a step; the first one creates the iterator and compiles the step."""
         if self._batches is None:
-            self._first_step = step
             self._batches = self._feed.iterate_training(step, self._length.epochs * self._length.steps_per_epoch)
             batch = next(self._batches)
             self._compile(state, batch, scale)

@@ -102,7 +102,9 @@ def import_hub(repository: str) -> Any:
         from huggingface_hub.errors import HFValidationError, RemoteEntryNotFoundError  # noqa: F401 (since 1.0)
         from huggingface_hub.utils import validate_repo_id
     except ImportError as error:
-        raise WeightsError("huggingface_hub 1.0 or newer is not installed: pip install -e '.[hub]'") from error
+        raise WeightsError(
+            "huggingface_hub 1.0 or newer is not installed: run pip install -e '.[hub]' in the repository"
+        ) from error
     token = hub.get_token() or ""
     if not (token.isascii() and token.isprintable()):
         raise WeightsError(f"the token of the Hub contains invalid characters: {LOGIN}")

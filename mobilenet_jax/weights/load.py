@@ -51,10 +51,10 @@ def load_pretrained(
     """Loads a MobileNet v1, with its classifier if the file holds one.
 
     Args:
-        path: a Keras file (HDF5 of Keras 1 or 2, `.weights.h5` or `.keras` of Keras 3), a safetensors file,
-            a folder of timm, Transformers or Orbax, the prefix of a TensorFlow checkpoint, the
-            workdir of a training run, or `hf://owner/name[@revision]`, the `model.safetensors` of a repository on the
-            Hugging Face Hub. The format is detected from the content.
+        path: a Keras file (HDF5 of Keras 1 or 2, `.weights.h5` or `.keras` of Keras 3), a safetensors file, a folder
+            of timm, Transformers or Orbax, the prefix of a TensorFlow checkpoint, the workdir of a training run, or
+            `hf://owner/name[@revision]`, the `model.safetensors` of a repository on the Hugging Face Hub. The format is
+            detected from the content.
         checkpoint: the checkpoint of a workdir, `"best"` or `"latest"`.
         allow_nonfinite: whether tensors may contain NaN and infinity.
 

@@ -67,12 +67,16 @@ def end_run(running, timeout=600):
 
 
 def assert_equal_runs(workdir, expected):
-    """Compares the records and, to the bit, the parameters of two runs."""
+    """Compares the records and, to the bit, the parameters of the latest and the best checkpoint of two runs."""
     from mobilenet_jax.weights.load import read_weights
 
     assert read_records(workdir) == read_records(expected)
-    first, second = (read_weights(path, checkpoint="latest").tensors for path in (workdir, expected))
-    assert {name: v.tobytes() for name, v in first.items()} == {name: v.tobytes() for name, v in second.items()}
+    for name in ("latest", "best"):
+        first, second = (read_weights(path, checkpoint=name) for path in (workdir, expected))
+        assert first.identity == second.identity
+        assert {key: v.tobytes() for key, v in first.tensors.items()} == {
+            key: v.tobytes() for key, v in second.tensors.items()
+        }
 
 
 def request_stop(monkeypatch, steps):

@@ -168,7 +168,7 @@ def test_files_of_another_interrupted_copy_are_removed(tiny_isic, tmp_path):
 def test_images_whose_copies_would_not_be_read_are_refused(tiny_isic, tmp_path, name):
     examples = read_isic(tiny_isic)
     examples.paths[0] = str(tiny_isic / name)
-    with pytest.raises(DataError, match=rf"the copy of .*/{name} would be ignored"):
+    with pytest.raises(DataError, match=rf"the copy of .*/{name} would not be read"):
         write_folders(examples, tmp_path / "out")
     assert not list(tmp_path.glob("*out*"))
 

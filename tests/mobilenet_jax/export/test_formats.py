@@ -30,7 +30,7 @@ def test_all_distributions_of_a_runtime_are_named(monkeypatch):
 
 def test_missing_packages_are_named_with_the_command_that_installs_them(monkeypatch):
     monkeypatch.setattr(formats, "find_spec", lambda name: name != "onnx")
-    with pytest.raises(ExportError, match=r"ONNX needs onnx, .* pip install -e '\.\[export\]'$"):
+    with pytest.raises(ExportError, match=r"ONNX needs onnx, .* pip install -e '\.\[export\]' in the repository$"):
         get_format(Path("a.onnx"))
 
 

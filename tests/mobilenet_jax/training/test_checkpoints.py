@@ -37,6 +37,10 @@ def _remove_history(folder):
     shutil.rmtree(folder / "history")
 
 
+def _remove_checksums(folder):
+    (folder / "checksums" / "metadata").unlink()
+
+
 def _overwrite_all_files(folder):
     for path in folder.rglob("*"):
         if path.is_file():
@@ -44,7 +48,7 @@ def _overwrite_all_files(folder):
 
 
 @pytest.mark.parametrize(
-    "damage", [_truncate_arrays, _remove_state, _empty_folder, _remove_history, _overwrite_all_files]
+    "damage", [_truncate_arrays, _remove_state, _empty_folder, _remove_history, _remove_checksums, _overwrite_all_files]
 )
 def test_a_damaged_newest_checkpoint_is_skipped_with_a_warning(data, whole, tmp_path, damage, caplog, capfd):
     caplog.set_level("INFO")

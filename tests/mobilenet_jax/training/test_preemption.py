@@ -1,3 +1,4 @@
+import json
 import signal
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,7 +10,8 @@ from mobilenet_jax.training.checkpoints import Checkpoints
 from mobilenet_jax.training.loop import train_and_evaluate
 from mobilenet_jax.training.preemption import StopRequest
 from mobilenet_jax.training.trainer import Trainer
-from tests.helpers.runs import make_config, read_records, request_stop
+from mobilenet_jax.weights.load import read_weights
+from tests.helpers.runs import assert_equal_runs, make_config, read_records, request_stop
 
 
 @pytest.fixture(scope="module")
@@ -114,8 +116,8 @@ def test_in_another_thread_nothing_is_recorded():
         assert not executor.submit(lambda: StopRequest().__enter__().is_set).result()
 
 
-def test_metrics_of_an_interrupted_epoch_are_those_of_the_whole_epoch(data, whole, tmp_path, monkeypatch):
-    """Checks that metrics are computed from all examples of an epoch, whichever process trained on them."""
+def test_an_interrupted_run_ends_like_the_whole_run(data, whole, tmp_path, monkeypatch, caplog):
+    """Checks that metrics are computed from all examples of an epoch, and that evaluated states replace others."""
     config, interruptions = make_config(data), 0
     for steps in (1, 3, 3, 3, None):  # of training, evaluation, training, and the last evaluation
         with monkeypatch.context() as patch:
@@ -125,7 +127,28 @@ def test_metrics_of_an_interrupted_epoch_are_those_of_the_whole_epoch(data, whol
             except Interrupted:
                 interruptions += 1
     assert interruptions == 4
-    assert read_records(tmp_path / "run") == read_records(whole)
+    assert_equal_runs(tmp_path / "run", whole)
+    caplog.set_level("INFO")
+    train_and_evaluate(config, tmp_path / "run")
+    assert any(
+        message.endswith(
+            "is finished: raise config.train.epochs to train longer, or choose another --workdir for a new one"
+        )
+        for message in caplog.messages
+    )
+
+
+def test_the_last_state_is_the_best_one_without_validation_images(data, tmp_path, monkeypatch):
+    config = make_config(data, data__split="all", train__epochs=1)
+    steps = 5
+    with monkeypatch.context() as patch:
+        request_stop(patch, steps)
+        with pytest.raises(Interrupted, match=f"stopped at step {steps} and saved"):
+            train_and_evaluate(config, tmp_path / "run")
+    train_and_evaluate(config, tmp_path / "run")
+    assert read_weights(tmp_path / "run").identity == f"best checkpoint, step {steps}"
+    [score] = (tmp_path / "run" / "checkpoints").glob("*/metrics/metrics")
+    assert json.loads(score.read_text()) == {"score": 1}
 
 
 def test_a_run_that_was_stopped_in_an_epoch_is_not_finished_before_it(data, tmp_path, monkeypatch):

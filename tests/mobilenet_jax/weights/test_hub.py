@@ -168,7 +168,7 @@ def test_private_repositories_need_the_token_of_the_user(hub, files, monkeypatch
 
 def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(WeightsError, match=r"^hf://owner/name: .*pip install -e '\.\[hub\]'$"):
+    with pytest.raises(WeightsError, match=r"^hf://owner/name: .*pip install -e '\.\[hub\]' in the repository$"):
         read_weights(LOCATION)
 
 
