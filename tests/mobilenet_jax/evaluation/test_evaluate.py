@@ -6,7 +6,7 @@ import pytest
 from mobilenet_jax.errors import EvaluationError
 from mobilenet_jax.evaluation.evaluate import (
     _average_predictions,
-    _check_classes,
+    _check_arguments,
     _count_trained_on,
     _has_comparable_names,
 )
@@ -78,7 +78,7 @@ def test_models_are_averaged_on_the_same_images_only():
 
 def test_a_class_called_malignant_is_not_confused_with_the_union_of_classes():
     runs = [SimpleNamespace(class_names=("benign", "malignant", "suspicious"))]
-    _check_classes(runs, ["malignant"])
-    _check_classes(runs, [])
+    _check_arguments(runs, "validation", ["malignant"])
+    _check_arguments(runs, "validation", [])
     with pytest.raises(EvaluationError, match="a class is called malignant"):
-        _check_classes(runs, ["malignant", "suspicious"])
+        _check_arguments(runs, "validation", ["malignant", "suspicious"])

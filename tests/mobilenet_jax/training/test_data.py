@@ -50,7 +50,10 @@ def test_the_advice_about_crossing_lesions_fits_given_subsets(tmp_path, caplog):
     rows = [f"{'c' if '/cat/' in name else ''}{Path(name).stem},{Path(name).parent.name}" for name in names]
     (tmp_path / "lesions.csv").write_text("image,lesion_id\n" + "\n".join(rows) + "\n")
     _load(make_config(tmp_path, data__source="folders", model__num_classes=2))
-    assert "2 lesions are in both subsets, so validation metrics are optimistic; move the images of each" in caplog.text
+    assert (
+        "2 lesions are in both subsets, so validation metrics are optimistic; move all images of each lesion"
+        in caplog.text
+    )
 
 
 def test_given_subsets_and_unknown_lesions_are_logged(tmp_path, caplog):

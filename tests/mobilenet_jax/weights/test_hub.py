@@ -174,7 +174,7 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatc
 
 def test_an_old_package_is_refused_with_the_command_that_updates_it(hub, monkeypatch):
     monkeypatch.delattr("huggingface_hub.errors.RemoteEntryNotFoundError")  # exists since 1.0
-    with pytest.raises(WeightsError, match=r"huggingface_hub 1\.0 or newer is not installed: pip install"):
+    with pytest.raises(WeightsError, match=r"huggingface_hub 1\.0 or newer is not installed: run pip install"):
         read_weights(LOCATION)
     assert hub.requests == []
 
