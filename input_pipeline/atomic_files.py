@@ -38,7 +38,7 @@ def replace_atomically(path: Path) -> Iterator[Path]:
 
     Raises:
         OSError: the folder of `path` does not exist or cannot be written, `path` is a device or a pipe, or
-            a file would replace a folder or a folder a file.
+            a file would replace a folder, or vice versa.
     """
     with _Replacement.open(path) as replacement:
         yield replacement.unfinished

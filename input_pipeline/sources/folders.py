@@ -311,7 +311,7 @@ def _remove_other_files(copy: Path, targets: Mapping[Path, str]) -> None:
     kept = set(targets) | {target.parent for target in targets}
     for pattern in ("*/*", "*/*/*"):
         for path in set(copy.glob(pattern)) - kept:
-            if path.is_dir():
+            if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink()

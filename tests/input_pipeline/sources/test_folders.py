@@ -160,6 +160,7 @@ def test_files_of_another_interrupted_copy_are_removed(tiny_isic, tmp_path):
         (folder / "other.jpg").write_bytes(b"of another download")
         (folder.parent / ".DS_Store").write_bytes(b"of a file manager")
         (folder / "a folder").mkdir()
+        (folder / "a link").symlink_to(tmp_path)
     write_folders(read_isic(tiny_isic), tmp_path / "out")
     assert index_by_name(read_folders(tmp_path / "out")) == index_by_name(read_isic(tiny_isic))
 
