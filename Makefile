@@ -1,4 +1,4 @@
-# `make train` and `make test` set everything up on a machine that has only git, make and Python 3.11+ (venv, pip).
+# `make train` and `make test` set everything up on a machine that has only git, make and Python 3.11 to 3.13 (venv, pip).
 PYTHON ?= python3
 CONFIG ?= configs/mobilenet.py
 BIN := .venv/bin

@@ -37,7 +37,7 @@ def main() -> None:
     packages = ("jax", "litert-converter", "litert-quantizer", "ai-edge-litert", "tensorflow-cpu", "keras")
     versions = " ".join(f"{name} {version(name)}" for name in packages)
     print(f"{versions}, Python {platform.python_version()}, {os.cpu_count()} CPU cores\n")
-    print("Agreement and differences are compared with the JAX model; time is the median "
+    print("Agreement and differences are relative to the JAX model; time is the median "
           f"of {_ROUNDS} rounds in milliseconds per image, on one thread.\n")  # fmt: skip
     for workdir in sys.argv[1:]:
         _compare(Path(workdir))

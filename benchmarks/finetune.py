@@ -155,7 +155,7 @@ def print_results(results: dict[str, dict[str, list[Any]]], images: int) -> None
     for metric in ("balanced_accuracy", "accuracy"):
         print(
             f"\n{metric.replace('_', ' ').capitalize()}:\n\n"
-            "| training images | guide | guide, class weights | recipe | difference | difference to class weights |\n"
+            "| training images | guide | guide, class weights | recipe | difference | difference from class weights |\n"
             "|---|---|---|---|---|---|"
         )
         differences = []

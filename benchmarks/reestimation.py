@@ -53,7 +53,7 @@ def main() -> None:
     print(
         f"`python -m benchmarks.reestimation`, jax {version('jax')}, Python {platform.python_version()}, "
         f"{os.cpu_count()} CPU cores; {len(training)} training and {len(validation)} validation images, "
-        f"{config.train.reestimate_batch_norm} images for the statistics\n\n"
+        f"at most {config.train.reestimate_batch_norm} of the training images for the statistics\n\n"
         "| round | training, s | re-estimation, s | evaluation, s | epoch with re-estimation / without |\n"
         + "|---" * 5
         + "|"

@@ -48,7 +48,7 @@ def get_config() -> ConfigDict:
     config.augment.zoom = 0.1
     config.augment.fill_mode = "reflect"
 
-    config.train.epochs = 0  # that of about 1,500 steps, limited to 15 to 60: a small data set needs more epochs
+    config.train.epochs = 0  # about 1,500 steps, but 15 to 60 epochs: a small data set needs more epochs
     config.train.batch_size = 16  # with 32, an epoch on 50 images is a single step
     # The moving statistics lag behind the weights on small data. Wu and Johnson 2021 (arXiv:2105.07576) find 1,000 to
     # 10,000 images enough for an estimate.

@@ -88,7 +88,7 @@ def get_config(recipe: str = "sample") -> ConfigDict:
     config.model.num_classes = 7  # number of classes of the data; 0 takes it from the data
     config.model.frozen_blocks = 0  # N freezes the first N of the 13 blocks and the layers before; 0 freezes nothing
     config.model.batch_norm = "frozen"  # frozen blocks keep their moving statistics; or 'train': they use the batch's
-    config.model.batch_norm_momentum = 0.99  # share of the moving statistics that a step keeps; 0.9 follows faster
+    config.model.batch_norm_momentum = 0.99  # fraction of the moving statistics that a step keeps; 0.9 adapts faster
     # The next three must match the initial weights. These are Keras's; an error names the values of other weights.
     config.model.batch_norm_epsilon = 0.001  # added to the variance
     config.model.padding = "keras"  # of convolutions of stride 2; 'same': TensorFlow's, 'symmetric': PyTorch's

@@ -127,7 +127,7 @@ def _is_valid(file: Path, index: Path, description: dict[str, object]) -> bool:
         return False
     if cached != description or list(images.shape) != description["shape"] or images.dtype != np.uint8:
         _logger.info(
-            "cache: %s holds earlier images, or is of an earlier version: decoding the images again", file.parent
+            "cache: %s is outdated, because the images or the version changed: decoding the images again", file.parent
         )
         return False
     _logger.info("cache: %s images in %s", f"{len(images):,}", file.parent)

@@ -52,7 +52,7 @@ def connect_processes(coordinator: str | None, num_processes: int | None, proces
             raise ConfigError(f"--coordinator, --num_processes, --process_id: {error}") from error
         if "OMPI_COMM_WORLD_SIZE" in os.environ:
             raise ConfigError(
-                "Open MPI 5 does not tell its processes where process 0 is: specify --coordinator, --num_processes and "
+                "Open MPI 5 does not provide the address of process 0: specify --coordinator, --num_processes and "
                 "--process_id"
             ) from error
     except jax.errors.JaxRuntimeError as error:

@@ -62,7 +62,7 @@ def read_csv_table(file: str | Path, faults: Faults | None = None) -> Examples:
     """
     file = Path(file)
     if not file.is_file():
-        hint = "the source for class folders is folders" if file.is_dir() else "expected a CSV file"
+        hint = "class folders need data.source=folders" if file.is_dir() else "expected a CSV file"
         raise DataError(f"no such table: {file} ({hint})")
     with collect_faults(faults) as collected:
         rows, has_subsets = _read_table(file, collected)

@@ -71,7 +71,7 @@ def read_folders(folder: str | Path, faults: Faults | None = None) -> Examples:
     folder = Path(folder)
     if not folder.is_dir():
         hint = (
-            "the source for a table is csv" if folder.is_file() else "expected the folder that holds the class folders"
+            "a table needs data.source=csv" if folder.is_file() else "expected the folder that holds the class folders"
         )
         raise DataError(f"no such data folder: {folder} ({hint})")
     layout = _find_layout(folder)
@@ -133,7 +133,7 @@ def _check_classes(folders: Sequence[Path]) -> None:
             if _list_folders(path):
                 raise DataError(f"{path} holds images beside class folders: move the images elsewhere")
         raise DataError(
-            f"{training[0]} and {held_out[0]} hold images, no class folders: move the images of each class into a "
+            f"{training[0]} and {held_out[0]} hold images, not class folders: move the images of each class into a "
             f"folder, such as {training[0]}/cat, or list images and labels in a table (data.source=csv)"
         )
 
@@ -193,7 +193,7 @@ def _list_class(folder: Path, faults: Faults) -> list[Path]:
         faults.append(f"{folder} is empty: add its images or remove it")
     if paths and all(path.is_dir() for path in paths):
         faults.append(
-            f"{folder} holds folders, no images: move the images into it, or specify {folder} as the folder of "
+            f"{folder} holds folders, not images: move the images into it, or specify {folder} as the folder of "
             "the data if these folders are the classes"
         )
         return []

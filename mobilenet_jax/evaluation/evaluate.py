@@ -203,7 +203,7 @@ def _check_arguments(runs: Sequence[EvaluatedModel], split: str, malignant: Sequ
         raise EvaluationError(f"--malignant names {', '.join(unknown)}; the classes are {', '.join(names)}")
     if "malignant" in names and malignant and list(malignant) != ["malignant"]:
         raise EvaluationError(
-            "a class is called malignant, so that its metrics would have the names of those of --malignant: rename it, "
+            "the metrics of the class malignant would have the same names as those of --malignant: rename the class, "
             "or use --malignant=malignant"
         )
 

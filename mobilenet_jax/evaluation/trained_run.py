@@ -97,7 +97,7 @@ class EvaluatedModel:
             EvaluationError: there is no default for the folder, or the sample, which has no folder, is given one.
         """
         if source == "sample" and data:
-            raise EvaluationError(f"the embedded sample has no folder: specify the layout of {data} with --source")
+            raise EvaluationError(f"the bundled sample has no folder: specify the layout of {data} with --source")
         if not data and source != "sample":
             raise EvaluationError(f"{self.path} does not record the folder of its images: specify it with --data=DIR")
         return data or "", source or "folders"

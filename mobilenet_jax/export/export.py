@@ -120,7 +120,7 @@ def _read_typical_images(
     try:
         return read_calibration_images(run, data, network, len(verification_pixels))
     except (UserError, OSError) as error:
-        _logger.warning("the weights are rounded for the images of the verification: %s", error)
+        _logger.warning("the kernels are rounded with the verification images instead of training images: %s", error)
         return verification_pixels
 
 

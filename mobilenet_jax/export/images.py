@@ -83,8 +83,8 @@ def _find_paths(run: TrainedRun | None, data: str | None, split: str) -> Sequenc
         except DataError as error:
             if data:
                 raise ExportError(
-                    f"{error}; --data is the new place of the run's own images: to use others, export the weights that "
-                    "`mobilenet-jax convert` writes",
+                    f"{error}; --data specifies the new location of the run's own images: to use others, export the "
+                    "weights that `mobilenet-jax convert` writes",
                     error.details,
                 ) from error
             raise ExportError(

@@ -44,7 +44,7 @@ def write_model_card(run: TrainedRun, evaluation: str, out: Path) -> None:
     if is_workdir(out):
         raise EvaluationError(f"{out} is a workdir, whose config.json would be replaced: choose another --out")
     if (other := _find_other_file(out)) is not None:
-        raise EvaluationError(f"{other} is not of a model card, and would be replaced: choose another --out")
+        raise EvaluationError(f"{other} does not belong to a model card, and would be replaced: choose another --out")
     folder = run.workdir / "evaluation" / evaluation
     results = _read_metrics_json(run, folder)
     try:

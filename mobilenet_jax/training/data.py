@@ -66,7 +66,7 @@ def check_same_data(fingerprints: Sequence[str]) -> None:
     """
     if broadcast_text(" ".join(fingerprints)) != " ".join(fingerprints):
         raise DataError(
-            "this process has read other images or labels than the first one: all processes need the same data"
+            "the images or labels of this process differ from those of process 0: all processes need the same data"
         )
 
 

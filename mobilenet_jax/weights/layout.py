@@ -192,7 +192,7 @@ def express_padding(
         return equal
     raise WeightsError(
         f"{target} cannot express the padding {padding!r} for images of {size[0]} x {size[1]}"
-        + ("" if padding == "symmetric" else ": sizes whose sides are multiples of 32 can be written")
+        + ("" if padding == "symmetric" else ": sizes whose sides are 0 or 31 modulo 32 can be written")
     )
 
 

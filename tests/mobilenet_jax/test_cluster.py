@@ -43,7 +43,7 @@ def test_processes_that_open_mpi_5_starts_need_addresses(monkeypatch):
     monkeypatch.setattr(jax.distributed, "initialize", fail)
     connect_processes(None, None, None)
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="Open MPI 5 does not tell its processes where process 0 is"):
+    with pytest.raises(ConfigError, match="Open MPI 5 does not provide the address of process 0"):
         connect_processes(None, None, None)
 
 

@@ -12,7 +12,7 @@ const MAX_CANVAS = 4e6; // pixels; iOS limits a canvas to 16.8 million, fewer th
 export async function openPhotograph(file) {
   const {naturalWidth: width, naturalHeight: height} = await readHeader(file);
   if (width * height > MAX_MEGAPIXELS * 1e6) {
-    throw new Error(`This image has ${Math.round(width * height / 1e6)} megapixels; at most ${MAX_MEGAPIXELS} are possible.`);
+    throw new Error(`This image has ${Math.round(width * height / 1e6)} megapixels; the limit is ${MAX_MEGAPIXELS}.`);
   }
   try {
     return await createImageBitmap(file, {imageOrientation: 'from-image', colorSpaceConversion: 'none'});

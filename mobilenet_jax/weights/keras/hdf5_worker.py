@@ -126,7 +126,7 @@ def check_chunks(dataset: h5py.Dataset) -> None:
     creation = dataset.id.get_create_plist()
     filters = [creation.get_filter(i)[0] for i in range(creation.get_nfilters())]
     if len(set(filters)) < len(filters) or not set(filters) <= FILTERS:
-        raise RefusedError("is packed with another filter than gzip")
+        raise RefusedError("is compressed with a filter other than gzip")
     size = 4 * math.prod(dataset.chunks)
     grid = math.prod(-(-n // c) for n, c in zip(dataset.shape, dataset.chunks, strict=True))
     if size > max(2 * dataset.nbytes, 1 << 20) or grid > 16 + dataset.nbytes // (16 << 10):

@@ -149,7 +149,7 @@ def test_rows_of_a_test_set_are_left_out(folder, caplog):
 
 def test_a_folder_or_a_missing_file_is_refused(folder):
     for path in (folder, folder / "none.csv"):
-        hint = "the source for class folders is folders" if path == folder else "expected a CSV file"
+        hint = "class folders need data.source=folders" if path == folder else "expected a CSV file"
         with pytest.raises(DataError, match=f"no such table: .*{hint}"):
             read_csv_table(path)
 

@@ -37,7 +37,7 @@ def test_card_replaces_its_own_files_only(run, evaluated, tmp_path, name):
     (tmp_path / "mine" / name).write_text(text := "---\nlibrary_name: jax\n---\nmine")
     status, _, err = run("card", evaluated, "--out", tmp_path / "mine")
     assert status == 1
-    assert f"{name} is not of a model card, and would be replaced: choose another --out" in err
+    assert f"{name} does not belong to a model card, and would be replaced: choose another --out" in err
     assert [path.read_text() for path in (tmp_path / "mine").iterdir()] == [text]
     for _ in range(2):
         assert run("card", evaluated, "--out", tmp_path / "card")[0] == 0
