@@ -1,7 +1,6 @@
 """Bootstrap confidence intervals. Lesions are resampled, because images of one lesion are not independent."""
 
 import math
-import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -16,6 +15,7 @@ Intervals = dict[str, tuple[float, float]]
 # a wider gap.
 _BIASED_METRIC = "ece"
 _PERCENTILES = (2.5, 97.5)
+_MAX_UNDEFINED = 0.5  # of the samples; a metric that is undefined in more has no interval
 _MEANS_OVER_CLASSES = ("balanced_accuracy", "macro_auc", "macro_average_precision")
 
 
@@ -34,29 +34,33 @@ def compute_intervals(
     data set, reflected at it (the basic bootstrap, Davison and Hinkley 1997, 5.2). Near 0 these are approximate too.
 
     A sample may lack a class of one or a few lesions. Its means over classes would be those of the other classes, so
-    they are left out.
+    they are left out. If a metric is undefined in most of the samples, the others do not represent it: it has no
+    interval.
 
     Args:
         lesions: `[n]` str, the lesion of each row.
         labels: `[n]` int, its class.
         statistic: computes metrics, by `name` or `GROUP.name`, from the indices of the sampled rows.
         resamples: number of bootstrap samples.
-        are_differences: whether the metrics are differences, which may be negative. An interval of `ece` itself ends
-            at 0.
+        are_differences: whether the metrics are differences, which may be negative. An interval of `ece` itself lies
+            between 0 and 1.
 
     Returns:
-        `(low, high)` by the name of the metric; NaN for metrics that are undefined in all samples.
+        `(low, high)` by the name of the metric; NaN for metrics that are undefined in more than half of the samples.
     """
     samples = _compute_samples(lesions, labels, statistic, resamples)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "All-NaN slice encountered")
-        intervals = {name: tuple(np.nanpercentile(v, _PERCENTILES).tolist()) for name, v in samples.items()}
+    intervals: Intervals = {name: (math.nan, math.nan) for name in samples}
+    for name, values in samples.items():
+        if np.isnan(values).mean() <= _MAX_UNDEFINED:
+            low, high = np.nanpercentile(values, _PERCENTILES)
+            intervals[name] = float(low), float(high)
     biased = [name for name in intervals if name.rpartition(".")[2] == _BIASED_METRIC]
     estimate = statistic(np.arange(len(lesions))) if biased else {}
     for name in biased:
         low, high = (2 * estimate[name] - bound for bound in reversed(intervals[name]))
-        minimum = -math.inf if are_differences else 0
-        intervals[name] = (max(low, minimum), max(high, minimum))
+        bounds = (-1, 1) if are_differences else (0, 1)
+        low, high = np.clip((low, high), *bounds)
+        intervals[name] = float(low), float(high)
     return intervals
 
 

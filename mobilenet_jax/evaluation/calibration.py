@@ -28,7 +28,7 @@ class Calibration:
 
     Attributes:
         temperature: minimizes the NLL of `z / temperature` (Guo et al. 2017); see `fit_calibration` for its penalty.
-        prior: `[classes]`, the class frequencies in training.
+        prior: `[classes]`, the class frequencies in training; see `compute_log_prior` for classes without images.
         prior_temperature: with `strength`, minimizes the class-balanced NLL of
             `z / prior_temperature - strength * log(prior)`, with the same penalty (logit adjustment, Menon et al. 2021,
             with both factors fitted).
@@ -44,7 +44,7 @@ class Calibration:
         """Corrects probabilities `[n, classes]`."""
         if correction == "temperature":
             return softmax(compute_logits(probabilities) / self.temperature, axis=1)
-        shift = self.strength * np.log(np.array(self.prior))
+        shift = self.strength * compute_log_prior(np.array(self.prior))
         return softmax(compute_logits(probabilities) / self.prior_temperature - shift, axis=1)
 
     def apply(self, predictions: Predictions, correction: Correction) -> Predictions:
@@ -59,6 +59,15 @@ class Calibration:
 def compute_logits(probabilities: np.ndarray) -> np.ndarray:
     """Returns log probabilities `[n, classes]`; 0 is replaced by the smallest normal float32."""
     return np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
+
+
+def compute_log_prior(prior: np.ndarray) -> np.ndarray:
+    """Returns the logs of class frequencies `[classes]`.
+
+    A class without training images, which the model has learned not to predict, counts as the most frequent one: the
+    prior correction must not favor it.
+    """
+    return np.log(np.where(prior > 0, prior, prior.max()))
 
 
 def describe_probabilities(weights: Weights, views: int) -> str:
@@ -101,9 +110,9 @@ def fit_calibration(validation: Predictions, prior: np.ndarray) -> Calibration:
 
     Args:
         validation: predictions for images that the model was not trained on.
-        prior: float `[classes]`, the class frequencies in training, all greater than 0.
+        prior: float `[classes]`, the class frequencies in training.
     """
-    y, logits, log_prior = validation.labels, compute_logits(validation.probabilities), np.log(prior)
+    y, logits, log_prior = validation.labels, compute_logits(validation.probabilities), compute_log_prior(prior)
     counts = np.bincount(y, minlength=len(prior))
     uniform = np.full(len(y), 1 / len(y))
     balanced = (1 / counts[y]) / (counts > 0).sum()
@@ -143,11 +152,11 @@ def cross_fit(validation: Predictions, prior: np.ndarray, correction: Correction
         correction: the correction to apply.
 
     Raises:
-        EvaluationError: all images show the same lesion.
+        EvaluationError: all images show the same lesion, or there is only one image.
     """
     folds = min(_FOLDS, len(set(validation.lesions)))
     if folds < 2:
-        raise EvaluationError("a correction cannot be fitted to images of a single lesion")
+        raise EvaluationError("a correction cannot be fitted to a single image, or to images of a single lesion")
     splits = list(GroupKFold(folds).split(validation.images, groups=validation.lesions))
     corrected = [
         fit_calibration(validation.take(others), prior).apply(validation.take(fold), correction)

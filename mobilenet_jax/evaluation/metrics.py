@@ -79,9 +79,10 @@ def compute_metrics(predictions: Predictions, malignant: Sequence[str] = ()) -> 
         "accuracy": sk.accuracy_score(y, predicted),
         "balanced_accuracy": compute_balanced_accuracy(y, predicted),
     }
+    ranks = np.argsort(-p, axis=1, kind="stable")  # the first one of equals, as in `predicted`
     for name, k in _TOP_K.items():
         if k < len(names):
-            metrics[name] = sk.top_k_accuracy_score(y, p, k=k, labels=classes)
+            metrics[name] = (ranks[:, :k] == y[:, None]).any(1).mean()
     binary = {name: _compute_binary_metrics(y == c, predicted == c, p[:, c]) for c, name in enumerate(names)}
     for metric in ("auc", "average_precision"):
         metrics[f"macro_{metric}"] = _average_defined([values[metric] for values in binary.values()])
@@ -139,13 +140,14 @@ def _compute_binary_metrics(truth: np.ndarray, predicted: np.ndarray, score: np.
         "precision": _divide(true_positive, true_positive + false_positive),
         "specificity": _divide(true_negative, true_negative + false_positive),
         "auc": math.nan,
-        "average_precision": sk.average_precision_score(truth, score) if positives else math.nan,
+        "average_precision": math.nan,
         **{f"specificity_at_{100 * s:.0f}": math.nan for s in _SENSITIVITIES},
         "images": positives,
     }
     if positives and negatives:
         false_positive_rates, sensitivities, _ = sk.roc_curve(truth, score, drop_intermediate=False)
         metrics["auc"] = sk.auc(false_positive_rates, sensitivities)
+        metrics["average_precision"] = sk.average_precision_score(truth, score)
         for s in _SENSITIVITIES:
             metrics[f"specificity_at_{100 * s:.0f}"] = 1 - false_positive_rates[sensitivities >= s].min()
     return metrics

@@ -152,10 +152,7 @@ class EvaluatedModel:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedRun(EvaluatedModel):
-    """A training run with the weights of one of its checkpoints.
-
-    In `prior`, a class without images counts as if it had one.
-    """
+    """A training run with the weights of one of its checkpoints."""
 
     prior: np.ndarray
     images: frozenset[str]
@@ -282,7 +279,7 @@ def read_trained_run(workdir: Path, checkpoint: CheckpointName = "best") -> Trai
         weights = read_weights(workdir, checkpoint=checkpoint)
         names = weights.metadata.classes or ()
         labels = [unescape_formula(row["label"]) for row in training]
-        counts = np.array([max(1, labels.count(name)) for name in names])
+        counts = np.array([labels.count(name) for name in names])
         images, lesions = (frozenset(unescape_formula(row[key]) for row in training) for key in ("image", "lesion"))
     except FileNotFoundError as error:
         raise EvaluationError(
@@ -294,7 +291,7 @@ def read_trained_run(workdir: Path, checkpoint: CheckpointName = "best") -> Trai
         path=workdir,
         weights=weights,
         class_names=names,
-        prior=counts / counts.sum(),
+        prior=counts / max(1, counts.sum()),
         images=images,
         lesions=lesions if lesions_known else None,
         records=records,

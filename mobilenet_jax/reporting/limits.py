@@ -20,9 +20,10 @@ _OF_ONE_FOLD = {
 _ANY_IMAGE = "The model knows only the classes above and assigns one of them to every image, "
 _LESIONS_ONLY = f"{_ANY_IMAGE}including healthy skin or a photograph of a hand."
 _CLASSES_ONLY = f"{_ANY_IMAGE}including images that show none of them."
+_SELECT = "select the best checkpoint"
 _SELECTION = (
-    "The best checkpoint of a run is selected on its validation split, so metrics on that split are optimistic. "
-    "Metrics on a test set are not."
+    "The validation split of a run was used to {}, so metrics on that split are optimistic. Metrics on a test set are "
+    "not."
 )
 _PRECISION = "Precision holds for the class frequencies of the evaluated images. Where a class is rarer, it is lower."
 _ALL_IMAGES = (
@@ -51,15 +52,24 @@ def list_limits(model: EvaluatedModel, correction: Correction | None = None) -> 
     classes = _LESIONS_ONLY if model.shows_lesions else _CLASSES_ONLY
     if model.config is None:
         return classes, _UNKNOWN_TRAINING, _PRECISION
-    selection = (_SELECTION,) if _is_selected(model) else ()
+    uses = _list_uses_of_validation(model)
+    selection = (_SELECTION.format(" and to ".join(uses)),) if uses else ()
     training = (_ALL_IMAGES,) if model.config["data"]["split"] == "all" else selection
     prior = filter(None, [_CORRECTED_CLASSES if correction == "prior" else model.describe_prior()])
     return (classes, *training, *prior, _PRECISION, *(_ISIC_LIMITS if model.is_isic else ()))
 
 
-def _is_selected(model: EvaluatedModel) -> bool:
-    """Returns whether the weights are those of the best checkpoint of a run."""
-    return model.weights.identity.startswith("best")
+def _list_uses_of_validation(model: EvaluatedModel) -> list[str]:
+    """Lists the uses of the validation split of a run, as phrases that follow "used to"."""
+    config = model.config or {}
+    stopping = {"enabled": False, "monitor": "val_loss"} | config.get("early_stopping", {})
+    is_best, monitors_validation = model.weights.identity.startswith("best"), stopping["monitor"].startswith("val_")
+    uses = {
+        _SELECT: is_best and (monitors_validation or not stopping["enabled"]),
+        "stop training early": stopping["enabled"] and monitors_validation,
+        "lower the learning rate": config.get("optimizer", {}).get("schedule") == "plateau",
+    }
+    return [use for use, is_active in uses.items() if is_active]
 
 
 def list_warnings(evaluation: Evaluation) -> list[str]:
@@ -116,12 +126,16 @@ def _list_data_warnings(evaluation: Evaluation) -> list[str]:
 
 
 def _list_selection(evaluation: Evaluation) -> list[str]:
-    if len(evaluation.runs) > 1 and evaluation.facts["split"] == "validation" and _is_selected(evaluation.runs[0]):
-        return [
-            "Each model is the best checkpoint on the images that it is evaluated on, so the metrics are optimistic: "
-            "use --checkpoint=latest."
-        ]
-    return []
+    if len(evaluation.runs) == 1 or evaluation.facts["split"] != "validation":
+        return []
+    uses = _list_uses_of_validation(evaluation.runs[0])
+    if not uses:
+        return []
+    hint = ": use --checkpoint=latest" if _SELECT in uses else ""
+    return [
+        f"The images that each model is evaluated on were used to {' and to '.join(uses)}, so the metrics are "
+        f"optimistic{hint}."
+    ]
 
 
 def _list_mixed_settings(runs: Sequence[EvaluatedModel]) -> list[str]:

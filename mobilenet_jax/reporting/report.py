@@ -23,6 +23,7 @@ def write_report(evaluation: Evaluation, folder: Path) -> None:
         OSError: the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "report.html").unlink(missing_ok=True)  # written last: it shows that the other files are complete
     write_atomically(folder / "predictions.csv", evaluation.predictions.to_csv())
     write_atomically(folder / "metrics.json", json.dumps(build_metrics_json(evaluation), indent=2) + "\n")
     predictions, run = evaluation.predictions, evaluation.runs[0]

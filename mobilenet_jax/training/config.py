@@ -303,6 +303,9 @@ def find_differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tupl
     Both may be configurations of an earlier version, without the keys in `ADDED_KEYS`.
     """
     before, after = ADDED_KEYS | _flatten(old), ADDED_KEYS | _flatten(new)
+    for values in (before, after):
+        if not names_weights(values.get("init.weights")):
+            values["init.weights"] = None  # the command line passes it as text
     keys = sorted(before.keys() | after.keys())
     return {key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)}
 

@@ -165,7 +165,7 @@ def resume(
         ) from error
     if history.data != new.data:
         teacher = config.loss.soft_labels
-        data = f"images, their labels or the probabilities in {teacher}" if teacher else "images or their labels"
+        data = "images, their labels or their lesions" + f", or the probabilities in {teacher}," * bool(teacher)
         raise WorkdirError(
             f"the {data} are not those of the run in {workdir}: restore them, or choose another --workdir"
         )

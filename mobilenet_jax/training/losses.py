@@ -129,6 +129,25 @@ def compute_log_prior(labels: np.ndarray, num_classes: int) -> np.ndarray:
     return np.log(counts / counts.sum()).astype(np.float32)
 
 
+def compute_logit_offset(labels: np.ndarray, num_classes: int, adjustment: float) -> np.ndarray | None:
+    """Computes the `logit_offset` of `cross_entropy` for logit adjustment.
+
+    It is `adjustment * log(frequency)` by class. A class without examples has the offset of the most frequent one.
+    With that of a low frequency, the offset alone would make the class unlikely, and its logits would not be trained.
+
+    Args:
+        labels: int `[n]`, the labels of the training examples.
+        num_classes: the number of classes, including those that do not occur in `labels`.
+        adjustment: `loss.logit_adjustment`.
+
+    Returns:
+        float32 `[num_classes]`; None if `adjustment` is 0.
+    """
+    log_prior = compute_log_prior(labels, num_classes)
+    is_absent = np.bincount(labels, minlength=num_classes) == 0
+    return adjustment * np.where(is_absent, log_prior.max(), log_prior) if adjustment else None
+
+
 def compute_effective_class_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
     """Computes weights that are inverse to the effective number of examples of a class (Cui et al. 2019).
 

@@ -20,7 +20,7 @@ from mobilenet_jax.errors import ConfigError
 from mobilenet_jax.model.mobilenet import BLOCKS, MobileNet
 from mobilenet_jax.sharding import make_data_mesh, replicate
 from mobilenet_jax.training.batch_statistics import StatisticsEstimator, make_statistics_estimator
-from mobilenet_jax.training.losses import Regularizer, compute_class_weights, compute_log_prior
+from mobilenet_jax.training.losses import Regularizer, compute_class_weights, compute_logit_offset
 from mobilenet_jax.training.mixing import Mixing
 from mobilenet_jax.training.optimizer import make_optimizer, make_schedule
 from mobilenet_jax.training.step import (
@@ -131,13 +131,12 @@ def make_augmentation(augment: ConfigDict) -> Augmentation:
 def make_objective(config: ConfigDict, labels: np.ndarray, steps_per_epoch: int) -> Objective:
     """Returns the training objective of a configuration, given the labels of the training examples."""
     loss, classes = config.loss, config.model.num_classes
-    adjustment = loss.logit_adjustment
     return Objective(
         Regularizer(**config.regularizer),
         class_weights=compute_class_weights(labels, classes, loss.class_weights),
         label_smoothing=loss.label_smoothing,
         focal_gamma=loss.focal_gamma,
-        logit_offset=adjustment * compute_log_prior(labels, classes) if adjustment else None,
+        logit_offset=compute_logit_offset(labels, classes, loss.logit_adjustment),
         first_weighted_step=loss.weights_from_epoch * steps_per_epoch,
         mixing=Mixing(config.augment.mixup, config.augment.cutmix),
         ema_decay=config.train.ema_decay,

@@ -125,7 +125,9 @@ def test_folders_of_class_folders_are_no_classes(tmp_path):
     write_photographs(tmp_path, ["animals/cat/1.jpg", "animals/dog/2.jpg", "plants/rose/3.jpg"])
     with pytest.raises(DataError, match=r"2 faults|animals holds folders, not images") as error:
         read_folders(tmp_path)
-    assert f"{tmp_path}/animals holds folders, not images: move the images into it, or specify" in error.value.details[0]
+    assert (
+        f"{tmp_path}/animals holds folders, not images: move the images into it, or specify" in error.value.details[0]
+    )
     assert (
         f"specify {tmp_path}/animals as the folder of the data if these folders are the classes"
         in error.value.details[0]
@@ -201,7 +203,9 @@ def test_a_single_class_can_be_read_but_not_split(tmp_path):
 @pytest.mark.parametrize(("training", "held_out"), [("train", "test"), ("Training_Set", "val")])
 def test_subsets_without_class_folders_are_not_classes(tmp_path, training, held_out):
     write_photographs(tmp_path, [f"{training}/cat.1.jpg", f"{held_out}/1.jpg"])
-    with pytest.raises(DataError, match=rf"{training} and .*{held_out} hold images, not class folders: move the images"):
+    with pytest.raises(
+        DataError, match=rf"{training} and .*{held_out} hold images, not class folders: move the images"
+    ):
         read_folders(tmp_path)
 
 

@@ -50,6 +50,24 @@ def test_samples_that_lack_a_class_do_not_raise_the_balanced_accuracy():
     assert intervals["accuracy"] == tuple(np.percentile(np.arange(1, 201), (2.5, 97.5))), "of all samples"
 
 
+def test_a_metric_that_is_undefined_in_most_samples_has_no_interval():
+    """Of 20 classes of 2 images each, most samples lack one."""
+    labels, predicted = np.repeat(np.arange(20), 2), np.repeat(np.arange(20), 2) // 2
+    statistic = lambda rows: {  # noqa: E731
+        "balanced_accuracy": compute_balanced_accuracy(labels[rows], predicted[rows]),
+        "accuracy": float((labels == predicted)[rows].mean()),
+    }
+    intervals = compute_intervals(np.arange(40).astype(str), labels, statistic, 200)
+    assert np.isnan(intervals["balanced_accuracy"]).all()
+    assert np.isfinite(intervals["accuracy"]).all()
+
+
+def test_intervals_of_the_calibration_error_end_at_its_limits():
+    """A small error in most samples, but a large one in the data set: reflection would exceed 1."""
+    statistic = lambda rows: {"ece": 0.9 if len(set(rows)) == 4 else 0.1}  # noqa: E731
+    assert compute_intervals(np.arange(4).astype(str), ONE_CLASS[:4], statistic, 100)["ece"] == (0.9, 1)
+
+
 def test_a_star_marks_differences_whose_interval_excludes_0():
     assert format_difference(0.02, (0.01, 0.03), 2) == "+0.02 [+0.01, +0.03] *"
     assert format_difference(-0.02, (-0.03, -0.01), 2) == "-0.02 [-0.03, -0.01] *"

@@ -59,6 +59,12 @@ def test_corrections_do_not_overfit_images_that_are_all_classified_correctly(ima
     assert 0.2 < calibration.temperature < 1
 
 
+def test_the_prior_correction_does_not_favor_classes_without_training_images():
+    [corrected] = Calibration(1, (0.9, 0.1, 0), 1, 1).correct(np.array([[0.6, 0.3, 0.1]]), "prior")
+    expected = np.array([0.6 / 0.9, 0.3 / 0.1, 0.1 / 0.9])
+    np.testing.assert_allclose(corrected, expected / expected.sum())
+
+
 def test_cross_fitting_keeps_the_order_and_separates_lesions():
     y, p = sample_outputs(100)
     predictions = make_predictions(y, p, np.array([f"L{i // 2}" for i in range(100)]))

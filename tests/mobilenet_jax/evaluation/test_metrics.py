@@ -39,38 +39,39 @@ def test_every_metric_equals_scikit_learns(case):
     y, p = CASES[case]
     metrics = compute_metrics(make_predictions(y, p), ("MEL", "BCC"))
     predicted, classes = p.argmax(1), range(4)
+    first = p - 1e-9 * np.arange(4)  # of equal classes, scikit-learn's top k has the last ones, `predicted` the first
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         expected = {
             "accuracy": sk.accuracy_score(y, predicted),
             "balanced_accuracy": sk.balanced_accuracy_score(y, predicted),
-            "top_2_accuracy": sk.top_k_accuracy_score(y, p, k=2, labels=classes),
-            "top_3_accuracy": sk.top_k_accuracy_score(y, p, k=3, labels=classes),
+            "top_2_accuracy": sk.top_k_accuracy_score(y, first, k=2, labels=classes),
+            "top_3_accuracy": sk.top_k_accuracy_score(y, first, k=3, labels=classes),
             "nll": sk.log_loss(y, p, labels=classes),
             "brier": sum(sk.brier_score_loss(y == c, p[:, c], pos_label=True) for c in classes),
         }
         columns = {name: (y == c, predicted == c, p[:, c]) for c, name in enumerate(NAMES)}
         columns["malignant"] = (np.isin(y, (0, 2)), np.isin(predicted, (0, 2)), p[:, 0] + p[:, 2])
         for name, (truth, chosen, score) in columns.items():
-            has_positives, has_negatives = truth.any(), not truth.all()
+            is_defined = truth.any() and not truth.all()
             report = sk.classification_report(truth, chosen, labels=[0, 1], output_dict=True, zero_division=np.nan)
             expected |= {
                 f"{name}.recall": report["1"]["recall"],
                 f"{name}.precision": report["1"]["precision"],
                 f"{name}.specificity": report["0"]["recall"],
-                f"{name}.auc": sk.roc_auc_score(truth, score) if has_positives and has_negatives else math.nan,
-                f"{name}.average_precision": sk.average_precision_score(truth, score) if has_positives else math.nan,
+                f"{name}.auc": sk.roc_auc_score(truth, score) if is_defined else math.nan,
+                f"{name}.average_precision": sk.average_precision_score(truth, score) if is_defined else math.nan,
                 f"{name}.images": truth.sum(),
             }
             for s in (90, 95):
                 best = math.nan
-                if has_positives and has_negatives:
+                if is_defined:
                     thresholds = [t for t in np.unique(score) if np.mean(score[truth] >= t) >= s / 100]
                     best = max(np.mean(score[~truth] < t) for t in thresholds)
                 expected[f"{name}.specificity_at_{s}"] = best
-    aucs, precisions = ([expected[f"{n}.{metric}"] for n in NAMES] for metric in ("auc", "average_precision"))
-    expected["macro_auc"] = np.nanmean(aucs) if not np.isnan(aucs).all() else math.nan
-    expected["macro_average_precision"] = np.nanmean(precisions)
+    for metric in ("auc", "average_precision"):
+        values = [expected[f"{n}.{metric}"] for n in NAMES]
+        expected[f"macro_{metric}"] = np.nanmean(values) if not np.isnan(values).all() else math.nan
     assert metrics.keys() == expected.keys() | {"ece"}
     for name, value in expected.items():
         assert metrics[name] == pytest.approx(value, rel=1e-9, abs=1e-12, nan_ok=True), name

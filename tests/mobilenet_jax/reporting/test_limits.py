@@ -81,7 +81,11 @@ def test_synthetic_images_are_the_only_warning_about_the_sample():
             {"images_per_class": 18, "per_lesion": 2},
             "Classes with fewer than 10 lesions: MEL 9, NV 9, BCC 9, AKIEC 9, BKL 9, DF 9, VASC 9",
         ),
-        ({"runs": 2, "split": "validation"}, "Each model is the best checkpoint on the images"),
+        (
+            {"runs": 2, "split": "validation"},
+            "The images that each model is evaluated on were used to select the best checkpoint, so the metrics are "
+            "optimistic: use --checkpoint=latest.",
+        ),
     ],
 )
 def test_misleading_metrics_have_exactly_one_warning(changes, message):
@@ -121,6 +125,30 @@ def test_limits_mention_skin_and_checkpoints_only_where_there_are_any():
     assert "best checkpoint" in other
     for model in (make_model(images=None), make_model(split="all"), make_model(checkpoint="latest")):
         assert "best checkpoint" not in " ".join(list_limits(model))
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "settings", "uses"),
+    [
+        ("best", {"early_stopping": {"enabled": True, "monitor": "train_loss"}}, ""),
+        (
+            "best",
+            {"early_stopping": {"enabled": True, "monitor": "val_loss"}},
+            "used to select the best checkpoint and to stop training early, so",
+        ),
+        (
+            "latest",
+            {"early_stopping": {"enabled": True, "monitor": "val_loss"}, "optimizer": {"schedule": "plateau"}},
+            "used to stop training early and to lower the learning rate, so",
+        ),
+        ("latest", {"early_stopping": {"enabled": False, "monitor": "val_loss"}}, ""),
+    ],
+)
+def test_limits_state_what_the_validation_split_was_used_for(checkpoint, settings, uses):
+    model = make_model(checkpoint=checkpoint)
+    model.config |= settings
+    text = " ".join(list_limits(model))
+    assert uses in text if uses else "validation split" not in text
 
 
 def test_limits_say_what_the_probabilities_assume():

@@ -182,6 +182,12 @@ def test_the_recipe_for_your_own_images_is_valid():
     assert config.model.num_classes == 0
 
 
+def test_random_weights_are_the_same_setting_in_a_file_and_on_the_command_line():
+    old, new = get_config().to_dict(), get_config().to_dict()
+    old["init"]["weights"], new["init"]["weights"] = None, "None"
+    assert find_differences(old, new) == {}
+
+
 def test_differences_name_what_changed():
     old, new = get_config().to_dict(), get_config().to_dict()
     assert find_differences(old, new) == {}

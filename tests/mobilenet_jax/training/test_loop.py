@@ -132,7 +132,7 @@ def test_other_images_are_refused_on_resume(workdir, data, tmp_path):
     (workdir / "config.json").write_text(before := json.dumps(make_config(changed).to_dict()))
     _swap_images(next(changed.glob("*/*GroundTruth.csv")))
     _swap_images(next(changed.glob("*Groupings.csv")))
-    with pytest.raises(WorkdirError, match="the images or their labels are not those"):
+    with pytest.raises(WorkdirError, match="the images, their labels or their lesions are not those"):
         train_and_evaluate(config, workdir)
     assert (workdir / "config.json").read_text() == before
 
