@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -76,10 +77,13 @@ class Examples:
 
     @property
     def names(self) -> np.ndarray:
-        """The names that identify the images in tables, `[n]` str: file names without suffix, or relative paths."""
+        """The names that identify the images in tables, `[n]` str: file names without suffix, or relative paths.
+
+        They are normalized by `normalize_name`.
+        """
         if self.relative_paths is not None:
             return self.relative_paths
-        return np.array([get_stem(path) for path in self.paths.tolist()], np.str_)
+        return np.array([normalize_name(get_stem(path)) for path in self.paths.tolist()], np.str_)
 
     @property
     def lesions_known(self) -> bool:
@@ -157,6 +161,11 @@ def get_stem(path: str) -> str:
     return os.path.splitext(os.path.basename(path))[0]
 
 
+def normalize_name(name: str) -> str:
+    """Returns a name in Unicode's form NFC: systems differ in how they write letters with accents."""
+    return unicodedata.normalize("NFC", name)
+
+
 def name_by_path(paths: Sequence[str], root: Path) -> np.ndarray | None:
     """Names images whose file names repeat by their paths.
 
@@ -168,7 +177,7 @@ def name_by_path(paths: Sequence[str], root: Path) -> np.ndarray | None:
         `[n]` str, the paths relative to `root`, with `/` and their suffix; or None if each file name without its
         suffix occurs once and is therefore the name of the image.
     """
-    if len({get_stem(path) for path in paths}) == len(paths):
+    if len({normalize_name(get_stem(path)) for path in paths}) == len(paths):
         return None
     relative = (path.relative_to(root) if path.is_relative_to(root) else path for path in map(Path, paths))
-    return np.array([path.as_posix() for path in relative])
+    return np.array([normalize_name(path.as_posix()) for path in relative])

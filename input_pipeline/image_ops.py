@@ -76,7 +76,7 @@ def decode_image(data: bytes, size: tuple[int, int], preprocessing: Preprocessin
     except Image.DecompressionBombError as error:
         raise DataError(f"it is too large: {describe_limit()}") from error
     except Exception as error:  # Pillow raises almost any type for damaged headers
-        raise DataError(f"it is not one of {', '.join(FORMATS)}, or it is damaged") from error
+        raise DataError(f"it {describe_unreadable(data)}") from error
     if is_deep_png(data):
         raise DataError("it has 16 bits per channel (convert it to 8 bits)")
     if not is_fast:
@@ -88,6 +88,21 @@ def decode_image(data: bytes, size: tuple[int, int], preprocessing: Preprocessin
     if flags != cv2.IMREAD_COLOR_RGB:
         decoded = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
     return DecodedImage(preprocess(decoded, size, preprocessing), is_rotated)
+
+
+def describe_unreadable(data: bytes) -> str:
+    """Describes a file whose header cannot be read, by its signature."""
+    if not data:
+        return "is empty"
+    if data.startswith(b"\xff\xd8\xff"):
+        return "is a truncated or damaged JPEG"
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return "is a truncated or damaged WEBP"
+    if data[4:8] == b"ftyp":
+        return "is a HEIC image or a video, which cannot be read (convert it to JPEG or PNG)"
+    if data.startswith(PNG_SIGNATURE[:4]):
+        return "is a truncated or damaged PNG"
+    return f"is not an image in one of the formats {', '.join(FORMATS)}"
 
 
 def is_deep_png(data: bytes) -> bool:

@@ -12,7 +12,7 @@ from sklearn.model_selection import StratifiedKFold, train_test_split
 
 from input_pipeline.csv_cells import escape_formula, unescape_formula
 from input_pipeline.errors import DataError
-from input_pipeline.examples import Examples
+from input_pipeline.examples import Examples, normalize_name
 
 SUBSETS = ("training", "validation")
 
@@ -242,7 +242,8 @@ def _read_subsets(path: Path) -> dict[str, str]:
             if not {"image", "split"} <= set(reader.fieldnames or ()):
                 raise DataError(f"{path}:1: the columns are {reader.fieldnames}, but image and split are required")
             for row in reader:
-                name, subset, place = unescape_formula(row["image"]), row["split"], f"{path}:{reader.line_num}"
+                name, subset = normalize_name(unescape_formula(row["image"])), row["split"]
+                place = f"{path}:{reader.line_num}"
                 if subset not in SUBSETS:
                     raise DataError(f"{place}: split is {subset!r}, not one of {', '.join(SUBSETS)}")
                 if not name:

@@ -25,6 +25,7 @@ from input_pipeline.image_ops import (
     FORMATS,
     decode_with_pillow,
     describe_limit,
+    describe_unreadable,
     is_deep_png,
     is_marked_as_rotated,
 )
@@ -221,8 +222,6 @@ def _read_bytes(path: str) -> bytes:
         raise DataError(f"cannot be read ({error.strerror})") from error
     except DataError as error:
         raise DataError(f"cannot be read ({error})") from error
-    if not data:
-        raise DataError("is empty")
     return data
 
 
@@ -242,7 +241,7 @@ def _check_content(data: bytes, can_decode: Callable[[bytes], bool]) -> bool:
     except MemoryError:
         raise
     except Exception as error:  # Pillow raises almost any type for damaged headers
-        raise DataError(_describe_unreadable(data)) from error
+        raise DataError(describe_unreadable(data)) from error
     if image_format not in FORMATS:
         raise DataError(f"has the format {image_format}, not one of {', '.join(FORMATS)}")
     if min(width, height) < MIN_SIDE or max(width, height) > MAX_SIDE:
@@ -257,16 +256,3 @@ def _check_content(data: bytes, can_decode: Callable[[bytes], bool]) -> bool:
     elif not can_decode(data):
         raise DataError(f"is a truncated or damaged {image_format}")
     return is_rotated
-
-
-def _describe_unreadable(data: bytes) -> str:
-    """Describes a file whose header cannot be read, by its signature."""
-    if data.startswith(b"\xff\xd8\xff"):
-        return "is a truncated or damaged JPEG"
-    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        return "is a truncated or damaged WEBP"
-    if data[4:8] == b"ftyp":
-        return "is a HEIC image or a video, which cannot be read (convert it to JPEG or PNG)"
-    if data.startswith(b"\x89PNG"):
-        return "is a truncated or damaged PNG"
-    return "is not an image"

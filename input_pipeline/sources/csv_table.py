@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from input_pipeline.errors import DataError
-from input_pipeline.examples import Examples, Faults, collect_faults, name_by_path
+from input_pipeline.examples import Examples, Faults, collect_faults, name_by_path, normalize_name
 from input_pipeline.sources.tables import read_rows
 
 _REQUIRED, _OPTIONAL = ("path", "label"), ("group", "split")
@@ -100,10 +100,11 @@ def _read_table(file: Path, faults: Faults) -> tuple[list[_Row], bool]:
     lines = read_rows(file)
     header = [column.strip() for column in next(lines, (1, []))[1]]
     for column in (*_REQUIRED, *_OPTIONAL):
-        if header.count(column) > 1 or (column in _REQUIRED and column not in header):
+        spellings = [name for name in header if name.lower() == column]
+        if spellings != [column] and (spellings or column in _REQUIRED):
             raise DataError(
                 f"{file}:1: the columns are {header}, but path and label are required, and group and split optional, "
-                "each of them once, separated by commas"
+                "each of them once, in lower case, separated by commas"
             )
     folder = str(file.parent)
     line_of: dict[str, int] = {}
@@ -122,7 +123,8 @@ def _read_table(file: Path, faults: Faults) -> tuple[list[_Row], bool]:
         faults += [f"{file}:{line}: {fault}" for fault in row_faults]
         if not row_faults:
             subset = _SUBSET_OF[values["split"].lower()] if "split" in values else ""
-            rows.append(_Row(line, path, values["label"], values.get("group", ""), subset))
+            label, group = (normalize_name(values.get(column, "")) for column in ("label", "group"))
+            rows.append(_Row(line, path, label, group, subset))
     if skipped:
         _logger.info("%s: %d rows of the test set are not read", file, skipped)
     if not rows and not faults:

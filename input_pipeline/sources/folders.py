@@ -13,7 +13,6 @@ import csv
 import logging
 import os
 import shutil
-import unicodedata
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -25,7 +24,7 @@ from tqdm import tqdm
 
 from input_pipeline.csv_cells import escape_formula
 from input_pipeline.errors import DataError
-from input_pipeline.examples import Examples, Faults, collect_faults, name_by_path
+from input_pipeline.examples import Examples, Faults, collect_faults, name_by_path, normalize_name
 from input_pipeline.image_files import IMAGE_SUFFIXES, UNSUPPORTED_SUFFIXES, is_address, is_clutter, read_record
 from input_pipeline.sources.tables import read_lesions
 from input_pipeline.splits import SUBSETS
@@ -165,7 +164,7 @@ def _list_folders(folder: Path) -> list[Path]:
 def _list_images(data_folder: Path, layout: _Layout, classes: Sequence[str], faults: Faults) -> list[_Image]:
     """Returns the images of both subsets; those of the validation folder must have classes of the training folder."""
     images = []
-    label_of = {unicodedata.normalize("NFC", name): label for label, name in enumerate(classes)}
+    label_of = {normalize_name(name): label for label, name in enumerate(classes)}
     for subset, top in zip(SUBSETS, layout, strict=True):
         others = [Path(e.path) for e in os.scandir(top) if not e.is_dir() and not is_clutter(e.name)] if top else []
         if top != data_folder:
@@ -174,8 +173,7 @@ def _list_images(data_folder: Path, layout: _Layout, classes: Sequence[str], fau
             # `lesions.csv` and files of other purposes may be there.
             _logger.warning("%d images beside the class folders are not read, such as %s", len(unread), unread[0])
         for folder in _list_folders(top) if top else []:
-            # Systems differ in how they write letters with accents.
-            label = label_of.get(unicodedata.normalize("NFC", folder.name))
+            label = label_of.get(normalize_name(folder.name))
             if label is not None:
                 images += [_Image(path, label, subset) for path in _list_class(folder, faults)]
             else:
@@ -216,7 +214,8 @@ def _assign_lesions(examples: Examples, table: Path, base: Path, faults: Faults)
     lesion_of = read_lesions(table, table_faults)
     keys = []
     for name, row in zip(examples.names.tolist(), examples.rows.tolist(), strict=True):
-        listed = [key for key in (name, row, Path(row).name, Path(row).stem) if key in lesion_of]
+        candidates = (normalize_name(text).strip() for text in (name, row, Path(row).name, Path(row).stem))
+        listed = [key for key in candidates if key in lesion_of]
         keys.append(listed[0] if listed else name)
         if len({lesion_of[key] for key in listed}) > 1:
             faults.append(f"{table} has several lesions for {row} ({', '.join(dict.fromkeys(listed))}): keep one row")
@@ -248,13 +247,17 @@ def write_folders(examples: Examples, folder: str | Path) -> None:
     gets no folder. Images that the source assigns to validation are in `FOLDER/Validation/CLASS/`.
 
     Raises:
-        DataError: `folder` exists, a class cannot be the name of its folder, an image would not be read from there, or
-            two images would have the same name.
+        DataError: `folder` exists, a class has validation images only or cannot be the name of its folder, an image
+            would not be read from there, or two images would have the same name.
         OSError: the folder cannot be written.
     """
     folder = Path(folder)
     if folder.exists():
         raise DataError(f"{folder} exists: choose another name, or remove it")
+    subsets = ["training"] * len(examples) if examples.subsets is None else examples.subsets
+    counts = np.bincount(examples.labels[np.array(subsets) == "training"], minlength=len(examples.class_names))
+    if missing := [examples.class_names[c] for c in np.unique(examples.labels) if not counts[c]]:
+        raise DataError(f"there are no training images of {', '.join(missing)}: change the column split of the source")
     for name in examples.class_names:
         if is_clutter(name) or set(name) & {"/", "\\"}:
             raise DataError(f"the class {name!r} cannot be the name of a folder: rename it in the source")
@@ -263,7 +266,6 @@ def write_folders(examples: Examples, folder: str | Path) -> None:
     for name, path in zip(names, examples.paths, strict=True):
         if is_clutter(name) or Path(name).suffix.lower() not in IMAGE_SUFFIXES:
             raise DataError(f"the copy of {path} would not be read: name the image like NAME.jpg")
-    subsets = ["training"] * len(examples) if examples.subsets is None else examples.subsets
     targets = {
         copy / _WRITTEN_NAMES[subset] / examples.class_names[label] / name: path
         for subset, label, name, path in zip(subsets, examples.labels, names, examples.paths, strict=True)

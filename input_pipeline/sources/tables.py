@@ -6,7 +6,7 @@ from pathlib import Path
 
 from input_pipeline.csv_cells import unescape_formula
 from input_pipeline.errors import DataError
-from input_pipeline.examples import Faults
+from input_pipeline.examples import Faults, normalize_name
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -26,6 +26,8 @@ def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 def read_lesions(path: Path, faults: Faults) -> dict[str, str]:
     """Returns image -> lesion, from a table whose first columns are `image` and `lesion_id`.
 
+    Both are normalized by `normalize_name`, without blanks around them.
+
     Args:
         path: the table.
         faults: the list to add faults to. An image without a lesion counts as a fault, and has the lesion "".
@@ -35,13 +37,15 @@ def read_lesions(path: Path, faults: Faults) -> dict[str, str]:
     """
     rows = read_rows(path)
     _, header = next(rows, (1, []))
-    if header[:2] != ["image", "lesion_id"]:
+    columns = [column.strip() for column in header[:2]]
+    if columns != ["image", "lesion_id"]:
         raise DataError(
-            f"{path}:1: the first columns are {header[:2]}, not image and lesion_id: add the header if it is missing"
+            f"{path}:1: the first columns are {columns}, not image and lesion_id, separated by commas: add the header "
+            "if it is missing"
         )
     lesions: dict[str, str] = {}
     for line, row in rows:
-        name, lesion = map(unescape_formula, [*row, ""][:2])
+        name, lesion = (normalize_name(unescape_formula(cell.strip())).strip() for cell in [*row, ""][:2])
         if name in lesions:
             faults.append(f"{path}:{line}: {name} is in an earlier line already: remove one of the two")
             continue

@@ -1,6 +1,7 @@
 """Types and options that several commands share."""
 
 import argparse
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,15 +10,22 @@ from typing import Any
 Subparsers = Any  # argparse's own type of `add_subparsers()` is private
 
 
-def parse_integer(minimum: int) -> Callable[[str], int]:
-    """Returns an argparse type: an integer that is at least `minimum`."""
+def parse_integer(minimum: int, maximum: float = math.inf) -> Callable[[str], int]:
+    """Returns an argparse type: an integer that is at least `minimum`, and at most `maximum`."""
 
     def integer(text: str) -> int:  # its name is in argparse's message for text that is not a number
         if int(text) < minimum:
             raise argparse.ArgumentTypeError(f"{text} is less than {minimum}")
+        if int(text) > maximum:
+            raise argparse.ArgumentTypeError(f"{text} is more than {maximum}")
         return int(text)
 
     return integer
+
+
+def parse_names(text: str) -> list[str]:
+    """Returns the names in a list that is separated by commas."""
+    return [name for part in text.split(",") if (name := part.strip())]
 
 
 def parse_path(text: str) -> Path:

@@ -8,7 +8,14 @@ from os.path import expanduser
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mobilenet_jax.cli.arguments import Subparsers, add_inference_options, parse_integer, parse_model, parse_path
+from mobilenet_jax.cli.arguments import (
+    Subparsers,
+    add_inference_options,
+    parse_integer,
+    parse_model,
+    parse_names,
+    parse_path,
+)
 
 if TYPE_CHECKING:
     from mobilenet_jax.evaluation.bootstrap import Intervals
@@ -42,7 +49,7 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
         help="layout of that folder, as config.data.source (default: that of the run; for weights, folders)",
     )  # fmt: skip
     parser.add_argument(
-        "--classes", metavar="A,B,...",
+        "--classes", type=parse_names, metavar="A,B,...",
         help="class names in the order of the outputs, for weights that do not record them",
     )  # fmt: skip
     parser.add_argument(
@@ -58,6 +65,7 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--malignant",
+        type=parse_names,
         metavar="A,B,...",
         help="classes that count as malignant (default: MEL,BCC,AKIEC if the model has them)",
     )
@@ -78,7 +86,7 @@ def run(args: argparse.Namespace) -> None:
     from mobilenet_jax.reporting.limits import list_warnings
     from mobilenet_jax.reporting.report import write_report
 
-    class_names = args.classes.split(",") if args.classes else None
+    class_names = args.classes or None
     runs = [read_evaluated_model(path, args.checkpoint, class_names) for path in args.models]
     runs = [run.with_image_size(args.image_size) for run in runs] if args.image_size else runs
     names = runs[0].class_names
@@ -96,7 +104,7 @@ def run(args: argparse.Namespace) -> None:
         split=split,
         views=args.tta,
         correction=args.correct,
-        malignant=find_malignant(names) if args.malignant is None else [m for m in args.malignant.split(",") if m],
+        malignant=find_malignant(names) if args.malignant is None else args.malignant,
         resamples=args.resamples,
         batch_size=args.batch_size,
     )

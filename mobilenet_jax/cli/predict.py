@@ -43,6 +43,7 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     """Classifies the images, and reports those that cannot be read."""
+    from input_pipeline.errors import make_printable
     from mobilenet_jax.errors import EvaluationError
     from mobilenet_jax.inference.classifier import Classifier
     from mobilenet_jax.inference.predict_files import find_images, find_root, make_explainer, write_predictions
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
         raise EvaluationError("--format is the format of a table: add --out=FILE")
     if args.explain_class and not args.explain:
         raise EvaluationError("--explain-class is a class to explain: add --explain=DIR for the pictures")
-    paths, root = find_images(args.images), find_root(args.images)
+    paths, root = find_images(args.images, exclude=args.explain), find_root(args.images)
     weights = read_weights(args.model, checkpoint=args.checkpoint)
     weights = weights.with_image_size(args.image_size) if args.image_size else weights
     classifier = Classifier(weights, args.tta, _read_correction(args, weights))
@@ -72,7 +73,7 @@ def run(args: argparse.Namespace) -> None:
         faults = _print_top_classes(classifier, paths, explain)
     if faults:
         for fault in faults[:-1]:
-            print(fault, file=sys.stderr)
+            print(make_printable(fault), file=sys.stderr)
         raise EvaluationError(f"{len(faults)} of {len(paths)} images skipped, the last: {faults[-1]}")
 
 

@@ -4,9 +4,9 @@ import argparse
 
 from mobilenet_jax.cli.arguments import Subparsers, parse_integer
 
-# Repeats MIN_IMAGE_SIZE of mobilenet_jax/model/mobilenet.py: importing it here would import JAX and delay `--help`. A
-# test compares them.
-_MIN_IMAGE_SIZE = 32
+# Repeats MIN_IMAGE_SIZE and MAX_IMAGE_SIZE of mobilenet_jax/model/mobilenet.py: importing them here would import JAX
+# and delay `--help`. A test compares them.
+_MIN_IMAGE_SIZE, _MAX_IMAGE_SIZE = 32, 2048
 _MAX_ALPHA = 32  # 3 billion parameters
 
 
@@ -17,8 +17,8 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
         "--alpha", type=width_multiplier, default=1.0, help="width multiplier, a multiple of 1/32 (default: 1.0)"
     )
     parser.add_argument(
-        "--image-size", type=parse_integer(_MIN_IMAGE_SIZE), default=224,
-        help=f"input size in pixels, at least {_MIN_IMAGE_SIZE} (default: 224)",
+        "--image-size", type=parse_integer(_MIN_IMAGE_SIZE, _MAX_IMAGE_SIZE), default=224,
+        help=f"input size in pixels, {_MIN_IMAGE_SIZE} to {_MAX_IMAGE_SIZE} (default: 224)",
     )  # fmt: skip
     parser.add_argument("--include-top", action="store_true", help="include the ImageNet classifier")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="output format (default: text)")

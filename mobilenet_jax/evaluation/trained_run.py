@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 
 from input_pipeline.csv_cells import unescape_formula
 from input_pipeline.errors import DataError
-from input_pipeline.examples import Examples
+from input_pipeline.examples import Examples, normalize_name
 from input_pipeline.sources.isic import CLASS_NAMES
 from input_pipeline.sources.registry import OFFICIAL_SPLITS, SOURCES, read_split, read_valid_examples
 from input_pipeline.splits import SUBSETS, format_split
@@ -138,9 +137,8 @@ class EvaluatedModel:
 
     def _relabel(self, examples: Examples) -> Examples:
         """Maps labels of the data to labels of the model. The data may lack some of its classes."""
-        # Systems differ in how they write letters with accents.
-        position = {unicodedata.normalize("NFC", name): i for i, name in enumerate(self.class_names)}
-        names = [unicodedata.normalize("NFC", name) for name in examples.class_names]
+        position = {normalize_name(name): i for i, name in enumerate(self.class_names)}
+        names = [normalize_name(name) for name in examples.class_names]
         if unknown := sorted(set(names) - set(position)):
             raise EvaluationError(
                 f"{self.path} lacks the classes {_list_names(unknown)}: leave out their images, or give them "
@@ -280,7 +278,9 @@ def read_trained_run(workdir: Path, checkpoint: CheckpointName = "best") -> Trai
         names = weights.metadata.classes or ()
         labels = [unescape_formula(row["label"]) for row in training]
         counts = np.array([labels.count(name) for name in names])
-        images, lesions = (frozenset(unescape_formula(row[key]) for row in training) for key in ("image", "lesion"))
+        images, lesions = (
+            frozenset(normalize_name(unescape_formula(row[key])) for row in training) for key in ("image", "lesion")
+        )
     except FileNotFoundError as error:
         raise EvaluationError(
             f"{workdir} is not the workdir of a run: {Path(error.filename).name} is missing"

@@ -22,6 +22,10 @@ _PROBABILITY_LIMITS: _Limits = {"none": (1e-4, 1e-5), "float16": (1e-2, 1e-3), "
 _VARIATION_LIMITS: dict[Quantization, float] = {"none": 2e-5, "float16": 3e-3, "int8": 0.15}
 # Logits and features amplify rounding. Their differences are divided by the largest absolute value of an output.
 _OTHER_LIMITS: _Limits = {"none": (5e-3, 1e-4), "float16": (0.1, 1e-2), "int8": (1, 0.2)}
+_TRAIN = "train longer, or on more images: a network that has learned little can amplify rounding"
+_REMEDIES: dict[Quantization, str] = {
+    "none": _TRAIN, "float16": f"use --quantize=none, or {_TRAIN}", "int8": f"use --quantize=float16, or {_TRAIN}"
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -58,13 +62,15 @@ class Verification:
         if not (self.largest_difference <= largest and self.mean_difference <= mean):
             raise ExportError(
                 f"the exported network differs from the JAX model by up to {self.largest_difference:.2g} (limit "
-                f"{largest:g}), on average {self.mean_difference:.2g} (limit {mean:g}): nothing was written"
+                f"{largest:g}), on average {self.mean_difference:.2g} (limit {mean:g}): nothing was written; "
+                f"{_REMEDIES[quantization]}"
             )
         limit = _VARIATION_LIMITS[quantization]
         if self.total_variation is not None and not self.total_variation <= limit:
             raise ExportError(
                 f"the probabilities of the exported network have a total variation distance of "
-                f"{self.total_variation:.2g} from those of the JAX model (limit {limit:g}): nothing was written"
+                f"{self.total_variation:.2g} from those of the JAX model (limit {limit:g}): nothing was written; "
+                f"{_REMEDIES[quantization]}"
             )
 
 

@@ -45,12 +45,13 @@ class ClassifiedBatch(NamedTuple):
     faults: list[str]
 
 
-def find_images(arguments: Sequence[str]) -> list[str]:
+def find_images(arguments: Sequence[str], exclude: Path | None = None) -> list[str]:
     """Finds the image files that command-line arguments stand for.
 
     Args:
         arguments: files, which need not exist: the reader reports those that cannot be read; folders, which stand for
             the image files in them; and glob patterns.
+        exclude: a folder for pictures that a prediction writes. Those of an earlier one are left out, with a warning.
 
     Returns:
         Paths to different files, in the order of the arguments; those of a folder or pattern are sorted.
@@ -65,6 +66,8 @@ def find_images(arguments: Sequence[str]) -> list[str]:
         is_pattern = _is_pattern(argument)
         matches = sorted(glob.glob(argument, recursive=True)) if is_pattern else [argument]
         files = [path for match in matches for path in (_list_images(match) if os.path.isdir(match) else [match])]
+        if exclude:
+            files = _leave_out(files, exclude)
         if not files:
             raise EvaluationError(
                 f"no image file matches {argument}" if is_pattern else f"{argument} holds no image file"
@@ -74,6 +77,13 @@ def find_images(arguments: Sequence[str]) -> list[str]:
     for path in paths:
         unique.setdefault(os.path.abspath(path), path)
     return list(unique.values())
+
+
+def _leave_out(paths: Sequence[str], folder: Path) -> list[str]:
+    kept = [path for path in paths if not Path(path).resolve().is_relative_to(folder.resolve())]
+    if len(kept) < len(paths):
+        _logger.warning("leaving out %d pictures in %s, which a prediction wrote", len(paths) - len(kept), folder)
+    return kept
 
 
 def _is_pattern(argument: str) -> bool:

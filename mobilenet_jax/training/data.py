@@ -143,8 +143,10 @@ def _log_numbers(training: Examples, validation: Examples, split: str) -> None:
         _logger.info("%s: %d images%s (%s)", subset, len(examples), lesions, table)
     crossing, split_hash = count_crossing_lesions(training, validation), hash_split(format_split(training, validation))
     known = all(examples.lesions_known for examples in subsets.values())
-    common = f"; lesions in both subsets: {crossing}" if known else ""
-    _logger.info("split %s, hash %s%s", split, split_hash[:12], common)
+    common = f"lesions in both subsets: {crossing}" if known else "it is not known which images show the same object"
+    _logger.info("split %s, hash %s; %s", split, split_hash[:12], common)
+    if training.subsets is not None and not (split in ("given", "all") or split.endswith(".csv")):
+        _logger.warning("data.split=%s ignores the subsets that the data assign", split)
     if crossing:
         given = "move all images of each lesion to one subset, or use data.split=fold:1/5"
         advice = "use data.split=lesion" if training.subsets is None else given

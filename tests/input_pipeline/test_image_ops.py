@@ -200,9 +200,18 @@ def _make_jpeg():
     return data.getvalue()
 
 
-@pytest.mark.parametrize("data", [b"", b"text", _make_jpeg()[:300], b"\xff\xd8\xff"])
-def test_data_that_are_not_an_image_are_refused(data):
-    with pytest.raises(DataError, match="it is .*damaged"):
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "it is empty"),
+        (b"text", "it is not an image in one of the formats JPEG, PNG"),
+        (_make_jpeg()[:300], "it is a truncated or damaged"),
+        (b"\xff\xd8\xff", "it is a truncated or damaged JPEG"),
+        (b"\0\0\0\x18ftypheic", "it is a HEIC image or a video"),
+    ],
+)
+def test_data_that_are_not_an_image_are_refused(data, message):
+    with pytest.raises(DataError, match=message):
         decode_image(data, (32, 32))
 
 

@@ -21,7 +21,7 @@ def test_files_are_read_in_order_and_unreadable_ones_are_reported(tmp_path, batc
     assert pixels.shape == (37, 32, 48, 3)
     np.testing.assert_array_equal(pixels[:, 0, 0], [(i, 2 * i, 3 * i) for i in index])
     assert [fault for batch in batches for fault in batch.faults] == [
-        f"{paths[4]} cannot be read (it is not one of JPEG, PNG, WEBP, BMP, TIFF, GIF, or it is damaged)",
+        f"{paths[4]} cannot be read (it is not an image in one of the formats JPEG, PNG, WEBP, BMP, TIFF, GIF)",
         f"{paths[7]} cannot be read (No such file or directory)",
-        f"{paths[18]} cannot be read (it is not one of JPEG, PNG, WEBP, BMP, TIFF, GIF, or it is damaged)",
+        f"{paths[18]} cannot be read (it is not an image in one of the formats JPEG, PNG, WEBP, BMP, TIFF, GIF)",
     ]

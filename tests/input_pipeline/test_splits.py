@@ -1,3 +1,4 @@
+import unicodedata
 from dataclasses import replace
 
 import numpy as np
@@ -154,6 +155,15 @@ def test_a_split_is_reproduced_from_its_table(tmp_path):
     (tmp_path / "splits.csv").write_text(format_split(training, validation))
     again = _split(examples, str(tmp_path / "splits.csv"), seed=7)
     assert [part.paths.tolist() for part in again] == [training.paths.tolist(), validation.paths.tolist()]
+
+
+def test_a_table_of_a_split_may_write_accents_in_another_form(tmp_path):
+    examples = _make_examples([30, 20])
+    examples.paths[0] = f"{unicodedata.normalize('NFC', 'ä')}.jpg"
+    table = format_split(*_split(examples, "lesion"))
+    (tmp_path / "splits.csv").write_text(unicodedata.normalize("NFD", table), "utf-8")
+    training, _ = _split(examples, str(tmp_path / "splits.csv"))
+    assert format_split(training, _) == table
 
 
 @pytest.mark.parametrize(

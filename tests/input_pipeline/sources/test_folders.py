@@ -4,6 +4,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +78,11 @@ def test_lesions_are_named_by_path_by_file_name_or_without_suffix(tmp_path):
         (tmp_path / name).touch()
     (tmp_path / "lesions.csv").write_text("image,lesion_id\ncat/1.jpg,a\n2.jpg,a\n3,b\n")
     assert read_folders(tmp_path).lesions.tolist() == ["a", "a", "b"]
+    (tmp_path / "lesions.csv").write_text("image , lesion_id\ncat/1.jpg , a\n2.jpg,a \n 3,b\n")
+    assert read_folders(tmp_path).lesions.tolist() == ["a", "a", "b"]
+    (tmp_path / "lesions.csv").write_text("image;lesion_id\n1.jpg;a\n")
+    with pytest.raises(DataError, match=r"lesions\.csv:1: the first columns are .* separated by commas"):
+        read_folders(tmp_path)
     (tmp_path / "lesions.csv").write_text("image,lesion_id\ncat/1.jpg,a\n2.jpg,a\n2,c\n3,b\n")
     with pytest.raises(DataError, match=r"several lesions for cat/2\.jpg \(2, 2\.jpg\): keep one row"):
         read_folders(tmp_path)
@@ -171,6 +178,23 @@ def test_images_whose_copies_would_not_be_read_are_refused(tiny_isic, tmp_path, 
     examples.paths[0] = str(tiny_isic / name)
     with pytest.raises(DataError, match=rf"the copy of .*/{name} would not be read"):
         write_folders(examples, tmp_path / "out")
+    assert not list(tmp_path.glob("*out*"))
+
+
+def test_names_in_lesions_csv_may_write_accents_in_another_form(tmp_path):
+    composed, decomposed = (unicodedata.normalize(form, "ä") for form in ("NFC", "NFD"))
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / f"{decomposed}.jpg").touch()
+    (tmp_path / "cat" / "b.jpg").touch()
+    (tmp_path / "lesions.csv").write_text(f"image,lesion_id\n{composed},{decomposed}\nb,{composed}\n", "utf-8")
+    assert set(read_folders(tmp_path).lesions) == {composed}
+
+
+def test_classes_with_validation_images_only_are_not_copied(tiny_isic, tmp_path):
+    examples = read_isic(tiny_isic)
+    subsets = np.where(examples.labels == 5, "validation", "training")
+    with pytest.raises(DataError, match=f"no training images of {CLASS_NAMES[5]}: change the column split"):
+        write_folders(replace(examples, subsets=subsets), tmp_path / "out")
     assert not list(tmp_path.glob("*out*"))
 
 

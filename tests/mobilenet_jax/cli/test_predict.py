@@ -19,7 +19,7 @@ def test_predict_writes_the_table_of_the_challenge_on_request(run, trained, data
     status, out, err = run("predict", trained, *arguments)
     assert status == 1
     assert err.startswith("error: 1 of 43 images skipped, the last: ")
-    assert f"{tmp_path / 'broken.jpg'} cannot be read (it is not one of JPEG, " in err
+    assert f"{tmp_path / 'broken.jpg'} cannot be read (it is not an image in one of the formats JPEG, " in err
     assert err.count("\n") == 1
     assert out == f"{tmp_path / 'p.csv'}: 42 images\n"
     rows = read_table(tmp_path / "p.csv")

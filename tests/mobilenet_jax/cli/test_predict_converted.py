@@ -57,6 +57,8 @@ def test_files_that_predict_cannot_use_are_named(run, tmp_path):
     (tmp_path / "text.jpg").write_text("no image")
     status, _, err = run("predict", source, tmp_path / "text.jpg")
     assert status == 1
-    assert f"1 of 1 images skipped, the last: {tmp_path / 'text.jpg'} cannot be read (it is not one of JPEG" in err
+    assert (
+        f"1 of 1 images skipped, the last: {tmp_path / 'text.jpg'} cannot be read (it is not an image in one of" in err
+    )
     bare = write_keras_2(tmp_path / "bare.h5")
     assert "bare.h5 holds no classifier, only features" in run("predict", bare, tmp_path / "text.jpg")[2]

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from mobilenet_jax.cli import summary
-from mobilenet_jax.model.mobilenet import MIN_IMAGE_SIZE
+from mobilenet_jax.model.mobilenet import MAX_IMAGE_SIZE, MIN_IMAGE_SIZE
 
 
 def test_text_ends_with_the_totals(run):
@@ -32,6 +32,7 @@ def test_json_has_the_rows_of_other_sizes(run):
         ("--alpha=0.3", "0.3 is not a multiple of 1/32 from 1/32 to 32"),
         ("--alpha=1e10", "1e10 is not a multiple of 1/32 from 1/32 to 32"),
         ("--image-size=16", "16 is less than 32"),
+        ("--image-size=99999", "99999 is more than 2048"),
     ],
 )
 def test_wrong_arguments_are_named(run, argument, message):
@@ -41,4 +42,4 @@ def test_wrong_arguments_are_named(run, argument, message):
 
 
 def test_limits_of_the_options_are_those_of_the_model():
-    assert summary._MIN_IMAGE_SIZE == MIN_IMAGE_SIZE
+    assert (summary._MIN_IMAGE_SIZE, summary._MAX_IMAGE_SIZE) == (MIN_IMAGE_SIZE, MAX_IMAGE_SIZE)

@@ -35,6 +35,16 @@ def test_folders_and_patterns_stand_for_their_visible_images(tmp_path):
     assert find_images([str(tmp_path / "**" / "*.jpg")]) == [expected[2]]
 
 
+def test_pictures_of_an_earlier_prediction_are_left_out(tmp_path, caplog):
+    for name in ("1.jpg", "pictures/1.jpg", "pictures/of/2.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert find_images([str(tmp_path)], exclude=tmp_path / "pictures") == [str(tmp_path / "1.jpg")]
+    assert f"leaving out 2 pictures in {tmp_path / 'pictures'}" in caplog.text
+    with pytest.raises(EvaluationError, match="holds no image file"):
+        find_images([str(tmp_path / "pictures")], exclude=tmp_path / "pictures")
+
+
 def test_images_in_a_folder_that_cannot_be_read_are_warned_of(tmp_path, caplog):
     for name in ("1.jpg", "2.HEIC", "3.avif", ".4.heic", "5.txt"):
         (tmp_path / name).touch()

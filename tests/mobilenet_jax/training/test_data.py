@@ -64,7 +64,14 @@ def test_given_subsets_and_unknown_lesions_are_logged(tmp_path, caplog):
     training, validation, split = caplog.messages[-3:]
     assert training == "training: 4 images (cat 2, dog 2)"
     assert validation == "validation: 3 images (cat 2, dog 1)"
-    assert re.fullmatch(r"split given, hash \w{12}", split)
+    assert re.fullmatch(r"split given, hash \w{12}; it is not known which images show the same object", split)
+
+
+def test_folds_that_ignore_given_subsets_warn(tmp_path, caplog):
+    names = [f"{side}/{name}/{i}.png" for side in ("train", "val") for name in ("cat", "dog") for i in range(2)]
+    write_photographs(tmp_path, names)
+    _load(make_config(tmp_path, data__source="folders", data__split="fold:1/2", model__num_classes=2))
+    assert "data.split=fold:1/2 ignores the subsets that the data assign" in caplog.messages
 
 
 def test_damaged_images_are_skipped_on_request(tiny_isic, caplog):
