@@ -7,7 +7,7 @@ from typing import get_args
 import pytest
 
 from input_pipeline.sources.isic import MALIGNANT
-from mobilenet_jax.cli.arguments import parse_path
+from mobilenet_jax.cli.arguments import parse_names, parse_path
 from mobilenet_jax.cli.error_boundary import run_command
 from mobilenet_jax.cli.main import main
 from mobilenet_jax.errors import UserError
@@ -209,3 +209,8 @@ run_command(command, debug=False)
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (result.returncode, result.stdout, result.stderr) == (130, "", "stopped\n")
+
+
+def test_blanks_around_the_names_in_a_list_do_not_matter():
+    assert parse_names("MEL, Äpfel rot ,BCC,") == ["MEL", "Äpfel rot", "BCC"]
+    assert parse_names("") == []

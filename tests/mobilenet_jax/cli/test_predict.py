@@ -75,6 +75,15 @@ def test_predict_prints_the_five_most_probable_classes_without_out(run, trained,
     assert sorted(map(float, probabilities), reverse=True) == list(map(float, probabilities))
 
 
+def test_names_of_files_that_cannot_be_read_do_not_control_the_terminal(run, trained, tmp_path):
+    for name in ("a\x1b[31m.jpg", "b\x07.jpg"):
+        (tmp_path / name).write_text("no image")
+    status, _, err = run("predict", trained, tmp_path)
+    assert status == 1
+    assert "a?[31m.jpg cannot be read" in err
+    assert not {"\x1b", "\x07"} & set(err)
+
+
 def test_a_workdir_may_hold_files_that_are_not_the_runs(run, workdir, data):
     (workdir / "latest").symlink_to(workdir / "checkpoints")
     assert run("predict", workdir, min((data / IMAGES).iterdir()))[0] == 0
