@@ -33,6 +33,7 @@ ISIC_NAME = "ISIC 2018 Task 3 (HAM10000)"
 _METRICS = ("loss", "accuracy", "balanced_accuracy")
 _RECORDED = ("epoch", "step", *(f"train_{name}" for name in _METRICS))
 _VALIDATED = tuple(f"val_{name}" for name in _METRICS)  # all of them, or none without validation images
+_SECTIONS = ("loss", "optimizer", "early_stopping")  # that reports describe, if a run has them
 _CONFIGURED = {"data": ("source", "dir", "split"), "init": ("weights",)}
 
 
@@ -307,6 +308,8 @@ def _check_config(config: Any) -> None:
         missing = [key for key in keys if not isinstance(values, dict) or key not in values]
         if missing:
             raise ValueError(f"config.json lacks {section}.{missing[0]}")
+    if invalid := [key for key in _SECTIONS if not isinstance(config.get(key, {}), dict)]:
+        raise ValueError(f"config.json: {invalid[0]} is not a section")
     if config["data"]["source"] not in SOURCES:
         raise ValueError(f"config.json has the unknown data.source {config['data']['source']!r}")
 

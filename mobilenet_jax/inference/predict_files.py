@@ -51,7 +51,8 @@ def find_images(arguments: Sequence[str], exclude: Path | None = None) -> list[s
     Args:
         arguments: files, which need not exist: the reader reports those that cannot be read; folders, which stand for
             the image files in them; and glob patterns.
-        exclude: a folder for pictures that a prediction writes. Those of an earlier one are left out, with a warning.
+        exclude: a folder for pictures that a prediction writes. Those of an earlier one are left out with a warning,
+            unless the argument itself is that folder or in it.
 
     Returns:
         Paths to different files, in the order of the arguments; those of a folder or pattern are sorted.
@@ -66,7 +67,7 @@ def find_images(arguments: Sequence[str], exclude: Path | None = None) -> list[s
         is_pattern = _is_pattern(argument)
         matches = sorted(glob.glob(argument, recursive=True)) if is_pattern else [argument]
         files = [path for match in matches for path in (_list_images(match) if os.path.isdir(match) else [match])]
-        if exclude:
+        if exclude and not _is_below(argument, exclude):
             files = _leave_out(files, exclude)
         if not files:
             raise EvaluationError(
@@ -80,10 +81,14 @@ def find_images(arguments: Sequence[str], exclude: Path | None = None) -> list[s
 
 
 def _leave_out(paths: Sequence[str], folder: Path) -> list[str]:
-    kept = [path for path in paths if not Path(path).resolve().is_relative_to(folder.resolve())]
+    kept = [path for path in paths if not _is_below(path, folder)]
     if len(kept) < len(paths):
         _logger.warning("leaving out %d pictures in %s, which a prediction wrote", len(paths) - len(kept), folder)
     return kept
+
+
+def _is_below(path: str, folder: Path) -> bool:
+    return Path(path).resolve().is_relative_to(folder.resolve())
 
 
 def _is_pattern(argument: str) -> bool:

@@ -63,7 +63,8 @@ def _list_uses_of_validation(model: EvaluatedModel) -> list[str]:
     """Lists the uses of the validation split of a run, as phrases that follow "used to"."""
     config = model.config or {}
     stopping = {"enabled": False, "monitor": "val_loss"} | config.get("early_stopping", {})
-    is_best, monitors_validation = model.weights.identity.startswith("best"), stopping["monitor"].startswith("val_")
+    is_best = model.weights.identity.startswith("best")
+    monitors_validation = str(stopping["monitor"]).startswith("val_")
     uses = {
         _SELECT: is_best and (monitors_validation or not stopping["enabled"]),
         "stop training early": stopping["enabled"] and monitors_validation,

@@ -35,6 +35,13 @@ def test_a_configuration_without_a_needed_key_is_an_error(workdir, section, key)
         read_trained_run(workdir)
 
 
+def test_a_section_of_the_configuration_that_is_not_one_is_an_error(workdir):
+    config = json.loads((workdir / "config.json").read_text())
+    (workdir / "config.json").write_text(json.dumps(config | {"early_stopping": ["x"]}))
+    with pytest.raises(EvaluationError, match=r"cannot read .* \(config.json: early_stopping is not a section"):
+        read_trained_run(workdir)
+
+
 def test_class_names_are_recognized_in_either_form_of_unicode(tmp_path):
     names = ["L\N{LATIN SMALL LETTER A WITH DIAERESIS}sion", "Fleck"]
     model = EvaluatedModel(path="w", weights=make_sensitive_weights("small", (32, 32)), class_names=tuple(names))
