@@ -5,7 +5,7 @@ import hashlib
 import os
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -77,13 +77,10 @@ class Examples:
 
     @property
     def names(self) -> np.ndarray:
-        """The names that identify the images in tables, `[n]` str: file names without suffix, or relative paths.
-
-        They are normalized by `normalize_name`.
-        """
+        """The names that identify the images in tables, `[n]` str: file names without suffix, or relative paths."""
         if self.relative_paths is not None:
             return self.relative_paths
-        return np.array([normalize_name(get_stem(path)) for path in self.paths.tolist()], np.str_)
+        return np.array([get_stem(path) for path in self.paths.tolist()], np.str_)
 
     @property
     def lesions_known(self) -> bool:
@@ -166,6 +163,23 @@ def normalize_name(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def match_names(names: Sequence[str], known: Collection[str]) -> list[str | None]:
+    """Matches names with those of a table.
+
+    Args:
+        names: the names to look up.
+        known: the names in the table.
+
+    Returns:
+        For each name, the equal one in `known`; or else one that is equal after `normalize_name` and without blanks
+        around it; or None.
+    """
+    normalized: dict[str, str] = {}
+    for name in known:
+        normalized.setdefault(normalize_name(name).strip(), name)
+    return [name if name in known else normalized.get(normalize_name(name).strip()) for name in names]
+
+
 def name_by_path(paths: Sequence[str], root: Path) -> np.ndarray | None:
     """Names images whose file names repeat by their paths.
 
@@ -177,7 +191,7 @@ def name_by_path(paths: Sequence[str], root: Path) -> np.ndarray | None:
         `[n]` str, the paths relative to `root`, with `/` and their suffix; or None if each file name without its
         suffix occurs once and is therefore the name of the image.
     """
-    if len({normalize_name(get_stem(path)) for path in paths}) == len(paths):
+    if len({get_stem(path) for path in paths}) == len(paths):
         return None
     relative = (path.relative_to(root) if path.is_relative_to(root) else path for path in map(Path, paths))
-    return np.array([normalize_name(path.as_posix()) for path in relative])
+    return np.array([path.as_posix() for path in relative])

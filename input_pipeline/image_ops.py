@@ -102,7 +102,7 @@ def describe_unreadable(data: bytes) -> str:
         return "is a HEIC image or a video, which cannot be read (convert it to JPEG or PNG)"
     if data.startswith(PNG_SIGNATURE[:4]):
         return "is a truncated or damaged PNG"
-    return f"is not an image in one of the formats {', '.join(FORMATS)}"
+    return f"is not an image in one of the formats {', '.join(FORMATS)}, or is damaged"
 
 
 def is_deep_png(data: bytes) -> bool:

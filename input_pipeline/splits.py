@@ -12,7 +12,7 @@ from sklearn.model_selection import StratifiedKFold, train_test_split
 
 from input_pipeline.csv_cells import escape_formula, unescape_formula
 from input_pipeline.errors import DataError
-from input_pipeline.examples import Examples, normalize_name
+from input_pipeline.examples import Examples, match_names
 
 SUBSETS = ("training", "validation")
 
@@ -215,16 +215,17 @@ def _read_held_out(examples: Examples, path: Path) -> np.ndarray:
     """Returns whether each example is held out, from a table that names every image once."""
     subsets = _read_subsets(path)
     names = examples.names.tolist()
-    missing = [name for name in names if name not in subsets]
+    matches = match_names(names, subsets)
+    missing = [name for name, match in zip(names, matches, strict=True) if match is None]
     if missing:
         raise DataError(f"{path} lacks {_list_first(missing)}: add the rows, or use the data that it was written for")
-    unknown = subsets.keys() - set(names)
+    unknown = subsets.keys() - set(matches)
     if unknown:
         raise DataError(
             f"the data lack {_list_first(sorted(unknown))}, which {path} names: remove the rows, or use the data that "
             "it was written for"
         )
-    return np.array([subsets[name] == "validation" for name in names])
+    return np.array([subsets[match] == "validation" for match in matches if match is not None])
 
 
 def _list_first(names: Sequence[str]) -> str:
@@ -242,8 +243,7 @@ def _read_subsets(path: Path) -> dict[str, str]:
             if not {"image", "split"} <= set(reader.fieldnames or ()):
                 raise DataError(f"{path}:1: the columns are {reader.fieldnames}, but image and split are required")
             for row in reader:
-                name, subset = normalize_name(unescape_formula(row["image"])), row["split"]
-                place = f"{path}:{reader.line_num}"
+                name, subset, place = unescape_formula(row["image"]), row["split"], f"{path}:{reader.line_num}"
                 if subset not in SUBSETS:
                     raise DataError(f"{place}: split is {subset!r}, not one of {', '.join(SUBSETS)}")
                 if not name:

@@ -100,14 +100,15 @@ def _read_table(file: Path, faults: Faults) -> tuple[list[_Row], bool]:
     lines = read_rows(file)
     header = [column.strip() for column in next(lines, (1, []))[1]]
     for column in (*_REQUIRED, *_OPTIONAL):
-        spellings = [name for name in header if name.lower() == column]
-        if spellings != [column] and (spellings or column in _REQUIRED):
+        is_misspelt = any(name.lower() == column for name in header)
+        if header.count(column) > 1 or (column not in header and (column in _REQUIRED or is_misspelt)):
             raise DataError(
                 f"{file}:1: the columns are {header}, but path and label are required, and group and split optional, "
                 "each of them once, in lower case, separated by commas"
             )
     folder = str(file.parent)
     line_of: dict[str, int] = {}
+    spellings: dict[str, str] = {}  # the first one of each label or group
     rows, skipped = [], 0
     for line, cells in lines:
         if len(cells) != len(header):
@@ -123,7 +124,9 @@ def _read_table(file: Path, faults: Faults) -> tuple[list[_Row], bool]:
         faults += [f"{file}:{line}: {fault}" for fault in row_faults]
         if not row_faults:
             subset = _SUBSET_OF[values["split"].lower()] if "split" in values else ""
-            label, group = (normalize_name(values.get(column, "")) for column in ("label", "group"))
+            label, group = (
+                spellings.setdefault(normalize_name(text), text) for text in (values["label"], values.get("group", ""))
+            )
             rows.append(_Row(line, path, label, group, subset))
     if skipped:
         _logger.info("%s: %d rows of the test set are not read", file, skipped)

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from input_pipeline.csv_cells import escape_formula
 from input_pipeline.errors import DataError
-from input_pipeline.examples import Examples, Faults, collect_faults, name_by_path, normalize_name
+from input_pipeline.examples import Examples, Faults, collect_faults, match_names, name_by_path, normalize_name
 from input_pipeline.image_files import IMAGE_SUFFIXES, UNSUPPORTED_SUFFIXES, is_address, is_clutter, read_record
 from input_pipeline.sources.tables import read_lesions
 from input_pipeline.splits import SUBSETS
@@ -212,10 +212,11 @@ def _assign_lesions(examples: Examples, table: Path, base: Path, faults: Faults)
     """Returns the examples that have a lesion in a table, which names images by path or file name."""
     table_faults = Faults()
     lesion_of = read_lesions(table, table_faults)
-    keys = []
-    for name, row in zip(examples.names.tolist(), examples.rows.tolist(), strict=True):
-        candidates = (normalize_name(text).strip() for text in (name, row, Path(row).name, Path(row).stem))
-        listed = [key for key in candidates if key in lesion_of]
+    names, rows, keys = examples.names.tolist(), examples.rows.tolist(), []
+    forms = (names, rows, [Path(row).name for row in rows], [Path(row).stem for row in rows])
+    matches = zip(*(match_names(form, lesion_of) for form in forms), strict=True)
+    for name, row, found in zip(names, rows, matches, strict=True):
+        listed = [key for key in found if key is not None]
         keys.append(listed[0] if listed else name)
         if len({lesion_of[key] for key in listed}) > 1:
             faults.append(f"{table} has several lesions for {row} ({', '.join(dict.fromkeys(listed))}): keep one row")

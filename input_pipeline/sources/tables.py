@@ -6,7 +6,7 @@ from pathlib import Path
 
 from input_pipeline.csv_cells import unescape_formula
 from input_pipeline.errors import DataError
-from input_pipeline.examples import Faults, normalize_name
+from input_pipeline.examples import Faults
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -24,13 +24,14 @@ def read_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def read_lesions(path: Path, faults: Faults) -> dict[str, str]:
-    """Returns image -> lesion, from a table whose first columns are `image` and `lesion_id`.
-
-    Both are normalized by `normalize_name`, without blanks around them.
+    """Reads image -> lesion, from a table whose first columns are `image` and `lesion_id`.
 
     Args:
         path: the table.
         faults: the list to add faults to. An image without a lesion counts as a fault, and has the lesion "".
+
+    Returns:
+        The lesions without blanks around them, unless a lesion is named like its image.
 
     Raises:
         DataError: the table has other columns.
@@ -45,7 +46,8 @@ def read_lesions(path: Path, faults: Faults) -> dict[str, str]:
         )
     lesions: dict[str, str] = {}
     for line, row in rows:
-        name, lesion = (normalize_name(unescape_formula(cell.strip())).strip() for cell in [*row, ""][:2])
+        name, lesion = map(unescape_formula, [*row, ""][:2])
+        lesion = lesion if lesion == name else lesion.strip()
         if name in lesions:
             faults.append(f"{path}:{line}: {name} is in an earlier line already: remove one of the two")
             continue

@@ -46,7 +46,13 @@ def run(args: argparse.Namespace) -> None:
     from input_pipeline.errors import make_printable
     from mobilenet_jax.errors import EvaluationError
     from mobilenet_jax.inference.classifier import Classifier
-    from mobilenet_jax.inference.predict_files import find_images, find_root, make_explainer, write_predictions
+    from mobilenet_jax.inference.predict_files import (
+        find_images,
+        find_root,
+        leave_out_pictures,
+        make_explainer,
+        write_predictions,
+    )
     from mobilenet_jax.weights.load import is_workdir, read_weights
 
     if args.correct and not is_workdir(args.model):
@@ -55,12 +61,13 @@ def run(args: argparse.Namespace) -> None:
         raise EvaluationError("--format is the format of a table: add --out=FILE")
     if args.explain_class and not args.explain:
         raise EvaluationError("--explain-class is a class to explain: add --explain=DIR for the pictures")
-    paths, root = find_images(args.images, exclude=args.explain), find_root(args.images)
+    paths, root = find_images(args.images), find_root(args.images)
     weights = read_weights(args.model, checkpoint=args.checkpoint)
     weights = weights.with_image_size(args.image_size) if args.image_size else weights
     classifier = Classifier(weights, args.tta, _read_correction(args, weights))
     explain = None
     if args.explain:
+        paths = leave_out_pictures(paths, args.explain, classifier.class_names)
         explain = make_explainer(classifier, paths, args.explain, root=root, class_name=args.explain_class)
     if args.out:
         faults = write_predictions(

@@ -14,7 +14,7 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -24,7 +24,7 @@ import jax
 import numpy as np
 
 from input_pipeline.errors import DataError
-from input_pipeline.examples import Examples, concatenate_examples
+from input_pipeline.examples import Examples, concatenate_examples, normalize_name
 from input_pipeline.sources.registry import SOURCES
 from input_pipeline.splits import SUBSETS, format_split, hash_split
 from mobilenet_jax.errors import EvaluationError
@@ -293,10 +293,15 @@ def _count_trained_on(
     pairs = list(zip(runs, parts, strict=True))
     lesions = images = None
     if is_comparable and all(run.lesions is not None and part.lesions_known for run, part in pairs):
-        lesions = len(set().union(*(set(part.lesions) & (run.lesions or set()) for run, part in pairs)))
+        lesions = len(set().union(*(_intersect(part.lesions, run.lesions or ()) for run, part in pairs)))
     elif is_comparable and all(run.images is not None for run in runs):
-        images = len(set().union(*(set(part.names) & (run.images or set()) for run, part in pairs)))
+        images = len(set().union(*(_intersect(part.names, run.images or ()) for run, part in pairs)))
     return {"lesions_trained_on": lesions, "images_trained_on": images}
+
+
+def _intersect(names: Iterable[str], others: Iterable[str]) -> set[str]:
+    """Returns the names in both, normalized."""
+    return set(map(normalize_name, names)) & set(map(normalize_name, others))
 
 
 def _describe_environment() -> dict[str, Any]:

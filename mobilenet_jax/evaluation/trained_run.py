@@ -279,9 +279,7 @@ def read_trained_run(workdir: Path, checkpoint: CheckpointName = "best") -> Trai
         names = weights.metadata.classes or ()
         labels = [unescape_formula(row["label"]) for row in training]
         counts = np.array([labels.count(name) for name in names])
-        images, lesions = (
-            frozenset(normalize_name(unescape_formula(row[key])) for row in training) for key in ("image", "lesion")
-        )
+        images, lesions = (frozenset(unescape_formula(row[key]) for row in training) for key in ("image", "lesion"))
     except FileNotFoundError as error:
         raise EvaluationError(
             f"{workdir} is not the workdir of a run: {Path(error.filename).name} is missing"

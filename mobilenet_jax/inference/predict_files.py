@@ -45,14 +45,12 @@ class ClassifiedBatch(NamedTuple):
     faults: list[str]
 
 
-def find_images(arguments: Sequence[str], exclude: Path | None = None) -> list[str]:
+def find_images(arguments: Sequence[str]) -> list[str]:
     """Finds the image files that command-line arguments stand for.
 
     Args:
         arguments: files, which need not exist: the reader reports those that cannot be read; folders, which stand for
             the image files in them; and glob patterns.
-        exclude: a folder for pictures that a prediction writes. Those of an earlier one are left out with a warning,
-            unless the argument itself is that folder or in it.
 
     Returns:
         Paths to different files, in the order of the arguments; those of a folder or pattern are sorted.
@@ -67,8 +65,6 @@ def find_images(arguments: Sequence[str], exclude: Path | None = None) -> list[s
         is_pattern = _is_pattern(argument)
         matches = sorted(glob.glob(argument, recursive=True)) if is_pattern else [argument]
         files = [path for match in matches for path in (_list_images(match) if os.path.isdir(match) else [match])]
-        if exclude and not _is_below(argument, exclude):
-            files = _leave_out(files, exclude)
         if not files:
             raise EvaluationError(
                 f"no image file matches {argument}" if is_pattern else f"{argument} holds no image file"
@@ -78,17 +74,6 @@ def find_images(arguments: Sequence[str], exclude: Path | None = None) -> list[s
     for path in paths:
         unique.setdefault(os.path.abspath(path), path)
     return list(unique.values())
-
-
-def _leave_out(paths: Sequence[str], folder: Path) -> list[str]:
-    kept = [path for path in paths if not _is_below(path, folder)]
-    if len(kept) < len(paths):
-        _logger.warning("leaving out %d pictures in %s, which a prediction wrote", len(paths) - len(kept), folder)
-    return kept
-
-
-def _is_below(path: str, folder: Path) -> bool:
-    return Path(path).resolve().is_relative_to(folder.resolve())
 
 
 def _is_pattern(argument: str) -> bool:
@@ -302,6 +287,21 @@ def _make_file_name(class_name: str) -> str:
     It has no dot, so that the last two dots of `IMAGE.CLASS.png` separate the names of all images and classes.
     """
     return re.sub(r"[^\w+-]", "_", class_name).encode()[:_MAX_NAME].decode(errors="ignore")
+
+
+def leave_out_pictures(paths: Sequence[str], folder: Path, class_names: Sequence[str]) -> list[str]:
+    """Returns the paths without the pictures that `make_explainer` wrote to `folder` before, which are warned of.
+
+    Raises:
+        EvaluationError: all of them are such pictures.
+    """
+    ends, top = tuple(f".{_make_file_name(name)}.png" for name in class_names), folder.resolve()
+    kept = [p for p in paths if not (p.endswith(ends) and Path(p).resolve().is_relative_to(top))]
+    if not kept:
+        raise EvaluationError(f"all images are pictures that --explain wrote to {folder}")
+    if len(kept) < len(paths):
+        _logger.warning("leaving out %d pictures that --explain wrote to %s", len(paths) - len(kept), folder)
+    return kept
 
 
 def make_explainer(

@@ -132,7 +132,7 @@ def _list_selection(evaluation: Evaluation) -> list[str]:
     uses = _list_uses_of_validation(evaluation.runs[0])
     if not uses:
         return []
-    hint = ": use --checkpoint=latest" if _SELECT in uses else ""
+    hint = ": use --checkpoint=latest" if uses == [_SELECT] else ""
     return [
         f"The images that each model is evaluated on were used to {' and to '.join(uses)}, so the metrics are "
         f"optimistic{hint}."

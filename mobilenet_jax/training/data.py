@@ -15,7 +15,7 @@ from input_pipeline.splits import count_crossing_lesions, format_split, hash_spl
 from mobilenet_jax.cluster import broadcast_text
 from mobilenet_jax.errors import ConfigError
 from mobilenet_jax.evaluation.predictions import read_predictions
-from mobilenet_jax.training.losses import compute_log_prior
+from mobilenet_jax.training.losses import compute_logit_offset
 
 _logger = logging.getLogger(__name__)
 
@@ -124,7 +124,8 @@ def add_soft_labels(training: Examples, loss: ConfigDict) -> Examples:
         )
     columns = [teacher.class_names.index(name) for name in training.class_names]
     probabilities = teacher.probabilities[[row_of[name] for name in names]][:, columns]
-    probabilities = probabilities * np.exp(loss.logit_adjustment * compute_log_prior(training.labels, len(columns)))
+    offset = compute_logit_offset(training.labels, len(columns), loss.logit_adjustment)
+    probabilities = probabilities if offset is None else probabilities * np.exp(offset)
     probabilities /= probabilities.sum(1, keepdims=True)
     one_hot, weight = np.eye(len(columns))[training.labels], loss.soft_labels_weight
     return replace(training, soft_labels=((1 - weight) * one_hot + weight * probabilities).astype(np.float32))
@@ -142,9 +143,11 @@ def _log_numbers(training: Examples, validation: Examples, split: str) -> None:
         lesions = f" of {len(set(examples.lesions))} lesions" if examples.lesions_known else ""
         _logger.info("%s: %d images%s (%s)", subset, len(examples), lesions, table)
     crossing, split_hash = count_crossing_lesions(training, validation), hash_split(format_split(training, validation))
-    known = all(examples.lesions_known for examples in subsets.values())
-    common = f"lesions in both subsets: {crossing}" if known else "it is not known which images show the same object"
-    _logger.info("split %s, hash %s; %s", split, split_hash[:12], common)
+    known = [examples.lesions_known for examples in subsets.values()]
+    common = f"; lesions in both subsets: {crossing}" if all(known) else ""
+    if not any(known) and not crossing:
+        common = "; it is not known which images show the same object"
+    _logger.info("split %s, hash %s%s", split, split_hash[:12], common)
     if training.subsets is not None and not (split in ("given", "all") or split.endswith(".csv")):
         _logger.warning("data.split=%s ignores the subsets that the data assign", split)
     if crossing:

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from mobilenet_jax.evaluation.calibration import compute_log_prior
+
 ClassWeighting = Literal["none", "balanced", "effective"]
 
 _SMALLEST_REST = 1e-7  # the smallest 1 - p in the focal loss, whose gradient is infinite at 0 if focal_gamma is below 1
@@ -123,12 +125,6 @@ def compute_class_weights(labels: np.ndarray, num_classes: int, weighting: Class
     return None
 
 
-def compute_log_prior(labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Computes the log frequencies of the classes, float32 `[num_classes]`; a class without examples counts as one."""
-    counts = np.maximum(np.bincount(labels, minlength=num_classes), 1)
-    return np.log(counts / counts.sum()).astype(np.float32)
-
-
 def compute_logit_offset(labels: np.ndarray, num_classes: int, adjustment: float) -> np.ndarray | None:
     """Computes the `logit_offset` of `cross_entropy` for logit adjustment.
 
@@ -143,9 +139,10 @@ def compute_logit_offset(labels: np.ndarray, num_classes: int, adjustment: float
     Returns:
         float32 `[num_classes]`; None if `adjustment` is 0.
     """
-    log_prior = compute_log_prior(labels, num_classes)
-    is_absent = np.bincount(labels, minlength=num_classes) == 0
-    return adjustment * np.where(is_absent, log_prior.max(), log_prior) if adjustment else None
+    if not adjustment:
+        return None
+    counts = np.bincount(labels, minlength=num_classes)
+    return (adjustment * compute_log_prior(counts / counts.sum())).astype(np.float32)
 
 
 def compute_effective_class_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:

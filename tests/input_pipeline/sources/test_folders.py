@@ -186,8 +186,18 @@ def test_names_in_lesions_csv_may_write_accents_in_another_form(tmp_path):
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat" / f"{decomposed}.jpg").touch()
     (tmp_path / "cat" / "b.jpg").touch()
-    (tmp_path / "lesions.csv").write_text(f"image,lesion_id\n{composed},{decomposed}\nb,{composed}\n", "utf-8")
-    assert set(read_folders(tmp_path).lesions) == {composed}
+    (tmp_path / "lesions.csv").write_text(f"image,lesion_id\n{composed},x\nb,x\n", "utf-8")
+    assert set(read_folders(tmp_path).lesions) == {"x"}
+
+
+def test_blanks_in_file_names_are_kept_in_a_copy(tmp_path):
+    for name in ("cat/x.jpg", "cat/x .jpg", "dog/1.jpg"):
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / name).touch()
+    write_folders(read_folders(tmp_path / "data"), tmp_path / "copy")
+    copy = read_folders(tmp_path / "copy")
+    assert sorted(copy.names) == ["1", "x", "x "]
+    assert not copy.lesions_known
 
 
 def test_classes_with_validation_images_only_are_not_copied(tiny_isic, tmp_path):

@@ -15,6 +15,7 @@ from mobilenet_jax.inference.predict_files import (
     classify_files,
     find_images,
     find_root,
+    leave_out_pictures,
     make_explainer,
     name_image,
     write_predictions,
@@ -36,13 +37,12 @@ def test_folders_and_patterns_stand_for_their_visible_images(tmp_path):
 
 
 def test_pictures_of_an_earlier_prediction_are_left_out(tmp_path, caplog):
-    for name in ("1.jpg", "pictures/1.jpg", "pictures/of/2.jpg"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    assert find_images([str(tmp_path)], exclude=tmp_path / "pictures") == [str(tmp_path / "1.jpg")]
-    assert f"leaving out 2 pictures in {tmp_path / 'pictures'}" in caplog.text
-    for argument in (tmp_path / "pictures", tmp_path / "pictures" / "*.jpg"):
-        assert str(tmp_path / "pictures" / "1.jpg") in find_images([str(argument)], exclude=tmp_path / "pictures")
+    kept = [str(tmp_path / name) for name in ("1.png", "1.cat.png", "out/2.png", "out/2.bird.png")]
+    pictures = [str(tmp_path / "out" / name) for name in ("1.cat.png", "of/2.dog.png")]
+    assert leave_out_pictures([*kept, *pictures], tmp_path / "out", ("cat", "dog")) == kept
+    assert f"leaving out 2 pictures that --explain wrote to {tmp_path / 'out'}" in caplog.text
+    with pytest.raises(EvaluationError, match=r"all images are pictures that --explain wrote"):
+        leave_out_pictures(pictures, tmp_path / "out", ("cat", "dog"))
 
 
 def test_images_in_a_folder_that_cannot_be_read_are_warned_of(tmp_path, caplog):

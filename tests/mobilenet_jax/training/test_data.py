@@ -12,6 +12,7 @@ from mobilenet_jax.errors import ConfigError
 from mobilenet_jax.evaluation.predictions import Predictions
 from mobilenet_jax.training.data import add_soft_labels, check_same_data, load_examples
 from mobilenet_jax.training.loop import train_and_evaluate
+from mobilenet_jax.training.losses import compute_logit_offset
 from tests.helpers.datasets import write_photographs
 from tests.helpers.runs import make_config
 
@@ -121,6 +122,11 @@ def test_soft_labels_are_the_weighted_mean_of_labels_and_teacher(data, tmp_path)
     adjusted /= adjusted.sum(1, keepdims=True)
     soft = add_soft_labels(training, config.loss).soft_labels
     np.testing.assert_allclose(soft, 0.75 * np.eye(7)[training.labels] + 0.25 * adjusted, atol=1e-6)
+    some = training.take(np.flatnonzero(training.labels != 3))  # the absent class is adjusted as by the loss
+    soft = add_soft_labels(some, config.loss).soft_labels
+    kept = probabilities[training.labels != 3] * np.exp(compute_logit_offset(some.labels, 7, 0.5))
+    one_hot = np.eye(7)[some.labels]
+    np.testing.assert_allclose(soft, 0.75 * one_hot + 0.25 * kept / kept.sum(1, keepdims=True), atol=1e-6)
     (tmp_path / "teacher.csv").write_text(teacher.take(np.arange(n - 2)).to_csv())
     with pytest.raises(ConfigError, match="lacks 2 training images, the first: ISIC"):
         add_soft_labels(training, config.loss)
