@@ -9,8 +9,8 @@ from jax import lax
 from mobilenet_jax.kernels.parts import divide_batch
 from mobilenet_jax.model.mobilenet import BLOCKS, MobileNet
 
-# The number of images per part is the largest for which every intermediate array stays below this size: then memory is
-# neither requested from the kernel for each batch, nor read from outside of the caches.
+# The number of images per part is the largest for which every activation stays below this size: then memory is neither
+# requested from the kernel for each batch, nor read from outside of the caches. The patches of the stem may be larger.
 _BYTES_PER_PART = 1 << 23
 
 
@@ -27,7 +27,7 @@ def apply_in_parts(function: Callable[[jax.Array], jax.Array], images: jax.Array
     """
     batch, height, width, _ = images.shape
     item_bytes = jnp.dtype(model.dtype).itemsize
-    # The largest array is the output of the first block.
+    # The largest activation is the output of the first block.
     image_bytes = item_bytes * int(BLOCKS[0][0] * model.alpha) * (height // 2) * (width // 2)
     parts, size = divide_batch(batch, max(1, _BYTES_PER_PART // image_bytes))
 
