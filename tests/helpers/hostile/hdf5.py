@@ -89,7 +89,7 @@ def a_larger_bomb(file):
     dataset.id.write_direct_chunk((0, 0, 0, 0), packed)
 
 
-@CASES.add_keras_2("another filter than gzip")
+@CASES.add_keras_2("a filter other than gzip")
 def another_filter(file):
     _replace(file, compression="lzf", data=np.ones(KERNEL_SHAPE, np.float32))
 
