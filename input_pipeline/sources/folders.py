@@ -213,10 +213,10 @@ def _assign_lesions(examples: Examples, table: Path, base: Path, faults: Faults)
     table_faults = Faults()
     lesion_of = read_lesions(table, table_faults)
     names, rows, keys = examples.names.tolist(), examples.rows.tolist(), []
-    forms = (names, rows, [Path(row).name for row in rows], [Path(row).stem for row in rows])
-    matches = zip(*(match_names(form, lesion_of) for form in forms), strict=True)
-    for name, row, found in zip(names, rows, matches, strict=True):
-        listed = [key for key in found if key is not None]
+    forms = [*names, *rows, *(Path(row).name for row in rows), *(Path(row).stem for row in rows)]
+    matches = match_names(forms, lesion_of)
+    for i, (name, row) in enumerate(zip(names, rows, strict=True)):
+        listed = [key for key in matches[i :: len(names)] if key is not None]  # of the four forms of an image
         keys.append(listed[0] if listed else name)
         if len({lesion_of[key] for key in listed}) > 1:
             faults.append(f"{table} has several lesions for {row} ({', '.join(dict.fromkeys(listed))}): keep one row")
