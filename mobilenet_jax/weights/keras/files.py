@@ -142,7 +142,7 @@ def _list_tensors(file: WorkerFile) -> dict[str, FileTensor]:
     if any(re.search(r"(^|/)vars/\d+$", path) for path in file.datasets):
         names = map_from_keras_3({path: dataset["layer"] for path, dataset in file.datasets.items()})
     else:
-        names = map_from_keras_2(file.datasets)
+        names = map_from_keras_2({path: dataset["position"] for path, dataset in file.datasets.items()})
     tensors: dict[str, FileTensor] = {}
     for path, dataset in file.datasets.items():
         name, shape = names.get(path, path), tuple(dataset["shape"])

@@ -104,10 +104,26 @@ def get_text_attributes(node: h5py.Group, *names: str) -> dict[str, str]:
     return texts
 
 
-def describe(dataset: h5py.Dataset) -> dict[str, Any]:
-    """Returns the shape, the type, and the name of the layer, which Keras 3 stores in the group around the dataset."""
+def get_layer_positions(file: h5py.File) -> dict[str, int]:
+    """Returns the position of each layer in the model by its group's path, which Keras 1 and 2 record."""
+    path = "model_weights/" if isinstance(file.get("model_weights"), h5py.Group) else ""
+    attributes = file[path or "/"].attrs
+    if "layer_names" not in attributes or attributes.get_id("layer_names").get_storage_size() > MAX_TEXT:
+        return {}
+    names = np.atleast_1d(attributes["layer_names"]).ravel().tolist()
+    texts = [name.decode() if isinstance(name, bytes) else name for name in names]
+    return {f"{path}{name}/": i for i, name in enumerate(texts)}
+
+
+def describe(dataset: h5py.Dataset, positions: dict[str, int]) -> dict[str, Any]:
+    """Returns the shape and the type of a dataset, and what the file records about its layer.
+
+    That is its name, which Keras 3 stores in the group around the dataset, or its position in the model.
+    """
     layer = get_text_attributes(dataset.parent, "name").get("name")
-    return {"shape": dataset.shape or (), "dtype": str(dataset.dtype), "layer": layer}
+    path = dataset.name.removeprefix("/")
+    position = next((i for group, i in positions.items() if path.startswith(group)), None)
+    return {"shape": dataset.shape or (), "dtype": str(dataset.dtype), "layer": layer, "position": position}
 
 
 def read_dataset(dataset: h5py.Dataset) -> np.ndarray:
@@ -171,7 +187,9 @@ def serve(path: str) -> None:
         attributes = get_text_attributes(file, "mobilenet_jax", "model_config", "backend")
         if isinstance(file.get("model_weights"), h5py.Group):
             attributes |= get_text_attributes(file["model_weights"], "backend")
-        send({"datasets": {name: describe(dataset) for name, dataset in datasets.items()}, "attributes": attributes})
+        positions = get_layer_positions(file)
+        descriptions = {name: describe(dataset, positions) for name, dataset in datasets.items()}
+        send({"datasets": descriptions, "attributes": attributes})
         for line in sys.stdin:
             name = json.loads(line)
             try:

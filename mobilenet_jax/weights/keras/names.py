@@ -41,27 +41,37 @@ _KERNEL_TENSORS, _NORM_TENSORS = ("kernel", "bias"), ("scale", "bias", "mean", "
 _KERAS_3_PATH = re.compile(rf"((?:.*/)?)({'|'.join(_LAYERS)}|dense)(?:_(\d{{1,4}}))?/vars/(\d)")
 
 
-def map_from_keras_2(paths: Iterable[str]) -> dict[str, str]:
+def map_from_keras_2(positions: Mapping[str, int | None]) -> dict[str, str]:
     """Maps the datasets of Keras 1 and 2 to tensor names; datasets that have none are left out.
 
-    Keras numbers the layers of a user through a whole session, so those of a head are identified by the order of their
-    numbers.
-
     Args:
-        paths: the paths of the datasets in the file.
+        positions: by the path of each dataset, the position of its layer in the model, or None if it is not recorded.
     """
-    tensors = {}
-    for path in paths:
+    tensors, order = {}, {}
+    for path, position in positions.items():
         *groups, tensor = path.removesuffix(":0").split("/")
         if groups and tensor in _TENSORS:
             layer = next((group for group in groups if group in _KNOWN_LAYERS), groups[-1])
             tensors[path] = (layer, _TENSORS[tensor])
+            order[layer] = position
     norms = {layer for layer, tensor in tensors.values() if tensor in ("scale", *_STATISTICS)} - _KNOWN_LAYERS
-    dense = {layer for layer, _ in tensors.values()} - _KNOWN_LAYERS - norms
-    if len({re.sub(r"_?\d+", "", layer) for layer in norms}) > 1:
-        norms = set()  # they are of one shape: swapped, they would fit as well
-    head = _name_head_layers(sorted(dense, key=_split_numbers), sorted(norms, key=_split_numbers))
+    dense = order.keys() - _KNOWN_LAYERS - norms
+    head = _name_head_layers(*(_order_layers({layer: order[layer] for layer in layers}) for layers in (dense, norms)))
     return {path: _make_name(head.get(layer, layer), tensor) for path, (layer, tensor) in tensors.items()}
+
+
+def _order_layers(positions: Mapping[str, int | None]) -> list[str]:
+    """Orders layers of one kind by their positions in the model, if each has its own, or else by their numbers.
+
+    Keras numbers the layers of a user through a whole session. Names that differ by more than their numbers have no
+    order; the result is then empty, because layers of one shape would fit as well if they were swapped.
+    """
+    by_position = {position: layer for layer, position in positions.items() if position is not None}
+    if len(by_position) == len(positions):
+        return [by_position[position] for position in sorted(by_position)]
+    if len({re.sub(r"_?\d+", "", layer) for layer in positions}) > 1 and set(positions) != set(HEAD_LAYERS["article"]):
+        return []
+    return sorted(positions, key=_split_numbers)
 
 
 def map_from_keras_3(layer_names: Mapping[str, str | None]) -> dict[str, str]:

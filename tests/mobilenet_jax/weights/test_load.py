@@ -187,15 +187,32 @@ def test_a_backbone_nested_in_another_model_is_found(tmp_path, head):
         )
 
 
-def test_head_layers_with_any_number_are_identified_by_their_order(tmp_path):
+@pytest.mark.parametrize(
+    ("names", "is_order_recorded"),
+    [
+        (("dense_9", "dense_10", "dense_11", "batch_normalization_9", "batch_normalization_10"), False),
+        (("hidden", "bottleneck", "output", "second", "first"), True),
+    ],
+)
+def test_head_layers_with_any_name_are_identified_by_their_order(tmp_path, names, is_order_recorded):
     path = write_keras_2(tmp_path / "w.h5", Architecture(0.25, "article_bn", 7, 4))
     expected = read_weights(path).tensors
-    renamed = {
-        "dense_1": "dense_9", "dense_2": "dense_10", "predictions": "dense_11",
-        "dense_1_bn": "batch_normalization_9", "dense_2_bn": "batch_normalization_10",
-    }  # fmt: skip
+    _rename_head(path, names)
     with h5py.File(path, "r+") as file:
-        for ours, keras_name in renamed.items():
-            file.move(f"{ours}/{ours}", f"{keras_name}/{keras_name}")
-            del file[ours]
+        if is_order_recorded:
+            file.attrs["layer_names"] = [name.encode() for name in names]
     assert are_equal(read_weights(path).tensors, expected)
+
+
+def test_head_layers_whose_order_is_not_recorded_are_refused(tmp_path):
+    path = write_keras_2(tmp_path / "w.h5", Architecture(0.25, "article", 7, 4))
+    _rename_head(path, ("hidden", "bottleneck", "output"))
+    with pytest.raises(WeightsError, match="bottleneck"):
+        read_weights(path)
+
+
+def _rename_head(path, names):
+    with h5py.File(path, "r+") as file:
+        for ours, name in zip(("dense_1", "dense_2", "predictions", "dense_1_bn", "dense_2_bn"), names, strict=False):
+            file.move(f"{ours}/{ours}", f"{name}/{name}")
+            del file[ours]
