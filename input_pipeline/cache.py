@@ -122,7 +122,7 @@ def _is_valid(file: Path, index: Path, description: dict[str, object]) -> bool:
     try:
         cached = json.loads(index.read_text())
         images = np.load(file, mmap_mode="r")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:  # the last: it is empty
         _logger.warning("the cache %s cannot be read (%s): decoding the images again", file.parent, error)
         return False
     if cached != description or list(images.shape) != description["shape"] or images.dtype != np.uint8:

@@ -127,7 +127,7 @@ class Examples:
         return Faults(
             f"the {noun} {name!a} has control characters or invalid UTF-8 in its name: rename it"
             for noun, name in names
-            if _UNPRINTABLE.search(name)
+            if not is_printable(name)
         )
 
     def compute_fingerprint(self) -> str:
@@ -156,6 +156,14 @@ def concatenate_examples(first: Examples, second: Examples) -> Examples:
 def get_stem(path: str) -> str:
     """Returns the file name without its suffix; `Path.stem` takes four times as long."""
     return os.path.splitext(os.path.basename(path))[0]
+
+
+def is_printable(name: str) -> bool:
+    """Returns whether a name of a class or an image is UTF-8 without control characters.
+
+    `str.isprintable` also refuses no-break spaces and the joiners that some scripts and emoji need.
+    """
+    return _UNPRINTABLE.search(name) is None
 
 
 def normalize_name(name: str) -> str:

@@ -213,10 +213,12 @@ def _assign_lesions(examples: Examples, table: Path, base: Path, faults: Faults)
     table_faults = Faults()
     lesion_of = read_lesions(table, table_faults)
     names, rows, keys = examples.names.tolist(), examples.rows.tolist(), []
-    forms = [*names, *rows, *(Path(row).name for row in rows), *(Path(row).stem for row in rows)]
+    prefix = "" if base == table.parent else f"{base.relative_to(table.parent).as_posix()}/"
+    suffixed = [*rows, *(prefix + row for row in rows), *(Path(row).name for row in rows)]
+    forms = [*names, *suffixed, *(os.path.splitext(name)[0] for name in suffixed)]
     matches = match_names(forms, lesion_of)
     for i, (name, row) in enumerate(zip(names, rows, strict=True)):
-        listed = [key for key in matches[i :: len(names)] if key is not None]  # of the four forms of an image
+        listed = [key for key in matches[i :: len(names)] if key is not None]  # of the forms of an image
         keys.append(listed[0] if listed else name)
         if len({lesion_of[key] for key in listed}) > 1:
             faults.append(f"{table} has several lesions for {row} ({', '.join(dict.fromkeys(listed))}): keep one row")

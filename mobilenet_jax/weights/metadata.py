@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
+from input_pipeline.examples import is_printable
 from input_pipeline.preprocessing import STRETCH, ColorConstancy, Preprocessing, Resize
 from mobilenet_jax.errors import WeightsError
 from mobilenet_jax.model.mobilenet import MAX_IMAGE_SIZE, MIN_IMAGE_SIZE
@@ -41,14 +42,14 @@ class Metadata:
 
     def __post_init__(self) -> None:
         size, scaling, classes = self.image_size, self.input_scaling, self.classes
-        are_pixels = size is None or (len(size) == 2 and all(type(n) is int for n in size))
+        are_pixels = size is None or (isinstance(size, tuple) and len(size) == 2 and all(type(n) is int for n in size))
         if not are_pixels or (size and not MIN_IMAGE_SIZE <= min(size) <= max(size) <= MAX_IMAGE_SIZE):
             raise WeightsError(
                 f"image_size {size} is not a height and a width from {MIN_IMAGE_SIZE} to {MAX_IMAGE_SIZE} pixels"
             )
         if not _is_range(scaling):
             raise WeightsError(f"input_scaling {scaling} is not a low number and a higher one, or three of each")
-        if classes is not None and not all(isinstance(name, str) and name.isprintable() for name in classes):
+        if classes is not None and not all(isinstance(name, str) and is_printable(name) for name in classes):
             raise WeightsError("classes contains a name that is not printable text")
         choices = (get_args(Resize), get_args(ColorConstancy))
         for key, value, known in zip(Preprocessing._fields, self.preprocessing, choices, strict=True):
@@ -72,7 +73,7 @@ class Metadata:
         facts |= self.preprocessing.list_changes()
         known = {name: value for name, value in facts.items() if value not in (None, "")}
         return {
-            name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=float)  # of NumPy
             for name, value in known.items()
         }
 

@@ -97,6 +97,10 @@ def _truncate_images(examples, folder):
     (folder / "images.npy").write_bytes((folder / "images.npy").read_bytes()[:5000])
 
 
+def _empty_images(examples, folder):
+    (folder / "images.npy").write_bytes(b"")
+
+
 def _stop_before_the_index(examples, folder):
     (folder / "index.json").unlink()
     (folder / "images.npy.unfinished").write_bytes(b"half")  # of an earlier version
@@ -115,7 +119,15 @@ def _set_older_format(examples, folder):
 
 @pytest.mark.parametrize(
     "change",
-    [_replace_source, _touch_source, _truncate_images, _stop_before_the_index, _damage_index, _set_older_format],
+    [
+        _replace_source,
+        _touch_source,
+        _truncate_images,
+        _empty_images,
+        _stop_before_the_index,
+        _damage_index,
+        _set_older_format,
+    ],
 )
 def test_an_invalid_cache_is_replaced(examples, tmp_path, change):
     open_cache("disk", examples.paths, SIZE)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+from input_pipeline.examples import is_printable
 from mobilenet_jax.errors import WeightsError
 from mobilenet_jax.model.mobilenet import MAX_IMAGE_SIZE, MIN_IMAGE_SIZE
 from mobilenet_jax.weights.damage import report_damage
@@ -86,7 +87,7 @@ class JsonObject(NamedTuple):
 
     def check_classes(self, key: str, names: list[Any]) -> tuple[str, ...]:
         """Returns class names after validating them."""
-        if not all(isinstance(name, str) and name.isprintable() for name in names):
+        if not all(isinstance(name, str) and is_printable(name) for name in names):
             self.refuse(key, "printable names")
         return tuple(names)
 

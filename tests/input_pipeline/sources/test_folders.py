@@ -78,6 +78,8 @@ def test_lesions_are_named_by_path_by_file_name_or_without_suffix(tmp_path):
         (tmp_path / name).touch()
     (tmp_path / "lesions.csv").write_text("image,lesion_id\ncat/1.jpg,a\n2.jpg,a\n3,b\n")
     assert read_folders(tmp_path).lesions.tolist() == ["a", "a", "b"]
+    (tmp_path / "lesions.csv").write_text("image,lesion_id\ncat/1,a\ncat/2.jpg,a\ndog/3,b\n")
+    assert read_folders(tmp_path).lesions.tolist() == ["a", "a", "b"]
     (tmp_path / "lesions.csv").write_text("image , lesion_id\ncat/1.jpg , a\n2.jpg,a \n 3,b\n")
     assert read_folders(tmp_path).lesions.tolist() == ["a", "a", "b"]
     (tmp_path / "lesions.csv").write_text("image;lesion_id\n1.jpg;a\n")
@@ -86,6 +88,11 @@ def test_lesions_are_named_by_path_by_file_name_or_without_suffix(tmp_path):
     (tmp_path / "lesions.csv").write_text("image,lesion_id\ncat/1.jpg,a\n2.jpg,a\n2,c\n3,b\n")
     with pytest.raises(DataError, match=r"several lesions for cat/2\.jpg \(2, 2\.jpg\): keep one row"):
         read_folders(tmp_path)
+    (tmp_path / "Train").mkdir()
+    for name in ("cat", "dog"):
+        (tmp_path / name).rename(tmp_path / "Train" / name)
+    (tmp_path / "lesions.csv").write_text("image,lesion_id\nTrain/cat/1.jpg,a\nTrain/cat/2,a\ndog/3.jpg,b\n")
+    assert read_folders(tmp_path).lesions.tolist() == ["a", "a", "b"], "relative to either folder"
 
 
 @pytest.mark.parametrize(

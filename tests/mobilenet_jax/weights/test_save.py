@@ -63,6 +63,16 @@ def test_metadata_are_written_as_text(tmp_path, weights):
         }
 
 
+def test_metadata_accept_names_with_joiners_and_ranges_of_numpy(tmp_path):
+    classes = ("melanoma in\u00a0situ", "\u0645\u06cc\u200c\u0634\u0648\u062f")
+    metadata = Metadata((64, 64), (np.float32(0), np.float32(1)), classes)
+    texts = metadata.to_texts()
+    assert Metadata.from_texts(texts) == Metadata((64, 64), (0.0, 1.0), classes)
+    for faulty in ({"classes": ("a\nb",)}, {"classes": ("a\x1b[2J",)}, {"image_size": 64}):
+        with pytest.raises(WeightsError):
+            Metadata(**faulty)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_format_keeps_the_preprocessing(tmp_path, name):
     weights, steps = read_weights(write_keras_2(tmp_path / "w.h5")), Preprocessing("crop", "shades_of_gray")
