@@ -35,6 +35,7 @@ from mobilenet_jax.weights.orbax import (
 
 MAX_CHECKPOINTS = 4  # the latest two, the best, and one that is being written
 
+_REPLACED = ".replaced"  # follows the step of a checkpoint until the one that replaces it is complete
 _logger = logging.getLogger(__name__)
 
 
@@ -63,6 +64,7 @@ class Checkpoints:
             self._policy = asyncio.get_event_loop_policy()
             asyncio.set_event_loop_policy(_DrainingPolicy())
             with self._report_errors("read"):
+                _settle_replaced(self._folder)
                 _remove_damaged_scores(self._folder)
                 self._folder.mkdir(exist_ok=True)
                 self._manager = _CheckpointManager(self._folder, options=_make_options())
@@ -72,6 +74,7 @@ class Checkpoints:
         with self._report_errors("write"):
             if is_first_process():
                 self._manager.close()
+                _settle_replaced(self._folder)
                 if error is None:  # otherwise a thread of Orbax may still start an event loop
                     asyncio.set_event_loop_policy(self._policy)
 
@@ -107,8 +110,11 @@ class Checkpoints:
         )
         step = int(state.step)
         with self._report_errors("write"):
-            if score is not None and step in self._manager.all_steps():
-                self._manager.delete(step)  # Orbax does not save a step twice
+            self._manager.wait_until_finished()
+            _settle_replaced(self._folder)
+            if score is not None and step in self._manager.all_steps():  # Orbax does not save a step twice
+                (self._folder / str(step)).rename(self._folder / f"{step}{_REPLACED}")
+                self._manager.reload()
             self._manager.save(step, args=args, metrics=metrics)
 
     def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
@@ -169,7 +175,9 @@ class Checkpoints:
 
 
 def _make_options() -> ocp.CheckpointManagerOptions:
-    policies = [checkpoint_managers.LatestN(2), checkpoint_managers.BestN(get_metric_fn=get_score, n=1)]
+    # A folder without a score is the rest of one whose deletion was interrupted.
+    best = checkpoint_managers.BestN(get_metric_fn=get_score, n=1, keep_checkpoints_without_metrics=False)
+    policies = [checkpoint_managers.LatestN(2), best]
     return ocp.CheckpointManagerOptions(
         preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
         best_fn=get_score,
@@ -230,6 +238,15 @@ class _DrainingPolicy(asyncio.DefaultEventLoopPolicy):
     """Makes new event loops of all threads draining ones: Orbax creates its loops in background threads."""
 
     _loop_factory = _DrainingEventLoop
+
+
+def _settle_replaced(folder: Path) -> None:
+    """Removes checkpoints that were replaced, and puts back those whose replacement was not completed."""
+    for replaced in folder.glob(f"*{_REPLACED}"):
+        if (checkpoint := replaced.with_suffix("")).exists():
+            shutil.rmtree(replaced)
+        else:
+            replaced.rename(checkpoint)
 
 
 def _remove_damaged_scores(folder: Path) -> None:

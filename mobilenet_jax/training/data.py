@@ -125,7 +125,7 @@ def add_soft_labels(training: Examples, loss: ConfigDict) -> Examples:
     columns = [teacher.class_names.index(name) for name in training.class_names]
     probabilities = teacher.probabilities[[row_of[name] for name in names]][:, columns]
     offset = compute_logit_offset(training.labels, len(columns), loss.logit_adjustment)
-    probabilities = probabilities if offset is None else probabilities * np.exp(offset)
+    probabilities = probabilities if offset is None else probabilities * np.exp(offset.astype(np.float64))
     probabilities /= probabilities.sum(1, keepdims=True)
     one_hot, weight = np.eye(len(columns))[training.labels], loss.soft_labels_weight
     return replace(training, soft_labels=((1 - weight) * one_hot + weight * probabilities).astype(np.float32))

@@ -2,11 +2,13 @@ import errno
 import resource
 import shutil
 
+import jax.numpy as jnp
 import pytest
 
 from mobilenet_jax.errors import WorkdirError
 from mobilenet_jax.training.checkpoints import Checkpoints
 from mobilenet_jax.training.loop import train_and_evaluate
+from mobilenet_jax.training.step import TrainState
 from mobilenet_jax.weights.load import read_weights
 from tests.helpers.runs import make_config, read_records
 
@@ -105,6 +107,38 @@ def test_a_disk_that_fills_up_during_a_save_is_one_error(data, whole, tmp_path, 
     monkeypatch.setattr(Checkpoints, "save", save)
     train_and_evaluate(make_config(data, train__epochs=4), workdir)
     assert [record["step"] for record in read_records(workdir)] == [3, 6, 9, 12]
+
+
+def _make_state(step):
+    return TrainState(jnp.int32(step), {"layer": {"kernel": jnp.full(3, step, jnp.float32)}}, {}, {}, None)
+
+
+def _list_names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_state_remains_until_the_evaluated_one_that_replaces_it_is_complete(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(_make_state(3), {"epoch": 0}, score=None)
+    (tmp_path / "3").rename(tmp_path / "3.replaced")  # as a kill during the replacement leaves it
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.restore(_make_state(0))[1] == {"epoch": 0}
+        checkpoints.save(_make_state(3), {"epoch": 1}, score=0.5)
+        assert "3.replaced" in _list_names(tmp_path)
+    assert _list_names(tmp_path) == ["3"]
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.restore(_make_state(0))[1] == {"epoch": 1}
+
+
+def test_the_rest_of_a_deleted_checkpoint_does_not_remain(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(_make_state(step), {}, score=1 / step)
+    shutil.rmtree(tmp_path / "1" / "metrics")  # a kill during the deletion
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in (4, 5, 6):
+            checkpoints.save(_make_state(step), {}, score=0.4 if step == 4 else 0.0)
+    assert _list_names(tmp_path) == ["2", "5", "6"], "the best one, and the latest two"
 
 
 def test_what_a_killed_save_left_is_removed(data, whole, tmp_path):
