@@ -76,8 +76,9 @@ class Sweep:
                     "letter or digit"
                 )
         for name, minimum in (("folds", 2), ("seeds", 1), ("trials", 1)):
-            if getattr(self, name) < minimum:
-                raise ConfigError(f"{name} is {getattr(self, name)}, less than {minimum}")
+            value = getattr(self, name)
+            if type(value) is not int or value < minimum:
+                raise ConfigError(f"{name} is {value!r}, but must be an integer of at least {minimum}")
         if bool(self.variants) == bool(self.search):
             raise ConfigError("a sweep needs either variants or a search")
         for overrides in (self.common, *self.variants.values()):

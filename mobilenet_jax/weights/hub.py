@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from input_pipeline.errors import get_first_line
 from mobilenet_jax.errors import WeightsError
 
 LOGIN = "run `hf auth login` or set HF_TOKEN"
@@ -105,6 +106,10 @@ def import_hub(repository: str) -> Any:
         raise WeightsError(
             "huggingface_hub 1.0 or newer is not installed: run pip install -e '.[hub]' in the repository"
         ) from error
+    except ValueError as error:  # it parses its variables when it is imported
+        raise WeightsError(
+            f"an environment variable of huggingface_hub, HF_..., has an invalid value ({get_first_line(error)})"
+        ) from error
     token = hub.get_token() or ""
     if not (token.isascii() and token.isprintable()):
         raise WeightsError(f"the token of the Hub contains invalid characters: {LOGIN}")
@@ -172,7 +177,7 @@ def report_failures() -> Iterator[None]:
 
     try:
         yield
-    except (HTTPError, OSError, RuntimeError, ValueError) as error:
+    except (HTTPError, ImportError, OSError, RuntimeError, ValueError) as error:
         raise WeightsError(_describe_failure(error)) from error
 
 
@@ -195,6 +200,8 @@ def _describe_failure(error: BaseException) -> str:
             return f"the token has no permission ({_describe_answer(error)}): {LOGIN} with another one"
         case errors.HfHubHTTPError():
             return f"the Hub refused the request ({_describe_answer(error)}): try again later"
+        case ImportError():  # of httpx, for the kind of proxy
+            return f"the proxy of HTTPS_PROXY or ALL_PROXY needs another package: {get_first_line(error)}"
         case errors.HTTPError():
             return (
                 f"the connection to the Hub failed ({type(error).__name__}): check the network, and HF_ENDPOINT if set"

@@ -7,6 +7,7 @@ import pooch
 from input_pipeline.errors import get_first_line
 from input_pipeline.user_cache import create_cache_folder, get_cache_folder
 from mobilenet_jax.errors import WeightsError
+from mobilenet_jax.weights.weights_file import compute_sha256
 
 _URL = "https://storage.googleapis.com/tensorflow/keras-applications/mobilenet/"
 _ALPHA_NAMES = {1.0: "1_0", 0.75: "7_5", 0.5: "5_0", 0.25: "2_5"}
@@ -38,16 +39,18 @@ def find_imagenet_weights(alpha: float, image_size: int) -> Path:
     name = f"mobilenet_{_ALPHA_NAMES[alpha]}_{size}_tf_no_top.h5"
     folder = get_cache_folder("weights")
     if (folder / name).exists():
+        if name in _SHA256 and compute_sha256(folder / name) != _SHA256[name]:
+            raise WeightsError(f"{folder / name} does not have its known SHA-256: delete it and try again")
         return folder / name
     create_cache_folder("weights")
     try:
         pooch.get_logger().setLevel("WARNING")
         pooch.retrieve(_URL + name, known_hash=_SHA256.get(name), fname=name, path=folder, progressbar=True)
-    except ValueError as error:
-        raise WeightsError(f"{_URL + name} does not match its known SHA-256: {get_first_line(error)}") from error
-    except OSError as error:  # the exceptions of requests are OSErrors too
+    except OSError as error:  # the exceptions of requests are OSErrors, and some of them ValueErrors too
         raise WeightsError(
             f"cannot download {name} ({type(error).__name__}): download {_URL + name} on a machine with a network "
             f"connection and put it into {folder}, or set init.weights to its path"
         ) from error
+    except ValueError as error:
+        raise WeightsError(f"{_URL + name} does not match its known SHA-256: {get_first_line(error)}") from error
     return folder / name

@@ -124,7 +124,7 @@ def _describe_timm(config: JsonObject, shapes: Mapping[str, Shape]) -> Descripti
     classes = next((_read_labels(*label) for label in labels if label[0].values.get(label[1])), None)
     variant = {"padding": paddings[0], "batch_norm_epsilon": epsilon}
     mode, share = pretrained.values.get("crop_mode"), pretrained.values.get("crop_pct")
-    if mode in ("center", None) and share not in (1, None):
+    if pretrained.values and mode != "squash" and share != 1:  # timm crops to 0.875 of the sides where it is not set
         _logger.warning(_OTHER_CROP, _TITLES["timm"])
     preprocessing = _CROP if mode == "center" and share == 1 else STRETCH
     metadata = Metadata(size, make_input_scaling(mean, std), classes, preprocessing=preprocessing)
@@ -159,10 +159,11 @@ def _describe_transformers(config: JsonObject, processor: JsonObject) -> Descrip
         alpha = str(config.read_number("depth_multiplier", 1, 0, LARGEST))
     if processor.values:
         is_cropped = processor.values.get("do_center_crop", "crop_size" in processor.values)
-        size = processor.read_size("crop_size" if is_cropped else "size")
-        if is_cropped and size and processor.values.get("size") == {"shortest_edge": size[0]} and size[0] == size[1]:
+        size, resized = processor.read_size("crop_size" if is_cropped else "size"), processor.read_size("size")
+        edges = processor.values.get("size")
+        if is_cropped and size and size[0] == size[1] and edges in (size[0], {"shortest_edge": size[0]}):
             preprocessing = _CROP
-        elif is_cropped and isinstance(edges := processor.values.get("size"), dict) and "shortest_edge" in edges:
+        elif is_cropped and (resized is None or resized != size):
             _logger.warning(_OTHER_CROP, _TITLES["transformers"])
         scaling = _read_processor_range(processor)
     else:

@@ -75,7 +75,11 @@ def test_overrides_of_the_command_replace_common_ones_only(tmp_path):
         ("x = 1 / 0", "ZeroDivisionError: division by zero"),
         ("def get_sweep(): return Sweep('sample')", "a sweep needs either variants or a search"),
         ("def get_sweep(): return Sweep('sample', {'../x': {}})", "'../x' is not the name of a variant: use letters"),
-        ("def get_sweep(): return Sweep('sample', {'a': {}}, folds=1)", "folds is 1, less than 2"),
+        (
+            "def get_sweep(): return Sweep('sample', {'a': {}}, folds=1)",
+            "folds is 1, but must be an integer of at least 2",
+        ),
+        ("def get_sweep(): return Sweep('sample', {'a': {}}, seeds=2.0)", "seeds is 2.0, but must be an integer"),
         ("def get_sweep(): return Sweep('sample', {'a': {'seed': 3}})", "config.seed is set for each repetition"),
     ],
 )

@@ -11,7 +11,7 @@ import pytest
 from mobilenet_jax import load_pretrained
 from mobilenet_jax.errors import WeightsError
 from mobilenet_jax.training.setup import init_model
-from mobilenet_jax.weights.hub import download, is_hub_location, strip_folder
+from mobilenet_jax.weights.hub import download, import_hub, is_hub_location, report_failures, strip_folder
 from mobilenet_jax.weights.load import map_tensors, read_weights
 from tests.helpers.hub_server import TOKEN, make_environment
 from tests.helpers.runs import ROOT, make_config
@@ -177,6 +177,21 @@ def test_an_old_package_is_refused_with_the_command_that_updates_it(hub, monkeyp
     with pytest.raises(WeightsError, match=r"huggingface_hub 1\.0 or newer is not installed: run pip install"):
         read_weights(LOCATION)
     assert hub.requests == []
+
+
+def test_a_variable_that_is_not_valid_and_a_proxy_that_needs_a_package_are_errors_of_a_line(monkeypatch):
+    def fail(name):
+        raise ValueError("invalid literal for int() with base 10: 'abc'")
+
+    reason = "Using SOCKS proxy, but the 'socksio' package is not installed."
+    message = f"HTTPS_PROXY or ALL_PROXY needs another package: {reason}$"
+    with pytest.raises(WeightsError, match=message), report_failures():
+        raise ImportError(f"{reason}\nMore.")
+    monkeypatch.setattr("importlib.import_module", fail)
+    with pytest.raises(
+        WeightsError, match=r"variable of huggingface_hub, HF_\.\.\., has an invalid value \(invalid lit"
+    ):
+        import_hub("owner/name")
 
 
 def test_training_starts_from_weights_on_the_hub_and_logs_their_commit(hub, files, data, caplog):

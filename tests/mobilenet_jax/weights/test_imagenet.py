@@ -3,6 +3,7 @@
 import hashlib
 
 import pytest
+from requests.exceptions import InvalidProxyURL
 
 from mobilenet_jax.errors import WeightsError
 from mobilenet_jax.weights.imagenet import _SHA256, find_imagenet_weights
@@ -30,6 +31,27 @@ def test_a_file_with_another_content_is_refused(cache, monkeypatch):
     monkeypatch.setattr("pooch.retrieve", download)
     with pytest.raises(WeightsError, match="does not match its known SHA-256: SHA256 hash of downloaded"):
         find_imagenet_weights(0.25, 224)
+
+
+def test_a_file_that_was_put_into_the_cache_is_compared_with_its_hash(cache, monkeypatch):
+    monkeypatch.setattr("pooch.retrieve", lambda *args, **options: pytest.fail("downloaded"))
+    path = cache / "mobilenet-jax" / "weights" / "mobilenet_2_5_224_tf_no_top.h5"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"changed")
+    try:
+        with pytest.raises(WeightsError, match="does not have its known SHA-256: delete it and try again"):
+            find_imagenet_weights(0.25, 224)
+    finally:
+        path.unlink()
+
+
+def test_a_proxy_that_is_not_valid_is_a_failed_download(cache, monkeypatch):
+    def fail(*args, **options):
+        raise InvalidProxyURL("Please check proxy URL. It is malformed and could be missing the host.")
+
+    monkeypatch.setattr("pooch.retrieve", fail)
+    with pytest.raises(WeightsError, match="cannot download mobilenet_5_0_224_tf_no_top.h5"):
+        find_imagenet_weights(0.5, 224)
 
 
 def test_the_known_hash_is_that_of_the_published_file(weights):

@@ -53,32 +53,35 @@ def test_a_processor_that_does_not_mention_a_crop_has_its_size(tmp_path):
         ({"crop_mode": ["center"], "crop_pct": None}, "stretch"),
         ({"crop_pct": 1.0}, "stretch"),
         ({"crop_pct": 0.875}, "stretch"),
+        ({"crop_mode": "border", "crop_pct": 0.875}, "stretch"),
+        ({"input_size": [3, 224, 224]}, "stretch"),
+        ({}, "stretch"),
     ],
 )
 def test_a_crop_of_timm_that_cuts_one_side_only_is_recorded(tmp_path, config, resize, caplog):
     assert _read(tmp_path, "timm", config={"pretrained_cfg": config}).preprocessing == Preprocessing(resize)
-    assert ("crops images in another way" in caplog.text) == (config.get("crop_pct") == 0.875)
+    is_other = config.get("crop_mode") != "squash" and config.get("crop_pct") != 1.0
+    assert ("crops images in another way" in caplog.text) == is_other
 
 
 @pytest.mark.parametrize(
-    ("processor", "resize"),
+    ("processor", "resize", "is_other"),
     [
-        ({"size": {"shortest_edge": 160}, "crop_size": {"height": 160, "width": 160}}, "crop"),
-        ({"size": {"shortest_edge": 160}, "crop_size": 160, "do_center_crop": True}, "crop"),
-        ({"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}}, "stretch"),
-        ({"size": {"shortest_edge": 160}, "crop_size": {"height": 160, "width": 128}}, "stretch"),
-        ({"size": {"height": 160, "width": 160}, "crop_size": {"height": 160, "width": 160}}, "stretch"),
-        ({"size": {"shortest_edge": 160}, "crop_size": 160, "do_center_crop": False}, "stretch"),
-        ({"size": None, "crop_size": 160}, "stretch"),
+        ({"size": {"shortest_edge": 160}, "crop_size": {"height": 160, "width": 160}}, "crop", False),
+        ({"size": {"shortest_edge": 160}, "crop_size": 160, "do_center_crop": True}, "crop", False),
+        ({"size": 160, "crop_size": 160}, "crop", False),
+        ({"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}}, "stretch", True),
+        ({"size": {"shortest_edge": 160}, "crop_size": {"height": 160, "width": 128}}, "stretch", True),
+        ({"size": {"height": 256, "width": 256}, "crop_size": {"height": 224, "width": 224}}, "stretch", True),
+        ({"size": {"height": 160, "width": 160}, "crop_size": {"height": 160, "width": 160}}, "stretch", False),
+        ({"size": {"shortest_edge": 160}, "crop_size": 160, "do_center_crop": False}, "stretch", False),
+        ({"size": None, "crop_size": 160}, "stretch", True),
     ],
 )
-def test_a_crop_of_transformers_that_cuts_one_side_only_is_recorded(tmp_path, processor, resize, caplog):
+def test_a_crop_of_transformers_that_cuts_one_side_only_is_recorded(tmp_path, processor, resize, is_other, caplog):
     metadata = _read(tmp_path, "transformers", preprocessor_config=processor)
     assert metadata.preprocessing == Preprocessing(resize)
-    is_other = (
-        resize == "stretch" and processor.get("do_center_crop", True) and "shortest_edge" in (processor["size"] or {})
-    )
-    assert ("crops images in another way" in caplog.text) == bool(is_other)
+    assert ("crops images in another way" in caplog.text) == is_other
 
 
 @pytest.mark.parametrize(
