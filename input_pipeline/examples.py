@@ -17,7 +17,9 @@ from input_pipeline.errors import DataError
 Part = Literal["Training", "Validation", "Test"]  # the archive's sets
 Batch = dict[str, np.ndarray]  # columns of one length
 
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # the last: how Python decodes bytes that are not UTF-8
+# Control characters, line and paragraph separators, overrides of the direction of writing, and surrogates, as which
+# Python decodes bytes that are not UTF-8.
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class Faults(list[str]):

@@ -215,7 +215,10 @@ def _assign_lesions(examples: Examples, table: Path, base: Path, faults: Faults)
     names, rows, keys = examples.names.tolist(), examples.rows.tolist(), []
     prefix = "" if base == table.parent else f"{base.relative_to(table.parent).as_posix()}/"
     suffixed = [*rows, *(prefix + row for row in rows), *(Path(row).name for row in rows)]
-    forms = [*names, *suffixed, *(os.path.splitext(name)[0] for name in suffixed)]
+    stripped, known = [os.path.splitext(name)[0] for name in suffixed], {*suffixed}
+    # That of 1.jpg.png is the name of another image if there is a 1.jpg.
+    stripped = [name if name not in known else names[i % len(names)] for i, name in enumerate(stripped)]
+    forms = [*names, *suffixed, *stripped]
     matches = match_names(forms, lesion_of)
     for i, (name, row) in enumerate(zip(names, rows, strict=True)):
         listed = [key for key in matches[i :: len(names)] if key is not None]  # of the forms of an image

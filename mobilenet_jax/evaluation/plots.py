@@ -16,6 +16,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import EngFormatter
 from sklearn.metrics import ConfusionMatrixDisplay, PrecisionRecallDisplay, RocCurveDisplay, confusion_matrix
 
 from mobilenet_jax.evaluation.metrics import CALIBRATION_BINS, assign_bins
@@ -198,6 +199,7 @@ def _draw_reliability_diagram(predictions: Predictions) -> Figure:
     curve.legend(loc="lower right")
     histogram.bar((np.arange(CALIBRATION_BINS) + 0.5) / CALIBRATION_BINS, counts, 0.9 / CALIBRATION_BINS)
     histogram.set(xlabel="Confidence (probability of the predicted class)", ylabel="Images", xlim=(0, 1))
+    histogram.yaxis.set_major_formatter(EngFormatter(sep=""))  # large numbers do not fit
     for axes in (curve, histogram):
         axes.grid(alpha=0.3)
     return figure
@@ -223,7 +225,9 @@ def _draw_score_panels(predictions: Predictions, columns: int) -> Figure:
     width, height = 2.6 * columns, 0.7 + header + 1.7 * rows
     figure = Figure(figsize=(width, height))
     margins = {"left": 0.75 / width, "right": 1 - 0.1 / width, "bottom": 0.6 / height, "top": 1 - header / height}
-    panels = figure.subplots(rows, columns, sharex=True, squeeze=False, gridspec_kw={**margins, "hspace": 0.25}).flat
+    panels = figure.subplots(
+        rows, columns, sharex=True, squeeze=False, gridspec_kw={**margins, "hspace": 0.25, "wspace": 0.25}
+    ).flat
     edges = np.linspace(0, 1, 21)
     groups = (("images of other classes", "C0"), ("images of the class", "C1"))
     for i, axes in enumerate(panels):
@@ -241,6 +245,6 @@ def _draw_score_panels(predictions: Predictions, columns: int) -> Figure:
         axes.grid(alpha=0.3)
     patches = [Patch(color=color, alpha=0.6, label=label) for label, color in groups]
     figure.legend(handles=patches, loc="upper center", ncols=legend_columns, title=title)
-    figure.supxlabel("Predicted probability of the class")
+    figure.supxlabel("Predicted probability of the class", y=0.1 / height)
     figure.supylabel("Fraction of images")
     return figure

@@ -41,7 +41,7 @@ _logger = logging.getLogger(__name__)
 
 def has_checkpoints(folder: Path) -> bool:
     """Returns whether there is a complete checkpoint, readable or not; Orbax names their folders by their steps."""
-    return any(path.name.isdigit() for path in folder.glob("*"))
+    return any(path.name.removesuffix(_REPLACED).isdigit() for path in folder.glob("*"))
 
 
 class Checkpoints:

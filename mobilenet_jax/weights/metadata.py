@@ -42,7 +42,9 @@ class Metadata:
 
     def __post_init__(self) -> None:
         size, scaling, classes = self.image_size, self.input_scaling, self.classes
-        are_pixels = size is None or (isinstance(size, tuple) and len(size) == 2 and all(type(n) is int for n in size))
+        are_pixels = size is None or (
+            isinstance(size, tuple | list) and len(size) == 2 and all(type(n) is int for n in size)
+        )
         if not are_pixels or (size and not MIN_IMAGE_SIZE <= min(size) <= max(size) <= MAX_IMAGE_SIZE):
             raise WeightsError(
                 f"image_size {size} is not a height and a width from {MIN_IMAGE_SIZE} to {MAX_IMAGE_SIZE} pixels"

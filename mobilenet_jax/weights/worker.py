@@ -29,8 +29,8 @@ class WorkerFile:
 
     Attributes:
         datasets: `shape` and `dtype` of each tensor, by its name in the file. Of HDF5 also `layer`, the name of its
-            layer, which Keras 3 records, and `position`, that of its layer in the model, which Keras 1 and 2 record;
-            either can be None.
+            layer, which Keras 3 records, and `position`, those of its layer in the model and of itself in the layer,
+            which Keras 1 and 2 record; either can be None.
         attributes: of HDF5, some attributes of the file that are text, by name: `backend`, `model_config`, and this
             project's metadata.
     """

@@ -104,25 +104,37 @@ def get_text_attributes(node: h5py.Group, *names: str) -> dict[str, str]:
     return texts
 
 
-def get_layer_positions(file: h5py.File) -> dict[str, int]:
-    """Returns the position of each layer in the model by its group's path, which Keras 1 and 2 record."""
-    path = "model_weights/" if isinstance(file.get("model_weights"), h5py.Group) else ""
-    attributes = file[path or "/"].attrs
-    if "layer_names" not in attributes or attributes.get_id("layer_names").get_storage_size() > MAX_TEXT:
-        return {}
-    names = np.atleast_1d(attributes["layer_names"]).ravel().tolist()
-    texts = [name.decode() if isinstance(name, bytes) else name for name in names]
-    return {f"{path}{name}/": i for i, name in enumerate(texts)}
+def get_positions(file: h5py.File) -> dict[str, tuple[int, int]]:
+    """Returns the positions that Keras 1 and 2 record, by the path of the dataset.
+
+    They are that of the layer in the model, and that of the tensor in the layer, which can be a model itself.
+    """
+    prefix = "model_weights/" if isinstance(file.get("model_weights"), h5py.Group) else ""
+    model, positions = file[prefix or "/"], {}
+    for i, layer in enumerate(list_names(model, "layer_names")):
+        if isinstance(group := model.get(layer), h5py.Group):
+            for j, tensor in enumerate(list_names(group, "weight_names")):
+                positions[f"{prefix}{layer}/{tensor}"] = i, j
+    return positions
 
 
-def describe(dataset: h5py.Dataset, positions: dict[str, int]) -> dict[str, Any]:
-    """Returns the shape and the type of a dataset, and what the file records about its layer.
+def list_names(group: h5py.Group, attribute: str) -> list[str]:
+    """Returns the names in an attribute; none if it does not exist or is too large."""
+    stored = group.attrs.get_id(attribute) if attribute in group.attrs else None
+    if stored is None or stored.shape is None or math.prod(stored.shape) * stored.dtype.itemsize > MAX_TEXT:
+        return []
+    names = np.atleast_1d(group.attrs[attribute]).ravel().tolist()
+    return [name.decode() if isinstance(name, bytes) else str(name) for name in names]
 
-    That is its name, which Keras 3 stores in the group around the dataset, or its position in the model.
+
+def describe(dataset: h5py.Dataset, position: tuple[int, int] | None) -> dict[str, Any]:
+    """Returns the shape, the type, the name of the layer, which Keras 3 stores in the group around it, and a position.
+
+    Args:
+        dataset: the dataset.
+        position: see `get_positions`; None if the file does not record it.
     """
     layer = get_text_attributes(dataset.parent, "name").get("name")
-    path = dataset.name.removeprefix("/")
-    position = next((i for group, i in positions.items() if path.startswith(group)), None)
     return {"shape": dataset.shape or (), "dtype": str(dataset.dtype), "layer": layer, "position": position}
 
 
@@ -187,8 +199,8 @@ def serve(path: str) -> None:
         attributes = get_text_attributes(file, "mobilenet_jax", "model_config", "backend")
         if isinstance(file.get("model_weights"), h5py.Group):
             attributes |= get_text_attributes(file["model_weights"], "backend")
-        positions = get_layer_positions(file)
-        descriptions = {name: describe(dataset, positions) for name, dataset in datasets.items()}
+        positions = get_positions(file)
+        descriptions = {name: describe(dataset, positions.get(name)) for name, dataset in datasets.items()}
         send({"datasets": descriptions, "attributes": attributes})
         for line in sys.stdin:
             name = json.loads(line)

@@ -41,11 +41,12 @@ _KERNEL_TENSORS, _NORM_TENSORS = ("kernel", "bias"), ("scale", "bias", "mean", "
 _KERAS_3_PATH = re.compile(rf"((?:.*/)?)({'|'.join(_LAYERS)}|dense)(?:_(\d{{1,4}}))?/vars/(\d)")
 
 
-def map_from_keras_2(positions: Mapping[str, int | None]) -> dict[str, str]:
+def map_from_keras_2(positions: Mapping[str, list[int] | None]) -> dict[str, str]:
     """Maps the datasets of Keras 1 and 2 to tensor names; datasets that have none are left out.
 
     Args:
-        positions: by the path of each dataset, the position of its layer in the model, or None if it is not recorded.
+        positions: by the path of each dataset, the position of its layer in the model and its own in the layer, or None
+            if they are not recorded.
     """
     tensors, order = {}, {}
     for path, position in positions.items():
@@ -53,25 +54,29 @@ def map_from_keras_2(positions: Mapping[str, int | None]) -> dict[str, str]:
         if groups and tensor in _TENSORS:
             layer = next((group for group in groups if group in _KNOWN_LAYERS), groups[-1])
             tensors[path] = (layer, _TENSORS[tensor])
-            order[layer] = position
+            if tensor in ("kernel", "moving_mean") and position:
+                order[layer] = position
     norms = {layer for layer, tensor in tensors.values() if tensor in ("scale", *_STATISTICS)} - _KNOWN_LAYERS
-    dense = order.keys() - _KNOWN_LAYERS - norms
-    head = _name_head_layers(*(_order_layers({layer: order[layer] for layer in layers}) for layers in (dense, norms)))
+    dense = {layer for layer, _ in tensors.values()} - _KNOWN_LAYERS - norms
+    head = _name_head_layers(_order_layers(dense, order), _order_layers(norms, order))
     return {path: _make_name(head.get(layer, layer), tensor) for path, (layer, tensor) in tensors.items()}
 
 
-def _order_layers(positions: Mapping[str, int | None]) -> list[str]:
-    """Orders layers of one kind by their positions in the model, if each has its own, or else by their numbers.
+def _order_layers(layers: set[str], positions: Mapping[str, list[int]]) -> list[str]:
+    """Orders layers of one kind as in the model; without a known order, the result is empty.
 
-    Keras numbers the layers of a user through a whole session. Names that differ by more than their numbers have no
-    order; the result is then empty, because layers of one shape would fit as well if they were swapped.
+    Layers of a model inside the model share its position. Their own order is that of their numbers, which Keras counts
+    through a whole session, or of their tensors, in which frozen layers follow the others.
+
+    Args:
+        layers: the names of the layers.
+        positions: see `map_from_keras_2`, by the name of the layer, as far as they are recorded.
     """
-    by_position = {position: layer for layer, position in positions.items() if position is not None}
-    if len(by_position) == len(positions):
-        return [by_position[position] for position in sorted(by_position)]
-    if len({re.sub(r"_?\d+", "", layer) for layer in positions}) > 1 and set(positions) != set(HEAD_LAYERS["article"]):
-        return []
-    return sorted(positions, key=_split_numbers)
+    are_known = layers <= positions.keys()
+    are_numbered = len({re.sub(r"_?\d+", "", layer) for layer in layers}) == 1 or layers == {*HEAD_LAYERS["article"]}
+    if are_known and (len({positions[layer][0] for layer in layers}) == len(layers) or not are_numbered):
+        return sorted(layers, key=lambda layer: positions[layer])
+    return sorted(layers, key=_split_numbers) if are_numbered else []
 
 
 def map_from_keras_3(layer_names: Mapping[str, str | None]) -> dict[str, str]:

@@ -41,7 +41,7 @@ _NORMALIZED = [0.5, 0.5, 0.5]
 # timm's defaults for a described model: ImageNet's.
 _TIMM_MEAN, _TIMM_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
-_OTHER_CROP = "%s crops images in another way than this project, which stretches them, so probabilities differ"
+_OTHER_CROP = "%s crops or pads images; this project stretches them, so the probabilities will differ"
 _logger = logging.getLogger(__name__)
 
 
@@ -123,10 +123,10 @@ def _describe_timm(config: JsonObject, shapes: Mapping[str, Shape]) -> Descripti
     labels = [(config, "label_names"), (pretrained, "label_names"), (pretrained, "labels")]
     classes = next((_read_labels(*label) for label in labels if label[0].values.get(label[1])), None)
     variant = {"padding": paddings[0], "batch_norm_epsilon": epsilon}
-    mode, share = pretrained.values.get("crop_mode"), pretrained.values.get("crop_pct")
-    if pretrained.values and mode != "squash" and share != 1:  # timm crops to 0.875 of the sides where it is not set
+    crop = pretrained.values.get("crop_mode") or "center", pretrained.values.get("crop_pct") or 0.875  # timm's defaults
+    if pretrained.values and crop not in (("center", 1), ("squash", 1)):
         _logger.warning(_OTHER_CROP, _TITLES["timm"])
-    preprocessing = _CROP if mode == "center" and share == 1 else STRETCH
+    preprocessing = _CROP if crop == ("center", 1) else STRETCH
     metadata = Metadata(size, make_input_scaling(mean, std), classes, preprocessing=preprocessing)
     return Description(metadata, None if alpha is None else str(alpha), check_variant(variant))
 
@@ -159,11 +159,10 @@ def _describe_transformers(config: JsonObject, processor: JsonObject) -> Descrip
         alpha = str(config.read_number("depth_multiplier", 1, 0, LARGEST))
     if processor.values:
         is_cropped = processor.values.get("do_center_crop", "crop_size" in processor.values)
-        size, resized = processor.read_size("crop_size" if is_cropped else "size"), processor.read_size("size")
-        edges = processor.values.get("size")
-        if is_cropped and size and size[0] == size[1] and edges in (size[0], {"shortest_edge": size[0]}):
+        size, resized = processor.read_size("crop_size" if is_cropped else "size"), processor.values.get("size")
+        if is_cropped and size and size[0] == size[1] and resized in (size[0], {"shortest_edge": size[0]}):
             preprocessing = _CROP
-        elif is_cropped and (resized is None or resized != size):
+        elif is_cropped and not (size and resized == {"height": size[0], "width": size[1]}):
             _logger.warning(_OTHER_CROP, _TITLES["transformers"])
         scaling = _read_processor_range(processor)
     else:

@@ -50,7 +50,7 @@ def terabytes(file):
 
 @CASES.add_keras_2("its tensors claim 1,048,576,0")
 def terabytes_in_a_head(file):
-    for name, shape in (("a", (256 * 10**9, 1024)), ("b", (1024, 1024)), ("c", (1024, 7))):
+    for name, shape in (("a_1", (256 * 10**9, 1024)), ("a_2", (1024, 1024)), ("a_3", (1024, 7))):
         file.create_dataset(f"{name}/{name}/kernel:0", shape, np.float32, chunks=(64, 7))
         file[f"{name}/{name}/bias:0"] = np.zeros(shape[1], np.float32)
 
@@ -96,7 +96,7 @@ def another_filter(file):
 
 @CASES.add_keras_2("its tensors claim")
 def endless_zeros(file):
-    for name, shape in (("a", (256 * 500, 1024)), ("b", (1024, 1024)), ("c", (1024, 7))):
+    for name, shape in (("a_1", (256 * 500, 1024)), ("a_2", (1024, 1024)), ("a_3", (1024, 7))):
         dataset = file.create_dataset(
             f"{name}/{name}/kernel:0", shape, np.float32, chunks=(shape[0], 1), compression="gzip"
         )

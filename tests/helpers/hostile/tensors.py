@@ -14,8 +14,23 @@ CASES = Cases()
 
 @CASES.add_keras_2("tensors missing: params.dense_1.bias")
 def names_with_odd_numbers(file):
+    for name in ("\u0663", "1" * 5000, "22"):
+        file[f"{name}/kernel:0"] = np.ones((2, 2), np.float32)
+
+
+@CASES.add_keras_2("tensors that MobileNet does not have: params.1111")
+def names_without_order(file):
     for name in ("\u00b2", "1" * 5000, "a\x1b[2J"):
         file[f"{name}/kernel:0"] = np.ones((2, 2), np.float32)
+
+
+@CASES.add_keras_2("tensors missing: params.dense_1.bias")
+def names_in_odd_orders(file):
+    file.attrs["layer_names"] = ["c", "..", "/", "c", "", "conv1", "b", "a"]
+    for name in ("a", "b", "c"):
+        file[f"{name}/{name}/kernel:0"] = np.ones((2, 2), np.float32)
+        file[name].attrs["weight_names"] = [f"{name}/kernel:0"] * 3
+    file["conv1"].attrs["weight_names"] = h5py.Empty("f")
 
 
 @CASES.add_keras_2("the last layer of the head, predictions, is missing or has no classes")

@@ -80,6 +80,10 @@ def test_lesions_are_named_by_path_by_file_name_or_without_suffix(tmp_path):
     assert read_folders(tmp_path).lesions.tolist() == ["a", "a", "b"]
     (tmp_path / "lesions.csv").write_text("image,lesion_id\ncat/1,a\ncat/2.jpg,a\ndog/3,b\n")
     assert read_folders(tmp_path).lesions.tolist() == ["a", "a", "b"]
+    (tmp_path / "cat/1.jpg.png").touch()
+    (tmp_path / "lesions.csv").write_text("image,lesion_id\ncat/1.jpg,a\ncat/1.jpg.png,b\n2,b\n3,c\n")
+    assert read_folders(tmp_path).lesions.tolist() == ["a", "b", "b", "c"]
+    (tmp_path / "cat/1.jpg.png").unlink()
     (tmp_path / "lesions.csv").write_text("image , lesion_id\ncat/1.jpg , a\n2.jpg,a \n 3,b\n")
     assert read_folders(tmp_path).lesions.tolist() == ["a", "a", "b"]
     (tmp_path / "lesions.csv").write_text("image;lesion_id\n1.jpg;a\n")

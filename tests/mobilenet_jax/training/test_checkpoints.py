@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 from mobilenet_jax.errors import WorkdirError
-from mobilenet_jax.training.checkpoints import Checkpoints
+from mobilenet_jax.training.checkpoints import Checkpoints, has_checkpoints
 from mobilenet_jax.training.loop import train_and_evaluate
 from mobilenet_jax.training.step import TrainState
 from mobilenet_jax.weights.load import read_weights
@@ -121,6 +121,7 @@ def test_a_state_remains_until_the_evaluated_one_that_replaces_it_is_complete(tm
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(_make_state(3), {"epoch": 0}, score=None)
     (tmp_path / "3").rename(tmp_path / "3.replaced")  # as a kill during the replacement leaves it
+    assert has_checkpoints(tmp_path)
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.restore(_make_state(0))[1] == {"epoch": 0}
         checkpoints.save(_make_state(3), {"epoch": 1}, score=0.5)

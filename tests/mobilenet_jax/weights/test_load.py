@@ -187,32 +187,39 @@ def test_a_backbone_nested_in_another_model_is_found(tmp_path, head):
         )
 
 
+@pytest.mark.parametrize("nested", [False, True])
 @pytest.mark.parametrize(
     ("names", "is_order_recorded"),
     [
         (("dense_9", "dense_10", "dense_11", "batch_normalization_9", "batch_normalization_10"), False),
         (("hidden", "bottleneck", "output", "second", "first"), True),
+        (("dense", "dense_1", "predictions", "batch_normalization", "batch_normalization_1"), True),
     ],
 )
-def test_head_layers_with_any_name_are_identified_by_their_order(tmp_path, names, is_order_recorded):
+def test_head_layers_with_any_name_are_identified_by_their_order(tmp_path, nested, names, is_order_recorded):
     path = write_keras_2(tmp_path / "w.h5", Architecture(0.25, "article_bn", 7, 4))
     expected = read_weights(path).tensors
-    _rename_head(path, names)
-    with h5py.File(path, "r+") as file:
-        if is_order_recorded:
-            file.attrs["layer_names"] = [name.encode() for name in names]
+    _rename_head(path, names, nested=nested, is_order_recorded=is_order_recorded)
     assert are_equal(read_weights(path).tensors, expected)
 
 
 def test_head_layers_whose_order_is_not_recorded_are_refused(tmp_path):
-    path = write_keras_2(tmp_path / "w.h5", Architecture(0.25, "article", 7, 4))
-    _rename_head(path, ("hidden", "bottleneck", "output"))
-    with pytest.raises(WeightsError, match="bottleneck"):
+    path = write_keras_2(tmp_path / "w.h5", Architecture(0.25, "article_bn", 7, 4))
+    _rename_head(path, ("hidden", "bottleneck", "output", "second", "first"), nested=False, is_order_recorded=False)
+    with pytest.raises(WeightsError, match="tensors that MobileNet does not have: batch_stats.first.mean"):
         read_weights(path)
 
 
-def _rename_head(path, names):
+def _rename_head(path, names, *, nested, is_order_recorded):
+    """Renames the layers of a head, in a model of their own if `nested`, and records their order as Keras does."""
+    layers = ("dense_1", "dense_2", "predictions", "dense_1_bn", "dense_2_bn")
     with h5py.File(path, "r+") as file:
-        for ours, name in zip(("dense_1", "dense_2", "predictions", "dense_1_bn", "dense_2_bn"), names, strict=False):
-            file.move(f"{ours}/{ours}", f"{name}/{name}")
-            del file[ours]
+        for layer in layers:
+            file.move(layer, f"old/{layer}")
+        for layer, name in zip(layers, names, strict=True):
+            file.move(f"old/{layer}/{layer}", f"head/{name}" if nested else f"{name}/{name}")
+        if is_order_recorded:
+            file.attrs["layer_names"] = ["head"] if nested else names
+            for group, members in [("head", names)] if nested else [(name, [name]) for name in names]:
+                tensors = [f"{member}/{tensor}" for member in members for tensor in file[f"{group}/{member}"]]
+                file[group].attrs["weight_names"] = tensors

@@ -68,7 +68,7 @@ def test_metadata_accept_names_with_joiners_and_ranges_of_numpy(tmp_path):
     metadata = Metadata((64, 64), (np.float32(0), np.float32(1)), classes)
     texts = metadata.to_texts()
     assert Metadata.from_texts(texts) == Metadata((64, 64), (0.0, 1.0), classes)
-    for faulty in ({"classes": ("a\nb",)}, {"classes": ("a\x1b[2J",)}, {"image_size": 64}):
+    for faulty in ({"classes": ("a\nb",)}, {"classes": ("a\x1b[2J",)}, {"classes": ("\u202elom",)}, {"image_size": 64}):
         with pytest.raises(WeightsError):
             Metadata(**faulty)
 

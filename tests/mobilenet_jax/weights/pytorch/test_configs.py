@@ -45,23 +45,21 @@ def test_a_processor_that_does_not_mention_a_crop_has_its_size(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("config", "resize"),
+    ("config", "resize", "is_other"),
     [
-        ({"crop_mode": "center", "crop_pct": 1.0}, "crop"),
-        ({"crop_mode": "center", "crop_pct": 0.875}, "stretch"),
-        ({"crop_mode": "squash", "crop_pct": 1.0}, "stretch"),
-        ({"crop_mode": ["center"], "crop_pct": None}, "stretch"),
-        ({"crop_pct": 1.0}, "stretch"),
-        ({"crop_pct": 0.875}, "stretch"),
-        ({"crop_mode": "border", "crop_pct": 0.875}, "stretch"),
-        ({"input_size": [3, 224, 224]}, "stretch"),
-        ({}, "stretch"),
+        ({"crop_mode": "center", "crop_pct": 1.0}, "crop", False),
+        ({"crop_pct": 1.0}, "crop", False),
+        ({"crop_mode": "squash", "crop_pct": 1.0}, "stretch", False),
+        ({"crop_mode": "squash", "crop_pct": 0.875}, "stretch", True),
+        ({"crop_mode": "border", "crop_pct": 1.0}, "stretch", True),
+        ({"crop_mode": ["center"], "crop_pct": None}, "stretch", True),
+        ({"crop_pct": 0.875}, "stretch", True),
+        ({"input_size": [3, 224, 224]}, "stretch", True),
     ],
 )
-def test_a_crop_of_timm_that_cuts_one_side_only_is_recorded(tmp_path, config, resize, caplog):
+def test_a_crop_of_timm_that_cuts_one_side_only_is_recorded(tmp_path, config, resize, is_other, caplog):
     assert _read(tmp_path, "timm", config={"pretrained_cfg": config}).preprocessing == Preprocessing(resize)
-    is_other = config.get("crop_mode") != "squash" and config.get("crop_pct") != 1.0
-    assert ("crops images in another way" in caplog.text) == is_other
+    assert ("timm crops or pads images" in caplog.text) == is_other
 
 
 @pytest.mark.parametrize(
@@ -81,7 +79,7 @@ def test_a_crop_of_timm_that_cuts_one_side_only_is_recorded(tmp_path, config, re
 def test_a_crop_of_transformers_that_cuts_one_side_only_is_recorded(tmp_path, processor, resize, is_other, caplog):
     metadata = _read(tmp_path, "transformers", preprocessor_config=processor)
     assert metadata.preprocessing == Preprocessing(resize)
-    assert ("crops images in another way" in caplog.text) == is_other
+    assert ("Transformers crops or pads images" in caplog.text) == is_other
 
 
 @pytest.mark.parametrize(
