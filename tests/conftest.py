@@ -1,6 +1,7 @@
 """Strict settings for all tests, and the fixtures that several test files share."""
 
 import contextlib
+import gc
 import io
 import json
 import logging
@@ -14,6 +15,8 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 if os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1":  # compiling is most of the time of fast tests
     quick = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick}"
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")  # which line made an operation is not read in tests
+gc.set_threshold(50_000, 20, 100)  # tracing makes many objects: with Python's defaults, collecting takes a tenth of it
 
 import jax
 import pytest
