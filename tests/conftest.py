@@ -16,7 +16,6 @@ if os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1":  # compi
     quick = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick}"
 os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")  # which line made an operation is not read in tests
-gc.set_threshold(50_000, 20, 100)  # tracing makes many objects: with Python's defaults, collecting takes a tenth of it
 
 import jax
 import pytest
@@ -28,6 +27,7 @@ from tests.helpers.hub_server import HubServer, connect
 from tests.helpers.runs import SHARED, make_config
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+gc.set_threshold(50_000, 20, 100)  # tracing makes many objects: with Python's defaults, collecting takes a tenth of it
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -21,6 +21,7 @@ from mobilenet_jax.evaluation.evaluate import name_evaluation
 from mobilenet_jax.inference.views import count_views
 from mobilenet_jax.model.mobilenet import MAX_IMAGE_SIZE, MIN_IMAGE_SIZE
 from mobilenet_jax.sweeps.runner import Job, Runner, describe_failures
+from mobilenet_jax.training.checkpoints import has_checkpoints
 from mobilenet_jax.training.config import check_config, find_differences, parse_config
 from mobilenet_jax.training.data import list_uses_of_validation
 from mobilenet_jax.training.setup import choose_epochs
@@ -169,6 +170,15 @@ class CrossValidation(NamedTuple):
         except (OSError, ValueError, KeyError, TypeError, AttributeError):  # missing or damaged
             return False
 
+    def list_pending_runs(self, options: EvaluationOptions) -> list[TrainingRun]:
+        """Returns the runs that are not finished, or whose checkpoints an evaluation needs and were removed."""
+        is_evaluated = self.is_evaluated(options)
+        return [
+            run
+            for run in self.list_runs()
+            if not run.is_finished() or not (is_evaluated or has_checkpoints(run.workdir / "checkpoints"))
+        ]
+
     def read_results(self, options: EvaluationOptions) -> dict[str, Any]:
         """Returns the content of the `metrics.json` of an evaluation; undefined metrics and intervals are NaN."""
         results: dict[str, Any] = json.loads((self.get_evaluation_folder(options) / "metrics.json").read_text())
@@ -201,7 +211,7 @@ def run_cross_validations(
     runs = [run for c in cross_validations for run in c.list_runs()]
     for cross_validation in cross_validations:
         _check_settings(cross_validation, options)
-    waiting = [run.job for run in runs if not run.is_finished()]
+    waiting = [run.job for c in cross_validations for run in c.list_pending_runs(options)]
     with _lock(folder):
         if len(waiting) < len(runs):
             _logger.info("%d of %d runs are finished", len(runs) - len(waiting), len(runs))

@@ -198,7 +198,7 @@ def open_workdir(path: Path, name: CheckpointName) -> Iterator[WeightsFile]:
         _check_files(path / "checkpoints")
         folder = find_checkpoint(path / "checkpoints", name)
         if folder is None:
-            raise WeightsError("no complete checkpoint yet")
+            raise WeightsError("no complete checkpoint: train it first, or wait for the end of its first epoch")
         checksums = read_checksums(folder)
         history = _read_json(folder / "history" / "metadata")
         check_json(folder, checksums, "history", history)

@@ -48,7 +48,7 @@ def _write_run(job):
     options = _read_options(job)
     config, _ = parse_config(options["config"], [a for a in job.arguments if a.startswith("--config.")])
     config.train.epochs = config.train.epochs or 15
-    job.folder.mkdir(parents=True, exist_ok=True)
+    (job.folder / "checkpoints" / "1").mkdir(parents=True, exist_ok=True)
     (job.folder / "config.json").write_text(json.dumps(config.to_dict()))
     summary = {"last": {"epoch": config.train.epochs}, "stopped_early": False, "training_images": 2000}
     (job.folder / "summary.json").write_text(json.dumps(summary))

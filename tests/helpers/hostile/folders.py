@@ -91,7 +91,7 @@ def a_folder_with_metadata_that_is_not_json(path):
     (path / "metadata" / "metadata").write_bytes(b"\xff{")
 
 
-@CASES.add("no complete checkpoint yet", "")
+@CASES.add("no complete checkpoint: train it first", "")
 def a_workdir_without_checkpoint(path):
     (path / "checkpoints").mkdir(parents=True)
     (path / "config.json").write_text('{"data": {"image_size": 64}}')

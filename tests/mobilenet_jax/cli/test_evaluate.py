@@ -297,7 +297,7 @@ def test_a_workdir_that_cannot_be_written_is_evaluated_without_corrections(run, 
 @pytest.mark.parametrize(
     ("prepare", "message"),
     [
-        (remove_checkpoints, "no complete checkpoint yet"),
+        (remove_checkpoints, "no complete checkpoint: train it first"),
         (
             write_an_unknown_class,
             "lacks the classes XYZ: leave out their images, or give them one of the names MEL, NV, BCC, "

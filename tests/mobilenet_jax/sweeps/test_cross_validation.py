@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import shutil
 import time
 
 import filelock
@@ -54,6 +55,18 @@ def test_finished_runs_and_current_evaluations_are_skipped(runner, tmp_path):
     os.utime(out / "fold1" / "summary.json", (later := time.time() + 1, later))  # it was trained again
     assert run_again() == ["evaluate"]
     assert run_again(validation._replace(overrides=("--config.train.epochs=9",))) == ["train", "train", "evaluate"]
+
+
+def test_runs_without_checkpoints_are_trained_again_if_an_evaluation_needs_them(runner, tmp_path):
+    validation, out = CrossValidation(tmp_path / "out", "sample", (), 2), tmp_path / "out"
+    run_cross_validations([validation], out, runner, OPTIONS)
+    for fold in ("fold1", "fold2"):
+        shutil.rmtree(out / fold / "checkpoints")
+    runner.calls.clear()
+    run_cross_validations([validation], out, runner, OPTIONS)
+    assert runner.calls == []
+    run_cross_validations([validation], out, runner, OPTIONS._replace(views=4))
+    assert [line.split()[0] for line in runner.calls] == ["train", "train", "evaluate"]
 
 
 def test_a_run_that_is_being_extended_is_not_finished(runner, tmp_path):
