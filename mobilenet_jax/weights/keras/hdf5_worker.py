@@ -18,6 +18,7 @@ import re
 import signal
 import sys
 import zlib
+from collections.abc import Iterable
 from typing import Any
 
 import h5py
@@ -104,16 +105,21 @@ def get_text_attributes(node: h5py.Group, *names: str) -> dict[str, str]:
     return texts
 
 
-def get_positions(file: h5py.File) -> dict[str, tuple[int, int]]:
+def get_positions(file: h5py.File, datasets: Iterable[str]) -> dict[str, tuple[int, int]]:
     """Returns the positions that Keras 1 and 2 record, by the path of the dataset.
 
     They are that of the layer in the model, and that of the tensor in the layer, which can be a model itself.
+
+    Args:
+        file: the file.
+        datasets: the paths that `find_datasets` found. Other groups, in which there may be links, are not opened.
     """
     prefix = "model_weights/" if isinstance(file.get("model_weights"), h5py.Group) else ""
-    model, positions = file[prefix or "/"], {}
-    for i, layer in enumerate(list_names(model, "layer_names")):
-        if isinstance(group := model.get(layer), h5py.Group):
-            for j, tensor in enumerate(list_names(group, "weight_names")):
+    inner = [path.removeprefix(prefix) for path in datasets if path.startswith(prefix)]
+    groups, positions = {path.partition("/")[0] for path in inner if "/" in path}, {}
+    for i, layer in enumerate(list_names(file[prefix or "/"], "layer_names")):
+        if layer in groups:
+            for j, tensor in enumerate(list_names(file[prefix + layer], "weight_names")):
                 positions[f"{prefix}{layer}/{tensor}"] = i, j
     return positions
 
@@ -128,7 +134,7 @@ def list_names(group: h5py.Group, attribute: str) -> list[str]:
 
 
 def describe(dataset: h5py.Dataset, position: tuple[int, int] | None) -> dict[str, Any]:
-    """Returns the shape, the type, the name of the layer, which Keras 3 stores in the group around it, and a position.
+    """Returns the shape, the type and the position, and the name of the layer, which Keras 3 stores in its group.
 
     Args:
         dataset: the dataset.
@@ -199,7 +205,7 @@ def serve(path: str) -> None:
         attributes = get_text_attributes(file, "mobilenet_jax", "model_config", "backend")
         if isinstance(file.get("model_weights"), h5py.Group):
             attributes |= get_text_attributes(file["model_weights"], "backend")
-        positions = get_positions(file)
+        positions = get_positions(file, datasets)
         descriptions = {name: describe(dataset, positions.get(name)) for name, dataset in datasets.items()}
         send({"datasets": descriptions, "attributes": attributes})
         for line in sys.stdin:
