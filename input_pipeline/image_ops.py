@@ -1,6 +1,6 @@
 """Operations on the pixels of images, from the file to the input of a network: decode, resize, warp, recolor, scale.
 
-OpenCV does the work. No operation is random.
+Pillow decodes, OpenCV does the rest. No operation is random.
 """
 
 import struct
@@ -19,12 +19,12 @@ from input_pipeline.preprocessing import MINKOWSKI_NORM, STRETCH, Preprocessing
 # The values that pixel values 0 and 255 are mapped to; tuples of three if those of red, green and blue differ.
 InputScaling = tuple[float, float] | tuple[tuple[float, float, float], tuple[float, float, float]]
 
-FAST_FORMATS = ("JPEG", "PNG")  # by Pillow's names; decoded by OpenCV here and by TensorFlow in its graph
-FORMATS = (*FAST_FORMATS, "WEBP", "BMP", "TIFF", "GIF")  # the others are decoded by `decode_with_pillow` everywhere
+FAST_FORMATS = ("JPEG", "PNG")  # by Pillow's names; decoded by TensorFlow in its graph
+FORMATS = (*FAST_FORMATS, "WEBP", "BMP", "TIFF", "GIF")
 
 cv2.setNumThreads(0)  # one thread per image, since many images are processed at once
 
-_REDUCED = ((8, cv2.IMREAD_REDUCED_COLOR_8), (4, cv2.IMREAD_REDUCED_COLOR_4), (2, cv2.IMREAD_REDUCED_COLOR_2))
+_REDUCTIONS = (8, 4, 2)  # of the sides of a JPEG while it is decoded
 # A JPEG that is decoded at a reduced size keeps sides of at least this multiple of the result's: area averaging then
 # gives nearly the pixels of a full decoding, as on phones and in browsers (docs/architecture.md).
 OVERSAMPLING = 4
@@ -65,12 +65,7 @@ def decode_image(data: bytes, size: tuple[int, int], preprocessing: Preprocessin
         DataError: the data are not an image in one of `FORMATS`, have more than 8 bits per channel, or are damaged.
     """
     try:
-        with Image.open(BytesIO(data), formats=FORMATS) as image:  # reads the header only
-            ratio = min(image.height // size[0], image.width // size[1]) // OVERSAMPLING
-            is_jpeg, is_fast = image.format in ("JPEG", "MPO"), image.format in (*FAST_FORMATS, "MPO")
-            is_fast &= not getattr(image, "default_image", False)  # OpenCV reads the animation instead
-            is_fast &= image.mode != "CMYK"  # decoders differ in whether its values are inverted
-            is_rotated = is_marked_as_rotated(image)
+        image = Image.open(BytesIO(data), formats=FORMATS)  # reads the header only
     except MemoryError:
         raise
     except Image.DecompressionBombError as error:
@@ -79,15 +74,13 @@ def decode_image(data: bytes, size: tuple[int, int], preprocessing: Preprocessin
         raise DataError(f"it {describe_unreadable(data)}") from error
     if is_deep_png(data):
         raise DataError("it has 16 bits per channel (convert it to 8 bits)")
-    if not is_fast:
-        return DecodedImage(preprocess(decode_with_pillow(data), size, preprocessing), is_rotated)
-    flags = next((flag for reduction, flag in _REDUCED if is_jpeg and ratio >= reduction), cv2.IMREAD_COLOR_RGB)
-    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION)
-    if decoded is None:
-        raise DataError("it is a truncated or damaged image")
-    if flags != cv2.IMREAD_COLOR_RGB:
-        decoded = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
-    return DecodedImage(preprocess(decoded, size, preprocessing), is_rotated)
+    with image:
+        is_rotated = is_marked_as_rotated(image)
+        ratio = min(image.height // size[0], image.width // size[1]) // OVERSAMPLING
+        reduction = next((r for r in _REDUCTIONS if ratio >= r), None)
+        if reduction and image.mode != "CMYK":  # `draft` changes only JPEGs
+            image.draft(None, (image.width // reduction, image.height // reduction))
+        return DecodedImage(preprocess(_load_pixels(image), size, preprocessing), is_rotated)
 
 
 def describe_unreadable(data: bytes) -> str:
@@ -140,10 +133,20 @@ def decode_with_pillow(data: bytes) -> np.ndarray:
     """
     try:
         with Image.open(BytesIO(data), formats=FORMATS) as image:
-            bits = max(image.tag_v2.get(_BITS_PER_SAMPLE, (8,))) if isinstance(image, TiffImageFile) else 8
-            if image.mode in _DEEP_MODES or image.mode.startswith("I;") or bits > 8:
-                raise DataError(f"its mode is {image.mode}, more than 8 bits per channel")
-            return np.array(image.convert("RGB"))
+            return _load_pixels(image)
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:  # Pillow raises almost any type for damaged headers
+        raise DataError("it is a truncated or damaged image") from error
+
+
+def _load_pixels(image: Image.Image) -> np.ndarray:
+    """Decodes an opened image."""
+    try:
+        bits = max(image.tag_v2.get(_BITS_PER_SAMPLE, (8,))) if isinstance(image, TiffImageFile) else 8
+        if image.mode in _DEEP_MODES or image.mode.startswith("I;") or bits > 8:
+            raise DataError(f"its mode is {image.mode}, more than 8 bits per channel")
+        return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     except (DataError, MemoryError):
         raise
     except Exception as error:  # Pillow raises almost any type for damaged files

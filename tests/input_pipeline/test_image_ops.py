@@ -25,7 +25,7 @@ from input_pipeline.image_ops import (
     warp,
 )
 from input_pipeline.preprocessing import STRETCH, Preprocessing
-from input_pipeline.tf_graph import decode_images
+from input_pipeline.tf_graph import can_decode, decode_images
 
 CROP, GRAY = Preprocessing("crop"), Preprocessing("stretch", "shades_of_gray")
 ALL = Augmentation(30, 0.3, 0.3, 0.3, 20, True, True, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.1)
@@ -173,7 +173,7 @@ def test_a_tiff_whose_offsets_are_of_another_type_is_refused(tmp_path, kind):
 
 
 def test_too_little_memory_is_not_damage(tmp_path, monkeypatch):
-    Image.new("RGB", (40, 40)).save(tmp_path / "i.bmp")
+    Image.new("L", (40, 40)).save(tmp_path / "i.bmp")
 
     def convert(image, mode):
         raise MemoryError
@@ -191,7 +191,27 @@ def test_cmyk_is_decoded_as_in_training(tmp_path, marker):
     content, app14 = data.getvalue(), b"\xff\xee\x00\x0eAdobe\x00d\x00\x00\x00\x00\x00"
     assert app14 in content
     (tmp_path / "i.jpg").write_bytes(content if marker else content.replace(app14, b""))
-    for size in (32, 64, 200):
+    for size in (8, 32, 64, 200):
+        _assert_decoded_as_in_training(tmp_path / "i.jpg", size)
+
+
+def test_a_jpeg_is_refused_whose_damage_training_refuses():
+    """The decoder of OpenCV returns the rows above a damaged marker as a whole image."""
+    noise = np.random.default_rng(0).integers(0, 256, (90, 130, 3), np.uint8)
+    Image.fromarray(noise).save(file := io.BytesIO(), "JPEG")
+    data = bytearray(file.getvalue())
+    data[8000:8002] = b"\xff\xd8"  # the marker of the start of an image
+    assert not can_decode(bytes(data))
+    assert cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) is not None
+    with pytest.raises(DataError, match="it is a truncated or damaged image"):
+        decode_image(bytes(data), (32, 32))
+
+
+def test_the_first_photograph_of_a_phones_file_is_decoded_as_in_training(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (2, 300, 400, 3), np.uint8)
+    first, second = map(Image.fromarray, noise)
+    first.save(tmp_path / "i.jpg", "MPO", save_all=True, append_images=[second])
+    for size in (8, 32, 200):
         _assert_decoded_as_in_training(tmp_path / "i.jpg", size)
 
 
