@@ -2,6 +2,7 @@
 
 OUT/fold1 ... OUT/foldN            the workdirs
 OUT/evaluation/NAME                the joint evaluation, as of `mobilenet-jax evaluate --folds`
+OUT/evaluation/NAME/runs.json      the text of the `summary.json` of each evaluated run
 """
 
 import contextlib
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 import filelock
 from ml_collections import ConfigDict
 
+from input_pipeline.atomic_files import write_atomically
 from mobilenet_jax.errors import ConfigError, TrainingError, WorkdirError
 from mobilenet_jax.evaluation.calibration import Correction
 from mobilenet_jax.evaluation.evaluate import name_evaluation
@@ -27,6 +29,7 @@ from mobilenet_jax.training.data import list_uses_of_validation
 from mobilenet_jax.training.setup import choose_epochs
 
 _logger = logging.getLogger(__name__)
+_EVALUATED_RUNS = "runs.json"
 _MUST_WAIT = (
     "runs are not complete: --command must wait for the end of its run, as in `sbatch --wait --wrap={command}`, and "
     "the configuration must not change meanwhile"
@@ -160,15 +163,22 @@ class CrossValidation(NamedTuple):
         except OSError:
             return 0
 
+    def mark_as_evaluated(self, options: EvaluationOptions) -> None:
+        """Stores the summaries of the runs with the joint evaluation; the clocks of machines can differ."""
+        write_atomically(self.get_evaluation_folder(options) / _EVALUATED_RUNS, json.dumps(self._read_summaries()))
+
     def is_evaluated(self, options: EvaluationOptions) -> bool:
-        """Returns whether all runs are finished, and the joint evaluation is complete and newer than they are."""
-        evaluated, runs = self.get_evaluation_time(options), self.list_runs()
+        """Returns whether all runs are finished, and the joint evaluation is complete and of these runs."""
         try:
-            is_newer = all((run.workdir / "summary.json").stat().st_mtime_ns <= evaluated for run in runs)
-            is_current = is_newer and self.read_results(options)["resamples"] == options.resamples
-            return is_current and all(run.is_finished() for run in runs)
+            evaluated = json.loads((self.get_evaluation_folder(options) / _EVALUATED_RUNS).read_text())
+            is_current = self.read_results(options)["resamples"] == options.resamples
+            is_current = is_current and evaluated == self._read_summaries()
+            return is_current and all(run.is_finished() for run in self.list_runs())
         except (OSError, ValueError, KeyError, TypeError, AttributeError):  # missing or damaged
             return False
+
+    def _read_summaries(self) -> list[str]:
+        return [(run.workdir / "summary.json").read_text() for run in self.list_runs()]
 
     def list_pending_runs(self, options: EvaluationOptions) -> list[TrainingRun]:
         """Returns the runs that are not finished, or whose checkpoints an evaluation needs and were removed."""
@@ -222,10 +232,11 @@ def run_cross_validations(
         pending = [c for c in complete if not c.is_evaluated(options)]
         times = [c.get_evaluation_time(options) for c in pending]
         failed_evaluations = runner.run([c.make_evaluation_job(options) for c in pending])
-        if not failed_evaluations and any(
-            c.get_evaluation_time(options) == t for c, t in zip(pending, times, strict=True)
-        ):
+        evaluated = [c for c, t in zip(pending, times, strict=True) if c.get_evaluation_time(options) != t]
+        if not failed_evaluations and len(evaluated) < len(pending):
             raise ConfigError(_MUST_WAIT)
+        for cross_validation in evaluated:
+            cross_validation.mark_as_evaluated(options)
         failed += failed_evaluations
     if failed:
         raise TrainingError(describe_failures(failed))

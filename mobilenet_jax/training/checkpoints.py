@@ -117,6 +117,16 @@ class Checkpoints:
                 self._manager.reload()
             self._manager.save(step, args=args, metrics=metrics)
 
+    def wait_until_saved(self) -> None:
+        """Waits until the last save is complete.
+
+        Raises:
+            WorkdirError: it cannot be written.
+        """
+        if is_first_process():
+            with self._report_errors("write"):
+                self._manager.wait_until_finished()
+
     def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """Returns the latest readable state and its history; newer, damaged checkpoints are removed with a warning.
 

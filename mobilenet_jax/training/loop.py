@@ -107,6 +107,8 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, profile: bool
         profiler = Profiler(workdir / "profile" if profile else None)
         length = RunLength(config.train.epochs, steps_per_epoch, config.train.batch_size)
         trainer = Trainer(program.train_step, program.schedule, feed, length, stop_request, profiler)
+        if not is_finished(history, config):
+            files.remove_summary()
 
         # Epochs: train, evaluate, record, save, stop.
         while not is_finished(history, config):
@@ -135,6 +137,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, profile: bool
 
         profiler.end_run()
         summary = build_summary(history, config, training, validation, state)
+        checkpoints.wait_until_saved()  # a run with a summary is finished
         # A finished run that is started again may have lost them.
         files.write_metrics(history.records, is_last=True)
         files.write_summary(summary)

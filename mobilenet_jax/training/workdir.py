@@ -120,8 +120,14 @@ class Workdir:
                 self._write_events(records)
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        """Writes `summary.json`."""
+        """Writes `summary.json`, which says that the run is finished."""
         self._write("summary.json", _format_json(summary))
+
+    def remove_summary(self) -> None:
+        """Removes the `summary.json` of a finished run that is trained again, or for longer."""
+        if self._writes:
+            with _report_errors(self._path / "summary.json"):
+                (self._path / "summary.json").unlink(missing_ok=True)
 
     def _write(self, name: str, content: bytes | str) -> None:
         if self._writes:

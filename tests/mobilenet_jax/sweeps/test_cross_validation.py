@@ -52,8 +52,12 @@ def test_finished_runs_and_current_evaluations_are_skipped(runner, tmp_path):
     assert run_again(options=OPTIONS._replace(resamples=8)) == ["evaluate"]
     (out / "fold2" / "summary.json").unlink()  # the run was stopped
     assert run_again() == ["train", "evaluate"]
-    os.utime(out / "fold1" / "summary.json", (later := time.time() + 1, later))  # it was trained again
-    assert run_again() == ["evaluate"]
+    for hours in (1, -1):  # it was trained again, on a machine with another clock
+        summary = json.loads((out / "fold1" / "summary.json").read_text())
+        (out / "fold1" / "summary.json").write_text(json.dumps({**summary, "seconds": hours}))
+        os.utime(out / "fold1" / "summary.json", (then := time.time() + 3600 * hours, then))
+        assert run_again() == ["evaluate"]
+        assert run_again() == []
     assert run_again(validation._replace(overrides=("--config.train.epochs=9",))) == ["train", "train", "evaluate"]
 
 

@@ -102,6 +102,7 @@ def test_a_disk_that_fills_up_during_a_save_is_one_error(data, whole, tmp_path, 
             train_and_evaluate(make_config(data, train__epochs=4), workdir)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not (workdir / "summary.json").exists(), "a run with a summary is finished"
     assert [record.name for record in caplog.records if record.name == "asyncio"] == []
     assert "Event loop is closed" not in capfd.readouterr().err
     monkeypatch.setattr(Checkpoints, "save", save)
