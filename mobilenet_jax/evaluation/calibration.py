@@ -90,7 +90,10 @@ def read_calibration(path: Path, to_correct: str) -> Calibration:
         fitted_to = content.pop("fitted_to")
         calibration = Calibration(**{**content, "prior": tuple(content["prior"])})
     except FileNotFoundError as error:
-        raise EvaluationError(f"{path} is missing: run mobilenet-jax evaluate on the validation split first") from error
+        raise EvaluationError(
+            f"{path} is missing: run mobilenet-jax evaluate on the validation split first; a run that used all images "
+            "for training has no correction"
+        ) from error
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise EvaluationError(f"cannot read {path} ({error}): run mobilenet-jax evaluate again") from error
     if fitted_to != to_correct:

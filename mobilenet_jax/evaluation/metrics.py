@@ -74,7 +74,6 @@ def compute_metrics(predictions: Predictions, malignant: Sequence[str] = ()) -> 
     """
     y, p, names = predictions.labels, predictions.probabilities, predictions.class_names
     predicted = predictions.predicted
-    classes = range(len(names))
     metrics = {
         "accuracy": sk.accuracy_score(y, predicted),
         "balanced_accuracy": compute_balanced_accuracy(y, predicted),
@@ -86,7 +85,7 @@ def compute_metrics(predictions: Predictions, malignant: Sequence[str] = ()) -> 
     binary = {name: _compute_binary_metrics(y == c, predicted == c, p[:, c]) for c, name in enumerate(names)}
     for metric in ("auc", "average_precision"):
         metrics[f"macro_{metric}"] = _average_defined([values[metric] for values in binary.values()])
-    metrics["nll"] = sk.log_loss(y, p, labels=classes)
+    metrics["nll"] = compute_nll(y, p)
     metrics["brier"] = np.square(p - np.eye(len(names))[y]).sum(1).mean()
     metrics["ece"] = compute_calibration_error(predicted == y, p.max(1))
     if malignant:
@@ -111,9 +110,23 @@ def compute_key_metrics(predictions: Predictions) -> Metrics:
     return {
         "balanced_accuracy": compute_balanced_accuracy(y, predicted),
         "macro_auc": _average_defined(aucs),
-        "nll": float(sk.log_loss(y, p, labels=range(p.shape[1]))),
+        "nll": compute_nll(y, p),
         "ece": compute_calibration_error(predicted == y, p.max(1)),
     }
+
+
+def compute_nll(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """Computes the negative log-likelihood in nats, the mean over the images.
+
+    Unlike scikit-learn's `log_loss`, which replaces probabilities below 2e-16, it counts those down to the smallest
+    normal float32.
+
+    Args:
+        labels: `[n]` int, the true classes.
+        probabilities: `[n, classes]`.
+    """
+    true = probabilities[np.arange(len(labels)), labels]
+    return float(np.log(1 / np.maximum(true, np.finfo(np.float32).tiny)).mean())
 
 
 def compute_balanced_accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:

@@ -120,7 +120,8 @@ class EvaluatedModel:
             examples = self._read_subsets(source, data)[SUBSETS.index(split)]
             if not len(examples):
                 raise EvaluationError(
-                    f"the run in {self.path} used all images for training: use another --split, such as training"
+                    f"the run in {self.path} used all images for training: evaluate others, with "
+                    "--data=DIR --split=all, or --split=official:test of the ISIC archive"
                 )
             return self._relabel(examples)
         part = OFFICIAL_SPLITS.get(split, "Training")

@@ -1,1 +1,1 @@
-"""Implementations of operations that are faster than what XLA generates for them."""
+"""Implementations of operations that are faster than XLA's default form."""

@@ -227,6 +227,10 @@ def format_table(variants: Sequence[Variant], options: EvaluationOptions) -> str
     The predictions of all seeds are pooled. The last columns are the difference of the balanced accuracy from that of
     the first one of `variants`, paired by lesion, with a star if its interval excludes 0, and the median seconds per
     epoch.
+
+    Raises:
+        ConfigError: the variants have different images.
+        EvaluationError: predictions are missing or damaged.
     """
     baseline = read_pooled_predictions(variants[0], options)
     rows = [["variant", *_COLUMNS.values(), f"difference from {variants[0].name}", "seconds per epoch"]]
@@ -248,7 +252,7 @@ def format_table(variants: Sequence[Variant], options: EvaluationOptions) -> str
 
 
 def write_table(variants: Sequence[Variant], options: EvaluationOptions, out: Path) -> str:
-    """Writes `sweep.md`, and returns its text."""
+    """Writes `sweep.md`, and returns its text; raises as `format_table`."""
     evaluation = variants[0].cross_validations[0].get_evaluation_folder(options).name
     seeds, folds = len(variants[0].cross_validations), variants[0].cross_validations[0].folds
     images = len(read_pooled_predictions(variants[0], options)) // seeds

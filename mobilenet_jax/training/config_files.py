@@ -83,7 +83,7 @@ def load_config(specification: str) -> ConfigDict:
 
 
 def execute_file(file: Path, name: str, *arguments: Any) -> Any:
-    """Executes a Python file, and returns what the function `name` that it defines returns for the arguments.
+    """Executes a Python file, calls its function `name` with the arguments, and returns the result.
 
     Raises:
         ConfigError: the file does not define the function, or one of them raises an exception.

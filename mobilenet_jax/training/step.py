@@ -48,8 +48,8 @@ class BatchResult:
     """Per-example results of one batch.
 
     Attributes:
-        loss: float32 `[batch]`, cross-entropy in nats, neither weighted nor smoothed; with `label` alone, even where
-            a second image is mixed in.
+        loss: float32 `[batch]`, cross-entropy of the logits in nats, without class weights, label smoothing, focal
+            factor and logit offset; with `label` alone, even where a second image is mixed in.
         predicted: int32 `[batch]`, the class with the largest logit.
         label: int32 `[batch]`.
         mask: bool `[batch]`, False for padding.

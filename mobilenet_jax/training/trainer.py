@@ -155,7 +155,7 @@ class Trainer:
         raise TrainingError(
             f"the {name} is {value} at step {step} (epoch {history.epoch + 1}), where the learning rate is "
             f"{float(self._schedule(step - 1)) * scale:g}; {kept}: start again with another --workdir and a lower "
-            "config.optimizer.learning_rate, or config.optimizer.clip_norm=1"
+            "config.optimizer.learning_rate, or with config.optimizer.clip_norm=1 if it is 0"
         )
 
     def _get_batch(self, state: TrainState, step: int, scale: float) -> DeviceBatch:

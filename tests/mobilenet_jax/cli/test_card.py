@@ -87,6 +87,7 @@ def test_only_isic_sources_have_the_name_and_the_license_of_isic(run, evaluated,
     assert card["model-index"][0]["results"][0]["dataset"]["name"].startswith(name)
     assert f"Training data: {name}" in text
     assert f"License: {license_}." in text
+    assert "\n\nIn brackets: " in text, "a paragraph of its own"
 
 
 def test_metrics_that_an_evaluation_lacks_are_not_available(run, evaluated):

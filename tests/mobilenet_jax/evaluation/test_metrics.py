@@ -15,6 +15,7 @@ from mobilenet_jax.evaluation.metrics import (
     compute_calibration_error,
     compute_key_metrics,
     compute_metrics,
+    compute_nll,
     list_overall,
 )
 from mobilenet_jax.evaluation.predictions import Predictions
@@ -75,6 +76,12 @@ def test_every_metric_equals_scikit_learns(case):
     assert metrics.keys() == expected.keys() | {"ece"}
     for name, value in expected.items():
         assert metrics[name] == pytest.approx(value, rel=1e-9, abs=1e-12, nan_ok=True), name
+
+
+def test_the_likelihood_of_tiny_probabilities_is_counted():
+    assert compute_nll(np.array([0, 1]), np.array([[1e-30, 1], [0, 1]])) == pytest.approx(30 * math.log(10) / 2)
+    assert str(compute_nll(np.array([0]), np.array([[1.0, 0]]))) == "0.0"
+    assert compute_nll(np.array([0]), np.array([[0.0, 1]])) == pytest.approx(87.3, abs=0.1)
 
 
 def test_the_calibration_error_uses_the_bins_of_scikit_learn():

@@ -144,12 +144,12 @@ def test_limits_mention_skin_and_checkpoints_only_where_there_are_any():
         ("latest", {"early_stopping": {"enabled": False, "monitor": "val_loss"}}, ""),
     ],
 )
-def test_limits_state_what_the_validation_split_was_used_for(checkpoint, settings, uses):
+def test_limits_name_the_uses_of_the_validation_split(checkpoint, settings, uses):
     model = make_model(checkpoint=checkpoint)
     model.config |= settings
     text = " ".join(list_limits(model))
     assert uses in text if uses else "validation split" not in text
 
 
-def test_limits_say_what_the_probabilities_assume():
+def test_limits_state_the_assumed_class_frequencies():
     assert "of equally common classes" in list_limits(make_model(prior="of equally common classes"))

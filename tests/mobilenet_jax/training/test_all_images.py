@@ -19,7 +19,8 @@ def test_a_run_on_all_images_has_no_validation_and_its_last_epoch_is_the_best(da
     status, _, err = run("evaluate", workdir)
     assert (status, err) == (
         1,
-        f"error: the run in {workdir} used all images for training: use another --split, such as training\n",
+        f"error: the run in {workdir} used all images for training: evaluate others, with --data=DIR --split=all, or "
+        "--split=official:test of the ISIC archive\n",
     )
     assert run("evaluate", workdir, "--split=training", "--resamples=2")[0] == 0
     name = read_weights(workdir).identity

@@ -11,14 +11,14 @@ from PIL import Image
 
 from input_pipeline.sources.isic import CLASS_NAMES
 from mobilenet_jax import Metadata
-from mobilenet_jax.errors import ConfigError, DataError, TrainingError, WeightsError, WorkdirError
+from mobilenet_jax.errors import ConfigError, DataError, Interrupted, TrainingError, WeightsError, WorkdirError
 from mobilenet_jax.training.checkpoints import Checkpoints
 from mobilenet_jax.training.loop import train_and_evaluate
 from mobilenet_jax.training.setup import build_program
 from mobilenet_jax.weights.layout import Architecture
 from mobilenet_jax.weights.load import read_weights
 from mobilenet_jax.weights.save import write_weights
-from tests.helpers.runs import TIMED, make_config, read_records
+from tests.helpers.runs import TIMED, make_config, read_records, request_stop
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +80,14 @@ def test_a_finished_run_is_not_trained_again(data, workdir, caplog):
     assert best.startswith("best: epoch ")
     assert str(workdir / "curves.png") in metrics
     assert str(workdir / "checkpoints") in checkpoints
+
+
+def test_a_run_that_is_trained_again_is_not_finished_meanwhile(data, workdir, monkeypatch):
+    shutil.rmtree(workdir / "checkpoints")
+    request_stop(monkeypatch, 1)
+    with pytest.raises(Interrupted):
+        train_and_evaluate(make_config(data), workdir)
+    assert not (workdir / "summary.json").exists()
 
 
 def test_a_finished_run_that_cannot_be_extended_does_not_offer_it(data, tmp_path, caplog):
