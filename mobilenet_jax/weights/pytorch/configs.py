@@ -41,7 +41,7 @@ _NORMALIZED = [0.5, 0.5, 0.5]
 # timm's defaults for a described model: ImageNet's.
 _TIMM_MEAN, _TIMM_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
-_OTHER_CROP = "%s crops or pads images; this project stretches them, so the probabilities will differ"
+_OTHER_CROP = "%s crops or pads images in another way than resize=%s, so the probabilities of photographs will differ"
 _logger = logging.getLogger(__name__)
 
 
@@ -57,7 +57,7 @@ class Description(NamedTuple):
 def read_description(folder: Path, library: Library, shapes: Mapping[str, Shape]) -> Description:
     """Reads `config.json` and, of Transformers, `preprocessor_config.json`.
 
-    Both may be missing: the defaults of the library apply then. A missing `config.json` is logged as a warning.
+    Both may be missing: the defaults of the library apply then, with a warning; images are resized with `crop`.
 
     Args:
         folder: the folder of the weights.
@@ -71,11 +71,15 @@ def read_description(folder: Path, library: Library, shapes: Mapping[str, Shape]
     paths = [folder / name for name in _FILES[library]]
     objects = [JsonObject.read(path) for path in paths]
     description = _describe_timm(objects[0], shapes) if library == "timm" else _describe_transformers(*objects)
-    if not paths[0].is_file():
-        facts = ", ".join(f"{name}={value}" for name, value in description.variant.items())
-        scaling = format_input_scaling(description.metadata.input_scaling)
-        _logger.warning("%s is missing: assuming %s and input scaling %s", paths[0], facts, scaling)
-    return description._replace(files=tuple(path for path in paths if path.is_file()))
+    files = tuple(path for path in paths if path.is_file())
+    facts = [f"{name}={value}" for name, value in description.variant.items()] if paths[0] not in files else []
+    if paths[-1] not in files:  # holds the preprocessing
+        facts.append(f"resize={description.metadata.preprocessing.resize}")
+        facts.append(f"input scaling {format_input_scaling(description.metadata.input_scaling)}")
+    if facts:
+        missing = " and ".join(str(path) for path in paths if path not in files)
+        _logger.warning("%s not found: assuming %s", missing, ", ".join(facts))
+    return description._replace(files=files)
 
 
 def _read_timm_range(pretrained: JsonObject) -> tuple[list[float], list[float]]:
@@ -124,9 +128,9 @@ def _describe_timm(config: JsonObject, shapes: Mapping[str, Shape]) -> Descripti
     classes = next((_read_labels(*label) for label in labels if label[0].values.get(label[1])), None)
     variant = {"padding": paddings[0], "batch_norm_epsilon": epsilon}
     crop = pretrained.values.get("crop_mode") or "center", pretrained.values.get("crop_pct") or 0.875  # timm's defaults
+    preprocessing = _CROP if crop[0] == "center" else STRETCH
     if pretrained.values and crop not in (("center", 1), ("squash", 1)):
-        _logger.warning(_OTHER_CROP, _TITLES["timm"])
-    preprocessing = _CROP if crop == ("center", 1) else STRETCH
+        _logger.warning(_OTHER_CROP, _TITLES["timm"], preprocessing.resize)
     metadata = Metadata(size, make_input_scaling(mean, std), classes, preprocessing=preprocessing)
     return Description(metadata, None if alpha is None else str(alpha), check_variant(variant))
 
@@ -154,21 +158,31 @@ def _describe_transformers(config: JsonObject, processor: JsonObject) -> Descrip
         "padding": "same" if tf_padding else "symmetric",
         "batch_norm_epsilon": config.read_number("layer_norm_eps", _TRANSFORMERS_EPSILON, 0, 1),
     }
-    alpha, preprocessing = None, STRETCH
+    alpha, preprocessing = None, _CROP
     if "depth_multiplier" in config.values:
         alpha = str(config.read_number("depth_multiplier", 1, 0, LARGEST))
     if processor.values:
-        is_cropped = processor.values.get("do_center_crop", "crop_size" in processor.values)
-        size, resized = processor.read_size("crop_size" if is_cropped else "size"), processor.values.get("size")
-        if is_cropped and size and size[0] == size[1] and resized in (size[0], {"shortest_edge": size[0]}):
-            preprocessing = _CROP
-        elif is_cropped and not (size and resized == {"height": size[0], "width": size[1]}):
-            _logger.warning(_OTHER_CROP, _TITLES["transformers"])
+        size, preprocessing = _read_processor_size(processor)
         scaling = _read_processor_range(processor)
     else:
         size, scaling = config.read_size("image_size"), make_input_scaling(_NORMALIZED, _NORMALIZED)
     metadata = Metadata(size, scaling, _read_id2label(config), preprocessing=preprocessing)
     return Description(metadata, alpha, check_variant(variant))
+
+
+def _read_processor_size(processor: JsonObject) -> tuple[tuple[int, int] | None, Preprocessing]:
+    """Returns the size of the images, and the most similar way to resize them; a warning if it is not the same."""
+    if not processor.values.get("do_center_crop", "crop_size" in processor.values):
+        return processor.read_size("size"), STRETCH
+    size, resized = processor.read_size("crop_size"), processor.values.get("size")
+    if size and resized == {"height": size[0], "width": size[1]}:
+        return size, STRETCH
+    shortest = resized.get("shortest_edge") if isinstance(resized, dict) else resized
+    is_square = size is not None and size[0] == size[1]
+    preprocessing = _CROP if is_square and isinstance(shortest, int) else STRETCH
+    if preprocessing == STRETCH or size != (shortest, shortest):
+        _logger.warning(_OTHER_CROP, _TITLES["transformers"], preprocessing.resize)
+    return size, preprocessing
 
 
 def _read_processor_range(processor: JsonObject) -> "InputScaling":

@@ -53,11 +53,11 @@ def test_a_processor_that_does_not_mention_a_crop_has_its_size(tmp_path):
         ({"crop_mode": "squash", "crop_pct": 0.875}, "stretch", True),
         ({"crop_mode": "border", "crop_pct": 1.0}, "stretch", True),
         ({"crop_mode": ["center"], "crop_pct": None}, "stretch", True),
-        ({"crop_pct": 0.875}, "stretch", True),
-        ({"input_size": [3, 224, 224]}, "stretch", True),
+        ({"crop_pct": 0.875}, "crop", True),
+        ({"input_size": [3, 224, 224]}, "crop", True),
     ],
 )
-def test_a_crop_of_timm_that_cuts_one_side_only_is_recorded(tmp_path, config, resize, is_other, caplog):
+def test_the_most_similar_resizing_to_that_of_timm_is_recorded(tmp_path, config, resize, is_other, caplog):
     assert _read(tmp_path, "timm", config={"pretrained_cfg": config}).preprocessing == Preprocessing(resize)
     assert ("timm crops or pads images" in caplog.text) == is_other
 
@@ -68,15 +68,16 @@ def test_a_crop_of_timm_that_cuts_one_side_only_is_recorded(tmp_path, config, re
         ({"size": {"shortest_edge": 160}, "crop_size": {"height": 160, "width": 160}}, "crop", False),
         ({"size": {"shortest_edge": 160}, "crop_size": 160, "do_center_crop": True}, "crop", False),
         ({"size": 160, "crop_size": 160}, "crop", False),
-        ({"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}}, "stretch", True),
+        ({"size": {"shortest_edge": 256}, "crop_size": {"height": 224, "width": 224}}, "crop", True),
         ({"size": {"shortest_edge": 160}, "crop_size": {"height": 160, "width": 128}}, "stretch", True),
         ({"size": {"height": 256, "width": 256}, "crop_size": {"height": 224, "width": 224}}, "stretch", True),
         ({"size": {"height": 160, "width": 160}, "crop_size": {"height": 160, "width": 160}}, "stretch", False),
         ({"size": {"shortest_edge": 160}, "crop_size": 160, "do_center_crop": False}, "stretch", False),
         ({"size": None, "crop_size": 160}, "stretch", True),
+        ({"size": [160, 160], "crop_size": 160}, "stretch", True),
     ],
 )
-def test_a_crop_of_transformers_that_cuts_one_side_only_is_recorded(tmp_path, processor, resize, is_other, caplog):
+def test_the_most_similar_resizing_to_that_of_transformers_is_recorded(tmp_path, processor, resize, is_other, caplog):
     metadata = _read(tmp_path, "transformers", preprocessor_config=processor)
     assert metadata.preprocessing == Preprocessing(resize)
     assert ("Transformers crops or pads images" in caplog.text) == is_other
@@ -178,7 +179,22 @@ def test_a_classifier_with_another_number_of_classes_is_refused(tmp_path):
         read_description(tmp_path, "timm", {"params.predictions.kernel": (7, 1024)})
 
 
-@pytest.mark.parametrize(("library", "padding"), [("timm", "symmetric"), ("transformers", "same")])
-def test_defaults_are_assumed_with_a_warning(library, padding, tmp_path, caplog):
-    read_description(tmp_path, library, {})
-    assert f"{tmp_path / 'config.json'} is missing: assuming padding={padding}, batch_norm_epsilon=" in caplog.text
+PREPROCESSING = "resize=crop, input scaling [-1, 1]"
+
+
+@pytest.mark.parametrize(
+    ("library", "files", "missing", "facts"),
+    [
+        ("timm", {}, ["config"], f"padding=symmetric, batch_norm_epsilon=1e-05, {PREPROCESSING}"),
+        ("transformers", {"config": {}}, ["preprocessor_config"], PREPROCESSING),
+        ("transformers", {"preprocessor_config": {}}, ["config"], "padding=same, batch_norm_epsilon=0.001"),
+        (
+            "transformers", {}, ["config", "preprocessor_config"],
+            f"padding=same, batch_norm_epsilon=0.001, {PREPROCESSING}",
+        ),
+    ],
+)  # fmt: skip
+def test_defaults_are_assumed_with_a_warning(library, files, missing, facts, tmp_path, caplog):
+    assert _read(tmp_path, library, **files).preprocessing == Preprocessing("crop")
+    names = " and ".join(str(tmp_path / f"{name}.json") for name in missing)
+    assert caplog.messages == [f"{names} not found: assuming {facts}"]
