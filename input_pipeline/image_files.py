@@ -17,7 +17,7 @@ UNSUPPORTED_SUFFIXES = (
 # Of Windows, macOS, Synology and Linux.
 _CLUTTER = ("thumbs.db", "desktop.ini", "$recycle.bin", "__macosx", "@eadir", "lost+found")
 _CLUTTER_SUFFIX = ":zone.identifier"  # of files that were copied from Windows to its Linux
-PREPARE_AGAIN = "create it again with `mobilenet-jax prepare RAW DST --to tfds`"
+PREPARE_AGAIN = "remove it, and create it again with `mobilenet-jax prepare RAW DST --to tfds`"
 _ADDRESS = re.compile(r"(.+\.array_record-\d+-of-\d+)#(\d+)[/\\][^/\\]+")
 
 

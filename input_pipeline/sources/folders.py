@@ -116,6 +116,11 @@ def _find_layout(folder: Path) -> _Layout:
         return _Layout(folder, None)
     for path in folders:
         if path not in (training, validation):
+            if path in _select_named(folders, _VALIDATION) and _has_images(path):
+                raise DataError(
+                    f"{path} holds images, not class folders: move the images of each class into a folder, such as "
+                    f"{path}/cat, or rename {path.name}, which is then not read"
+                )
             _logger.info("%s is not read: it is beside %s", path, training.name)
     return _Layout(training, validation)
 
@@ -152,9 +157,13 @@ def _find_named(folders: Sequence[Path], names: Sequence[str]) -> Path | None:
 
 def _is_class_folder(folder: Path) -> bool:
     """Returns whether a folder holds no folders, or images beside them."""
-    entries = [entry for entry in os.scandir(folder) if not is_clutter(entry.name)]
-    has_images = any(Path(entry.name).suffix.lower() in IMAGE_SUFFIXES and entry.is_file() for entry in entries)
-    return has_images or not any(entry.is_dir() for entry in entries)
+    return _has_images(folder) or not _list_folders(folder)
+
+
+def _has_images(folder: Path) -> bool:
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.is_file() and not is_clutter(entry.name)]
+    return any(Path(name).suffix.lower() in IMAGE_SUFFIXES for name in names)
 
 
 def _list_folders(folder: Path) -> list[Path]:

@@ -49,10 +49,10 @@ def run(args: argparse.Namespace) -> None:
     from mobilenet_jax.weights.load import read_weights
     from mobilenet_jax.weights.save import check_destination, write_weights
 
-    check_destination(args.dst, library=args.to, force=args.force)
     if args.dry_run:
         _print_mappings(args)
         return
+    check_destination(args.dst, library=args.to, force=args.force)
     weights = read_weights(
         args.src, head=not args.no_top, checkpoint=args.checkpoint, allow_nonfinite=args.allow_nonfinite
     )

@@ -38,8 +38,8 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--data", type=expanduser, metavar="DIR",
-        help="folder of the images of the run (default: where they were in training); for weights, any folder of "
-        "images, which int8 requires",
+        help="folder of the images of the run, or their table for data.source=csv (default: where they were in "
+        "training); for weights, any folder of images, which int8 requires",
     )  # fmt: skip
     parser.add_argument("--force", action="store_true", help="overwrite an existing file or folder")
     add_checkpoint_option(parser)
@@ -74,7 +74,7 @@ def _format_description(description: dict[str, Any]) -> str:
         ("size", f"{description['bytes'] / 1e6:.2f} MB"),
         ("operations", f"{sum(n for _, n in operations)}: {listed}" + (f" and {more} more types" if more > 0 else "")),
         ("runtime", description["runtime"]),
-        ("images compared", str(verification["images"])),
+        ("images compared", f"{verification['images']} ({verification['image_source']})"),
         ("largest difference", f"{verification['largest_difference']:.2g}"),
         ("mean difference", f"{verification['mean_difference']:.2g}"),
         ("same top class", "not applicable" if agreement is None else f"{agreement:.1%}"),

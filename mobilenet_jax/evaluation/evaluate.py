@@ -187,7 +187,11 @@ def _read_examples(run: EvaluatedModel, data: str | None, source: str | None, sp
     except DataError as error:
         if split not in SUBSETS or run.locate_images(data, source) == run.locate_images(None, None):
             raise
-        raise DataError(f"{error}; --split=all evaluates all images of another folder", error.details) from error
+        raise DataError(
+            f"{error}; --data specifies the new location of the run's own images (their table, if data.source is csv); "
+            "--split=all evaluates all images of another folder",
+            error.details,
+        ) from error
 
 
 def _check_arguments(runs: Sequence[EvaluatedModel], split: str, malignant: Sequence[str]) -> None:

@@ -22,7 +22,7 @@ from mobilenet_jax.export import quantization
 from mobilenet_jax.export.formats import Format, Quantization, get_format
 from mobilenet_jax.export.images import read_calibration_images, read_verification_images, warn_of_few_images
 from mobilenet_jax.export.network import Network
-from mobilenet_jax.export.verification import Verification, verify
+from mobilenet_jax.export.verification import verify
 from mobilenet_jax.weights.load import is_workdir, read_weights
 from mobilenet_jax.weights.metadata import distinguish_names, format_input_scaling
 from mobilenet_jax.weights.orbax import CheckpointName
@@ -81,12 +81,12 @@ def export_model(
         quantization.check_preprocessing(network)
     _warn_of_large_head(network)
     module = chosen.load_module()
-    write = module.write
+    write, calibration_count = module.write, None
     if quantize == "int8":
         typical = read_calibration_images(run, data, network, calibration_images)
         warn_of_few_images(typical)
-        write = functools.partial(quantization.write_int8, pixels=typical)
-    pixels = read_verification_images(run, data, network, _VERIFICATION_IMAGES)
+        write, calibration_count = functools.partial(quantization.write_int8, pixels=typical), len(typical)
+    pixels, image_source = read_verification_images(run, data, network, _VERIFICATION_IMAGES)
     if quantize == "float16":
         write = functools.partial(quantization.write_float16, pixels=_read_typical_images(network, run, data, pixels))
     remove_leftovers(Path(os.path.realpath(out)).parent)
@@ -96,7 +96,9 @@ def export_model(
         verification = verify(network, unfinished, pixels)
         verification.check(quantize)
         operations = module.count_operations(unfinished)
-        description = _describe(network, run, unfinished, quantize, verification, operations)
+        description = _describe(network, run, unfinished, quantize, operations)
+        description["calibration_images"] = calibration_count
+        description["verification"] = {**asdict(verification), "image_source": image_source}
         text = json.dumps(description, indent=2, ensure_ascii=False) + "\n"
         unfinished_description.write_text(text, encoding="utf-8")
     return description
@@ -198,7 +200,6 @@ def _describe(
     run: TrainedRun | None,
     path: Path,
     quantize: Quantization,
-    verification: Verification,
     operations: Counter[str],
 ) -> dict[str, Any]:
     """Returns everything that an application needs to know about an exported file."""
@@ -223,7 +224,6 @@ def _describe(
         "bytes": get_content_size(path),
         "sha256": compute_sha256(path),
         "operations": dict(sorted(operations.items())),
-        "verification": asdict(verification),
         "runtime": chosen.describe_runtime(),
         "alpha": weights.architecture.alpha,
         "head": weights.architecture.head,

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -13,13 +14,17 @@ from mobilenet_jax.evaluation.trained_run import TrainedRun
 from mobilenet_jax.export.network import Network
 from mobilenet_jax.inference.predict_files import find_images
 
+ImageSource = Literal["validation split", "training split", "folder", "drawings"]
+
 _BATCH = 64
 _SEED = 0
 _FEW, _ENOUGH = 32, 100  # images for the calibration of int8
 _logger = logging.getLogger(__name__)
 
 
-def read_verification_images(run: TrainedRun | None, data: str | None, network: Network, count: int) -> np.ndarray:
+def read_verification_images(
+    run: TrainedRun | None, data: str | None, network: Network, count: int
+) -> tuple[np.ndarray, ImageSource]:
     """Reads images of the validation split of a run, or of a folder; drawings of the sample if there are neither.
 
     Args:
@@ -29,19 +34,22 @@ def read_verification_images(run: TrainedRun | None, data: str | None, network: 
         count: at most as many images are read.
 
     Returns:
-        uint8 `[n, height, width, 3]` with 1 <= n <= count.
+        uint8 `[n, height, width, 3]` with 1 <= n <= count, and where they are from.
 
     Raises:
         ExportError: `data` holds no readable image.
     """
+    source: ImageSource = "folder"
+    if run:
+        source = "validation split" if _has_validation(run) else "training split"
     try:
         # The last ones in random order: without a validation split, the first ones are for the calibration.
-        return _read(_find_paths(run, data, "validation"), network, slice(-count, None))
+        return _read(_find_paths(run, data, "validation"), network, slice(-count, None)), source
     except (DataError, EvaluationError, ExportError, OSError) as error:
         if data:
             raise
         _logger.warning("the images of the verification are drawings of lesions: %s", error)
-    return _read(read_valid_examples("sample", "", "Training").paths, network, slice(count))
+    return _read(read_valid_examples("sample", "", "Training").paths, network, slice(count)), "drawings"
 
 
 def read_calibration_images(run: TrainedRun | None, data: str | None, network: Network, count: int) -> np.ndarray:
@@ -75,11 +83,15 @@ def warn_of_few_images(pixels: np.ndarray) -> None:
         )
 
 
+def _has_validation(run: TrainedRun) -> bool:
+    has_validation: bool = run.config["data"]["split"] != "all"
+    return has_validation
+
+
 def _find_paths(run: TrainedRun | None, data: str | None, split: str) -> Sequence[str] | np.ndarray:
     if run:
-        split = "training" if run.config["data"]["split"] == "all" else split  # there is no validation
         try:
-            return run.read_examples(data, None, split).paths
+            return run.read_examples(data, None, split if _has_validation(run) else "training").paths
         except DataError as error:
             if data:
                 raise ExportError(
@@ -88,7 +100,9 @@ def _find_paths(run: TrainedRun | None, data: str | None, split: str) -> Sequenc
                     error.details,
                 ) from error
             raise ExportError(
-                f"{error}; if the images were moved, specify their folder with --data=DIR", error.details
+                f"{error}; if the images were moved, specify their folder with --data=DIR, or their table with "
+                "--data=FILE if data.source is csv",
+                error.details,
             ) from error
     if data and Path(data).is_dir():
         return find_images([data])

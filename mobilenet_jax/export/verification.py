@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy.special import softmax
 
 from input_pipeline.image_ops import compute_color_gains
 from mobilenet_jax.errors import ExportError
@@ -22,6 +23,8 @@ _PROBABILITY_LIMITS: _Limits = {"none": (1e-4, 1e-5), "float16": (1e-2, 1e-3), "
 _VARIATION_LIMITS: dict[Quantization, float] = {"none": 2e-5, "float16": 3e-3, "int8": 0.15}
 # Logits and features amplify rounding. Their differences are divided by the largest absolute value of an output.
 _OTHER_LIMITS: _Limits = {"none": (5e-3, 1e-4), "float16": (0.1, 1e-2), "int8": (1, 0.2)}
+# Most features are small or 0: outputs of zeros differ by less than the limits above.
+_FEATURE_LIMITS: dict[Quantization, float] = {"none": 5e-3, "float16": 0.05, "int8": 0.5}
 _TRAIN = "train longer, or on more images: a network that has learned little can amplify rounding"
 _REMEDIES: dict[Quantization, str] = {
     "none": _TRAIN, "float16": f"use --quantize=none, or {_TRAIN}", "int8": f"use --quantize=float16, or {_TRAIN}"
@@ -37,8 +40,9 @@ class Verification:
         images: the number of images.
         largest_difference: of a probability, or of another output divided by the largest absolute value of an output.
         mean_difference: the mean of all of these differences, with all numbers of threads.
-        total_variation: half the sum of the differences of an image's probabilities, on average; None for other
-            outputs.
+        total_variation: half the sum of the differences of an image's probabilities, on average; of logits, that of
+            their softmax; None for features.
+        relative_error: the norm of the differences of features by the norm of the features; None for other outputs.
         top_class_agreement: the fraction of the outputs whose most probable class is the same; None for features.
         milliseconds: per image, by the number of threads.
     """
@@ -48,6 +52,7 @@ class Verification:
     largest_difference: float
     mean_difference: float
     total_variation: float | None
+    relative_error: float | None
     top_class_agreement: float | None
     milliseconds: dict[int, float]
 
@@ -72,6 +77,12 @@ class Verification:
                 f"{self.total_variation:.2g} from those of the JAX model (limit {limit:g}): nothing was written; "
                 f"{_REMEDIES[quantization]}"
             )
+        limit = _FEATURE_LIMITS[quantization]
+        if self.relative_error is not None and not self.relative_error <= limit:
+            raise ExportError(
+                f"the features of the exported network have a relative error of {self.relative_error:.2g} (limit "
+                f"{limit:g}): nothing was written; {_REMEDIES[quantization]}"
+            )
 
 
 def verify(network: Network, path: Path, pixels: np.ndarray) -> Verification:
@@ -95,9 +106,13 @@ def verify(network: Network, path: Path, pixels: np.ndarray) -> Verification:
     outputs = np.stack([outputs for outputs, _ in runs.values()])
     scale = 1.0 if network.output == "probabilities" else float(np.abs(expected).max())
     differences = np.abs(outputs - expected) / scale
-    variation = float(differences.sum(2).mean() / 2) if network.output == "probabilities" else None
-    agreement = None
-    if network.output != "features":
+    variation = relative_error = agreement = None
+    if network.output == "features":
+        error = np.linalg.norm((outputs - expected).ravel()) / np.sqrt(len(runs))
+        relative_error = float(error / np.linalg.norm(expected))
+    else:
+        actual, correct = (x if network.output == "probabilities" else softmax(x, -1) for x in (outputs, expected))
+        variation = float(np.abs(actual - correct).sum(2).mean() / 2)
         agreement = float((outputs.argmax(2) == expected.argmax(1)).mean())
     return Verification(
         network.output,
@@ -105,6 +120,7 @@ def verify(network: Network, path: Path, pixels: np.ndarray) -> Verification:
         float(differences.max()),
         float(differences.mean()),
         variation,
+        relative_error,
         agreement,
         {threads: milliseconds for threads, (_, milliseconds) in runs.items()},
     )

@@ -53,7 +53,8 @@ def check_description(description: str, *, head: bool) -> str | None:
     if unknown:
         more = f" and {len(unknown) - _MAX_LISTED} more" if len(unknown) > _MAX_LISTED else ""
         raise WeightsError(
-            f"its model has layers that MobileNet v1 does not have: {', '.join(unknown[:_MAX_LISTED])}{more}"
+            f"its model has layers that MobileNet v1 does not have: {', '.join(unknown[:_MAX_LISTED])}{more}; if they "
+            "only scale pixels, convert what save_weights('NAME.weights.h5') writes, with --input-scaling LOW HIGH"
         )
     if any(config.get("data_format") == "channels_first" for _, config in layers):
         raise WeightsError("its model works on channels first; save it with data_format='channels_last'")

@@ -49,6 +49,13 @@ def test_a_test_folder_beside_a_validation_folder_is_not_read_but_named(tmp_path
     assert caplog.messages == [f"{tmp_path / 'test'} is not read: it is beside train"]
 
 
+def test_a_validation_folder_without_class_folders_is_not_replaced_by_the_test_folder(tmp_path):
+    write_photographs(tmp_path, [*PAIR[:4], "val/1.jpg", "test/cat/9.jpg", "test/dog/9.jpg"])
+    message = "val holds images, not class folders: move the images of each class into a folder, such as .*/val/cat"
+    with pytest.raises(DataError, match=message):
+        read_folders(tmp_path)
+
+
 def test_a_training_folder_alone_is_split_by_fraction(tmp_path):
     write_photographs(tmp_path, PAIR[:4])
     assert read_folders(tmp_path).subsets is None

@@ -45,6 +45,7 @@ def test_convert_prints_a_summary_of_the_weights(run, source, tmp_path, name):
 
 
 def test_a_dry_run_prints_the_mapping_of_each_tensor_and_writes_nothing(run, source, tmp_path):
+    (tmp_path / "w.safetensors").write_text("earlier weights")
     status, out, _ = run("convert", source, tmp_path / "w.safetensors", "--dry-run")
     assert status == 0
     rows = [[cell for cell in line.split("  ") if cell] for line in out.splitlines()]
@@ -58,7 +59,8 @@ def test_a_dry_run_prints_the_mapping_of_each_tensor_and_writes_nothing(run, sou
     out = run("convert", source, tmp_path / "w.weights.h5", "--dry-run", "--no-top")[1]
     assert len(out.splitlines()) == 136
     assert re.search(r"layers/depthwise_conv2d_12/vars/0 +\(3, 3, 256, 1\) +none\n", out)
-    assert [p.name for p in tmp_path.iterdir()] == [source.name]
+    assert {p.name for p in tmp_path.iterdir()} == {source.name, "w.safetensors"}
+    assert (tmp_path / "w.safetensors").read_text() == "earlier weights"
     assert "the name determines the format" in run("convert", source, tmp_path / "w.npz", "--dry-run")[2]
 
 

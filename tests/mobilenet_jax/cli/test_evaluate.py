@@ -305,6 +305,7 @@ def test_a_workdir_that_cannot_be_written_is_evaluated_without_corrections(run, 
         ),
         (
             lambda w, d: [*write_an_unknown_class(w, d)[:-1], "--split=validation"],
+            "--data specifies the new location of the run's own images (their table, if data.source is csv); "
             "--split=all evaluates all images of another folder",
         ),
         (write_empty_folder, "ISIC2018_Task3_Training_Input is missing"),

@@ -32,6 +32,7 @@ pytest.importorskip("litert_converter", reason="needs pip install -e '.[export]'
 
 def make_verification(**changes):
     values = {"largest_difference": 0.0, "mean_difference": 0.0, "total_variation": 0.0, "top_class_agreement": 1.0}
+    values["relative_error"] = None
     return Verification("probabilities", 32, milliseconds={1: 1.0, 2: 1.0}, **{**values, **changes})
 
 
@@ -47,7 +48,9 @@ def test_the_description_says_how_to_use_the_file(trained, tmp_path):
     assert description["notice"].startswith("Not a medical device.")
     assert (description["bytes"], description["sha256"]) == (out.stat().st_size, compute_sha256(out))
     assert description["operations"]["DEPTHWISE_CONV_2D"] == 13
-    assert description["verification"]["images"] == 14  # the validation split
+    assert description["verification"]["images"] == 14
+    assert description["verification"]["image_source"] == "validation split"
+    assert description["calibration_images"] == 4
     assert description["verification"]["milliseconds"].keys() == {1, 2}
 
 
@@ -59,7 +62,8 @@ def test_images_for_verification_are_not_those_of_the_calibration(trained, data,
         run = read_trained_run(tmp_path / "run")
     folder = None if run else str(data)
     calibration = images.read_calibration_images(run, folder, network, 12)
-    verification = images.read_verification_images(run, folder, network, 12)
+    verification, image_source = images.read_verification_images(run, folder, network, 12)
+    assert image_source == ("training split" if run else "folder")
     assert len(calibration) == len(verification) == 12
     assert not {image.tobytes() for image in calibration} & {image.tobytes() for image in verification}
 
@@ -145,6 +149,20 @@ def test_the_outputs_with_two_threads_are_compared_as_well(monkeypatch):
         verification.verify(network, Path("a.tflite"), pixels)
 
 
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [(None, r"a relative error of 1 \(limit 0.5\)"), ("small", "a total variation distance of 0.8")],
+)
+def test_int8_files_with_outputs_of_zeros_are_refused(head, message, monkeypatch):
+    """Their mean difference is small if one output of an image is large."""
+    network, pixels = Network(make_sensitive_weights(head, (32, 32)), raw=True), make_images(8, (32, 32))
+    expected = np.where(np.arange(network.compute_reference(pixels).shape[-1]) == 0, 10, np.zeros((8, 1)))
+    monkeypatch.setattr(verification.Network, "compute_reference", lambda *args: expected)
+    monkeypatch.setattr(verification, "_run", lambda path, threads, inputs: (0 * expected, 1.0))
+    with pytest.raises(ExportError, match=message):
+        verification.verify(network, Path("a.tflite"), pixels).check("int8")
+
+
 @pytest.mark.parametrize("quantize", ["none", "float16", "int8"])
 def test_differences_beyond_the_limit_and_nan_are_errors(quantize):
     make_verification(largest_difference=1e-5, mean_difference=1e-6).check(quantize)
@@ -221,7 +239,7 @@ def test_images_are_read_with_the_steps_outside_of_the_network(tmp_path, raw, st
     photograph = np.random.default_rng(0).integers(0, (256, 180, 90), (48, 64, 3), np.uint8)
     Image.fromarray(photograph).save(tmp_path / "a.png")
     network = Network(make_sensitive_weights("small", (32, 32), preprocessing=steps), raw)
-    [pixels] = images.read_verification_images(None, str(tmp_path), network, 1)
+    [pixels], _ = images.read_verification_images(None, str(tmp_path), network, 1)
     np.testing.assert_array_equal(pixels, preprocess(photograph, (32, 32), steps if raw else Preprocessing("crop")))
 
 
