@@ -173,7 +173,7 @@ def preprocess(image: np.ndarray, size: tuple[int, int], preprocessing: Preproce
 def crop_center(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Returns the largest part of `[any height, any width, 3]` that has the proportions of `size` and the same center.
 
-    Cropping first and resizing afterwards is what torchvision's `Resize` and `CenterCrop` do in the other order.
+    Cropping first and resizing afterwards is equivalent to torchvision's `Resize` and `CenterCrop`, in the other order.
     """
     height, width = image.shape[:2]
     scale = min(height / size[0], width / size[1])

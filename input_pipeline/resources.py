@@ -16,7 +16,7 @@ def count_cpus() -> int:
 
 
 def measure_free_memory() -> int:
-    """Returns bytes: the memory that is free, at most what the control groups of this process leave."""
+    """Returns the free memory in bytes, within the limits of the control groups of this process."""
     return max(0, min([psutil.virtual_memory().available, *_measure_groups()]))
 
 

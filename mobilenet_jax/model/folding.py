@@ -11,7 +11,7 @@ def fold_batch_norm(model: MobileNet, variables: Mapping[str, Any]) -> tuple[Mob
 
     With the moving statistics, batch normalization is s y + (b - s m), where s = scale / sqrt(variance + epsilon), m is
     the mean and b the bias. As y is linear in the kernel of the layer before, s moves into that kernel, whose last axis
-    is that of the channels. What remains is a bias.
+    is that of the channels. The rest is a bias.
 
     Args:
         model: the model.

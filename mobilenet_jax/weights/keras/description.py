@@ -54,7 +54,7 @@ def check_description(description: str, *, head: bool) -> str | None:
         more = f" and {len(unknown) - _MAX_LISTED} more" if len(unknown) > _MAX_LISTED else ""
         raise WeightsError(
             f"its model has layers that MobileNet v1 does not have: {', '.join(unknown[:_MAX_LISTED])}{more}; if they "
-            "only scale pixels, convert what save_weights('NAME.weights.h5') writes, with --input-scaling LOW HIGH"
+            "only scale pixels, convert the file of save_weights('NAME.weights.h5'), with --input-scaling LOW HIGH"
         )
     if any(config.get("data_format") == "channels_first" for _, config in layers):
         raise WeightsError("its model works on channels first; save it with data_format='channels_last'")

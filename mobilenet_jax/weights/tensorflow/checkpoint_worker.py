@@ -2,7 +2,7 @@
 
     python -P checkpoint_worker.py PREFIX
 
-`worker.py` runs it and describes what it reads and writes. It imports nothing of the package. No graph is built or run.
+`worker.py` runs it and describes its input and output. It imports nothing of the package. No graph is built or run.
 """
 
 import json
