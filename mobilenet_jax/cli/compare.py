@@ -33,9 +33,11 @@ def run(args: argparse.Namespace) -> None:
 
     if len(args.workdirs) < 2:
         raise EvaluationError("compare requires at least two workdirs")
+    out = args.out or args.workdirs[0].parent / "compare.png"
+    if out.suffix.lower() != ".png":
+        raise EvaluationError(f"{out} must be the name of a PNG file")
     comparison = compare(args.workdirs, args.evaluation, args.resamples)
     print(f"{comparison.images} images in common\n\n{comparison.format_table()}")
-    out = args.out or args.workdirs[0].parent / "compare.png"
     if write_curves(args.workdirs, out):
         print(f"\n{out}")
     else:

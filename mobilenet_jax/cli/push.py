@@ -28,6 +28,9 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
         help="another file to upload, such as an exported one, with its description PATH.json if there is one; may be "
         "repeated",
     )  # fmt: skip
+    parser.add_argument(
+        "--force", action="store_true", help="replace files of a repository whose model card is of another origin"
+    )
     add_evaluation_option(parser)
     add_checkpoint_option(parser)
     return parser
@@ -52,4 +55,4 @@ def run(args: argparse.Namespace) -> None:
             for name, path in files.items():
                 print(f"{name:<24}{path.stat().st_size:>12,} bytes")
         else:
-            print(upload(files, args.repository, private=args.private))
+            print(upload(files, args.repository, private=args.private, force=args.force))

@@ -1,5 +1,8 @@
 """Compares several evaluated runs on the same images, with intervals of their differences."""
 
+import json
+import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +17,10 @@ from mobilenet_jax.evaluation.metrics import Metrics, compute_metrics, list_over
 from mobilenet_jax.evaluation.plots import draw_comparison, encode_png
 from mobilenet_jax.evaluation.predictions import Predictions, read_predictions
 from mobilenet_jax.evaluation.trained_run import find_best_epoch, read_records
+from mobilenet_jax.weights.orbax import CheckpointName, find_checkpoint
+
+_EVALUATED = re.compile(r"(?P<name>best|latest) checkpoint, step (?P<step>\d+)")  # the identity of weights
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -58,10 +65,11 @@ def compare(workdirs: Sequence[Path], evaluation: str, resamples: int = 1000) ->
         resamples: number of bootstrap samples.
 
     Raises:
-        EvaluationError: an evaluation is missing, the evaluations have no image in common, or their classes, labels
-            or lesions differ.
+        EvaluationError: an evaluation is missing or is of an earlier checkpoint, the evaluations have no image in
+            common, or their classes, labels or lesions differ.
     """
     tables = _read_common_images(workdirs, evaluation)
+    _check_facts(workdirs, evaluation)
     baseline, names = tables[0], list_overall(len(tables[0].class_names))
 
     def subtract_baseline(other: Predictions, rows: np.ndarray) -> Metrics:
@@ -118,6 +126,32 @@ def _read_common_images(workdirs: Sequence[Path], evaluation: str) -> list[Predi
                 f"the lesions of {workdir} differ from those of {workdirs[0]}: evaluate both on the same folder"
             )
     return tables
+
+
+def _check_facts(workdirs: Sequence[Path], evaluation: str) -> None:
+    """Checks that the evaluations are of the current checkpoints; a warning if their options differ."""
+    options = []
+    for workdir in workdirs:
+        folder = workdir / "evaluation" / evaluation
+        try:
+            facts = json.loads((folder / "metrics.json").read_text())
+            weights, option = facts["weights"], (facts["views"], facts["correction"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise EvaluationError(f"cannot read {folder / 'metrics.json'}: run mobilenet-jax evaluate again") from error
+        options.append(option)
+        evaluated = _EVALUATED.match(str(weights[0])) if len(weights) == 1 else None  # a cross-validation has several
+        if not evaluated or not (workdir / "checkpoints").is_dir():
+            continue
+        name: CheckpointName = "best" if evaluated["name"] == "best" else "latest"
+        current = find_checkpoint(workdir / "checkpoints", name)
+        if current and current.name != evaluated["step"]:
+            raise EvaluationError(
+                f"{folder} is of the {weights[0]}, not of step {current.name}, which is the {name} one now: run "
+                "mobilenet-jax evaluate again"
+            )
+    if len(set(options)) > 1:
+        described = ", ".join(f"{views} and {correction or 'none'}" for views, correction in options)
+        _logger.warning("the evaluations differ in their views and correction: %s", described)
 
 
 def _select_sorted(table: Predictions, images: set[str]) -> Predictions:

@@ -241,6 +241,8 @@ def _check_destination(out: Path) -> None:
         raise EvaluationError(f"cannot write {out}: the folder {out.parent} does not exist")
     if out.exists() and not out.is_file():
         raise EvaluationError(f"cannot write {out}: it exists and is not a regular file")
+    if out.suffix.lower() in (*IMAGE_SUFFIXES, *UNSUPPORTED_SUFFIXES):  # as of `--out DIR/*.jpg`
+        raise EvaluationError(f"cannot write {out}: this is the name of an image, not of a table")
 
 
 def check_unique_names(paths: Sequence[str], names: Sequence[str]) -> None:

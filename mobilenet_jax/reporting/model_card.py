@@ -59,10 +59,15 @@ def write_model_card(run: TrainedRun, evaluation: str, out: Path) -> None:
         write_atomically(out / name, png)
 
 
+def is_model_card(text: str) -> bool:
+    """Returns whether a `README.md` is a card that `write_model_card` wrote."""
+    return _MARK in text
+
+
 def _find_other_file(out: Path) -> Path | None:
     """Returns a file that would be replaced although no card has been written to `out`; None if there is none."""
     try:
-        if _MARK in (out / "README.md").read_text(encoding="utf-8", errors="replace"):
+        if is_model_card((out / "README.md").read_text(encoding="utf-8", errors="replace")):
             return None
     except OSError:  # it is missing, or no file
         pass

@@ -30,6 +30,37 @@ def test_compare_prints_the_difference_of_two_runs_and_draws_their_curves(run, e
         assert picture.width > 1000
 
 
+def test_evaluations_of_earlier_checkpoints_are_refused(run, evaluated, tmp_path):
+    other = shutil.copytree(evaluated, tmp_path / "other")
+    [checkpoint] = (other / "checkpoints").iterdir()
+    checkpoint.rename(checkpoint.with_name("9"))
+    status, _, err = run("compare", evaluated, other, "--resamples=10")
+    assert status == 1
+    folder = other / "evaluation" / "validation"
+    assert err == (
+        f"error: {folder} is of the best checkpoint, step {checkpoint.name}, not of step 9, which is the best one now: "
+        "run mobilenet-jax evaluate again\n"
+    )
+
+
+def test_other_options_of_an_evaluation_are_warned_of(run, evaluated, tmp_path):
+    other = shutil.copytree(evaluated, tmp_path / "other")
+    facts = other / "evaluation" / "validation" / "metrics.json"
+    facts.write_text(json.dumps({**json.loads(facts.read_text()), "views": 8}))
+    status, _, err = run("compare", evaluated, other, "--resamples=10")
+    assert (status, err) == (
+        0,
+        "warning: the evaluations differ in their views and correction: 1 and none, 8 and none\n",
+    )
+
+
+def test_curves_do_not_replace_files_of_other_kinds(run, evaluated):
+    before = (evaluated / "config.json").read_bytes()
+    _, _, err = run("compare", evaluated, evaluated, "--out", evaluated / "config.json")
+    assert "config.json must be the name of a PNG file" in err
+    assert (evaluated / "config.json").read_bytes() == before
+
+
 def test_no_curves_are_drawn_of_cross_validations(run, evaluated, tmp_path):
     workdirs = [shutil.copytree(evaluated, tmp_path / name) for name in ("a", "b")]
     for workdir in workdirs:

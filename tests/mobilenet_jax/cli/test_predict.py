@@ -106,6 +106,7 @@ def test_predict_writes_json_lines_in_the_order_of_its_arguments(run, trained, d
         (["{tmp}/*.bmp"], "no image file matches {tmp}/*.bmp"),
         ([""], "an argument is empty: specify files or folders"),
         (["{images}", "--out={tmp}/none/p.csv"], "cannot write {tmp}/none/p.csv: the folder {tmp}/none does not exist"),
+        (["{images}", "--out={tmp}/a.JPG"], "cannot write {tmp}/a.JPG: this is the name of an image, not of a table"),
         (["{images}", "--out={tmp}/text"], "cannot write {tmp}/text: it exists and is not a regular file"),
         (["{images}", "--out=."], ": it exists and is not a regular file"),
         (["{images}", "--out=/dev/null"], "cannot write /dev/null: it exists and is not a regular file"),

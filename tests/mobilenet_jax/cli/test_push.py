@@ -96,6 +96,33 @@ def test_an_interrupted_upload_continues(run, hub, evaluated, exported, token):
     assert token not in err
 
 
+def test_a_repository_of_another_model_is_refused_without_force(run, hub, evaluated, token):
+    before = {"README.md": b"# A card that was written by hand", "config.json": b"{}"}
+    hub.add(NAME, before)
+    status, out, err = run("push", evaluated, NAME)
+    message = "has a model card of another origin: choose another name, or replace its files with --force"
+    assert (status, out, err) == (1, "", f"error: {NAME} {message}\n")
+    assert list(hub.repositories[NAME].commits.values()) == [before]
+    for options in (["--force"], []):
+        assert run("push", evaluated, NAME, *options)[0] == 0
+
+
+@pytest.mark.parametrize("changed", ["sha256", "source"])
+def test_the_export_of_another_run_is_not_published(run, hub, evaluated, exported, changed):
+    source = read_weights(evaluated).metadata.source
+    description = {"sha256": hashlib.sha256(b"network").hexdigest(), "source": source}
+    file = exported.with_name("model.tflite.json")
+    file.write_text(json.dumps(description))
+    assert run("push", evaluated, NAME, "--dry-run", "--file", exported)[0] == 0
+    file.write_text(json.dumps({**description, changed: "other"}))
+    status, out, err = run("push", evaluated, NAME, "--dry-run", "--file", exported)
+    assert (status, out) == (1, "")
+    assert err == (
+        f"error: {exported} is not the export of {source}, since {changed} differs in its description: export the run "
+        "again\n"
+    )
+
+
 def test_private_repositories_stay_private(run, hub, evaluated, token):
     assert run("push", evaluated, NAME, "--private")[0] == 0
     assert hub.repositories[NAME].private
