@@ -41,11 +41,12 @@ _logger = logging.getLogger(__name__)
 
 
 class _Inspection(NamedTuple):
-    """The result for one file: a fault that prevents its use, a warning, and the hash of its content."""
+    """The result for one file: a fault that prevents its use, a warning, the hash of its content, and its EXIF."""
 
     fault: str | None
     warning: str | None
     digest: str
+    is_rotated: bool = False
 
 
 def validate_images(examples: Examples, faults: Faults | None = None) -> None:
@@ -160,13 +161,19 @@ def _list_warnings(examples: Examples, inspections: Sequence[_Inspection]) -> li
         for path, row, inspection in zip(examples.paths, examples.rows, inspections, strict=True)
         if inspection.warning
     ]
+    rotated = [path for path, inspection in zip(examples.paths, inspections, strict=True) if inspection.is_rotated]
+    orientation = [
+        f"{len(rotated)} of {len(examples)} images, such as {path}, are marked as rotated (EXIF) and are read as "
+        "stored; if the upright position matters, rotate their pixels (PIL.ImageOps.exif_transpose)"
+        for path in rotated[:1]
+    ]
     counts = np.bincount(examples.labels, minlength=len(examples.class_names))
     small_classes = [
         f"class {name} has {n} examples, too few to measure"
         for name, n in zip(examples.class_names, counts, strict=True)
         if n < _FEW_EXAMPLES
     ]
-    return [*shorten(suspicious), *shorten(_list_identical(examples, inspections)), *small_classes]
+    return [*orientation, *shorten(suspicious), *shorten(_list_identical(examples, inspections)), *small_classes]
 
 
 def _list_identical(examples: Examples, inspections: Sequence[_Inspection]) -> list[str]:
@@ -205,11 +212,9 @@ def _inspect_image(path: str, can_decode: Callable[[bytes], bool]) -> _Inspectio
     except DataError as fault:
         return _Inspection(str(fault), None, digest)
     warning, link = None, Path(path)
-    if is_rotated:
-        warning = "is marked as rotated (EXIF); it is read as stored"
-    elif link.is_symlink() and link.parent.resolve() not in link.resolve().parents:
+    if link.is_symlink() and link.parent.resolve() not in link.resolve().parents:
         warning = f"is a link to {link.resolve()}, outside its folder"
-    return _Inspection(None, warning, digest)
+    return _Inspection(None, warning, digest, is_rotated)
 
 
 def _read_bytes(path: str) -> bytes:

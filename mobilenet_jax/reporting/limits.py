@@ -9,6 +9,7 @@ from mobilenet_jax.evaluation.calibration import Correction
 from mobilenet_jax.evaluation.evaluate import Evaluation
 from mobilenet_jax.evaluation.trained_run import EvaluatedModel
 
+_MAX_ITEMS = 10  # classes that a warning names
 _MIN_UNITS = 10  # lesions or images per class; metrics of classes with fewer are reported as unreliable
 
 # Settings in which the folds of one recipe may differ. The recipe may choose the number of epochs.
@@ -89,8 +90,9 @@ def _list_missed_classes(evaluation: Evaluation) -> list[str]:
     predictions = evaluation.predictions
     recognized = set(predictions.labels[predictions.predicted == predictions.labels].tolist())
     names, counts = _count_images(evaluation)
-    missed = [f"{names[c]} ({n} images)" for c, n in enumerate(counts) if n and c not in recognized]
-    return [f"The recall is 0 for {', '.join(missed)}: none of these images is recognized."] if missed else []
+    missed = [c for c, n in enumerate(counts) if n and c not in recognized]
+    described = [f"{names[c]} ({counts[c]} image{'' if counts[c] == 1 else 's'})" for c in missed]
+    return [f"The recall is 0 for {_join(described)}: none of their images is recognized."] if missed else []
 
 
 def _list_data_warnings(evaluation: Evaluation) -> list[str]:
@@ -160,7 +162,7 @@ def _list_absent_classes(evaluation: Evaluation) -> list[str]:
     if not absent:
         return []
     return [
-        f"There are no images of {', '.join(absent)}: means over classes, such as balanced accuracy, are over the "
+        f"There are no images of {_join(absent)}: means over classes, such as balanced accuracy, are over the "
         f"other {len(names) - len(absent)} of {len(names)} classes."
     ]
 
@@ -175,7 +177,7 @@ def _list_rare_classes(evaluation: Evaluation) -> list[str]:
     if not rare:
         return []
     return [
-        f"Classes with fewer than {_MIN_UNITS} {noun}s: {', '.join(rare)}. Their metrics and all means over classes "
+        f"Classes with fewer than {_MIN_UNITS} {noun}s: {_join(rare)}. Their metrics and all means over classes "
         "are unreliable."
     ]
 
@@ -185,3 +187,9 @@ def _count_images(evaluation: Evaluation) -> tuple[Sequence[str], np.ndarray]:
     predictions = evaluation.predictions
     names = predictions.class_names
     return names, np.bincount(predictions.labels, minlength=len(names))
+
+
+def _join(items: Sequence[str]) -> str:
+    """Joins the first items, and counts the others."""
+    more = len(items) - _MAX_ITEMS
+    return ", ".join(items[:_MAX_ITEMS]) + (f" and {more} more" if more > 0 else "")

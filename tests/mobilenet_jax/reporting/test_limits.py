@@ -75,7 +75,7 @@ def test_synthetic_images_are_the_only_warning_about_the_sample():
         ),
         (
             {"predicted": np.repeat([0, 1, 2, 3, 4, 5, 0], 10)},
-            "The recall is 0 for VASC (10 images): none of these images is recognized.",
+            "The recall is 0 for VASC (10 images): none of their images is recognized.",
         ),
         (
             {"images_per_class": 18, "per_lesion": 2},
@@ -103,6 +103,18 @@ def test_a_recall_of_zero_is_the_first_warning():
     warnings = list_warnings(make_evaluation(9, predicted=np.zeros(63, int), source="sample"))
     assert len(warnings) == 3
     assert warnings[0].startswith("The recall is 0 for NV (9 images), BCC (9 images), ")
+
+
+def test_at_most_ten_of_many_classes_are_named():
+    evaluation = make_evaluation(source="folders")
+    evaluation.predictions.class_names = names = tuple(f"species {i:02}" for i in range(25))
+    evaluation.predictions.labels = evaluation.predictions.images = evaluation.predictions.lesions = np.arange(25)
+    evaluation.predictions.predicted = np.zeros(25, int)
+    missed, rare = list_warnings(evaluation)
+    listed = ", ".join(f"{name} (1 image)" for name in names[1:11])
+    assert missed == f"The recall is 0 for {listed} and 14 more: none of their images is recognized."
+    assert rare.startswith("Classes with fewer than 10 lesions: species 00 1, ")
+    assert " species 09 1 and 15 more. " in rare
 
 
 def test_classes_without_images_are_named():
