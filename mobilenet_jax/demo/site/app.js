@@ -51,10 +51,15 @@ async function start() {
   setStatus('Ready.');
 }
 
-/** Shows that the page works without a network as soon as that is true. */
+/** Shows that the page works without a network as soon as that is true, and that a new version waits. */
 async function showWhenOffline() {
-  await navigator.serviceWorker?.register('service-worker.js');
-  element('offline').hidden = !(await navigator.serviceWorker?.ready);
+  const registration = await navigator.serviceWorker?.register('service-worker.js');
+  if (!registration) return;
+  const showUpdate = () => element('update').hidden = !registration.waiting;
+  registration.addEventListener('updatefound', () => registration.installing.addEventListener('statechange', showUpdate));
+  showUpdate();
+  await navigator.serviceWorker.ready;
+  element('offline').hidden = false;
 }
 
 async function open(file, isLatest) {
@@ -83,6 +88,10 @@ async function showResult(isLatest) {
   const names = model.description.classes ?? Array.from(probabilities, (_, i) => `class ${i}`);
   const order = Array.from(probabilities.keys()).sort((a, b) => probabilities[b] - probabilities[a]);
   element('classes').replaceChildren(...order.slice(0, MAX_ROWS).map(i => makeRow(names[i], probabilities[i])));
+  const others = order.slice(MAX_ROWS);
+  const rest = formatPercent(others.reduce((sum, i) => sum + probabilities[i], 0));
+  element('others').hidden = !others.length;
+  element('others').textContent = `Other classes: ${others.length}, with ${rest} together.`;
   element('result').hidden = false;
   setStatus(`Most probable of ${names.length} classes: ${names[order[0]]}, ${formatPercent(probabilities[order[0]])}. Not a diagnosis.`);
 }

@@ -1,6 +1,7 @@
 // Opens image files, and reads the pixels of a part of them.
 
 const MAX_MEGAPIXELS = 64;
+const MAX_NOISE = 2; // of 255 levels
 const MAX_CANVAS = 4e6; // pixels; iOS limits a canvas to 16.8 million, fewer than its photographs have
 
 /**
@@ -37,13 +38,35 @@ async function readHeader(file) {
 }
 
 /**
+ * Checks that the browser returns the pixels that were drawn; some alter them, as protection against fingerprinting.
+ * @throws {Error} with a message for the user: they differ.
+ */
+function checkCanvas() {
+  const canvas = document.createElement('canvas');
+  canvas.width = canvas.height = 8;
+  const context = canvas.getContext('2d', {willReadFrequently: true});
+  const colors = Array.from({length: 64}, (_, i) => [4 * i, 255 - 4 * i, 37 * i % 256]);
+  colors.forEach((color, i) => {
+    context.fillStyle = `rgb(${color})`;
+    context.fillRect(i % 8, Math.floor(i / 8), 1, 1);
+  });
+  const {data} = context.getImageData(0, 0, 8, 8);
+  if (colors.some((color, i) => color.some((value, channel) => Math.abs(data[4 * i + channel] - value) > MAX_NOISE))) {
+    throw new Error('This browser alters the pixels that pages read, as protection against fingerprinting. Allow this ' +
+      'page to read the canvas, or use another browser.');
+  }
+}
+
+/**
  * Reads the pixels of a part of an image.
  * @param {ImageBitmap} bitmap
  * @param {{x: number, y: number, width: number, height: number}} part - in pixels.
  * @returns {Uint8ClampedArray} four values per pixel.
- * @throws {Error} with a message for the user: the part is transparent in places. A canvas loses the colors there.
+ * @throws {Error} with a message for the user: the browser alters pixels, or the part is transparent in places. A canvas
+ *     loses the colors there.
  */
 export function readPixels(bitmap, part) {
+  checkCanvas();
   const canvas = document.createElement('canvas');
   canvas.width = part.width;
   canvas.height = Math.min(part.height, Math.max(1, Math.floor(MAX_CANVAS / part.width)));

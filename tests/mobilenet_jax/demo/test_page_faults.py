@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from mobilenet_jax.demo.serve import make_server
-from tests.helpers.browser import choose, read_status, start_browser, wait_for
+from tests.helpers.browser import choose, read_probabilities, read_status, start_browser, wait_for
 
 
 @contextlib.contextmanager
@@ -52,6 +52,39 @@ def test_page_says_why_the_model_cannot_be_loaded(site, tmp_path, damage, reason
         assert reason in status
         assert not browser.find_element("id", "camera").is_enabled()
         assert not browser.find_element("id", "offline").is_displayed(), "the worker refuses files of other versions"
+
+
+def test_altered_pixels_are_not_classified(site, tmp_path, real_data):
+    """Browsers that resist fingerprinting return white pixels, or add noise."""
+    path = str(min(real_data.glob("*/*.jpg")))
+    with open_page(site) as browser:
+        wait_for(browser, lambda: read_status(browser) == "Ready.")
+        assert choose(browser, path).startswith("Most probable of 7 classes: ")
+        for pixel in ("255", "pixel + 40 * Math.random()"):
+            browser.execute_script(
+                "const prototype = CanvasRenderingContext2D.prototype;"
+                "const read = prototype.original ??= prototype.getImageData;"
+                "prototype.getImageData = function(...rectangle) {"
+                "  const image = read.apply(this, rectangle);"
+                f"  image.data.forEach((pixel, i) => image.data[i] = {pixel});"
+                "  return image;"
+                "};"
+            )
+            assert choose(browser, path).startswith("This browser alters the pixels that pages read")
+            assert not browser.find_element("id", "result").is_displayed()
+
+
+def test_classes_that_are_not_listed_are_counted(site, tmp_path, real_data):
+    folder = shutil.copytree(site, tmp_path / "site")
+    script = folder / "app.js"
+    script.write_text(script.read_text().replace("MAX_ROWS = 20", "MAX_ROWS = 5"))
+    with open_page(folder) as browser:
+        wait_for(browser, lambda: read_status(browser) == "Ready.")
+        choose(browser, min(real_data.glob("*/*.jpg")))
+        shown = read_probabilities(browser)
+        assert len(shown) == 5
+        rest = 100 * (1 - sum(shown.values()))
+        assert browser.find_element("id", "others").text == f"Other classes: 2, with {rest:.1f}% together."
 
 
 def test_a_long_name_of_a_class_does_not_widen_the_page(site, tmp_path, real_data):
