@@ -21,7 +21,16 @@ from input_pipeline.examples import Examples, Faults, Part, collect_faults
 from input_pipeline.image_files import is_clutter
 from input_pipeline.sources.tables import read_lesions, read_rows
 
-CLASS_NAMES = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
+CLASS_TITLES = {
+    "MEL": "melanoma",
+    "NV": "melanocytic nevus",
+    "BCC": "basal cell carcinoma",
+    "AKIEC": "actinic keratosis or intraepithelial carcinoma",
+    "BKL": "benign keratosis",
+    "DF": "dermatofibroma",
+    "VASC": "vascular lesion",
+}
+CLASS_NAMES = tuple(CLASS_TITLES)
 MALIGNANT = ("MEL", "BCC", "AKIEC")  # AKIEC includes lesions that are not invasive yet
 
 INPUT = "ISIC2018_Task3_{}_Input"

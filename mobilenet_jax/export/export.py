@@ -16,6 +16,7 @@ import numpy as np
 
 from input_pipeline.atomic_files import remove_leftovers, replace_with_description
 from input_pipeline.errors import get_first_line
+from input_pipeline.sources.isic import CLASS_TITLES
 from mobilenet_jax.errors import ExportError, UserError, is_out_of_memory
 from mobilenet_jax.evaluation.trained_run import TrainedRun, read_trained_run
 from mobilenet_jax.export import quantization
@@ -205,10 +206,13 @@ def _describe(
     """Returns everything that an application needs to know about an exported file."""
     weights, chosen = network.weights, get_format(path)
     data, data_license = run.describe_training_data() if run else ("not known", "not known")
+    classes = weights.metadata.classes
+    titles = [CLASS_TITLES.get(name) for name in classes or ()]
     values = f"RGB scaled to {format_input_scaling(network.input_scaling)}" if network.raw else "RGB, 0 to 255"
     return {
         "notice": DISCLAIMER,
-        "classes": weights.metadata.classes and distinguish_names(weights.metadata.classes),
+        "classes": classes and distinguish_names(classes),
+        "class_titles": titles if titles and all(titles) else None,
         "input": {
             "name": "image",
             "shape": network.input_shape,

@@ -86,22 +86,26 @@ async function showResult(isLatest) {
   const probabilities = await model.classify(pixels);
   if (!isLatest()) return;
   const names = model.description.classes ?? Array.from(probabilities, (_, i) => `class ${i}`);
+  const titles = model.description.class_titles ?? [];
   const order = Array.from(probabilities.keys()).sort((a, b) => probabilities[b] - probabilities[a]);
-  element('classes').replaceChildren(...order.slice(0, MAX_ROWS).map(i => makeRow(names[i], probabilities[i])));
+  element('classes').replaceChildren(...order.slice(0, MAX_ROWS).map(i => makeRow(names[i], titles[i], probabilities[i])));
   const others = order.slice(MAX_ROWS);
   const rest = formatPercent(others.reduce((sum, i) => sum + probabilities[i], 0));
   element('others').hidden = !others.length;
   element('others').textContent = `Other classes: ${others.length}, with ${rest} together.`;
   element('result').hidden = false;
-  setStatus(`Most probable of ${names.length} classes: ${names[order[0]]}, ${formatPercent(probabilities[order[0]])}. Not a diagnosis.`);
+  const [first] = order;
+  const name = titles[first] ? `${names[first]} (${titles[first]})` : names[first];
+  setStatus(`Most probable of ${names.length} classes: ${name}, ${formatPercent(probabilities[first])}. Not a diagnosis.`);
 }
 
-function makeRow(name, probability) {
+function makeRow(name, title, probability) {
   const row = document.createElement('li');
   row.dataset.probability = probability;
-  const [label, percent, bar, fill] = ['span', 'span', 'div', 'span'].map(tag => document.createElement(tag));
-  label.className = 'name';
-  label.textContent = name;
+  const [label, short, percent, bar, fill] = ['span', 'span', 'span', 'div', 'span'].map(tag => document.createElement(tag));
+  short.className = 'name';
+  short.textContent = name;
+  label.append(short, title ? ` ${title}` : '');
   percent.className = 'percent';
   percent.textContent = formatPercent(probability);
   bar.className = 'bar';

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import threading
 import time
 
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from input_pipeline.preprocessing import Preprocessing
+from input_pipeline.sources.isic import CLASS_TITLES
 from mobilenet_jax.demo.build import build_demo
 from mobilenet_jax.demo.npm import read_package_files
 from mobilenet_jax.demo.serve import make_server
@@ -103,6 +105,13 @@ def test_page_says_what_is_wrong_with_a_file_and_stays_usable(page, real_data, t
     assert choose(page, tmp_path / "glass.png").startswith("This image is transparent in places.")
     assert not page.find_element("id", "result").is_displayed()
     assert choose(page, min(real_data.glob("*/*.jpg"))).startswith("Most probable of 7 classes: ")
+
+
+def test_page_shows_the_full_names_of_the_classes(page, real_data):
+    name, title = re.search(r"classes: (\w+) \((.+)\), ", choose(page, min(real_data.glob("*/*.jpg")))).groups()
+    assert title == CLASS_TITLES[name]
+    rows = page.find_element("id", "classes").text
+    assert all(f"{name} {title}" in rows for name, title in CLASS_TITLES.items())
 
 
 def test_moving_the_frame_classifies_another_part(page, sensitive, tmp_path):

@@ -42,6 +42,7 @@ def test_the_description_says_how_to_use_the_file(trained, tmp_path):
     assert json.loads((tmp_path / "a.tflite.json").read_text()) == json.loads(json.dumps(description))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tflite", "a.tflite.json"]
     assert description["classes"] == CLASSES
+    assert description["class_titles"][:2] == ["melanoma", "melanocytic nevus"]
     assert (description["input"]["shape"], description["input"]["type"]) == ((1, 32, 32, 3), "uint8")
     assert description["output"]["name"] == "probabilities"
     assert description["license"] == "CC BY-NC 4.0"
