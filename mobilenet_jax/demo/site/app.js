@@ -105,7 +105,7 @@ function makeRow(name, title, probability) {
   const [label, short, percent, bar, fill] = ['span', 'span', 'span', 'div', 'span'].map(tag => document.createElement(tag));
   short.className = 'name';
   short.textContent = name;
-  label.append(short, title ? ` ${title}` : '');
+  label.append(short, title ? ` (${title})` : '');
   percent.className = 'percent';
   percent.textContent = formatPercent(probability);
   bar.className = 'bar';

@@ -111,7 +111,7 @@ def test_page_shows_the_full_names_of_the_classes(page, real_data):
     name, title = re.search(r"classes: (\w+) \((.+)\), ", choose(page, min(real_data.glob("*/*.jpg")))).groups()
     assert title == CLASS_TITLES[name]
     rows = page.find_element("id", "classes").text
-    assert all(f"{name} {title}" in rows for name, title in CLASS_TITLES.items())
+    assert all(f"{name} ({title})" in rows for name, title in CLASS_TITLES.items())
 
 
 def test_moving_the_frame_classifies_another_part(page, sensitive, tmp_path):
