@@ -139,7 +139,7 @@ def _decode(data: tf.Tensor, image_size: int) -> tf.Tensor:
     decodes CMYK JPEGs, and the formats other than JPEG and PNG, as for inference.
     """
 
-    def make_decoder(ratio: int) -> Callable[[], tf.Tensor]:  # the same pixels as Pillow's and `decode_image`'s
+    def make_decoder(ratio: int) -> Callable[[], tf.Tensor]:  # the same pixels as Pillow's
         return lambda: tf.io.decode_jpeg(data, channels=3, ratio=ratio, dct_method="INTEGER_ACCURATE")
 
     def decode_other() -> tf.Tensor:

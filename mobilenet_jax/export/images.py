@@ -84,8 +84,7 @@ def warn_of_few_images(pixels: np.ndarray) -> None:
 
 
 def _has_validation(run: TrainedRun) -> bool:
-    has_validation: bool = run.config["data"]["split"] != "all"
-    return has_validation
+    return bool(run.config["data"]["split"] != "all")
 
 
 def _find_paths(run: TrainedRun | None, data: str | None, split: str) -> Sequence[str] | np.ndarray:
