@@ -2,7 +2,6 @@
 
 import json
 import logging
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,9 +16,8 @@ from mobilenet_jax.evaluation.metrics import Metrics, compute_metrics, list_over
 from mobilenet_jax.evaluation.plots import draw_comparison, encode_png
 from mobilenet_jax.evaluation.predictions import Predictions, read_predictions
 from mobilenet_jax.evaluation.trained_run import find_best_epoch, read_records
-from mobilenet_jax.weights.orbax import CheckpointName, find_checkpoint
+from mobilenet_jax.weights.orbax import CheckpointName, describe_checkpoint, find_checkpoint
 
-_EVALUATED = re.compile(r"(?P<name>best|latest) checkpoint, step (?P<step>\d+)")  # the identity of weights
 _logger = logging.getLogger(__name__)
 
 
@@ -139,15 +137,15 @@ def _check_facts(workdirs: Sequence[Path], evaluation: str) -> None:
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise EvaluationError(f"cannot read {folder / 'metrics.json'}: run mobilenet-jax evaluate again") from error
         options.append(option)
-        evaluated = _EVALUATED.match(str(weights[0])) if len(weights) == 1 else None  # a cross-validation has several
-        if not evaluated or not (workdir / "checkpoints").is_dir():
+        if len(weights) != 1 or not (workdir / "checkpoints").is_dir():  # of a cross-validation
             continue
-        name: CheckpointName = "best" if evaluated["name"] == "best" else "latest"
-        current = find_checkpoint(workdir / "checkpoints", name)
-        if current and current.name != evaluated["step"]:
+        evaluated = str(weights[0])
+        name: CheckpointName = "best" if evaluated.startswith("best") else "latest"
+        checkpoint = find_checkpoint(workdir / "checkpoints", name)
+        current = checkpoint and describe_checkpoint(name, checkpoint)
+        if current and not f"{evaluated},".startswith(f"{current},"):  # the size of the images may follow
             raise EvaluationError(
-                f"{folder} is of the {weights[0]}, not of step {current.name}, which is the {name} one now: run "
-                "mobilenet-jax evaluate again"
+                f"{folder} is of the {evaluated}, not of the {current}: run mobilenet-jax evaluate again"
             )
     if len(set(options)) > 1:
         described = ", ".join(f"{views} and {correction or 'none'}" for views, correction in options)

@@ -74,6 +74,11 @@ def _find_checkpoint(folder: Path, name: CheckpointName) -> Path | None:
     return None if step is None else folder / str(step)
 
 
+def describe_checkpoint(name: CheckpointName, folder: Path) -> str:
+    """Returns the identity of the weights of a checkpoint, such as `best checkpoint, step 799`."""
+    return f"{name} checkpoint, step {folder.name}"
+
+
 def find_damaged_scores(folder: Path) -> dict[Path, Exception]:
     """Returns the checkpoints whose score is damaged or has changed since it was written, with the errors.
 
@@ -216,7 +221,7 @@ def open_workdir(path: Path, name: CheckpointName) -> Iterator[WeightsFile]:
             if not statistics:
                 raise WeightsError(f"damaged ({folder.name}/{REESTIMATED} holds no arrays)")
             tensors |= statistics
-    checkpoint = f"{name} checkpoint, step {folder.name}"
+    checkpoint = describe_checkpoint(name, folder)
     yield WeightsFile(checkpoint, folder, tensors, "flax", metadata, variant=variant, checkpoint=checkpoint)
 
 

@@ -38,8 +38,8 @@ def test_evaluations_of_earlier_checkpoints_are_refused(run, evaluated, tmp_path
     assert status == 1
     folder = other / "evaluation" / "validation"
     assert err == (
-        f"error: {folder} is of the best checkpoint, step {checkpoint.name}, not of step 9, which is the best one now: "
-        "run mobilenet-jax evaluate again\n"
+        f"error: {folder} is of the best checkpoint, step {checkpoint.name}, not of the best checkpoint, step 9: run "
+        "mobilenet-jax evaluate again\n"
     )
 
 
