@@ -3,8 +3,8 @@
     mobilenet-jax sweep benchmarks/ablation.py --out DIR --tta 8 --correct prior --config.data.dir=DATA
 
 DATA is in the ISIC archive's layout. The first variant is the recipe before this study, and the second changes the
-sampling only. The others up to the last two change something from the second. `recipe` is the recipe itself, without
-the label smoothing of all others, which `smoothed` has again. The results are in docs/recipe.md.
+sampling only. The others before `recipe` change something from the second. `recipe` is the recipe itself, without the
+label smoothing of those before it; the variants after it change one setting each. The results are in docs/recipe.md.
 """
 
 from mobilenet_jax.sweeps.sweep import Sweep
@@ -45,11 +45,11 @@ def get_sweep() -> Sweep:
             "square-cutmix": {**_SQUARE, "augment.cutmix": 1.0},
             "square-color": {**_SQUARE, **_COLOR},
             "square-two-operations": {**_SQUARE, **_COLOR, "augment.operations": 2},
-            "square-gray": {**_SQUARE, "data.color_constancy": "shades_of_gray"},
-            "square-block-rates": {**_SQUARE, "optimizer.block_rate_decay": 0.85},
-            "square-24-epochs": {**_SQUARE, "train.epochs": 24},
             "recipe": {},
             "smoothed": {"loss.label_smoothing": 0.05},
+            "upright": {"augment.rotation": 0.0},
+            "gray": {"data.color_constancy": "shades_of_gray"},
+            "block-rates": {"optimizer.block_rate_decay": 0.85},
         },
         common={"model.alpha": 0.25, "data.image_size": 96, "data.cache": "disk", "train.epochs": 12},
     )
