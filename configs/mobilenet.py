@@ -70,8 +70,8 @@ def get_config(recipe: str = "sample") -> ConfigDict:
     # not fit is cut at the edges of the image. If both are 1, nothing is cropped.
     config.augment.crop_area = 1.0
     config.augment.crop_ratio = 1.0
-    # Such as 2: each image is changed by this number of random operations, of those above whose ranges are not 0. Flips
-    # and crops do not count. 0 applies all.
+    # Such as 2: each image is augmented by this number of random operations, of those above whose ranges are not 0.
+    # Flips and crops do not count. 0 applies all.
     config.augment.operations = 0
     config.augment.mixup = 0.0  # such as 0.2: alpha of mixup, which blends pairs of images on the device
     config.augment.cutmix = 0.0  # such as 1.0: alpha of CutMix, which replaces a rectangle by that of another image

@@ -17,7 +17,7 @@ FillMode = Literal["nearest", "constant", "reflect", "wrap"]
 
 # The random streams are separate from each other and from that of the order of the examples, which has the same seed.
 _GEOMETRY_STREAM, _COLOR_STREAM, _CROP_STREAM, _SELECTION_STREAM = 2, 3, 4, 5
-NUM_OPERATIONS = 9  # that `Augmentation.operations` selects from: five of geometry, then four of color
+NUM_OPERATIONS = 9  # `Augmentation.operations` selects from these: five of geometry, then four of color
 _LUMINANCE = np.array([0.299, 0.587, 0.114])  # weights of red, green and blue, Rec. 601
 _YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
 

@@ -18,8 +18,8 @@ import numpy as np
 from input_pipeline.augment import Augmentation, sample_affine, sample_color
 from input_pipeline.cache import Cache
 from input_pipeline.examples import Batch, Examples
-from input_pipeline.image_ops import InputScaling, augment_images, scale_pixels
-from input_pipeline.preprocessing import STRETCH, Preprocessing
+from input_pipeline.image_ops import augment_images, scale_pixels
+from input_pipeline.preprocessing import STRETCH, InputScaling, Preprocessing
 
 AugmentOn = Literal["host", "device"]
 Sampling = Literal["uniform", "balanced"]

@@ -6,7 +6,7 @@ The base class is defined here because this package imports nothing of `mobilene
 from collections.abc import Sequence
 
 _MAX_LINE = 400  # characters
-_MAX_LINES = 20  # of one kind
+_MAX_LINES = 20  # the number of faults of one kind that are listed
 
 
 class UserError(Exception):

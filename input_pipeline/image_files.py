@@ -14,7 +14,7 @@ UNSUPPORTED_SUFFIXES = (
     ".arw", ".avif", ".cr2", ".dcm", ".dng", ".heic", ".heif", ".jp2", ".jxl", ".nef", ".psd", ".svg"
 )  # fmt: skip
 
-# Of Windows, macOS, Synology and Linux.
+# Windows, macOS, Synology and Linux create these.
 _CLUTTER = ("thumbs.db", "desktop.ini", "$recycle.bin", "__macosx", "@eadir", "lost+found")
 _CLUTTER_SUFFIX = ":zone.identifier"  # of files that were copied from Windows to its Linux
 PREPARE_AGAIN = "remove it, and create it again with `mobilenet-jax prepare RAW DST --to tfds`"

@@ -14,17 +14,14 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from input_pipeline.augment import Augmentation, FillMode
 from input_pipeline.errors import DataError
-from input_pipeline.preprocessing import MINKOWSKI_NORM, STRETCH, Preprocessing
-
-# The values that pixel values 0 and 255 are mapped to; tuples of three if those of red, green and blue differ.
-InputScaling = tuple[float, float] | tuple[tuple[float, float, float], tuple[float, float, float]]
+from input_pipeline.preprocessing import MINKOWSKI_NORM, STRETCH, InputScaling, Preprocessing
 
 FAST_FORMATS = ("JPEG", "PNG")  # by Pillow's names; decoded by TensorFlow in its graph
 FORMATS = (*FAST_FORMATS, "WEBP", "BMP", "TIFF", "GIF")
 
 cv2.setNumThreads(0)  # one thread per image, since many images are processed at once
 
-_REDUCTIONS = (8, 4, 2)  # of the sides of a JPEG while it is decoded
+_REDUCTIONS = (8, 4, 2)  # factors by which the sides of a JPEG shrink while it is decoded
 # A JPEG that is decoded at a reduced size keeps sides of at least this multiple of the result's: area averaging then
 # gives nearly the pixels of a full decoding, as on phones and in browsers (docs/architecture.md).
 OVERSAMPLING = 4

@@ -4,7 +4,9 @@ from typing import Any, Literal, NamedTuple
 
 Resize = Literal["stretch", "crop"]
 ColorConstancy = Literal["none", "shades_of_gray"]
-MINKOWSKI_NORM = 6  # of shades of gray; Finlayson and Trezzi found it best
+# The values that pixel values 0 and 255 are mapped to; tuples of three if those of red, green and blue differ.
+InputScaling = tuple[float, float] | tuple[tuple[float, float, float], tuple[float, float, float]]
+MINKOWSKI_NORM = 6  # Finlayson and Trezzi found that shades of gray work best with it
 
 
 class Preprocessing(NamedTuple):

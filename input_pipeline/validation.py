@@ -33,8 +33,8 @@ from input_pipeline.resources import count_cpus
 from input_pipeline.user_cache import get_cache_folder
 
 MIN_SIDE, MAX_SIDE = 8, 10_000  # pixels
-_FEW_EXAMPLES = 5  # of a class
-_MAX_NAMES = 5  # of identical images
+_FEW_EXAMPLES = 5  # a class with fewer is reported
+_MAX_NAMES = 5  # the number of identical images that are named
 _VERSION = 5  # raised when the same files give other results, so that all data sets are validated again
 
 _logger = logging.getLogger(__name__)
@@ -184,7 +184,7 @@ def _list_identical(examples: Examples, inspections: Sequence[_Inspection]) -> l
     names = examples.names if examples.relative_paths is not None else [Path(path).name for path in examples.paths]
     lines: list[str] = []
     contradictions: list[str] = []
-    copies = 0  # that are not known to show the same lesion
+    copies = 0  # counts images whose copies are not known to show the same lesion
     for group in groups.values():
         if len(group) == 1:
             continue

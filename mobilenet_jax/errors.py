@@ -38,4 +38,4 @@ class Interrupted(Exception):  # noqa: N818 (not an error: the run continues whe
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Returns whether an error is a lack of memory, of Python or of a device."""
-    return isinstance(error, MemoryError) or str(error).startswith("RESOURCE_EXHAUSTED")  # of XLA
+    return isinstance(error, MemoryError) or str(error).startswith("RESOURCE_EXHAUSTED")  # XLA's errors start so

@@ -132,7 +132,7 @@ def _check_classes(folders: Sequence[Path]) -> None:
         DataError: they are.
     """
     training, held_out = _select_named(folders, _TRAINING), _select_named(folders, (*_VALIDATION, *_TEST))
-    if training and held_out and len(training) + len(held_out) == len(folders):  # with others they are classes
+    if training and held_out and len(training) + len(held_out) == len(folders):  # beside others, they are classes
         for path in (training[0], held_out[0]):
             if _list_folders(path):
                 raise DataError(f"{path} holds images beside class folders: move the images elsewhere")
@@ -221,16 +221,9 @@ def _assign_lesions(examples: Examples, table: Path, base: Path, faults: Faults)
     """Returns the examples that have a lesion in a table, which names images by path or file name."""
     table_faults = Faults()
     lesion_of = read_lesions(table, table_faults)
-    names, rows, keys = examples.names.tolist(), examples.rows.tolist(), []
-    prefix = "" if base == table.parent else f"{base.relative_to(table.parent).as_posix()}/"
-    suffixed = [*rows, *(prefix + row for row in rows), *(Path(row).name for row in rows)]
-    stripped, known = [os.path.splitext(name)[0] for name in suffixed], {*suffixed}
-    # That of 1.jpg.png is the name of another image if there is a 1.jpg.
-    stripped = [name if name not in known else names[i % len(names)] for i, name in enumerate(stripped)]
-    forms = [*names, *suffixed, *stripped]
-    matches = match_names(forms, lesion_of)
-    for i, (name, row) in enumerate(zip(names, rows, strict=True)):
-        listed = [key for key in matches[i :: len(names)] if key is not None]  # of the forms of an image
+    keys, matches = [], match_names(_list_spellings(examples, base, table), lesion_of)
+    for i, (name, row) in enumerate(zip(examples.names.tolist(), examples.rows.tolist(), strict=True)):
+        listed = [key for key in matches[i :: len(examples)] if key is not None]
         keys.append(listed[0] if listed else name)
         if len({lesion_of[key] for key in listed}) > 1:
             faults.append(f"{table} has several lesions for {row} ({', '.join(dict.fromkeys(listed))}): keep one row")
@@ -239,10 +232,10 @@ def _assign_lesions(examples: Examples, table: Path, base: Path, faults: Faults)
         groups[key].append(i)
     for key, group in groups.items():
         if len(group) > 1 and key in lesion_of:
-            rows = ", ".join(examples.rows[group])
+            listed_rows = ", ".join(examples.rows[group])
             faults.append(
-                f"{base} holds {len(group)} images named {key} ({rows}): name them by path in {table.name}, such as "
-                f"{examples.names[group[0]]}"
+                f"{base} holds {len(group)} images named {key} ({listed_rows}): name them by path in {table.name}, "
+                f"such as {examples.names[group[0]]}"
             )
     faults += table_faults
     faults += [
@@ -252,6 +245,17 @@ def _assign_lesions(examples: Examples, table: Path, base: Path, faults: Faults)
     ]
     lesions = np.array([lesion_of.get(key, "") for key in keys], np.str_)
     return replace(examples, lesions=lesions).take(np.flatnonzero(lesions != ""))
+
+
+def _list_spellings(examples: Examples, base: Path, table: Path) -> list[str]:
+    """Returns the names that a table may have for the images: one spelling of all images, then the next one."""
+    names, rows = examples.names.tolist(), examples.rows.tolist()
+    prefix = "" if base == table.parent else f"{base.relative_to(table.parent).as_posix()}/"
+    suffixed = [*rows, *(prefix + row for row in rows), *(Path(row).name for row in rows)]
+    stripped, known = [os.path.splitext(name)[0] for name in suffixed], {*suffixed}
+    # Without its suffix, 1.jpg.png would be the name of another image if there is a 1.jpg.
+    stripped = [name if name not in known else names[i % len(names)] for i, name in enumerate(stripped)]
+    return [*names, *suffixed, *stripped]
 
 
 def write_folders(examples: Examples, folder: str | Path) -> None:

@@ -54,8 +54,8 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         "--split", choices=("validation", "training", "all", "official", "official:test"),
-        help="validation, training: those of the run; all: every image of the folder; official, official:test: the "
-        "validation or test set of the ISIC archive (default: validation; for weights, all)",
+        help="validation, training: those of the run; all: every image of the folder, or of the training set of the "
+        "ISIC archive; official, official:test: its validation or test set (default: validation; for weights, all)",
     )  # fmt: skip
     parser.add_argument(
         "--out", type=parse_path, metavar="DIR",

@@ -14,7 +14,7 @@ from mobilenet_jax.cli.arguments import (
 )
 
 if TYPE_CHECKING:
-    from mobilenet_jax.sweeps.cross_validation import EvaluationOptions, TrainingRun
+    from mobilenet_jax.sweeps.cross_validation import EvaluationOptions, FoldRun
     from mobilenet_jax.sweeps.runner import Runner
 
 
@@ -94,7 +94,7 @@ def read_evaluation_options(args: argparse.Namespace) -> "EvaluationOptions":
     return EvaluationOptions(args.tta, args.correct, args.image_size, args.resamples)
 
 
-def print_commands(runner: "Runner", runs: "Sequence[TrainingRun]") -> None:
+def print_commands(runner: "Runner", runs: "Sequence[FoldRun]") -> None:
     """Prints the command of each run that is not finished, such as for the tasks of a Slurm array.
 
     Raises:

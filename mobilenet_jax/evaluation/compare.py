@@ -16,7 +16,7 @@ from mobilenet_jax.evaluation.metrics import Metrics, compute_metrics, list_over
 from mobilenet_jax.evaluation.plots import draw_comparison, encode_png
 from mobilenet_jax.evaluation.predictions import Predictions, read_predictions
 from mobilenet_jax.evaluation.trained_run import find_best_epoch, read_records
-from mobilenet_jax.weights.orbax import CheckpointName, describe_checkpoint, find_checkpoint
+from mobilenet_jax.weights.orbax import CHECKPOINTS, describe_checkpoint, find_checkpoint, parse_checkpoint_name
 
 _logger = logging.getLogger(__name__)
 
@@ -65,6 +65,7 @@ def compare(workdirs: Sequence[Path], evaluation: str, resamples: int = 1000) ->
     Raises:
         EvaluationError: an evaluation is missing or is of an earlier checkpoint, the evaluations have no image in
             common, or their classes, labels or lesions differ.
+        WeightsError: the score of a checkpoint is damaged, so that the best one is not known.
     """
     tables = _read_common_images(workdirs, evaluation)
     _check_facts(workdirs, evaluation)
@@ -137,11 +138,11 @@ def _check_facts(workdirs: Sequence[Path], evaluation: str) -> None:
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise EvaluationError(f"cannot read {folder / 'metrics.json'}: run mobilenet-jax evaluate again") from error
         options.append(option)
-        if len(weights) != 1 or not (workdir / "checkpoints").is_dir():  # of a cross-validation
+        if len(weights) != 1 or not (workdir / CHECKPOINTS).is_dir():  # the folder holds a cross-validation
             continue
         evaluated = str(weights[0])
-        name: CheckpointName = "best" if evaluated.startswith("best") else "latest"
-        checkpoint = find_checkpoint(workdir / "checkpoints", name)
+        name = parse_checkpoint_name(evaluated) or "latest"
+        checkpoint = find_checkpoint(workdir / CHECKPOINTS, name)
         current = checkpoint and describe_checkpoint(name, checkpoint)
         if current and not f"{evaluated},".startswith(f"{current},"):  # the size of the images may follow
             raise EvaluationError(

@@ -19,7 +19,7 @@ from input_pipeline.splits import SUBSETS, format_split
 from mobilenet_jax.errors import EvaluationError, WeightsError
 from mobilenet_jax.weights.load import is_workdir, read_weights
 from mobilenet_jax.weights.metadata import distinguish_names
-from mobilenet_jax.weights.orbax import CheckpointName, find_checkpoint
+from mobilenet_jax.weights.orbax import CHECKPOINTS, CheckpointName, find_checkpoint
 from mobilenet_jax.weights.weights import Weights
 
 _EQUAL_CLASSES = (
@@ -33,7 +33,7 @@ ISIC_NAME = "ISIC 2018 Task 3 (HAM10000)"
 _METRICS = ("loss", "accuracy", "balanced_accuracy")
 _RECORDED = ("epoch", "step", *(f"train_{name}" for name in _METRICS))
 _VALIDATED = tuple(f"val_{name}" for name in _METRICS)  # all of them, or none without validation images
-_SECTIONS = ("loss", "optimizer", "early_stopping")  # that reports describe, if a run has them
+_SECTIONS = ("loss", "optimizer", "early_stopping")  # reports describe these, if a run has them
 _CONFIGURED = {"data": ("source", "dir", "split"), "init": ("weights",)}
 
 
@@ -108,8 +108,8 @@ class EvaluatedModel:
         Args:
             data: folder of the images; None for that of the run.
             source: layout of the folder, see `config.data.source`; None for that of the run, or for class folders.
-            split: `"validation"` or `"training"` of the run's `splits.csv`; `"all"` images of the folder; or
-                `"official"` or `"official:test"`, the validation or test set of the ISIC archive.
+            split: `"validation"` or `"training"` of the run's `splits.csv`; `"all"` images of the folder, or of the
+                training set of the ISIC archive; or its `"official"` validation set or `"official:test"` set.
 
         Raises:
             DataError: images or tables are damaged, or are not those of the split.
@@ -124,7 +124,10 @@ class EvaluatedModel:
                     "--data=DIR --split=all, or --split=official:test of the ISIC archive"
                 )
             return self._relabel(examples)
-        part = OFFICIAL_SPLITS.get(split, "Training")
+        part = {"all": "Training", **OFFICIAL_SPLITS}.get(split)
+        if part is None:
+            known = ", ".join((*SUBSETS, "all", *OFFICIAL_SPLITS))
+            raise EvaluationError(f"there is no split {split!r}: choose one of {known}")
         return self._relabel(read_valid_examples(source, data, part, skip_damaged=self._skips_damaged))
 
     @property
@@ -249,7 +252,7 @@ def find_best_epoch(workdir: Path, records: Sequence[dict[str, Any]]) -> int | N
 
     Training selects the best epoch. It is read from the checkpoint, so that the rule has one owner.
     """
-    folder = workdir / "checkpoints"
+    folder = workdir / CHECKPOINTS
     try:
         checkpoint = find_checkpoint(folder, "best") if folder.is_dir() else None
     except WeightsError:  # a damaged score, which matters only to those who read the best checkpoint

@@ -38,6 +38,8 @@ def read_verification_images(
 
     Raises:
         ExportError: `data` holds no readable image.
+        DataError: the images in `data` are damaged or are not those of the run.
+        EvaluationError: the images in `data` have classes that the run lacks.
     """
     source: ImageSource = "folder"
     if run:

@@ -3,23 +3,20 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from input_pipeline.preprocessing import Preprocessing
+from input_pipeline.preprocessing import InputScaling, Preprocessing
 from mobilenet_jax.inference.classifier import get_image_size
 from mobilenet_jax.model.folding import fold_batch_norm
 from mobilenet_jax.model.layers import Bias
 from mobilenet_jax.model.mobilenet import MobileNet
 from mobilenet_jax.model.preprocessing import remove_color_cast, scale_pixels
 from mobilenet_jax.weights.weights import Weights
-
-if TYPE_CHECKING:
-    from input_pipeline.image_ops import InputScaling
 
 Output = Literal["probabilities", "logits", "features"]
 Params = dict[str, dict[str, Any]]  # of the folded network, by layer; each convolution has a bias of its own
@@ -76,7 +73,7 @@ class Network:
         return "logits" if self.raw else "probabilities"
 
     @property
-    def input_scaling(self) -> "InputScaling":
+    def input_scaling(self) -> InputScaling:
         """The range that pixel values 0 and 255 are mapped to."""
         return self.weights.metadata.input_scaling
 

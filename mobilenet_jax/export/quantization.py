@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from input_pipeline.preprocessing import InputScaling
 from mobilenet_jax.errors import ExportError
 from mobilenet_jax.export import litert
 from mobilenet_jax.export.bias_correction import correct_biases
@@ -19,7 +20,6 @@ from mobilenet_jax.export.rounding import round_kernels
 if TYPE_CHECKING:
     import jax
 
-    from input_pipeline.image_ops import InputScaling
     from mobilenet_jax.export.network import Network
 
 _AT_THE_BORDER = ("QUANTIZE", "DEQUANTIZE")  # convert the input and the output
@@ -122,7 +122,7 @@ class InputGrid(NamedTuple):
     offset: float
 
     @classmethod
-    def for_scaling(cls, input_scaling: "InputScaling") -> "InputGrid":
+    def for_scaling(cls, input_scaling: InputScaling) -> "InputGrid":
         """Returns the grid of pixel values that are scaled to a range.
 
         Raises:

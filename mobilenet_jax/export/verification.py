@@ -17,7 +17,7 @@ from mobilenet_jax.export.network import Network, Output
 
 THREADS = (1, 2)
 _ROUNDING = 1e-4  # levels of 255; three times the largest difference between runtimes before they round
-_Limits = dict[Quantization, tuple[float, float]]  # of the largest and the mean difference
+_Limits = dict[Quantization, tuple[float, float]]  # limits of the largest and the mean difference
 _PROBABILITY_LIMITS: _Limits = {"none": (1e-4, 1e-5), "float16": (1e-2, 1e-3), "int8": (0.5, 0.05)}
 # The mean over 1,000 classes is below 0.002 whatever the probabilities are.
 _VARIATION_LIMITS: dict[Quantization, float] = {"none": 2e-5, "float16": 3e-3, "int8": 0.15}

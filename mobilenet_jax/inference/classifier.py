@@ -3,11 +3,12 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
 
+from input_pipeline.preprocessing import InputScaling
 from mobilenet_jax import sharding
 from mobilenet_jax.errors import WeightsError
 from mobilenet_jax.inference.views import apply_view, count_views
@@ -18,9 +19,6 @@ from mobilenet_jax.model.preprocessing import scale_pixels
 from mobilenet_jax.weights.layout import KERAS_SIZE
 from mobilenet_jax.weights.metadata import distinguish_names
 from mobilenet_jax.weights.weights import Weights
-
-if TYPE_CHECKING:
-    from input_pipeline.image_ops import InputScaling
 
 _STRIDE = 32  # input pixels per position of the last feature map
 
@@ -74,7 +72,8 @@ class Classifier:
 
         Args:
             pixels: uint8 `[n, height, width, 3]`.
-            batch_size: at least n. Smaller batches are padded to it, so that the model is compiled once.
+            batch_size: smaller batches are padded to it, rounded up as by `round_up_batch_size`, so that the model is
+                compiled once. The rounded size is at least n.
         """
         n, padded_size = len(pixels), self.round_up_batch_size(batch_size)
         padded = np.pad(pixels, [(0, padded_size - n), (0, 0), (0, 0), (0, 0)]) if n < padded_size else pixels
@@ -93,9 +92,7 @@ class Classifier:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))  # compiled once per process for models that are equal
-def _average_views(
-    model: Any, input_scaling: "InputScaling", views: int, variables: Any, pixels: jax.Array
-) -> jax.Array:
+def _average_views(model: Any, input_scaling: InputScaling, views: int, variables: Any, pixels: jax.Array) -> jax.Array:
     def classify(pixels: jax.Array) -> jax.Array:
         images = scale_pixels(pixels, input_scaling)
         first, *others = [

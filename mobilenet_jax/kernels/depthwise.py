@@ -51,7 +51,9 @@ def depthwise_conv(
         raise ValueError(f"the kernel is {kernel.shape}: expected (3, 3, 1, {x.shape[3]}) for {x.shape[3]} channels")
     if stride not in (1, 2):
         raise ValueError(f"stride is {stride}: expected 1 or 2")
-    shifted, grouped = (functools.partial(form, stride=stride, padding=padding) for form in (_shift, _group))
+    shifted, grouped = (
+        functools.partial(form, stride=stride, padding=padding) for form in (_convolve_shifted, _convolve_grouped)
+    )
     if method == "shifted":
         return shifted(x, kernel)
     if method == "grouped":
@@ -61,7 +63,7 @@ def depthwise_conv(
     raise ValueError(f"method is {method!r}: expected 'auto', 'shifted' or 'grouped'")
 
 
-def _group(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
+def _convolve_grouped(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
     return lax.conv_general_dilated(
         x, kernel, (stride, stride), padding,
         dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=x.shape[3],
@@ -69,7 +71,7 @@ def _group(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> ja
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _shift(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
+def _convolve_shifted(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> jax.Array:
     """Computes y[n, h, w, c] = sum over i, j of xp[n, s h + i, s w + j, c] k[i, j, c], where xp is x with padding."""
     xp = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     out = _compute_output_size(xp.shape, stride)
@@ -80,7 +82,7 @@ def _shift(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> ja
 def _forward(
     x: jax.Array, kernel: jax.Array, stride: int, padding: Padding
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _shift(x, kernel, stride, padding), (x, kernel)
+    return _convolve_shifted(x, kernel, stride, padding), (x, kernel)
 
 
 def _backward(
@@ -91,7 +93,7 @@ def _backward(
     return input_gradient, _compute_kernel_gradient(x, grad, stride, padding)
 
 
-_shift.defvjp(_forward, _backward)
+_convolve_shifted.defvjp(_forward, _backward)
 
 
 def _compute_input_gradient(

@@ -25,7 +25,7 @@ def fold_batch_norm(model: MobileNet, variables: Mapping[str, Any]) -> tuple[Mob
         norm, before = params[layer], params[layer.removesuffix("_bn")]
         factor = norm["scale"] * (statistics["var"] + model.batch_norm_epsilon) ** -0.5
         before["kernel"] = before["kernel"] * factor[(None,) * (before["kernel"].ndim - 1)]
-        if "bias" in before:  # of a dense layer
+        if "bias" in before:  # only dense layers have one
             before["bias"] = before["bias"] * factor
         params[layer] = {"bias": norm["bias"] - statistics["mean"] * factor}
     return model.clone(folded=True), {"params": params}

@@ -49,10 +49,10 @@ class DepthwiseSeparableBlock(nn.Module):
     convolutions take `1 / features + 1 / 9` of the operations of one 3x3 convolution (equation 5).
     """
 
-    index: int  # in the layer names, from 1
+    index: int  # its number in the layer names, from 1
     features: int  # output channels
-    stride: int  # of the depthwise convolution, 1 or 2
-    padding: Padding  # of the depthwise convolution
+    stride: int  # the stride of the depthwise convolution, 1 or 2
+    padding: Padding  # the padding of the depthwise convolution
     norm: Callable[..., nn.Module]
     plain_convolutions: bool
 

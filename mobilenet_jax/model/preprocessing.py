@@ -1,18 +1,13 @@
 """The input of the network, computed on the device from pixels."""
 
-from typing import TYPE_CHECKING
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from input_pipeline.preprocessing import MINKOWSKI_NORM
-
-if TYPE_CHECKING:
-    from input_pipeline.image_ops import InputScaling
+from input_pipeline.preprocessing import MINKOWSKI_NORM, InputScaling
 
 
-def scale_pixels(pixels: jax.Array, input_scaling: "InputScaling") -> jax.Array:
+def scale_pixels(pixels: jax.Array, input_scaling: InputScaling) -> jax.Array:
     """Maps pixel values from 0 to 255 to the input range of the network.
 
     Args:

@@ -8,6 +8,7 @@ from flax.traverse_util import flatten_dict
 from mobilenet_jax.evaluation.calibration import Correction
 from mobilenet_jax.evaluation.evaluate import Evaluation
 from mobilenet_jax.evaluation.trained_run import EvaluatedModel
+from mobilenet_jax.weights.orbax import parse_checkpoint_name
 
 _MAX_ITEMS = 10  # classes that a warning names
 _MIN_UNITS = 10  # lesions or images per class; metrics of classes with fewer are reported as unreliable
@@ -64,7 +65,7 @@ def _list_uses_of_validation(model: EvaluatedModel) -> list[str]:
     """Lists the uses of the validation split of a run, as phrases that follow "used to"."""
     config = model.config or {}
     stopping = {"enabled": False, "monitor": "val_loss"} | config.get("early_stopping", {})
-    is_best = model.weights.identity.startswith("best")
+    is_best = parse_checkpoint_name(model.weights.identity) == "best"
     monitors_validation = str(stopping["monitor"]).startswith("val_")
     uses = {
         _SELECT: is_best and (monitors_validation or not stopping["enabled"]),

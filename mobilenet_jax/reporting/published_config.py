@@ -5,6 +5,7 @@ from typing import Any
 
 from mobilenet_jax.weights.hub import strip_folder
 
+# Those of `training/config.py`: neither package imports the other. A test compares them.
 _PATHS = (("data", "dir"), ("data", "split"), ("init", "weights"), ("loss", "soft_labels"))
 
 

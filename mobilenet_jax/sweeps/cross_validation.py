@@ -27,6 +27,7 @@ from mobilenet_jax.training.checkpoints import has_checkpoints
 from mobilenet_jax.training.config import check_config, find_differences, parse_config
 from mobilenet_jax.training.data import list_uses_of_validation
 from mobilenet_jax.training.setup import choose_epochs
+from mobilenet_jax.weights.orbax import CHECKPOINTS
 
 _logger = logging.getLogger(__name__)
 _EVALUATED_RUNS = "runs.json"
@@ -52,7 +53,7 @@ class EvaluationOptions(NamedTuple):
     resamples: int = 1000
 
 
-class TrainingRun(NamedTuple):
+class FoldRun(NamedTuple):
     """The training run of one fold.
 
     Attributes:
@@ -119,14 +120,14 @@ class CrossValidation(NamedTuple):
     overrides: tuple[str, ...]
     folds: int
 
-    def list_runs(self) -> list[TrainingRun]:
+    def list_runs(self) -> list[FoldRun]:
         """Returns the runs of the folds.
 
         Raises:
             ConfigError: the configuration is not valid.
         """
         runs = [
-            TrainingRun(
+            FoldRun(
                 self.folder / f"fold{fold}",
                 self.specification,
                 (
@@ -180,13 +181,13 @@ class CrossValidation(NamedTuple):
     def _read_summaries(self) -> list[str]:
         return [(run.workdir / "summary.json").read_text() for run in self.list_runs()]
 
-    def list_pending_runs(self, options: EvaluationOptions) -> list[TrainingRun]:
+    def list_pending_runs(self, options: EvaluationOptions) -> list[FoldRun]:
         """Returns the runs that are not finished, or whose checkpoints an evaluation needs and were removed."""
         is_evaluated = self.is_evaluated(options)
         return [
             run
             for run in self.list_runs()
-            if not run.is_finished() or not (is_evaluated or has_checkpoints(run.workdir / "checkpoints"))
+            if not run.is_finished() or not (is_evaluated or has_checkpoints(run.workdir / CHECKPOINTS))
         ]
 
     def read_results(self, options: EvaluationOptions) -> dict[str, Any]:

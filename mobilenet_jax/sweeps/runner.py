@@ -191,7 +191,7 @@ def _is_running(popen: subprocess.Popen[bytes]) -> bool:
     try:
         if hasattr(os, "killpg"):
             with contextlib.suppress(ChildProcessError):  # this process has none in the group, unless it is the first
-                while os.waitpid(-popen.pid, os.WNOHANG)[0]:  # of a container, which inherits them
+                while os.waitpid(-popen.pid, os.WNOHANG)[0]:  # a container inherits them
                     pass
             os.killpg(popen.pid, 0)
             return True

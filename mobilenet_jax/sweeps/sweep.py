@@ -191,6 +191,8 @@ def search(
         try:
             with provide_configs():
                 values = sweep.search(trial)
+            if not isinstance(values, Mapping):
+                raise ConfigError(f"it returned {values!r}, not a dictionary of overrides")
             _check_keys(values)
         except Exception as error:  # the user's function may raise anything
             raise ConfigError(f"the search cannot sample trial {number}: {describe_error(error)}") from error

@@ -62,12 +62,16 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         if is_first_process():
             self._policy = asyncio.get_event_loop_policy()
-            asyncio.set_event_loop_policy(_DrainingPolicy())
             with self._report_errors("read"):
                 _settle_replaced(self._folder)
                 _remove_damaged_scores(self._folder)
                 self._folder.mkdir(exist_ok=True)
-                self._manager = _CheckpointManager(self._folder, options=_make_options())
+                asyncio.set_event_loop_policy(_DrainingPolicy())
+                try:
+                    self._manager = _CheckpointManager(self._folder, options=_make_options())
+                except BaseException:
+                    asyncio.set_event_loop_policy(self._policy)
+                    raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

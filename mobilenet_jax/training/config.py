@@ -75,7 +75,9 @@ class _Rule(NamedTuple):
     choices: tuple[str, ...] = ()
 
 
-def _number(low: float, high: float = float("inf"), *, exclude_low: bool = False, exclude_high: bool = False) -> _Rule:
+def _make_number_rule(
+    low: float, high: float = float("inf"), *, exclude_low: bool = False, exclude_high: bool = False
+) -> _Rule:
     """Returns the rule for a finite number between `low` and `high`."""
     left, right = "(" if exclude_low else "[", ")" if exclude_high or high == float("inf") else "]"
 
@@ -87,104 +89,105 @@ def _number(low: float, high: float = float("inf"), *, exclude_low: bool = False
     return _Rule((int, float), accepts, f"a number in {left}{low}, {high}{right}")
 
 
-def _integer(low: int, high: int | None = None) -> _Rule:
+def _make_integer_rule(low: int, high: int | None = None) -> _Rule:
     """Returns the rule for an integer between `low` and `high`."""
     bounds = f"of at least {low}" if high is None else f"from {low} to {high}"
     return _Rule((int,), lambda x: low <= x and (high is None or x <= high), f"an integer {bounds}")
 
 
-def _one_of(*values: str) -> _Rule:
+def _make_choice_rule(*values: str) -> _Rule:
     """Returns the rule for a choice."""
     return _Rule((str,), lambda x: x in values, "one of " + ", ".join(map(repr, values)), values)
 
 
 _TEXT = _Rule((str,), lambda _: True, "a string")
+# `reporting/published_config.py` repeats these: neither package imports the other. A test compares them.
 _PATHS = (("data", "dir"), ("data", "split"), ("init", "weights"), ("loss", "soft_labels"))
 _OPTIONAL_TEXT = _Rule((str, type(None)), lambda _: True, "a string or None")
 _OPTIONAL_NUMBER = _Rule((int, float, type(None)), lambda x: x is None or math.isfinite(x), "a finite number or None")
 _SWITCH = _Rule((bool,), lambda _: True, "True or False")
-_FRACTION = _number(0, 1, exclude_high=True)  # [0, 1)
+_FRACTION = _make_number_rule(0, 1, exclude_high=True)  # [0, 1)
 _FORM = ": settings have the form --config.SECTION.KEY=VALUE"
 _NUM_CLASSES = _Rule((int,), lambda x: x == 0 or x >= 2, "an integer of at least 2, or 0")
 
 _RULES: dict[str, _Rule] = {
-    "seed": _integer(0, 2**32 - 1),
-    "data.source": _one_of(*SOURCES),
+    "seed": _make_integer_rule(0, 2**32 - 1),
+    "data.source": _make_choice_rule(*SOURCES),
     "data.dir": _TEXT,
-    "data.image_size": _integer(MIN_IMAGE_SIZE, MAX_IMAGE_SIZE),
-    "data.resize": _one_of(*get_args(Resize)),
-    "data.color_constancy": _one_of(*get_args(ColorConstancy)),
+    "data.image_size": _make_integer_rule(MIN_IMAGE_SIZE, MAX_IMAGE_SIZE),
+    "data.resize": _make_choice_rule(*get_args(Resize)),
+    "data.color_constancy": _make_choice_rule(*get_args(ColorConstancy)),
     "data.split": _TEXT,
-    "data.val_fraction": _number(0, 1, exclude_low=True, exclude_high=True),
-    "data.cache": _one_of(*get_args(CacheKind)),
+    "data.val_fraction": _make_number_rule(0, 1, exclude_low=True, exclude_high=True),
+    "data.cache": _make_choice_rule(*get_args(CacheKind)),
     "data.skip_damaged": _SWITCH,
-    "data.sampling": _one_of(*get_args(Sampling)),
-    "augment.rotation": _number(0, 180),
-    "augment.width_shift": _number(0, 1),
-    "augment.height_shift": _number(0, 1),
+    "data.sampling": _make_choice_rule(*get_args(Sampling)),
+    "augment.rotation": _make_number_rule(0, 180),
+    "augment.width_shift": _make_number_rule(0, 1),
+    "augment.height_shift": _make_number_rule(0, 1),
     "augment.zoom": _FRACTION,
-    "augment.shear": _number(0, 80),
+    "augment.shear": _make_number_rule(0, 80),
     "augment.horizontal_flip": _SWITCH,
     "augment.vertical_flip": _SWITCH,
-    "augment.fill_mode": _one_of(*get_args(FillMode)),
-    "augment.fill_value": _number(0, 255),
-    "augment.brightness": _number(0, 1),
-    "augment.contrast": _number(0, 1),
-    "augment.saturation": _number(0, 1),
-    "augment.hue": _number(0, 0.5),
-    "augment.crop_area": _number(0, 1, exclude_low=True),
-    "augment.crop_ratio": _number(1, 10),
-    "augment.operations": _integer(0, NUM_OPERATIONS),
-    "augment.mixup": _number(0),
-    "augment.cutmix": _number(0),
+    "augment.fill_mode": _make_choice_rule(*get_args(FillMode)),
+    "augment.fill_value": _make_number_rule(0, 255),
+    "augment.brightness": _make_number_rule(0, 1),
+    "augment.contrast": _make_number_rule(0, 1),
+    "augment.saturation": _make_number_rule(0, 1),
+    "augment.hue": _make_number_rule(0, 0.5),
+    "augment.crop_area": _make_number_rule(0, 1, exclude_low=True),
+    "augment.crop_ratio": _make_number_rule(1, 10),
+    "augment.operations": _make_integer_rule(0, NUM_OPERATIONS),
+    "augment.mixup": _make_number_rule(0),
+    "augment.cutmix": _make_number_rule(0),
     "augment.on_validation": _SWITCH,
-    "augment.where": _one_of(*get_args(AugmentOn)),
+    "augment.where": _make_choice_rule(*get_args(AugmentOn)),
     "model.alpha": _Rule((int, float), is_width_multiplier, "a positive multiple of 1/32"),
-    "model.head": _one_of(*TRAINABLE_HEADS),
+    "model.head": _make_choice_rule(*TRAINABLE_HEADS),
     "model.dropout": _FRACTION,
     "model.num_classes": _NUM_CLASSES,
-    "model.frozen_blocks": _integer(0, len(BLOCKS)),
-    "model.batch_norm": _one_of(*get_args(FrozenBatchNorm)),
+    "model.frozen_blocks": _make_integer_rule(0, len(BLOCKS)),
+    "model.batch_norm": _make_choice_rule(*get_args(FrozenBatchNorm)),
     "model.batch_norm_momentum": _FRACTION,
-    "model.batch_norm_epsilon": _number(0, 1, exclude_low=True, exclude_high=True),
-    "model.padding": _one_of(*get_args(StridedPadding)),
+    "model.batch_norm_epsilon": _make_number_rule(0, 1, exclude_low=True, exclude_high=True),
+    "model.padding": _make_choice_rule(*get_args(StridedPadding)),
     "model.conv_head": _SWITCH,
-    "regularizer.kernel_l1": _number(0),
-    "regularizer.kernel_l2": _number(0),
-    "regularizer.activity_l1": _number(0),
-    "regularizer.activity_l2": _number(0),
-    "loss.class_weights": _one_of(*get_args(ClassWeighting)),
-    "loss.weights_from_epoch": _integer(0),
+    "regularizer.kernel_l1": _make_number_rule(0),
+    "regularizer.kernel_l2": _make_number_rule(0),
+    "regularizer.activity_l1": _make_number_rule(0),
+    "regularizer.activity_l2": _make_number_rule(0),
+    "loss.class_weights": _make_choice_rule(*get_args(ClassWeighting)),
+    "loss.weights_from_epoch": _make_integer_rule(0),
     "loss.label_smoothing": _FRACTION,
-    "loss.focal_gamma": _number(0),
-    "loss.logit_adjustment": _number(0),
+    "loss.focal_gamma": _make_number_rule(0),
+    "loss.logit_adjustment": _make_number_rule(0),
     "loss.soft_labels": _TEXT,
-    "loss.soft_labels_weight": _number(0, 1),
+    "loss.soft_labels_weight": _make_number_rule(0, 1),
     "init.weights": _OPTIONAL_TEXT,
-    "init.input_scaling": _one_of(*get_args(InputScalingName)),
-    "optimizer.name": _one_of(*get_args(OptimizerName)),
-    "optimizer.learning_rate": _number(0, exclude_low=True),
+    "init.input_scaling": _make_choice_rule(*get_args(InputScalingName)),
+    "optimizer.name": _make_choice_rule(*get_args(OptimizerName)),
+    "optimizer.learning_rate": _make_number_rule(0, exclude_low=True),
     "optimizer.momentum": _FRACTION,
-    "optimizer.schedule": _one_of(*get_args(ScheduleName)),
-    "optimizer.warmup_epochs": _integer(0),
-    "optimizer.plateau_factor": _number(0, 1, exclude_low=True, exclude_high=True),
-    "optimizer.plateau_patience": _integer(1),
-    "optimizer.clip_norm": _number(0),
-    "optimizer.weight_decay": _number(0),
-    "optimizer.backbone_rate_ratio": _number(0, exclude_low=True),
-    "optimizer.block_rate_decay": _number(0, 1, exclude_low=True),
-    "train.batch_size": _integer(1),
-    "train.epochs": _integer(0),
-    "train.precision": _one_of(*get_args(Precision)),
+    "optimizer.schedule": _make_choice_rule(*get_args(ScheduleName)),
+    "optimizer.warmup_epochs": _make_integer_rule(0),
+    "optimizer.plateau_factor": _make_number_rule(0, 1, exclude_low=True, exclude_high=True),
+    "optimizer.plateau_patience": _make_integer_rule(1),
+    "optimizer.clip_norm": _make_number_rule(0),
+    "optimizer.weight_decay": _make_number_rule(0),
+    "optimizer.backbone_rate_ratio": _make_number_rule(0, exclude_low=True),
+    "optimizer.block_rate_decay": _make_number_rule(0, 1, exclude_low=True),
+    "train.batch_size": _make_integer_rule(1),
+    "train.epochs": _make_integer_rule(0),
+    "train.precision": _make_choice_rule(*get_args(Precision)),
     "train.ema_decay": _FRACTION,
-    "train.reestimate_batch_norm": _integer(0),
+    "train.reestimate_batch_norm": _make_integer_rule(0),
     "early_stopping.enabled": _SWITCH,
-    "early_stopping.monitor": _one_of(*MONITORS),
-    "early_stopping.mode": _one_of(*get_args(Mode)),
-    "early_stopping.min_delta": _number(0),
-    "early_stopping.patience": _integer(0),
+    "early_stopping.monitor": _make_choice_rule(*MONITORS),
+    "early_stopping.mode": _make_choice_rule(*get_args(Mode)),
+    "early_stopping.min_delta": _make_number_rule(0),
+    "early_stopping.patience": _make_integer_rule(0),
     "early_stopping.baseline": _OPTIONAL_NUMBER,
-    "early_stopping.start_from_epoch": _integer(0),
+    "early_stopping.start_from_epoch": _make_integer_rule(0),
 }
 
 
@@ -203,32 +206,38 @@ def parse_config(specification: str | None, overrides: Sequence[str]) -> tuple[C
             type.
     """
     check_keys(list_keys(overrides))
-    specification = specification and os.path.expanduser(specification)
-    config = load_config(specification) if specification else ConfigDict()
-    for key in list_keys(overrides) if specification else ():
+    if not specification:  # one of the other arguments may be a misspelt --config
+        _parse_overrides(ConfigDict(), [argument for argument in overrides if not argument.startswith("--config.")])
+        raise ConfigError("--config is missing: name a file or a shipped configuration, such as --config=sample")
+    specification = os.path.expanduser(specification)
+    config = load_config(specification)
+    for key in list_keys(overrides):
         section, _, name = key.rpartition(".")
-        values_of_section = config.get(section) if section else config
-        if not isinstance(values_of_section, ConfigDict) or name not in values_of_section:
+        values = config.get(section) if section else config
+        if not isinstance(values, ConfigDict) or name not in values:
             raise ConfigError(f"{specification} lacks config.{key}: add it to the file")
-    if not specification:  # other arguments are parsed all the same: one of them may be a misspelt --config
-        overrides = [argument for argument in overrides if not argument.startswith("--config.")]
-    values, arguments = flags.FlagValues(), ["", *overrides]
     try:
-        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=arguments)
-        rest = values(arguments)[1:]
+        config, rest = _parse_overrides(config, overrides)
     except RequiredValueError as error:  # raised by ml_collections even if an override has the value
         raise ConfigError(f"{specification} has a required placeholder: set its value in the file") from error
-    except (flags.Error, ValueError) as error:  # ValueError: an argument such as --config.train.epochs:3
-        raise ConfigError(_describe_parsing_error(error)) from error
-    if not specification:
-        raise ConfigError("--config is missing: name a file or a shipped configuration, such as --config=sample")
     if rest:
         raise ConfigError(f"unexpected argument {rest[0]}{_FORM}")
     for section, key in _PATHS:  # shells leave the ~ of --config.data.dir=~/images as it is
         with contextlib.suppress(AttributeError):  # not a section: `check_config` reports it
-            if isinstance(value := values.config.get(section, {}).get(key), str):
-                values.config[section][key] = os.path.expanduser(value)
-    return values.config, Path(specification).name.replace(".py", "").replace(":", "-")
+            if isinstance(value := config.get(section, {}).get(key), str):
+                config[section][key] = os.path.expanduser(value)
+    return config, Path(specification).name.replace(".py", "").replace(":", "-")
+
+
+def _parse_overrides(config: ConfigDict, overrides: Sequence[str]) -> tuple[ConfigDict, list[str]]:
+    """Returns a configuration with overrides, and the arguments that are not options."""
+    values, arguments = flags.FlagValues(), ["", *overrides]
+    try:
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=arguments)
+        rest = values(arguments)[1:]
+    except (flags.Error, ValueError) as error:  # ValueError: an argument such as --config.train.epochs:3
+        raise ConfigError(_describe_parsing_error(error)) from error
+    return values.config, rest
 
 
 def _describe_parsing_error(error: Exception) -> str:

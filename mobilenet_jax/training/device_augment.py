@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from input_pipeline.augment import Augmentation
-from input_pipeline.image_ops import InputScaling
+from input_pipeline.preprocessing import InputScaling
 from mobilenet_jax.kernels.warp import warp_image
 from mobilenet_jax.model.preprocessing import scale_pixels
 from mobilenet_jax.training.step import DeviceBatch

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from input_pipeline.image_ops import InputScaling
+from input_pipeline.preprocessing import InputScaling
 from mobilenet_jax.training.early_stopping import EarlyStopping, is_lower_better
 from mobilenet_jax.training.epoch_metrics import compute_epoch_metrics
 from mobilenet_jax.training.step import BatchResult

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from input_pipeline.batches import BatchOptions, ShardOptions
 from input_pipeline.cache import Cache, open_cache
 from input_pipeline.examples import Examples
-from input_pipeline.image_ops import InputScaling
+from input_pipeline.preprocessing import InputScaling
 from input_pipeline.splits import format_split
 from mobilenet_jax.cluster import broadcast, is_first_process
 from mobilenet_jax.errors import Interrupted, WorkdirError
@@ -44,6 +44,7 @@ from mobilenet_jax.training.setup import (
 from mobilenet_jax.training.step import BatchResult, DeviceBatch, TrainState
 from mobilenet_jax.training.trainer import RunLength, Trainer
 from mobilenet_jax.training.workdir import Workdir, check_workdir
+from mobilenet_jax.weights.orbax import CHECKPOINTS
 
 _logger = logging.getLogger(__name__)
 _INTERRUPTED = "stopped at step {} and saved: the same command continues from there"
@@ -84,9 +85,9 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, profile: bool
     warn_of_contradictions(config)
     if is_first_process():
         check_workdir(workdir, config.to_dict())  # before the images are decoded for a cache
-    is_new = not broadcast(np.bool_(has_checkpoints(workdir / "checkpoints")))
+    is_new = not broadcast(np.bool_(has_checkpoints(workdir / CHECKPOINTS)))
     program, state, scaling = build_program(config, training.labels, steps_per_epoch, pretrained=is_new)
-    release_free_memory()  # that the compilation of the initialization took
+    release_free_memory()  # returns the memory that compiling the initialization took
     history = History(fingerprints, list(training.class_names), scaling)
     paths = np.concatenate([training.paths, validation.paths])
     cache = open_cache(config.data.cache, paths, config.data.image_size, get_preprocessing(config.data))
@@ -95,7 +96,7 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, profile: bool
     with (
         StopRequest() as stop_request,  # until the last save is complete
         Workdir(workdir, config.to_dict(), MAX_CHECKPOINTS * checkpoint_bytes) as files,
-        Checkpoints(workdir / "checkpoints") as checkpoints,
+        Checkpoints(workdir / CHECKPOINTS) as checkpoints,
     ):
         # Resume, if there is a checkpoint; its input scaling is that of all batches.
         if restored := checkpoints.restore(state):
@@ -326,4 +327,4 @@ def log_summary(summary: dict[str, Any], workdir: Path) -> None:
         )  # fmt: skip
     files = ", ".join(str(workdir / name) for name in ("metrics.jsonl", "summary.json", "curves.png"))
     _logger.info("metrics: %s", files)
-    _logger.info("checkpoints: %s (latest %d, best %d)", workdir / "checkpoints", last["step"], best["step"])
+    _logger.info("checkpoints: %s (latest %d, best %d)", workdir / CHECKPOINTS, last["step"], best["step"])

@@ -1,8 +1,10 @@
 """Profiling: traces of training steps for TensorBoard, and memory use."""
 
+import contextlib
 import ctypes
 import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ class Profiler:
 
     def __init__(self, folder: Path | None):
         self._folder = folder
-        self._steps = 0  # that this process has begun
+        self._steps = 0  # counts the steps that this process has begun
         self._trace_start: int | None = None
 
     def start_step(self, state: Any) -> None:
@@ -35,21 +37,25 @@ class Profiler:
             jax.profiler.start_trace(self._folder)
             self._trace_start = self._steps
         elif self._steps == _SKIPPED_STEPS + _TRACED_STEPS:
-            self._stop_trace(state)
+            jax.block_until_ready(state)
+            self._stop_trace()
         self._steps += 1
 
-    def end_epoch(self, state: Any) -> None:
-        """Stops the trace, if one is running: it would include the evaluation."""
-        self._stop_trace(state)
+    @contextlib.contextmanager
+    def trace_epoch(self) -> Iterator[None]:
+        """Stops the trace at the end of an epoch, or after an error: it would include the evaluation."""
+        try:
+            yield
+        finally:
+            self._stop_trace()
 
     def end_run(self) -> None:
         """Logs a warning if there is no trace because there were too few steps."""
         if self._folder is not None and self._steps <= _SKIPPED_STEPS:
             _logger.warning("no trace: it starts after %d steps, and there were %d", _SKIPPED_STEPS, self._steps)
 
-    def _stop_trace(self, state: Any) -> None:
+    def _stop_trace(self) -> None:
         if self._trace_start is not None:
-            jax.block_until_ready(state)
             jax.profiler.stop_trace()
             traced = self._steps - self._trace_start
             _logger.info("trace of %d steps in %s, for `tensorboard --logdir`", traced, self._folder)

@@ -14,8 +14,7 @@ from ml_collections import ConfigDict
 
 from input_pipeline.augment import Augmentation
 from input_pipeline.examples import Examples
-from input_pipeline.image_ops import InputScaling
-from input_pipeline.preprocessing import Preprocessing
+from input_pipeline.preprocessing import InputScaling, Preprocessing
 from mobilenet_jax.errors import ConfigError
 from mobilenet_jax.model.mobilenet import BLOCKS, MobileNet
 from mobilenet_jax.sharding import make_data_mesh, replicate

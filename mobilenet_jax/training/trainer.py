@@ -62,7 +62,7 @@ class Trainer:
         self._train_step, self._schedule, self._feed, self._length = train_step, schedule, feed, length
         self._stop_request, self._profiler = stop_request, profiler
         self._batches: Iterator[DeviceBatch] | None = None  # created at the first step, which may be within an epoch
-        self._first_step: int | None = None  # of this process; not 0 if a checkpoint of this step was restored
+        self._first_step: int | None = None  # where this process starts; not 0 if it restored a checkpoint
         self._start = time.perf_counter()
         self._seconds_compiled = 0.0
 
@@ -91,12 +91,13 @@ class Trainer:
         epoch_start = history.epoch * self._length.steps_per_epoch
         if self._first_step is None:
             self._first_step = epoch_start + steps_before
-        with ProgressBar(
+        progress = ProgressBar(
             f"epoch {history.epoch + 1}/{self._length.epochs}",
             batch_size=self._length.batch_size,
             steps=self._length.steps_per_epoch,
             steps_done=steps_before,
-        ) as bar:
+        )
+        with self._profiler.trace_epoch(), progress as bar:
             for step in range(epoch_start + steps_before, epoch_start + self._length.steps_per_epoch):
                 self._profiler.start_step(state)
                 batch = self._get_batch(state, step, scale)
@@ -109,7 +110,6 @@ class Trainer:
                     break
             while in_flight:
                 self._collect_step(*in_flight.popleft(), history, scale, bar)
-        self._profiler.end_epoch(state)
         seconds = time.perf_counter() - start - (self._seconds_compiled - compiled)
         images = (history.steps_done - steps_before) * self._length.batch_size
         return state, {

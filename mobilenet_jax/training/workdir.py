@@ -19,6 +19,7 @@ from mobilenet_jax.errors import WorkdirError
 from mobilenet_jax.training.checkpoints import has_checkpoints
 from mobilenet_jax.training.config import find_differences
 from mobilenet_jax.training.history import Record, find_best
+from mobilenet_jax.weights.orbax import CHECKPOINTS
 
 if TYPE_CHECKING:
     from tensorboardX import SummaryWriter
@@ -64,20 +65,24 @@ class Workdir:
         except OSError as error:
             raise WorkdirError(f"cannot create {path} ({error.strerror}): choose another --workdir") from error
         self._lock = _acquire_lock(path)
-        remove_leftovers(path)
-        if not (path / "config.json").exists():
-            self.check_space(bytes_needed)
-            self._write("config.json", _format_json(config))
+        try:
+            remove_leftovers(path)
+            if not (path / "config.json").exists():
+                self.check_space(bytes_needed)
+                self._write("config.json", _format_json(config))
+        except BaseException:
+            self._lock.release()
+            raise
 
     def __enter__(self) -> "Workdir":
         synchronize_processes("the workdir exists")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self._writes:
-            self._lock.release()
         if self._events:
             self._events.close()
+        if self._writes:
+            self._lock.release()
 
     def check_space(self, bytes_needed: int) -> None:
         """Checks that the disk can hold the next checkpoint.
@@ -120,7 +125,7 @@ class Workdir:
                 self._write_events(records)
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        """Writes `summary.json`, which says that the run is finished."""
+        """Writes `summary.json`, which marks the run as finished."""
         self._write("summary.json", _format_json(summary))
 
     def remove_summary(self) -> None:
@@ -166,7 +171,7 @@ def check_workdir(path: Path, config: dict[str, Any]) -> str | None:
     file, metrics = path / "config.json", path / "metrics.jsonl"
     if file.exists():
         # Before the first checkpoint, a configuration that does not work can be corrected.
-        may_differ = not (has_checkpoints(path / "checkpoints") or metrics.exists())
+        may_differ = not (has_checkpoints(path / CHECKPOINTS) or metrics.exists())
         return _check_same_run(file, config, may_differ=may_differ)
     if path.exists() and not (path.is_dir() and all(map(_is_ignored, path.iterdir()))):
         raise WorkdirError(f"{path} exists and does not hold a run: choose another --workdir")

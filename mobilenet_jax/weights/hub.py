@@ -173,7 +173,7 @@ def report_failures() -> Iterator[None]:
     Raises:
         WeightsError: a request was refused, a server cannot be reached, or a file cannot be read or written.
     """
-    from huggingface_hub.errors import HTTPError  # of httpx or httpx2; it is not an OSError
+    from huggingface_hub.errors import HTTPError  # unlike the errors of sockets, it is not an OSError
 
     try:
         yield
@@ -200,7 +200,7 @@ def _describe_failure(error: BaseException) -> str:
             return f"the token has no permission ({_describe_answer(error)}): {LOGIN} with another one"
         case errors.HfHubHTTPError():
             return f"the Hub refused the request ({_describe_answer(error)}): try again later"
-        case ImportError():  # of httpx, for the kind of proxy
+        case ImportError():  # httpx lacks a package for this kind of proxy
             return f"the proxy of HTTPS_PROXY or ALL_PROXY needs another package: {get_first_line(error)}"
         case errors.HTTPError():
             return (

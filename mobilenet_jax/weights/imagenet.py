@@ -1,5 +1,6 @@
 """The ImageNet weights that Keras publishes, one file per width and input size."""
 
+import errno
 from pathlib import Path
 
 import pooch
@@ -47,6 +48,8 @@ def find_imagenet_weights(alpha: float, image_size: int) -> Path:
         pooch.get_logger().setLevel("WARNING")
         pooch.retrieve(_URL + name, known_hash=_SHA256.get(name), fname=name, path=folder, progressbar=True)
     except OSError as error:  # the exceptions of requests are OSErrors, and some of them ValueErrors too
+        if isinstance(error, PermissionError) or error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT):
+            raise WeightsError(f"cannot write {folder / name}: {error.strerror}") from error
         raise WeightsError(
             f"cannot download {name} ({type(error).__name__}): download {_URL + name} on a machine with a network "
             f"connection and put it into {folder}, or set init.weights to its path"

@@ -206,7 +206,7 @@ def _open(path: Path, head: bool, checkpoint: CheckpointName) -> AbstractContext
 def is_workdir(path: str | Path) -> bool:
     """Returns whether a path is the workdir of a training run."""
     # Unlike pathlib's methods, these raise nothing if the path is too long or not readable.
-    return os.path.isfile(os.path.join(path, "config.json")) and os.path.isdir(os.path.join(path, "checkpoints"))
+    return os.path.isfile(os.path.join(path, "config.json")) and os.path.isdir(os.path.join(path, orbax.CHECKPOINTS))
 
 
 def _detect_kind(path: Path) -> _Kind:

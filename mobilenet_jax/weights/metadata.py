@@ -3,17 +3,14 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, get_args
+from typing import Any, get_args
 
 import numpy as np
 
 from input_pipeline.examples import is_printable
-from input_pipeline.preprocessing import STRETCH, ColorConstancy, Preprocessing, Resize
+from input_pipeline.preprocessing import STRETCH, ColorConstancy, InputScaling, Preprocessing, Resize
 from mobilenet_jax.errors import WeightsError
 from mobilenet_jax.model.mobilenet import MAX_IMAGE_SIZE, MIN_IMAGE_SIZE
-
-if TYPE_CHECKING:
-    from input_pipeline.image_ops import InputScaling
 
 
 @dataclass(frozen=True)
@@ -34,7 +31,7 @@ class Metadata:
     """
 
     image_size: tuple[int, int] | None = None
-    input_scaling: "InputScaling" = (-1.0, 1.0)
+    input_scaling: InputScaling = (-1.0, 1.0)
     classes: tuple[str, ...] | None = None
     source: str = ""
     source_sha256: str = ""
@@ -75,7 +72,8 @@ class Metadata:
         facts |= self.preprocessing.list_changes()
         known = {name: value for name, value in facts.items() if value not in (None, "")}
         return {
-            name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=float)  # of NumPy
+            # `float` converts NumPy's numbers.
+            name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=float)
             for name, value in known.items()
         }
 
@@ -106,7 +104,7 @@ def distinguish_names(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names))
 
 
-def parse_input_scaling(values: list[Any]) -> "InputScaling":
+def parse_input_scaling(values: list[Any]) -> InputScaling:
     """Parses the JSON form of an input scaling: two numbers, or two lists of three.
 
     Raises:
@@ -118,7 +116,7 @@ def parse_input_scaling(values: list[Any]) -> "InputScaling":
     return scaling
 
 
-def format_input_scaling(scaling: "InputScaling") -> str:
+def format_input_scaling(scaling: InputScaling) -> str:
     """Formats a range, such as `[-1, 1]` or `[(-2.12, -2.04, -1.8), (2.25, 2.43, 2.64)]`."""
     texts = (
         f"({', '.join(f'{v:.4g}' for v in value)})" if isinstance(value, tuple) else f"{value:g}" for value in scaling
@@ -126,7 +124,7 @@ def format_input_scaling(scaling: "InputScaling") -> str:
     return f"[{', '.join(texts)}]"
 
 
-def make_input_scaling(mean: Sequence[float], std: Sequence[float]) -> "InputScaling":
+def make_input_scaling(mean: Sequence[float], std: Sequence[float]) -> InputScaling:
     """Returns the range of pixels that are divided by 255 and normalized with the mean and standard deviation.
 
     Args:
@@ -138,7 +136,7 @@ def make_input_scaling(mean: Sequence[float], std: Sequence[float]) -> "InputSca
     return scaling
 
 
-def compute_mean_std(scaling: "InputScaling") -> tuple[list[float], list[float]]:
+def compute_mean_std(scaling: InputScaling) -> tuple[list[float], list[float]]:
     """Computes mean and standard deviation per channel: the inverse of `make_input_scaling`."""
     low, high = (np.broadcast_to(np.asarray(value, np.float64), 3) for value in scaling)
     mean, std = -low / (high - low), 1 / (high - low)

@@ -35,11 +35,12 @@ BEST_MODE = "max"  # the best checkpoint is the one with the highest score
 REESTIMATED = "reestimated"  # item of a checkpoint: the statistics that its state was evaluated with
 CHECKSUMS = "checksums"  # item of a checkpoint: CRC-32 by `ITEM/NAME`, for arrays and JSON; not in earlier versions
 
-_MAX_FILES = 10_000  # in a folder; Orbax writes about twenty
+CHECKPOINTS = "checkpoints"  # the folder in a workdir
+_MAX_FILES = 10_000  # the limit of a folder; Orbax writes about twenty
 _MAX_JSON = 64 << 20  # bytes; the history of a run has 400 per epoch
 _MIN_CHUNK_LIMIT = 1 << 18  # values; small arrays may be cut into chunks larger than themselves
 _COMPRESSORS = (None, "zstd")  # Orbax uses zstd; others, such as blosc, expand a chunk before its size is known
-_NO_CHECKSUM = -1  # of an array that the checksums do not list
+_NO_CHECKSUM = -1  # stands for an array that the checksums do not list
 _write_lock = threading.Lock()  # Orbax cannot write two folders at once
 
 
@@ -77,6 +78,12 @@ def _find_checkpoint(folder: Path, name: CheckpointName) -> Path | None:
 def describe_checkpoint(name: CheckpointName, folder: Path) -> str:
     """Returns the identity of the weights of a checkpoint, such as `best checkpoint, step 799`."""
     return f"{name} checkpoint, step {folder.name}"
+
+
+def parse_checkpoint_name(identity: str) -> CheckpointName | None:
+    """Returns the name in an identity of `describe_checkpoint`, None if it identifies other weights."""
+    names: tuple[CheckpointName, ...] = get_args(CheckpointName)
+    return next((name for name in names if identity.startswith(f"{name} checkpoint, ")), None)
 
 
 def find_damaged_scores(folder: Path) -> dict[Path, Exception]:
@@ -200,8 +207,8 @@ def open_workdir(path: Path, name: CheckpointName) -> Iterator[WeightsFile]:
     if name not in get_args(CheckpointName):
         raise WeightsError(f"unknown checkpoint {name!r}: choose best or latest")
     with report_damage():
-        _check_files(path / "checkpoints")
-        folder = find_checkpoint(path / "checkpoints", name)
+        _check_files(path / CHECKPOINTS)
+        folder = find_checkpoint(path / CHECKPOINTS, name)
         if folder is None:
             raise WeightsError("no complete checkpoint: train it first, or wait for the end of its first epoch")
         checksums = read_checksums(folder)

@@ -24,7 +24,8 @@ class Weights:
         format: the format they were read from, for display.
         identity: identifies these weights in stored calibrations and evaluations: `best checkpoint, step 799` or
             `latest checkpoint, step 799` for a workdir, `sha256:` and the hash of the content for any other file or
-            folder, and empty for weights that were not read from a file. Stored values exist, so the wording is fixed.
+            folder, and empty for weights that were not read from a file. `with_image_size` appends another size. Stored
+            values exist, so the wording is fixed.
         architecture: the MobileNet they belong to.
         tensors: float32 arrays by name (`params.conv1.kernel`), in Flax's layout and in the order of the layers.
         metadata: the facts that the tensors do not show.

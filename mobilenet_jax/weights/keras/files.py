@@ -26,7 +26,7 @@ from mobilenet_jax.weights.metadata import Metadata, check_texts
 from mobilenet_jax.weights.weights_file import FileTensor, WeightsFile
 from mobilenet_jax.weights.worker import WorkerFile, open_in_worker
 
-SUFFIX = ".weights.h5"  # of files that `write_hdf5` writes; Keras 3 requires it
+SUFFIX = ".weights.h5"  # Keras 3 requires it for the files that `write_hdf5` writes
 
 _WORKER = Path(__file__).with_name("hdf5_worker.py")
 _WEIGHTS_MEMBER, _DESCRIPTION_MEMBER = "model.weights.h5", "config.json"
@@ -49,7 +49,7 @@ def open_hdf5(path: Path, head: bool) -> Iterator[WeightsFile]:
         WeightsError: it is damaged, holds links, or was written for another order of axes.
     """
     with open_in_worker(_WORKER, path) as file:
-        image_size = _read_image_size(file.attributes.get("model_config"), head)
+        image_size = _check_model(file.attributes.get("model_config"), head)
         # The names of Keras's public files are the only record of their image size.
         if image_size is None and (public := _PUBLIC_NAME.fullmatch(path.name)):
             image_size = f"[{public[1]}, {public[1]}]"
@@ -72,7 +72,7 @@ def open_archive(path: Path, head: bool) -> Iterator[WeightsFile]:
         unpacked = Path(folder) / _WEIGHTS_MEMBER
         with report_damage():
             description = _unpack(path, unpacked)
-        image_size = _read_image_size(description, head)
+        image_size = _check_model(description, head)
         with open_in_worker(_WORKER, unpacked) as file:
             yield _make_weights_file("Keras 3 archive", path, file, image_size)
 
@@ -82,7 +82,7 @@ def _check_directory(path: Path) -> None:
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - (1 << 17)))
         tail = file.read()
-    if b"/data.pkl" in tail:  # of PyTorch, whose archives are Zip64
+    if b"/data.pkl" in tail:  # only PyTorch's archives have it; they are Zip64
         raise WeightsError(PICKLE)
     end = tail.rfind(b"PK\5\6")  # the end of central directory record
     size = int.from_bytes(tail[end + 12 : end + 16], "little")
@@ -152,7 +152,8 @@ def _list_tensors(file: WorkerFile) -> dict[str, FileTensor]:
     return tensors
 
 
-def _read_image_size(description: str | None, head: bool) -> str | None:
+def _check_model(description: str | None, head: bool) -> str | None:
+    """Checks the model that a file describes, if it does, and returns the size of its images as JSON."""
     return check_description(description, head=head) if description else None
 
 

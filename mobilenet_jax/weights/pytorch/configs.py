@@ -9,18 +9,15 @@ Sources: timm's `models/_hub.py` and `models/efficientnet.py`, and Transformers'
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from input_pipeline.preprocessing import STRETCH, Preprocessing
+from input_pipeline.preprocessing import STRETCH, InputScaling, Preprocessing
 from mobilenet_jax.errors import WeightsError
 from mobilenet_jax.model.mobilenet import StridedPadding
 from mobilenet_jax.weights.layout import KERAS_SIZE, Architecture, Shape, check_variant, express_padding
 from mobilenet_jax.weights.metadata import Metadata, compute_mean_std, format_input_scaling, make_input_scaling
 from mobilenet_jax.weights.pytorch.json_object import LARGEST, JsonObject
 from mobilenet_jax.weights.pytorch.names import Library
-
-if TYPE_CHECKING:
-    from input_pipeline.image_ops import InputScaling
 
 _FILES: dict[Library, tuple[str, ...]] = {
     "timm": ("config.json",),
@@ -185,7 +182,7 @@ def _read_processor_size(processor: JsonObject) -> tuple[tuple[int, int] | None,
     return size, preprocessing
 
 
-def _read_processor_range(processor: JsonObject) -> "InputScaling":
+def _read_processor_range(processor: JsonObject) -> InputScaling:
     scale, mean, std = 255.0, [0.0, 0.0, 0.0], [1.0, 1.0, 1.0]
     if processor.values.get("do_rescale", True):
         scale *= processor.read_number("rescale_factor", 1 / 255, _SMALLEST, LARGEST)

@@ -23,7 +23,7 @@ _CLASSIFIER = {
     for layer in ("conv_preds", "predictions")
     for ours, theirs in (("kernel", "weight"), ("bias", "bias"))
 }
-_PREFIX = "mobilenet_v1."  # of Transformers
+_PREFIX = "mobilenet_v1."  # Transformers adds it
 _COUNTER = "num_batches_tracked"  # of each batch normalization; PyTorch does not use it at a constant momentum
 
 

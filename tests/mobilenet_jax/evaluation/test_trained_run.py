@@ -59,6 +59,13 @@ def test_an_unknown_source_is_an_error(workdir):
         read_trained_run(workdir)
 
 
+def test_an_unknown_split_is_an_error(workdir):
+    with pytest.raises(
+        EvaluationError, match="there is no split 'validaton': choose one of training, validation, all, "
+    ):
+        read_trained_run(workdir).read_examples(None, None, "validaton")
+
+
 def test_lesions_are_unknown_if_each_has_the_name_of_its_image(workdir):
     run, table = read_trained_run(workdir), workdir / "splits.csv"
     assert len(run.images) == 2 * len(run.lesions) == 28

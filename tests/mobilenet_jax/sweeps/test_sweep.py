@@ -114,6 +114,7 @@ def test_a_search_whose_function_fails_is_refused_with_its_error(tmp_path):
     pytest.importorskip("optuna", reason="a search needs Optuna")
     for function, message in (
         (lambda trial: {"model.alpha": trial.suggest_flaot("alpha", 0, 1)}, "cannot sample trial 0: AttributeError: "),
+        (lambda trial: 0.5, "cannot sample trial 0: it returned 0.5, not a dictionary of overrides"),
         (lambda trial: {"data.split": "lesion"}, "config.data.split is set for each fold"),
         (lambda trial: {"seed": 3}, "config.seed is set for each repetition"),
     ):

@@ -1,3 +1,4 @@
+import asyncio
 import errno
 import resource
 import shutil
@@ -65,6 +66,14 @@ def test_a_damaged_newest_checkpoint_is_skipped_with_a_warning(data, whole, tmp_
     assert read_records(workdir) == read_records(whole)
     weights, expected = (read_weights(w, checkpoint="latest").tensors for w in (workdir, whole))
     assert all(weights[name].tobytes() == expected[name].tobytes() for name in expected)
+
+
+def test_a_folder_that_cannot_be_read_leaves_the_event_loops_of_the_program_alone(tmp_path):
+    (tmp_path / "checkpoints").touch()
+    policy = asyncio.get_event_loop_policy()
+    with pytest.raises(WorkdirError, match="cannot read"), Checkpoints(tmp_path / "checkpoints"):
+        pass
+    assert asyncio.get_event_loop_policy() is policy
 
 
 def test_without_a_readable_checkpoint_the_run_is_refused(data, whole, tmp_path):

@@ -31,6 +31,13 @@ def test_a_lock_ends_with_its_run(tmp_path):
         Workdir(path, config, 0)
 
 
+def test_a_run_that_cannot_start_leaves_the_workdir_unlocked(tmp_path):
+    with pytest.raises(WorkdirError, match="MB free") as error:
+        Workdir(tmp_path / "run", {}, 10**18)
+    with Workdir(tmp_path / "run", {}, 0):
+        assert error.value.__traceback__, "the failed run is still referenced, as in a notebook"
+
+
 def test_a_killed_process_releases_its_workdir_which_still_counts_as_empty(tmp_path):
     code = "import filelock, sys; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print(flush=True); input()"
     command = [sys.executable, "-c", code, tmp_path / ".lock"]

@@ -1,6 +1,8 @@
 """The public ImageNet weights, found in the cache or downloaded."""
 
+import errno
 import hashlib
+import os
 
 import pytest
 from requests.exceptions import InvalidProxyURL
@@ -51,6 +53,15 @@ def test_a_proxy_that_is_not_valid_is_a_failed_download(cache, monkeypatch):
 
     monkeypatch.setattr("pooch.retrieve", fail)
     with pytest.raises(WeightsError, match="cannot download mobilenet_5_0_224_tf_no_top.h5"):
+        find_imagenet_weights(0.5, 224)
+
+
+def test_a_full_disk_is_not_reported_as_a_missing_network(cache, monkeypatch):
+    def fail(*args, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("pooch.retrieve", fail)
+    with pytest.raises(WeightsError, match=r"cannot write .*mobilenet_5_0_224_tf_no_top.h5: No space left on device"):
         find_imagenet_weights(0.5, 224)
 
 
