@@ -57,9 +57,29 @@ def test_each_color_range_affects_its_own_parameter_only(changes):
         assert len(np.unique(sampled[:, 0, 0])) == 500
 
 
-def test_half_of_the_images_are_flipped():
-    flips = np.linalg.det(sample_affine(ARTICLE, 0, 0, 2000, 64)) < 0
-    assert 0.45 < np.mean(flips) < 0.55
+def test_saturation_and_hue_have_their_configured_ranges():
+    gray = make_color_matrix(1, 1, 0, 0)[0, 0]  # the weight of red in the luminance
+    saturation = (sample_color(Augmentation(saturation=0.3), 0, 0, 2000)[:, 0, 0] - gray) / (1 - gray)
+    assert kstest(saturation, "uniform", (0.7, 0.6)).pvalue > 1e-3
+    trace = sample_color(Augmentation(hue=0.1), 0, 0, 2000)[:, :3].trace(axis1=1, axis2=2)  # of a rotation: 1 + 2 cos
+    assert kstest(np.arccos((trace - 1) / 2) / (2 * np.pi), "uniform", (0, 0.1)).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(("horizontal", "vertical"), [(True, False), (False, True), (True, True)])
+def test_images_are_mirrored_along_the_configured_axes_half_of_the_time(horizontal, vertical):
+    matrices = sample_affine(Augmentation(horizontal_flip=horizontal, vertical_flip=vertical), 0, 0, 4000, 64)
+    mirrored = matrices[:, [0, 1], [0, 1]] < 0
+    np.testing.assert_allclose(mirrored.mean(0), [horizontal / 2, vertical / 2], atol=0.04)
+    np.testing.assert_allclose(mirrored.all(1).mean(), horizontal * vertical / 4, atol=0.04)
+
+
+def test_zooms_of_the_axes_are_independent_and_shears_have_their_range():
+    matrices = sample_affine(Augmentation(zoom=0.3, shear=20), 0, 0, 5000, 64).astype(float)
+    zoom_x, shear = matrices[:, 0, 0], np.arctan2(-matrices[:, 0, 1], matrices[:, 1, 1])
+    zoom_y = matrices[:, 1, 1] / np.cos(shear)
+    assert kstest(np.rad2deg(shear), "uniform", (-20, 40)).pvalue > 1e-3
+    assert kstest(zoom_y, "uniform", (0.7, 0.6)).pvalue > 1e-3
+    assert np.abs(np.corrcoef([zoom_x, zoom_y, shear]) - np.eye(3)).max() < 0.06
 
 
 def test_parameters_depend_on_seed_epoch_and_index_alone():
@@ -93,6 +113,20 @@ def test_crops_have_the_configured_areas_and_ratios_and_lie_within_the_image():
     left, top = matrices[:, 0, 2] - width / 2, matrices[:, 1, 2] - height / 2
     assert min(left.min(), top.min()) >= -0.5 - 1e-4
     assert max((left + 100 * width).max(), (top + 100 * height).max()) <= 99.5 + 1e-4
+    positions = [(start[inside] + 0.5) / (100 * (1 - side[inside])) for start, side in ((left, width), (top, height))]
+    assert all(kstest(position, "uniform").pvalue > 1e-3 for position in positions)
+    assert abs(np.corrcoef(positions)[0, 1]) < 0.06
+
+
+def test_a_ratio_alone_crops_too():
+    matrices = sample_affine(Augmentation(crop_ratio=1.5), 0, 0, 100, 64)
+    assert (np.minimum(matrices[:, 0, 0], matrices[:, 1, 1]) < 0.99).mean() > 0.9
+
+
+def test_crops_are_parts_of_the_warped_image():
+    both = sample_affine(Augmentation(30, 0.3, crop_area=0.3), 0, 0, 50, 64)
+    warps, crops = (sample_affine(one, 0, 0, 50, 64) for one in (Augmentation(30, 0.3), Augmentation(crop_area=0.3)))
+    np.testing.assert_allclose(both, warps @ crops, atol=1e-4)
 
 
 def test_the_configured_number_of_operations_changes_each_image():
