@@ -4,6 +4,7 @@ import re
 import stat
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -85,6 +86,62 @@ def test_leftovers_are_removed_as_soon_as_their_process_has_ended(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_leftovers_without_a_lock_are_kept_for_a_day(tmp_path):
+    """Their file system has no locks, so that a process may still be writing them."""
+    leftover = tmp_path / ".name.unfinished"
+    leftover.mkdir()
+    for age, is_kept in ((3600, True), (90_000, False)):
+        os.utime(leftover, (time.time() - age,) * 2)
+        remove_leftovers(tmp_path)
+        assert leftover.exists() == is_kept
+
+
+def test_the_only_copy_of_a_folder_is_kept(tmp_path):
+    previous = tmp_path / ".name.unfinished" / "old" / "folder"
+    previous.mkdir(parents=True)
+    os.utime(tmp_path / ".name.unfinished", (0, 0))
+    remove_leftovers(tmp_path)
+    assert previous.exists()
+    (tmp_path / "folder").mkdir()
+    os.utime(tmp_path / ".name.unfinished", (0, 0))
+    remove_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_folder_that_cannot_be_replaced_keeps_its_content(tmp_path, monkeypatch):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "before").touch()
+    replace = os.replace
+
+    def fail(source, target):
+        if "new" in source.parts:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(target))
+        replace(source, target)
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(PermissionError), replace_atomically(tmp_path / "folder") as unfinished:
+        unfinished.mkdir()
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["before"]
+
+
+def test_a_symbolic_link_is_followed(tmp_path):
+    (tmp_path / "file").write_text("before")
+    (tmp_path / "link").symlink_to("file")
+    write_atomically(tmp_path / "link", "after")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").read_text() == "after"
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOLCK, os.strerror(errno.ENOLCK)), NotImplementedError()])
+def test_a_file_system_without_locks_is_written_to(tmp_path, monkeypatch, error):
+    def fail(*args, **options):
+        raise error
+
+    monkeypatch.setattr("filelock.FileLock.acquire", fail)
+    write_atomically(tmp_path / "file", "content")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def write_pair(folder, name, content):
     """Writes a file or a folder, and its description."""
     with replace_with_description(folder / name, folder / f"{name}.json") as (unfinished, description):
@@ -145,3 +202,9 @@ def test_an_error_of_the_disk_names_the_destination(tmp_path, file):
     with pytest.raises(OSError, match="No space left") as caught, replace_atomically(tmp_path / "file") as unfinished:
         fail(unfinished)
     assert caught.value.filename == (other if file == "other" else str(tmp_path / "file"))
+
+
+def test_an_error_that_is_not_of_the_disk_stays_as_it_is(tmp_path):
+    with pytest.raises(OSError, match="Connection refused") as caught, replace_atomically(tmp_path / "file"):
+        raise OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+    assert caught.value.filename is None
