@@ -1,6 +1,7 @@
 import gc
 import itertools
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,10 +9,12 @@ from PIL import Image
 
 from input_pipeline import batches as batches_module
 from input_pipeline import tf_graph
-from input_pipeline.augment import Augmentation
+from input_pipeline.augment import Augmentation, sample_affine, sample_color
 from input_pipeline.batches import BatchOptions, ShardOptions, make_eval_batches, make_train_batches, sample_indices
 from input_pipeline.errors import DataError
-from input_pipeline.preprocessing import STRETCH
+from input_pipeline.image_files import read_image_bytes
+from input_pipeline.image_ops import decode_image
+from input_pipeline.preprocessing import STRETCH, Preprocessing
 from input_pipeline.sources.isic import read_isic
 
 ARTICLE = Augmentation(30, 0.3, 0.3, 0.3, horizontal_flip=True)
@@ -192,6 +195,8 @@ def test_augmented_validation_differs_between_epochs_and_from_training(examples)
     assert not np.allclose(first, plain)
     assert not np.allclose(first, second)
     np.testing.assert_allclose(read_images(augmentation=Augmentation()), plain, atol=1e-6)
+    colors = [read_images(augmentation=Augmentation(brightness=0.5), epoch=epoch) for epoch in (0, 1)]
+    assert not np.allclose(*colors)
     [trained] = _train(examples, 0, 1, batch_size=42)
     assert not np.allclose(trained["image"][np.argsort(trained["index"])], first)
 
@@ -203,6 +208,37 @@ def test_training_batches_have_augmented_colors(examples):
     factors = dark["image"].mean((1, 2, 3)) / plain["image"].mean((1, 2, 3))
     assert factors.min() < 0.7
     assert len(np.unique(factors.round(3))) == 8
+
+
+@pytest.mark.parametrize("sampling", ["uniform", "balanced"])
+def test_each_image_has_the_parameters_of_its_seed_and_epoch(examples, sampling):
+    augmentation = Augmentation(30, brightness=0.2, saturation=0.2)
+    for seed, step in ((0, 2), (3, 7)):  # an epoch has 5 steps
+        epoch, position = divmod(step, 5)
+        [batch] = make_train_batches(
+            examples, augmentation, _make_options(seed=seed), first_step=step, last_step=step + 1,
+            augment_on="device", sampling=sampling,
+        )  # fmt: skip
+        rows = batch["index"] if sampling == "uniform" else np.arange(8 * position, 8 * position + 8)
+        np.testing.assert_array_equal(batch["affine"], sample_affine(augmentation, seed, epoch, 42, 32)[rows])
+        np.testing.assert_array_equal(batch["color"], sample_color(augmentation, seed, epoch, 42)[rows])
+
+
+def test_each_image_has_its_soft_label(examples):
+    soft = np.random.default_rng(0).dirichlet(np.ones(7), len(examples)).astype(np.float32)
+    for batch in _train(replace(examples, soft_labels=soft), 0, 6):
+        np.testing.assert_array_equal(batch["soft_label"], soft[batch["index"]])
+
+
+def test_images_are_preprocessed_in_training_and_evaluation(examples):
+    crop = Preprocessing(resize="crop", color_constancy="shades_of_gray")
+    for path in examples.paths:
+        Image.open(path).resize((60, 40)).save(path)
+    expected = [decode_image(read_image_bytes(path), (32, 32), crop).pixels / 255 for path in examples.paths]
+    [evaluated] = _evaluate(examples, preprocessing=crop, batch_size=42)
+    np.testing.assert_allclose(evaluated["image"], expected, atol=1e-6)
+    [trained] = _train(examples, 0, 1, Augmentation(), preprocessing=crop)
+    np.testing.assert_allclose(trained["image"], np.array(expected)[trained["index"]], atol=1e-6)
 
 
 def test_balanced_sampling_visits_each_class_equally_often_and_augments_repeated_examples_differently(examples):
