@@ -1,13 +1,15 @@
 import asyncio
 import errno
+import json
 import resource
 import shutil
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from mobilenet_jax.errors import WorkdirError
-from mobilenet_jax.training.checkpoints import Checkpoints, has_checkpoints
+from mobilenet_jax.training.checkpoints import Checkpoints, _copy_to_host, has_checkpoints
 from mobilenet_jax.training.loop import train_and_evaluate
 from mobilenet_jax.training.step import TrainState
 from mobilenet_jax.weights.load import read_weights
@@ -44,15 +46,34 @@ def _remove_checksums(folder):
     (folder / "checksums" / "metadata").unlink()
 
 
+def _change_checksum(folder, prefix):
+    path = folder / "checksums" / "metadata"
+    checksums = json.loads(path.read_text())
+    [name, *_] = [name for name in checksums if name.startswith(prefix)]
+    path.write_text(json.dumps({**checksums, name: checksums[name] + 1}))
+
+
+def _change_an_array(folder):
+    _change_checksum(folder, "state")
+
+
+def _change_the_history(folder):
+    _change_checksum(folder, "history")
+
+
 def _overwrite_all_files(folder):
     for path in folder.rglob("*"):
         if path.is_file():
             path.write_bytes(b"\0garbage")
 
 
-@pytest.mark.parametrize(
-    "damage", [_truncate_arrays, _remove_state, _empty_folder, _remove_history, _remove_checksums, _overwrite_all_files]
-)
+_DAMAGES = (
+    _truncate_arrays, _remove_state, _empty_folder, _remove_history, _remove_checksums, _change_an_array,
+    _change_the_history, _overwrite_all_files,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", _DAMAGES)
 def test_a_damaged_newest_checkpoint_is_skipped_with_a_warning(data, whole, tmp_path, damage, caplog, capfd):
     caplog.set_level("INFO")
     workdir = shutil.copytree(whole, tmp_path / "run")
@@ -139,6 +160,11 @@ def test_a_state_remains_until_the_evaluated_one_that_replaces_it_is_complete(tm
     assert _list_names(tmp_path) == ["3"]
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.restore(_make_state(0))[1] == {"epoch": 1}
+
+
+def test_a_save_has_copies_of_its_arrays_which_the_next_step_overwrites():
+    array = jnp.arange(1000.0)
+    assert not np.shares_memory(_copy_to_host({"a": array})["a"], np.asarray(array))
 
 
 def test_the_rest_of_a_deleted_checkpoint_does_not_remain(tmp_path):

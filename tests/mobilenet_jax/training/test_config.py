@@ -76,6 +76,8 @@ def test_the_isic2018_recipe_is_that_of_the_article():
         ("model.batch_norm_momentum", 1.0, "config.model.batch_norm_momentum is 1.0, but must be a number in [0, 1)"),
         ("optimizer.name", "adagrad", "one of 'sgd', 'adadelta', 'adam', 'adamw'"),
         ("optimizer.backbone_rate_ratio", 0.0, "a number in (0, inf)"),
+        ("train.ema_decay", 1.0, "config.train.ema_decay is 1.0, but must be a number in [0, 1)"),
+        ("data.dir", "images", "data.source"),
         ("train.reestimate_batch_norm", -1, "an integer of at least 0"),
         ("train.batch_size", 0, "an integer of at least 1"),
         ("train.epochs", True, "config.train.epochs is True"),

@@ -53,6 +53,13 @@ def test_a_folder_may_have_a_colon_in_its_name(tmp_path):
     assert load_config(str(folder / "mine.py")).to_dict() == get_config().to_dict()
 
 
+def test_a_user_file_imports_modules_of_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "settings_of_my_clinic.py").write_text("from configs.mobilenet import get_config as base\n")
+    (tmp_path / "mine.py").write_text("from settings_of_my_clinic import base as get_config\n")
+    assert load_config("mine.py").to_dict() == get_config().to_dict()
+
+
 def test_a_user_file_builds_on_a_shipped_one_and_precedes_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "sample").write_text(

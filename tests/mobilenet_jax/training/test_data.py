@@ -10,7 +10,7 @@ from input_pipeline.errors import DataError
 from input_pipeline.sources.isic import INPUT
 from mobilenet_jax.errors import ConfigError
 from mobilenet_jax.evaluation.predictions import Predictions
-from mobilenet_jax.training.data import add_soft_labels, check_same_data, load_examples
+from mobilenet_jax.training.data import add_soft_labels, check_same_data, check_validation, load_examples
 from mobilenet_jax.training.loop import train_and_evaluate
 from mobilenet_jax.training.losses import compute_logit_offset
 from tests.helpers.datasets import write_photographs
@@ -31,6 +31,15 @@ def test_the_split_of_a_run_can_be_used_by_another_run(data, tmp_path, caplog):
     assert hashlib.sha256(split.read_bytes()).hexdigest()[:12] in caplog.messages[-1]
     _, again = _load(make_config(data, data__split=str(split), seed=5))
     assert again.paths.tolist() == validation.paths.tolist()
+
+
+def test_a_split_depends_on_the_seed_and_has_its_fraction(data):
+    first, other, large = (
+        set(_load(make_config(data, **changes))[1].names.tolist())
+        for changes in ({}, {"seed": 1}, {"data__val_fraction": 0.67})
+    )
+    assert first != other
+    assert (len(first), len(large)) == (14, 28)
 
 
 def test_a_split_with_lesions_in_both_subsets_warns(data, caplog):
@@ -103,6 +112,15 @@ def test_without_validation_images_the_lesions_are_those_of_the_training_set(dat
 def test_another_number_of_classes_names_the_option(data):
     with pytest.raises(ConfigError, match="the data have 7 classes: use --config.model.num_classes=7"):
         _load(make_config(data, model__num_classes=3))
+
+
+def test_settings_that_need_validation_images_are_refused_without_them(data):
+    training, _ = _load(make_config(data, data__split="all"))
+    none = training.take(np.arange(0))
+    stopping = {"early_stopping__enabled": True, "data__split": "all"}
+    check_validation(make_config(data, **stopping, early_stopping__monitor="train_loss"), none)
+    with pytest.raises(ConfigError, match=r"config.early_stopping.monitor=val_loss needs them"):
+        check_validation(make_config(data, **stopping, early_stopping__monitor="val_loss"), none)
 
 
 def test_soft_labels_are_the_weighted_mean_of_labels_and_teacher(data, tmp_path):

@@ -79,6 +79,13 @@ def test_the_events_of_tensorboard_are_the_records(trained):
         assert events[tag, record["epoch"]] == pytest.approx(record[name], rel=1e-6)
 
 
+def test_a_resumed_run_replaces_the_events_of_the_earlier_part(data, trained, tmp_path):
+    for _ in range(2):
+        with Workdir(tmp_path / "run", make_config(data).to_dict(), 0) as workdir:
+            workdir.write_metrics(read_records(trained))
+    assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 1
+
+
 def test_the_config_json_of_another_program_is_refused(data, tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "mobilenet_v1"}')
     with pytest.raises(WorkdirError, match="it is not the configuration of a run"):
