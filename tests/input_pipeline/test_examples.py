@@ -1,5 +1,6 @@
 import ntpath
 import os
+from dataclasses import replace
 
 import numpy as np
 
@@ -9,6 +10,16 @@ from input_pipeline.examples import Examples
 def _make_examples(paths):
     n = len(paths)
     return Examples(np.array(paths), np.zeros(n, np.int32), np.array(["l"] * n), np.array(["t.csv:2"] * n), ("a", "b"))
+
+
+def test_the_fingerprint_depends_on_all_that_a_run_learns_from():
+    examples = _make_examples(["1.jpg", "2.jpg"])
+    changes = (
+        {"labels": np.array([0, 1], np.int32)}, {"lesions": np.array(["l", "m"])}, {"class_names": ("b", "a")},
+        {"soft_labels": np.eye(2, dtype=np.float32)}, {"soft_labels": 1 - np.eye(2, dtype=np.float32)},
+    )  # fmt: skip
+    fingerprints = {replace(examples, **change).compute_fingerprint() for change in changes}
+    assert len({examples.compute_fingerprint(), *fingerprints}) == 6
 
 
 def test_the_fingerprint_does_not_depend_on_the_folder_or_the_separator(monkeypatch):

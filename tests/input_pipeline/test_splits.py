@@ -157,6 +157,15 @@ def test_a_split_is_reproduced_from_its_table(tmp_path):
     assert [part.paths.tolist() for part in again] == [training.paths.tolist(), validation.paths.tolist()]
 
 
+def test_cells_of_a_split_are_no_formulas_and_its_rows_are_sorted(tmp_path):
+    examples = Examples(
+        np.array(["=2.jpg", "=1.jpg"]), np.array([0, 1], np.int32), np.array(["-l", "+l"]), np.array(["a", "b"]),
+        ("@A", "=B"),
+    )  # fmt: skip
+    rows = format_split(examples, examples.take(np.arange(0))).splitlines()
+    assert rows[1:] == ["'=1,training,'=B,'+l", "'=2,training,'@A,'-l"]
+
+
 def test_a_table_of_a_split_may_write_accents_in_another_form(tmp_path):
     examples = _make_examples([30, 20])
     examples.paths[0] = f"{unicodedata.normalize('NFC', 'ä')}.jpg"

@@ -117,7 +117,9 @@ def test_evaluations_that_are_not_of_the_published_weights_are_refused(run, trai
     assert f"run mobilenet-jax evaluate {trained} first" in run("card", trained)[2]
     assert "is of the best checkpoint, step " in run("card", evaluated, "--checkpoint=latest")[2]
     run("evaluate", evaluated, "--resamples=0", "--tta=2")
-    assert "not part of the published weights" in run("card", evaluated, "--evaluation=validation-tta2")[2]
+    run("evaluate", evaluated, "--resamples=0", "--correct=prior")
+    for name in ("validation-tta2", "validation-prior"):
+        assert "not part of the published weights" in run("card", evaluated, f"--evaluation={name}")[2]
     assert not (trained / "card").exists()
     assert not (evaluated / "card").exists()
 

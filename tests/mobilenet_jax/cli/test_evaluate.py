@@ -12,6 +12,7 @@ from PIL import Image
 from input_pipeline.image_ops import preprocess
 from input_pipeline.preprocessing import Preprocessing
 from mobilenet_jax.cli.evaluate import _choose_folder
+from mobilenet_jax.evaluation.calibration import Calibration
 from mobilenet_jax.evaluation.predictions import read_predictions
 from mobilenet_jax.inference.classifier import Classifier
 from mobilenet_jax.training.loop import train_and_evaluate
@@ -101,6 +102,14 @@ def test_corrections_are_fitted_on_validation_and_applied_on_request(run, traine
     assert plain["accuracy"] == corrected["accuracy"]
     assert plain["nll"] != corrected["nll"]
     assert (evaluated / "evaluation" / "all-prior" / "report.html").exists()
+    assert run("evaluate", evaluated, "--resamples=0", "--split=all")[0] == 0
+    plain, corrected = (
+        read_predictions(evaluated / "evaluation" / name / "predictions.csv") for name in ("all", "all-prior")
+    )
+    stored = json.loads((evaluated / "calibration.json").read_text())
+    del stored["fitted_to"]
+    expected = Calibration(**{name: np.array(value) for name, value in stored.items()}).apply(plain, "prior")
+    np.testing.assert_allclose(corrected.probabilities, expected.probabilities, atol=1e-5)
     status, _, err = run("evaluate", evaluated, "--split=all", "--correct=prior", "--resamples=0", "--tta=2")
     assert status == 1
     assert re.search(r"was fitted to best checkpoint, step \d+, 1 view, not to best .*, 2 views: run", err)

@@ -75,6 +75,17 @@ def test_predict_prints_the_five_most_probable_classes_without_out(run, trained,
     assert sorted(map(float, probabilities), reverse=True) == list(map(float, probabilities))
 
 
+def test_predict_reads_the_chosen_checkpoint(run, trained, data, monkeypatch):
+    chosen = []
+    monkeypatch.setattr(
+        "mobilenet_jax.weights.load.read_weights", lambda path, checkpoint: chosen.append(checkpoint) or 1 / 0
+    )
+    for name in ("best", "latest"):
+        with pytest.raises(ZeroDivisionError):
+            run("predict", trained, data, f"--checkpoint={name}")
+    assert chosen == ["best", "latest"]
+
+
 def test_names_of_files_that_cannot_be_read_do_not_control_the_terminal(run, trained, tmp_path):
     for name in ("a\x1b[31m.jpg", "b\x07.jpg"):
         (tmp_path / name).write_text("no image")

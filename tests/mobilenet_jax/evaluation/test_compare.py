@@ -37,12 +37,30 @@ def test_an_interval_that_excludes_zero_is_marked(tmp_path):
     assert row.endswith(" *) |")
 
 
+def test_lesions_are_resampled_and_not_their_images(tmp_path):
+    y, p = sample_outputs(60)
+    runs = []
+    for name, probabilities in (("first", p), ("second", np.eye(4)[y])):
+        pairs = make_predictions(np.repeat(y, 2), np.repeat(probabilities, 2, axis=0))
+        runs.append((name, dataclasses.replace(pairs, lesions=np.repeat([f"L{i}" for i in range(60)], 2))))
+    together = compare([write_evaluation(tmp_path / name, table) for name, table in runs], "validation", resamples=50)
+    alone = [
+        write_evaluation(tmp_path / "alone" / name, dataclasses.replace(table, lesions=table.images))
+        for name, table in runs
+    ]
+    (low, high), (lowest, highest) = (
+        result.differences[0]["accuracy"] for result in (together, compare(alone, "validation", resamples=50))
+    )
+    assert high - low > 1.15 * (highest - lowest), "the two images of a lesion have the same prediction"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda table: {"class_names": ("MEL", "NV", "BCC", "VASC")}, "the classes of .* differ"),
         (lambda table: {"images": np.char.add("other_", table.images)}, "no image in common"),
         (lambda table: {"labels": (table.labels + 1) % 4}, "the labels of .* differ"),
+        (lambda table: {"lesions": table.lesions[::-1]}, "the lesions of .* differ"),
     ],
 )
 def test_evaluations_of_other_data_are_refused(tmp_path, change, message):

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from mobilenet_jax.errors import EvaluationError
+from mobilenet_jax.evaluation.calibration import cross_fit
 from mobilenet_jax.evaluation.evaluate import (
     _average_predictions,
+    _calibrate,
     _check_arguments,
     _count_trained_on,
     _has_comparable_names,
@@ -49,6 +51,17 @@ def test_each_fold_is_compared_with_its_own_training_set():
     folds = [_make_run({"a", "b"}), _make_run({"c", "d"})]
     parts = [_make_part("c", "d"), _make_part("a", "b")]
     assert _count_trained_on(folds, parts, is_comparable=True)["images_trained_on"] == 0
+
+
+def test_a_correction_is_cross_fitted_to_the_images_that_are_evaluated():
+    predictions = make_predictions(*sample_outputs(100))
+    priors = np.array([0.2, 0.6, 0.15, 0.05]), np.array([0.1, 0.7, 0.1, 0.1])
+    runs = [SimpleNamespace(prior=prior) for prior in priors]
+    corrected = _calibrate(runs, predictions, views=1, correction="prior")
+    np.testing.assert_array_equal(
+        corrected.probabilities, cross_fit(predictions, np.mean(priors, axis=0), "prior").probabilities
+    )
+    assert _calibrate(runs, predictions, views=1, correction=None) is predictions
 
 
 @pytest.mark.parametrize(

@@ -55,18 +55,28 @@ def test_the_description_says_how_to_use_the_file(trained, tmp_path):
     assert description["verification"]["milliseconds"].keys() == {1, 2}
 
 
-@pytest.mark.parametrize("source", ["folder", "run"])
+@pytest.mark.parametrize("source", ["folder", "run", "run on all images"])
 def test_images_for_verification_are_not_those_of_the_calibration(trained, data, tmp_path, source):
-    network, run = Network(read_weights(trained)), None
-    if source == "run":
+    network, run = Network(read_weights(trained)), read_trained_run(trained) if source == "run" else None
+    if source == "run on all images":
         train_and_evaluate(make_config(data, data__split="all", train__epochs=1), tmp_path / "run")
         run = read_trained_run(tmp_path / "run")
     folder = None if run else str(data)
     calibration = images.read_calibration_images(run, folder, network, 12)
     verification, image_source = images.read_verification_images(run, folder, network, 12)
-    assert image_source == ("training split" if run else "folder")
+    splits = {"folder": "folder", "run": "validation split", "run on all images": "training split"}
+    assert image_source == splits[source]
     assert len(calibration) == len(verification) == 12
     assert not {image.tobytes() for image in calibration} & {image.tobytes() for image in verification}
+
+
+def test_the_chosen_checkpoint_of_a_run_is_exported(trained, tmp_path, monkeypatch):
+    chosen = []
+    monkeypatch.setattr("mobilenet_jax.export.export.read_trained_run", lambda path, name: chosen.append(name) or 1 / 0)
+    for name in ("best", "latest"):
+        with pytest.raises(ZeroDivisionError):
+            export_model(trained, tmp_path / "model.tflite", checkpoint=name)
+    assert chosen == ["best", "latest"]
 
 
 def test_images_of_every_class_are_among_the_first_ones(tmp_path):

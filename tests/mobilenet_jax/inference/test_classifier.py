@@ -35,6 +35,15 @@ def test_probabilities_do_not_depend_on_the_batch(trained):
     np.testing.assert_allclose(classifier.compute_probabilities(pixels[::-1], 10), expected[::-1], rtol=1e-4)
 
 
+def test_probabilities_are_corrected(trained):
+    weights, pixels = read_weights(trained), sample_pixels(3)
+    plain, corrected = (
+        Classifier(weights, correct=correct).compute_probabilities(pixels, 3)
+        for correct in (None, lambda probabilities: probabilities[:, ::-1])
+    )
+    np.testing.assert_array_equal(corrected, plain[:, ::-1])
+
+
 def test_probabilities_are_averaged_over_views(trained):
     weights = read_weights(trained)
     pixels = sample_pixels(2)

@@ -11,6 +11,7 @@ from PIL import Image
 from input_pipeline.sources.isic import INPUT
 from mobilenet_jax.errors import EvaluationError
 from mobilenet_jax.inference.classifier import Classifier
+from mobilenet_jax.inference.grad_cam import format_explanation
 from mobilenet_jax.inference.predict_files import (
     classify_files,
     find_images,
@@ -166,6 +167,32 @@ def test_pictures_that_would_have_the_same_name_are_refused(trained, tmp_path):
     with pytest.raises(EvaluationError, match="share a name"):
         make_explainer(Classifier(read_weights(trained)), paths, tmp_path / "x")
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("class_name", [None, "DF"])
+def test_each_picture_explains_its_own_image_and_class(trained, data, tmp_path, monkeypatch, class_name):
+    drawn = []
+
+    def draw(pixels, cam, title):
+        drawn.append((pixels, cam, title))
+        return Image.fromarray(pixels)
+
+    folder = "mobilenet_jax.inference.grad_cam"
+    monkeypatch.setattr(f"{folder}.make_grad_cam", lambda _: lambda pixels, y: list(zip(pixels, y, strict=True)))
+    monkeypatch.setattr(f"{folder}.draw_explanation", draw)
+    classifier, paths = Classifier(read_weights(trained)), sorted(map(str, (data / IMAGES).iterdir()))[:42:6]
+    explain = make_explainer(classifier, paths, tmp_path, class_name=class_name)
+    [batch] = classify_files(classifier, paths, batch_size=8)
+    explain(batch)
+    for i, (pixels, cam, title) in enumerate(drawn):
+        best = batch.probabilities[i].argmax()
+        label = best if class_name is None else classifier.class_names.index(class_name)
+        np.testing.assert_array_equal(pixels, batch.pixels[i])
+        np.testing.assert_array_equal(cam[0], batch.pixels[i])
+        assert cam[1] == label
+        names, row = classifier.class_names, batch.probabilities[i]
+        assert title == format_explanation(names[label], row[label], names[best], row[best])
+    assert len(drawn) == len(paths)
 
 
 def test_pictures_of_different_images_and_classes_have_different_names(trained, data, tmp_path):

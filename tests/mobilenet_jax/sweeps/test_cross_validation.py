@@ -37,6 +37,13 @@ def test_the_folds_are_trained_then_evaluated_together(runner, tmp_path):
         )
 
 
+def test_an_evaluation_has_the_image_size_of_its_options(tmp_path):
+    validation = CrossValidation(tmp_path, "sample", (), 2)
+    job = validation.make_evaluation_job(OPTIONS._replace(image_size=64))
+    assert "--image-size=64" in job.arguments
+    assert f"--out={tmp_path / 'evaluation' / 'validation-64px-tta2-prior'}" in job.arguments
+
+
 def test_finished_runs_and_current_evaluations_are_skipped(runner, tmp_path):
     validation, out = CrossValidation(tmp_path / "out", "sample", (), 2), tmp_path / "out"
 

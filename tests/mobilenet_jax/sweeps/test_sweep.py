@@ -131,12 +131,13 @@ def test_a_search_refuses_overrides_of_its_own_settings(tmp_path):
 
 
 def test_a_search_continues_with_the_trials_it_would_have_made(tmp_path, monkeypatch):
-    pytest.importorskip("optuna", reason="a search needs Optuna")
-    calls = []
+    optuna = pytest.importorskip("optuna", reason="a search needs Optuna")
+    calls, directions, create_study = [], [], optuna.create_study
+    monkeypatch.setattr(optuna, "create_study", lambda **o: directions.append(o["direction"]) or create_study(**o))
 
     def evaluate(variants, out, runner, options):
         calls.extend(v.cross_validations[0].overrides for v in variants)
-        _write_evaluations(variants, [2 if "0.1" in str(calls[-1]) else 1])
+        _write_evaluations(variants, [2 if variants[0].name.startswith("trial002") else 1])
 
     monkeypatch.setattr("mobilenet_jax.sweeps.sweep.run_variants", evaluate)
     trials = []
@@ -152,4 +153,6 @@ def test_a_search_continues_with_the_trials_it_would_have_made(tmp_path, monkeyp
     assert calls[:4] == calls[4:]
     assert trials[0] == trials[1]
     assert [name[:8] for name in sorted(trials[0])] == ["trial000", "trial001", "trial002", "trial003"]
+    assert trials[0][0].startswith("trial002"), "the best trial is the first"
+    assert directions == ["maximize", "maximize"]
     assert len({name[8:] for name in trials[0]}) == 4, "each is named after its values"
