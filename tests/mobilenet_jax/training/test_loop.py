@@ -11,7 +11,15 @@ from PIL import Image
 
 from input_pipeline.sources.isic import CLASS_NAMES
 from mobilenet_jax import Metadata
-from mobilenet_jax.errors import ConfigError, DataError, Interrupted, TrainingError, WeightsError, WorkdirError
+from mobilenet_jax.errors import (
+    ConfigError,
+    DataError,
+    EvaluationError,
+    Interrupted,
+    TrainingError,
+    WeightsError,
+    WorkdirError,
+)
 from mobilenet_jax.training.checkpoints import Checkpoints
 from mobilenet_jax.training.loop import train_and_evaluate
 from mobilenet_jax.training.setup import build_program
@@ -60,6 +68,16 @@ def test_a_run_writes_all_documented_files(finished, data):
 def test_every_validation_example_is_counted_once(finished):
     for record in read_records(finished):  # 14 examples, 8 per batch: only multiples of 1/14 are possible
         assert record["val_accuracy"] * 14 == pytest.approx(round(record["val_accuracy"] * 14))
+
+
+def test_the_scale_of_the_plateau_reaches_the_steps_and_the_record(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("mobilenet_jax.training.loop.compute_plateau_scale", lambda *arguments: 0.0)
+    config = make_config(data, train__epochs=1)
+    train_and_evaluate(config, tmp_path / "run")
+    assert read_records(tmp_path / "run")[0]["learning_rate"] == 0
+    _, initial, _ = build_program(config, np.zeros(28, np.int32), steps_per_epoch=3)
+    params = read_weights(tmp_path / "run").variables["params"]
+    assert jax.tree.all(jax.tree.map(lambda x, y: np.array_equal(x, y), params, initial.params))
 
 
 def test_an_extended_run_equals_a_longer_one(data, workdir, tmp_path):
@@ -244,6 +262,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(data, tmp_path):
         ({"model__num_classes": 5}, ConfigError, "num_classes is 5, but the data have 7 classes"),
         ({"init__weights": "nowhere.h5"}, WeightsError, "nowhere.h5: no such file or folder"),
         ({"data__dir": "nowhere"}, DataError, "no such data folder: nowhere"),
+        ({"loss__soft_labels": "nowhere.csv"}, EvaluationError, r"nowhere\.csv"),
     ],
 )
 def test_invalid_inputs_are_reported_before_anything_is_written(data, tmp_path, changes, error, message):
