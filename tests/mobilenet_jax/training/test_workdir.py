@@ -80,10 +80,13 @@ def test_the_events_of_tensorboard_are_the_records(trained):
 
 
 def test_a_resumed_run_replaces_the_events_of_the_earlier_part(data, trained, tmp_path):
-    for _ in range(2):
-        with Workdir(tmp_path / "run", make_config(data).to_dict(), 0) as workdir:
-            workdir.write_metrics(read_records(trained))
-    assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 1
+    earlier = tmp_path / "run" / "tensorboard" / "events.out.tfevents.0.earlier"
+    with Workdir(tmp_path / "run", make_config(data).to_dict(), 0) as workdir:
+        earlier.parent.mkdir()
+        earlier.touch()
+        workdir.write_metrics(read_records(trained))
+    assert len(list(earlier.parent.iterdir())) == 1
+    assert not earlier.exists()
 
 
 def test_the_config_json_of_another_program_is_refused(data, tmp_path):
