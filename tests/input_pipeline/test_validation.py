@@ -38,6 +38,7 @@ def _make_png(width, height):
         (lambda data: _make_png(20_000, 20_000), "is too large"),
         (lambda data: _make_png(12_000, 1_000), "is 12000 x 1000 pixels, not 8 to 10000 per side"),
         (lambda data: _make_png(1, 1), "is 1 x 1 pixels"),
+        (lambda data: _make_png(7, 8), "is 7 x 8 pixels"),
     ],
 )
 def test_damaged_images_are_reported_with_their_row(tiny_isic, damage, message):
@@ -46,6 +47,11 @@ def test_damaged_images_are_reported_with_their_row(tiny_isic, damage, message):
     with pytest.raises(DataError, match=rf"ISIC_0000005.jpg \(ISIC2018.*csv:7\) {message}") as error:
         validate_images(read_isic(tiny_isic))
     assert "\n" not in str(error.value)
+
+
+def test_images_of_eight_pixels_are_valid(tiny_isic):
+    Image.new("RGB", (8, 8)).save(tiny_isic / IMAGES / "ISIC_0000005.jpg")
+    validate_images(read_isic(tiny_isic))
 
 
 @pytest.mark.parametrize("exif", [b"II*\0", b"II+\0\x08\0\0\0", b"junk"])

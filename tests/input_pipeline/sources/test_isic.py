@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from input_pipeline.errors import DataError
-from input_pipeline.sources.isic import CLASS_NAMES, GROUPINGS, INPUT, read_isic
+from input_pipeline.sources.isic import CLASS_NAMES, GROUPINGS, INPUT, find_malignant, read_isic
 from input_pipeline.validation import validate_images
 from tests.helpers.datasets import TRUTH_FILE, write_isic
 
@@ -26,6 +26,11 @@ def test_images_labels_and_lesions_are_read(tiny_isic):
 def test_the_articles_numbers_are_read_like_the_archives(tiny_isic, tmp_path):
     article = read_isic(write_isic(tmp_path / "article", one="1", zero="0"))
     assert article.compute_fingerprint() == read_isic(tiny_isic).compute_fingerprint()
+
+
+def test_malignant_classes_are_known_only_if_all_of_them_are_there():
+    assert find_malignant(CLASS_NAMES) == ("MEL", "BCC", "AKIEC")
+    assert find_malignant(("MEL", "NV")) == ()
 
 
 def test_the_real_archive_is_read(real_data):

@@ -136,6 +136,15 @@ def test_variables_of_another_model_are_not_saved(tmp_path, weights):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_with_other_files_is_not_replaced(tmp_path):
+    weights = read_weights(write_keras_2(tmp_path / "w.h5"))
+    write_weights(tmp_path / "folder", weights)
+    (tmp_path / "folder" / "notes.txt").touch()
+    with pytest.raises(WeightsError, match=r"holds notes\.txt, which would be lost"):
+        write_weights(tmp_path / "folder", weights, force=True)
+    assert (tmp_path / "folder" / "notes.txt").exists()
+
+
 def test_the_identity_of_a_file_is_its_content(tmp_path):
     weights = read_weights(write_keras_2(tmp_path / "w.h5"))
     assert weights.identity == f"sha256:{hashlib.sha256((tmp_path / 'w.h5').read_bytes()).hexdigest()}"
