@@ -79,10 +79,12 @@ class Workdir:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if self._events:
-            self._events.close()
-        if self._writes:
-            self._lock.release()
+        try:
+            if self._events:
+                self._events.close()
+        finally:
+            if self._writes:
+                self._lock.release()
 
     def check_space(self, bytes_needed: int) -> None:
         """Checks that the disk can hold the next checkpoint.

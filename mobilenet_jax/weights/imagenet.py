@@ -48,7 +48,7 @@ def find_imagenet_weights(alpha: float, image_size: int) -> Path:
         pooch.get_logger().setLevel("WARNING")
         pooch.retrieve(_URL + name, known_hash=_SHA256.get(name), fname=name, path=folder, progressbar=True)
     except OSError as error:  # the exceptions of requests are OSErrors, and some of them ValueErrors too
-        if isinstance(error, PermissionError) or error.errno in (errno.ENOSPC, errno.EROFS, errno.EDQUOT):
+        if isinstance(error, PermissionError) or error.errno in (errno.ENOSPC, errno.EROFS):
             raise WeightsError(f"cannot write {folder / name}: {error.strerror}") from error
         raise WeightsError(
             f"cannot download {name} ({type(error).__name__}): download {_URL + name} on a machine with a network "
