@@ -23,7 +23,7 @@ import filelock
 import numpy as np
 from tqdm import tqdm
 
-from input_pipeline.atomic_files import get_free_bytes, is_unfinished, replace_atomically, write_atomically
+from input_pipeline.atomic_files import get_free_bytes, replace_atomically, write_atomically
 from input_pipeline.errors import DataError
 from input_pipeline.image_files import hash_files
 from input_pipeline.preprocessing import STRETCH, Preprocessing
@@ -149,7 +149,7 @@ def _remove_unfinished(folder: Path) -> None:
 
     The lock must be held: no other process can then be writing them.
     """
-    for path in filter(is_unfinished, folder.iterdir()):
+    for path in folder.glob("*.unfinished"):  # those of earlier versions, which have no dot, too
         if path.is_dir():
             shutil.rmtree(path)
         else:
