@@ -11,7 +11,7 @@ from PIL import Image
 
 from input_pipeline import validation
 from input_pipeline.batches import BatchOptions, make_eval_batches
-from input_pipeline.errors import DataError
+from input_pipeline.errors import DataError, Faults
 from input_pipeline.sources.isic import GROUPINGS, INPUT, read_isic
 from input_pipeline.sources.registry import read_split
 from input_pipeline.validation import drop_damaged_images, validate_images
@@ -51,7 +51,8 @@ def test_damaged_images_are_reported_with_their_row(tiny_isic, damage, message):
 
 def test_images_of_eight_pixels_are_valid(tiny_isic):
     Image.new("RGB", (8, 8)).save(tiny_isic / IMAGES / "ISIC_0000005.jpg")
-    validate_images(read_isic(tiny_isic))
+    validate_images(read_isic(tiny_isic), faults := Faults())
+    assert list(faults) == []
 
 
 @pytest.mark.parametrize("exif", [b"II*\0", b"II+\0\x08\0\0\0", b"junk"])

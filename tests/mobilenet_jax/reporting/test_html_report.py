@@ -11,7 +11,7 @@ from tests.helpers.predictions import make_predictions
 
 
 def test_galleries_begin_with_the_worst_error_and_the_smallest_margin(monkeypatch):
-    p = [[0.6, 0.3, 0.1, 0.0], [0.9, 0.05, 0.05, 0.0], [0.4, 0.39, 0.11, 0.1], [0.1, 0.1, 0.45, 0.35]]
+    p = [[0.6, 0.3, 0.1, 0.0], [0.9, 0.05, 0.05, 0.0], [0.5, 0.49, 0.01, 0.0], [0.1, 0.1, 0.45, 0.35]]
     evaluation = SimpleNamespace(predictions=make_predictions([1, 1, 0, 3], np.array(p)))
     monkeypatch.setattr("mobilenet_jax.reporting.html_report._build_thumbnail", lambda evaluation, row: int(row))
     worst, least_certain = (gallery["thumbnails"] for gallery in _build_galleries(evaluation))
