@@ -11,7 +11,8 @@ from PIL import Image
 
 from input_pipeline import validation
 from input_pipeline.batches import BatchOptions, make_eval_batches
-from input_pipeline.errors import DataError, Faults
+from input_pipeline.errors import DataError
+from input_pipeline.examples import Faults
 from input_pipeline.sources.isic import GROUPINGS, INPUT, read_isic
 from input_pipeline.sources.registry import read_split
 from input_pipeline.validation import drop_damaged_images, validate_images
