@@ -5,6 +5,7 @@ import unicodedata
 
 import pytest
 
+from input_pipeline.errors import DataError
 from mobilenet_jax.errors import EvaluationError
 from mobilenet_jax.evaluation.trained_run import EvaluatedModel, read_records, read_trained_run
 from tests.helpers.datasets import write_photographs
@@ -64,6 +65,26 @@ def test_an_unknown_split_is_an_error(workdir):
         EvaluationError, match="there is no split 'validaton': choose one of training, validation, all, "
     ):
         read_trained_run(workdir).read_examples(None, None, "validaton")
+
+
+def test_damaged_images_are_left_out_if_the_run_left_them_out(workdir, tmp_path):
+    config = json.loads((workdir / "config.json").read_text())
+    names = [f"{name}/{i}.png" for name in ("MEL", "NV") for i in range(2)]
+    folder = write_photographs(tmp_path / "photographs", names)
+    (folder / names[0]).write_bytes(b"")
+    with pytest.raises(DataError, match="is empty"):
+        read_trained_run(workdir).read_examples(str(folder), "folders", "all")
+    config["data"]["skip_damaged"] = True
+    (workdir / "config.json").write_text(json.dumps(config))
+    assert len(read_trained_run(workdir).read_examples(str(folder), "folders", "all")) == 3
+
+
+def test_the_best_epoch_is_that_of_the_checkpoint_and_not_the_last(workdir):
+    path = workdir / "metrics.jsonl"
+    path.write_text(path.read_text() + json.dumps({**json.loads(path.read_text()), "epoch": 2, "step": 6}) + "\n")
+    run = read_trained_run(workdir)
+    assert [r["epoch"] for r in run.records] == [1, 2]
+    assert run.best_epoch == 1
 
 
 def test_lesions_are_unknown_if_each_has_the_name_of_its_image(workdir):

@@ -89,6 +89,14 @@ def test_a_damaged_newest_checkpoint_is_skipped_with_a_warning(data, whole, tmp_
     assert all(weights[name].tobytes() == expected[name].tobytes() for name in expected)
 
 
+def test_a_damaged_newest_checkpoint_is_removed(data, whole, tmp_path):
+    """Otherwise a run that is stopped at the same step again could not save its state."""
+    workdir = shutil.copytree(whole, tmp_path / "run")
+    _truncate_arrays(workdir / "checkpoints" / "9")
+    train_and_evaluate(make_config(data, train__epochs=2), workdir)
+    assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["6"]
+
+
 def test_a_folder_that_cannot_be_read_leaves_the_event_loops_of_the_program_alone(tmp_path):
     (tmp_path / "checkpoints").touch()
     policy = asyncio.get_event_loop_policy()

@@ -69,6 +69,20 @@ def test_the_descriptions_are_of_the_commit_of_the_weights_and_beside_them(hub, 
         assert (path.parent / "preprocessor_config.json").exists() == (commit == pull_request)
 
 
+def test_a_commit_during_a_download_does_not_mix_with_the_commit_of_the_weights(hub, files, monkeypatch):
+    first, download_file = hub.add("owner/name", files), import_hub("owner/name").hf_hub_download
+
+    def download_and_commit(*args, **options):
+        path = download_file(*args, **options)
+        hub.add("owner/name", {"config.json": b"[]"})
+        return path
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download_and_commit)
+    path, source = download(LOCATION)
+    assert source == f"{LOCATION}@{first}"
+    assert (path.parent / "config.json").read_bytes() == b"{}"
+
+
 def test_a_description_that_was_not_downloaded_is_not_taken_for_one_that_does_not_exist(hub, files, monkeypatch):
     hub.add("owner/name", files)
     (download(LOCATION).path.parent / "config.json").unlink()

@@ -45,6 +45,7 @@ def test_round_trips_through_every_format_keep_every_bit(tmp_path, head):
         )
         assert len(previous.source_sha256) == 64
         assert previous.source == name
+    assert read_weights(tmp_path / name, head=False).metadata.classes is None
     randomize(other := make_random_mobilenet(0.25, head), seed=1)
     other.load_weights(tmp_path / "w2.weights.h5")
     for before, after in zip(reference.get_weights(), other.get_weights(), strict=True):
