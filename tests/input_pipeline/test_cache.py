@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import filelock
 import numpy as np
 import pytest
 from PIL import Image
@@ -217,6 +218,9 @@ def test_a_cache_that_no_run_has_opened_for_a_month_is_removed(examples, tmp_pat
     open_cache("disk", examples.paths, SIZE)
     old = _find_folder(tmp_path)
     os.utime(old, times=(time.time() - 31 * 86_400,) * 2)
+    with filelock.FileLock(old / "lock"):
+        open_cache("disk", examples.paths, 40)
+    assert old.exists(), "another process is decoding its images again"
     open_cache("disk", examples.paths, 40)
     assert f"cache: removing {old}, which no run has opened for 30 days" in caplog.messages
     recent = _find_folder(tmp_path)

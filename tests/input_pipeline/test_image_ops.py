@@ -17,6 +17,7 @@ from input_pipeline.image_ops import (
     crop_center,
     decode_image,
     describe_limit,
+    is_marked_as_rotated,
     preprocess,
     recolor,
     remove_color_cast,
@@ -233,6 +234,19 @@ def _make_jpeg():
 def test_data_that_are_not_an_image_are_refused(data, message):
     with pytest.raises(DataError, match=message):
         decode_image(data, (32, 32))
+
+
+@pytest.mark.parametrize(("name", "orientations"), [("JPEG", range(2, 9)), ("MPO", range(2, 9)), ("TIFF", ())])
+def test_every_orientation_but_the_upright_is_marked_as_rotated(name, orientations):
+    """Pillow rotates TIFF images when it decodes them."""
+    for orientation in range(10):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        frames = {"save_all": True, "append_images": [Image.new("RGB", (30, 20))]} if name == "MPO" else {}
+        Image.new("RGB", (30, 20)).save(file := io.BytesIO(), name, exif=exif, **frames)
+        with Image.open(file) as image:
+            assert image.format == name
+            assert is_marked_as_rotated(image) == (orientation in orientations), orientation
 
 
 @pytest.mark.parametrize("shape", [(150, 200), (225, 300), (300, 200), (256, 256), (129, 640), (128, 131)])
