@@ -30,6 +30,11 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 gc.set_threshold(50_000, 20, 100)  # tracing makes many objects: with Python's defaults, collecting takes a tenth of it
 
 
+def pytest_collection_finish() -> None:
+    """Leaves the millions of objects of imported modules out of later collections."""
+    gc.freeze()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory) -> Path:
     """Redirects the cache to a folder of the tests, so that they neither depend on the user's cache nor change it."""
@@ -155,6 +160,12 @@ def evaluated_once(trained, tmp_path_factory) -> Path:
 def evaluated(evaluated_once, tmp_path) -> Path:
     """Returns a copy of `evaluated_once`; it may be changed."""
     return shutil.copytree(evaluated_once, tmp_path / "run")
+
+
+@pytest.fixture
+def unrendered_plots(monkeypatch):
+    """Leaves out the rendering of the plots of reports, which takes as long as the rest of a small evaluation."""
+    monkeypatch.setattr("mobilenet_jax.reporting.report.encode_png", lambda figure: b"")
 
 
 @pytest.fixture

@@ -22,6 +22,8 @@ from tests.helpers.runs import make_config
 KEYS = Preprocessing._fields
 METRICS = "evaluation/validation/metrics.json"
 
+pytestmark = pytest.mark.usefixtures("unrendered_plots")
+
 
 def test_card_leaves_a_workdir_as_it_is(run, evaluated):
     before = (evaluated / "config.json").read_bytes()

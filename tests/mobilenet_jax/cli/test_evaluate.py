@@ -23,6 +23,7 @@ from tests.helpers.documents import PREPARATIONS, write_photos
 from tests.helpers.runs import make_config, read_records, read_table
 from tests.helpers.weights_files import write_keras_2
 
+pytestmark = pytest.mark.usefixtures("unrendered_plots")
 
 def read_metrics(workdir, evaluation):
     return json.loads((workdir / "evaluation" / evaluation / "metrics.json").read_text())
