@@ -60,6 +60,7 @@ def run(args: argparse.Namespace) -> None:
 
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(get_cache_folder("compiled")))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # many small programs precede the first step
     with _exit_at_sigterm():
         connect_processes(args.coordinator, args.num_processes, args.process_id)
     with end_together():

@@ -25,6 +25,7 @@ from tests.helpers.weights_files import write_keras_2
 
 pytestmark = pytest.mark.usefixtures("unrendered_plots")
 
+
 def read_metrics(workdir, evaluation):
     return json.loads((workdir / "evaluation" / evaluation / "metrics.json").read_text())
 

@@ -1,3 +1,4 @@
+import functools
 import os
 import pty
 import subprocess
@@ -8,6 +9,16 @@ import pytest
 
 from mobilenet_jax.cli.error_boundary import run_command
 from tests.helpers.runs import ROOT, make_command
+
+
+@pytest.fixture
+def run_train(run, monkeypatch):
+    """Returns a function that runs `train` in this process, in the root of the repository."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("mobilenet_jax.cluster.connect_processes", lambda *cluster: None)  # JAX is in use already
+    for name in ("GLIBC_TUNABLES", "TF_USE_LEGACY_KERAS"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))  # the command changes neither if it is set
+    return functools.partial(run, "train")
 
 
 def test_an_invalid_command_of_the_script_ends_with_one_line_and_a_status():
@@ -38,16 +49,28 @@ def test_an_invalid_command_of_the_script_ends_with_one_line_and_a_status():
         ([], "--config is missing: name a file or a shipped configuration, such as --config=sample"),
     ],
 )
-def test_invalid_commands_end_with_one_line_and_a_status(run, monkeypatch, arguments, message):
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("mobilenet_jax.cluster.connect_processes", lambda *cluster: None)  # JAX is in use already
-    for name in ("GLIBC_TUNABLES", "TF_USE_LEGACY_KERAS"):
-        monkeypatch.setenv(name, os.environ.get(name, ""))  # the command changes neither if it is set
-    status, out, err = run("train", *arguments)
+def test_invalid_commands_end_with_one_line_and_a_status(run_train, arguments, message):
+    status, out, err = run_train(*arguments)
     assert (status, out) == (1, "")
     assert message in err
     assert err.startswith("error: ")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("folder", [None, "mine"])
+def test_programs_are_cached_however_fast_they_compile_unless_the_user_names_a_cache(
+    run_train, monkeypatch, cache, folder
+):
+    if folder:
+        monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", folder)
+    else:
+        monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR")
+    settings = {}
+    monkeypatch.setattr("jax.config.update", settings.__setitem__)
+    run_train()
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    expected = {} if folder else dict(zip(names, (str(cache / "mobilenet-jax" / "compiled"), 0), strict=True))
+    assert settings == expected
 
 
 def test_importing_the_script_does_nothing():
