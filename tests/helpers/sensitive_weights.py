@@ -1,5 +1,6 @@
 """Random weights whose outputs differ from image to image, as those of a trained network do."""
 
+import functools
 import math
 import zlib
 
@@ -26,6 +27,7 @@ def make_images(count, size):
     return np.stack([cv2.resize(grid, size[::-1], interpolation=cv2.INTER_CUBIC) for grid in grids])
 
 
+@functools.cache
 def make_sensitive_weights(
     head="small",
     size=(64, 64),
@@ -37,6 +39,8 @@ def make_sensitive_weights(
     **variant,
 ):
     """Returns weights with the statistics of `make_images`, and with a last layer that separates these images.
+
+    They must not be changed.
 
     Args:
         head: see `MobileNet`.
