@@ -117,19 +117,12 @@ class _Replacement(NamedTuple):
             os.replace(self.path, self.previous)
 
     def finish(self) -> None:
-        _sync(self.unfinished)
+        flush_to_disk(self.unfinished)
         os.replace(self.unfinished, self.path)
 
     def restore(self) -> None:
         if self.previous.exists():
             os.replace(self.previous, self.path)
-
-
-def _sync(path: Path) -> None:
-    """Waits until a file or folder is on the disk: otherwise a power failure can leave its new name with no content."""
-    for file in filter(Path.is_file, (path, *path.rglob("*"))):
-        with file.open("rb+") as content:
-            os.fsync(content.fileno())
 
 
 @contextlib.contextmanager
@@ -164,6 +157,13 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     """
     with replace_atomically(path) as unfinished:
         unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def flush_to_disk(path: Path) -> None:
+    """Waits until a file or folder is on the disk: otherwise a power failure can leave its new name with no content."""
+    for file in filter(Path.is_file, (path, *path.rglob("*"))):
+        with file.open("rb+") as content:
+            os.fsync(content.fileno())
 
 
 def get_free_bytes(path: Path) -> int:

@@ -4,7 +4,7 @@ import functools
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from input_pipeline.errors import DataError
@@ -34,6 +34,16 @@ def read_image_bytes(path: str) -> bytes:
 def is_clutter(name: str) -> bool:
     """Returns whether a file or folder name is hidden, or one that a system adds: no part of the data."""
     return name.startswith(".") or name.lower() in _CLUTTER or name.lower().endswith(_CLUTTER_SUFFIX)
+
+
+def index_by_stem(files: Iterable[str], faults: list[str]) -> dict[str, str]:
+    """Returns stem -> file. Of files with the same stem, the first is kept, and the others are added to the faults."""
+    indexed: dict[str, str] = {}
+    for file in files:
+        stem = os.path.splitext(os.path.basename(file))[0]
+        if (first := indexed.setdefault(stem, file)) != file:
+            faults.append(f"{file} has the same name as {first}: rename or remove one of the two")
+    return indexed
 
 
 def hash_files(paths: Sequence[str]) -> str:

@@ -29,8 +29,9 @@ def write_preview(
     preprocessing: Preprocessing = STRETCH,
     seed: int,
 ) -> None:
-    """Writes a PNG with one row per class: its first example, unchanged and as the first eight epochs see it.
+    """Writes a PNG with one row per class: its first example, unchanged and as the first eight epochs augment it.
 
+    With balanced sampling, an epoch augments an example by the values of its places in the epoch, which are others.
     Classes after the twelfth have no row.
 
     Args:

@@ -22,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from input_pipeline.atomic_files import flush_to_disk
 from input_pipeline.csv_cells import escape_formula
 from input_pipeline.errors import DataError
 from input_pipeline.examples import Examples, Faults, collect_faults, match_names, name_by_path, normalize_name
@@ -74,9 +75,7 @@ def read_folders(folder: str | Path, faults: Faults | None = None) -> Examples:
         )
         raise DataError(f"no such data folder: {folder} ({hint})")
     layout = _find_layout(folder)
-    classes = [path.name for path in _list_folders(layout.training)]
-    if not classes:
-        raise DataError(f"{layout.training} holds no class folders, such as {layout.training}/cat")
+    classes = _list_classes(layout.training)
     with collect_faults(faults) as collected:
         images = _list_images(folder, layout, classes, collected)
         paths = [image.path for image in images]
@@ -168,6 +167,20 @@ def _has_images(folder: Path) -> bool:
 
 def _list_folders(folder: Path) -> list[Path]:
     return sorted(Path(entry.path) for entry in os.scandir(folder) if entry.is_dir() and not is_clutter(entry.name))
+
+
+def _list_classes(folder: Path) -> list[str]:
+    classes = [path.name for path in _list_folders(folder)]
+    if not classes:
+        raise DataError(f"{folder} holds no class folders, such as {folder}/cat")
+    spellings: dict[str, str] = {}
+    for name in classes:
+        if (other := spellings.setdefault(normalize_name(name), name)) != name:
+            raise DataError(
+                f"{folder} holds two folders {other!a} and {name!a}, two forms of one name in Unicode: move "
+                "the images into one of them"
+            )
+    return classes
 
 
 def _list_images(data_folder: Path, layout: _Layout, classes: Sequence[str], faults: Faults) -> list[_Image]:
@@ -295,8 +308,10 @@ def write_folders(examples: Examples, folder: str | Path) -> None:
     for target, path in tqdm(targets.items(), "copying", unit=" images", disable=None, leave=False):
         if is_address(path):
             target.write_bytes(read_record(path))
+            flush_to_disk(target)
         elif not _is_copy(target, source := os.stat(path)):
             shutil.copyfile(path, target)  # the mode could be read-only
+            flush_to_disk(target)  # before its time of modification marks it as complete
             os.utime(target, ns=(source.st_atime_ns, source.st_mtime_ns))
     with open(copy / _LESIONS, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -304,6 +319,7 @@ def write_folders(examples: Examples, folder: str | Path) -> None:
         stems = [Path(name).stem for name in names]
         lesions = examples.lesions.tolist() if examples.lesions_known else stems
         writer.writerows(zip(map(escape_formula, stems), map(escape_formula, lesions), strict=True))
+    flush_to_disk(copy / _LESIONS)
     os.replace(copy, folder)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from input_pipeline.errors import DataError
 from input_pipeline.examples import Examples, Faults, collect_faults
-from input_pipeline.image_files import is_clutter
+from input_pipeline.image_files import index_by_stem, is_clutter
 from input_pipeline.sources.isic import CLASS_NAMES
 from input_pipeline.sources.tables import read_rows
 
@@ -42,11 +42,12 @@ def read_ham10000(folder: str | Path, faults: Faults | None = None) -> Examples:
         DataError: something is missing or contradictory; the message names the file and the line.
     """
     folder = Path(folder)
-    files = _find_images(folder)
+    paths = _find_images(folder)
     with collect_faults(faults) as collected:
+        files = index_by_stem(paths, collected)
         rows = _read_table(folder / _TABLE, files, collected)
         examples = Examples(
-            paths=np.array([str(files[name]) for name in rows]),
+            paths=np.array([files[name] for name in rows]),
             labels=np.array([row.label for row in rows.values()], np.int32),
             lesions=np.array([row.lesion for row in rows.values()]),
             rows=np.array([f"{_TABLE}:{row.line}" for row in rows.values()]),
@@ -56,8 +57,8 @@ def read_ham10000(folder: str | Path, faults: Faults | None = None) -> Examples:
     return examples
 
 
-def _find_images(folder: Path) -> dict[str, Path]:
-    """Returns name -> file, after a check that all parts of the layout exist."""
+def _find_images(folder: Path) -> list[str]:
+    """Returns the image files, after a check that all parts of the layout exist."""
     if not folder.is_dir():
         raise DataError(f"no such data folder: {folder} (expected the one that holds {_TABLE})")
     for name in (_TABLE, *_PARTS):
@@ -66,10 +67,10 @@ def _find_images(folder: Path) -> dict[str, Path]:
                 f"{folder / name} is missing: the data folder is the one that holds it; download it from {_DOWNLOADS}"
             )
     paths = (path for part in _PARTS for path in sorted((folder / part).iterdir()))
-    return {path.stem: path for path in paths if path.suffix.lower() == ".jpg" and not is_clutter(path.name)}
+    return [str(path) for path in paths if path.suffix.lower() == ".jpg" and not is_clutter(path.name)]
 
 
-def _read_table(table: Path, files: dict[str, Path], faults: Faults) -> dict[str, _Row]:
+def _read_table(table: Path, files: dict[str, str], faults: Faults) -> dict[str, _Row]:
     """Returns name -> row, for the rows without a fault."""
     numbered = read_rows(table)
     _, header = next(numbered, (1, []))
@@ -86,7 +87,7 @@ def _read_table(table: Path, files: dict[str, Path], faults: Faults) -> dict[str
             faults.append(f"{table}:{line}: the row has {len(cells)} cells, the header has {len(header)}")
             lines |= {cells[name_at]: line} if len(cells) > name_at else {}
             continue
-        row = {column: cells[header.index(column)] for column in _COLUMNS}
+        row = {column: cells[header.index(column)].strip() for column in _COLUMNS}
         name = row["image_id"]
         if name in lines:
             faults.append(f"{table}:{line}: {name} is in line {lines[name]} already: remove one of the two")
@@ -105,7 +106,7 @@ def _read_table(table: Path, files: dict[str, Path], faults: Faults) -> dict[str
     return rows
 
 
-def _find_faults(row: dict[str, str], files: dict[str, Path]) -> list[str]:
+def _find_faults(row: dict[str, str], files: dict[str, str]) -> list[str]:
     """Returns all faults of a row."""
     name, faults = row["image_id"], []
     if row["dx"].upper() not in CLASS_NAMES:

@@ -18,7 +18,7 @@ import numpy as np
 
 from input_pipeline.errors import DataError
 from input_pipeline.examples import Examples, Faults, Part, collect_faults
-from input_pipeline.image_files import is_clutter
+from input_pipeline.image_files import index_by_stem, is_clutter
 from input_pipeline.sources.tables import read_lesions, read_rows
 
 CLASS_TITLES = {
@@ -67,7 +67,8 @@ def read_isic(folder: str | Path, part: Part = "Training", faults: Faults | None
     images, truth = _find_part(folder, part)
     with collect_faults(faults) as collected:
         lines, labels = _read_labels(truth, collected)
-        files = {f[:-4]: f for f in sorted(os.listdir(images)) if f.lower().endswith(".jpg") and not is_clutter(f)}
+        names = [f for f in sorted(os.listdir(images)) if f.lower().endswith(".jpg") and not is_clutter(f)]
+        files = index_by_stem([f"{images}{os.sep}{name}" for name in names], collected)
         lesions = _read_groupings(folder / GROUPINGS, collected) if part == "Training" else None
         if lesions is None:
             lesions = {name: name for name in lines}
@@ -80,10 +81,10 @@ def read_isic(folder: str | Path, part: Part = "Training", faults: Faults | None
                 )
         for name, file in files.items():
             if name not in lines:
-                collected.append(f"{images / file} has no row in {truth}: add one or remove the image")
+                collected.append(f"{file} has no row in {truth}: add one or remove the image")
         complete = [name for name in labels if name in files and lesions.get(name)]
         examples = Examples(
-            paths=np.array([str(images / files[name]) for name in complete]),
+            paths=np.array([files[name] for name in complete]),
             labels=np.array([labels[name] for name in complete], np.int32),
             lesions=np.array([lesions[name] for name in complete]),
             rows=np.array([f"{truth.name}:{lines[name]}" for name in complete]),

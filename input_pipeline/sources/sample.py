@@ -3,11 +3,11 @@
 Many lesions are drawn in several views, and the classes are as imbalanced as those of a small clinic.
 """
 
-import contextlib
 import csv
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import filelock
 import numpy as np
 
 from input_pipeline.atomic_files import replace_atomically
@@ -29,11 +29,11 @@ def prepare_sample() -> Path:
     """
     folder = get_cache_folder(f"sample-v{_VERSION}")
     if not folder.is_dir():
-        create_cache_folder("")
-        with contextlib.suppress(FileExistsError), replace_atomically(folder) as unfinished:
-            write_sample(unfinished)
-            if folder.is_dir():  # another process was faster, and may be reading its sample already: keep that one
-                raise FileExistsError(folder)
+        lock = filelock.FileLock(create_cache_folder("") / f"{folder.name}.lock")
+        with lock:  # one process draws, and the others wait for its drawings
+            if not folder.is_dir():
+                with replace_atomically(folder) as unfinished:
+                    write_sample(unfinished)
     return folder
 
 

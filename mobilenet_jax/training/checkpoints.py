@@ -5,7 +5,7 @@ import contextlib
 import json
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,7 +17,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from input_pipeline.errors import get_first_line
 from mobilenet_jax.cluster import broadcast, broadcast_text, is_first_process
-from mobilenet_jax.errors import WorkdirError
+from mobilenet_jax.errors import WeightsError, WorkdirError
 from mobilenet_jax.training.history import NOT_EVALUATED
 from mobilenet_jax.training.step import TrainState
 from mobilenet_jax.weights.orbax import (
@@ -31,6 +31,7 @@ from mobilenet_jax.weights.orbax import (
     find_damaged_scores,
     get_score,
     read_checksums,
+    rewrite_score,
 )
 
 MAX_CHECKPOINTS = 4  # the latest two, the best, and one that is being written
@@ -56,15 +57,22 @@ class Checkpoints:
     other at every save, for minutes if one of them has an error.
     """
 
-    def __init__(self, folder: Path):
-        self._folder = folder.absolute()
+    def __init__(self, folder: Path, compute_score: Callable[[dict[str, Any]], float]):
+        """Initializes the checkpoints; nothing is read yet.
+
+        Args:
+            folder: the folder.
+            compute_score: computes the score of a checkpoint from its history, as JSON values. The one with the highest
+                score is kept as the best. It is `NOT_EVALUATED` for a state that was not evaluated.
+        """
+        self._folder, self._compute_score = folder.absolute(), compute_score
 
     def __enter__(self) -> "Checkpoints":
         if is_first_process():
             self._policy = asyncio.get_event_loop_policy()
             with self._report_errors("read"):
                 _settle_replaced(self._folder)
-                _remove_damaged_scores(self._folder)
+                self._repair_scores()
                 self._folder.mkdir(exist_ok=True)
                 asyncio.set_event_loop_policy(_DrainingPolicy())
                 try:
@@ -82,17 +90,14 @@ class Checkpoints:
                 if error is None:  # otherwise a thread of Orbax may still start an event loop
                     asyncio.set_event_loop_policy(self._policy)
 
-    def save(
-        self, state: TrainState, history: dict[str, Any], score: float | None, statistics: Any | None = None
-    ) -> None:
+    def save(self, state: TrainState, history: dict[str, Any], statistics: Any | None = None) -> None:
         """Saves asynchronously.
 
-        An evaluated state replaces the same state without a score, which a run saved when it stopped before.
+        An evaluated state replaces the same one that was not evaluated, which a run saved when it stopped before.
 
         Args:
             state: the state of the run.
             history: the history as JSON values.
-            score: the checkpoint with the highest one is kept as the best; None for a state that was not evaluated.
             statistics: the re-estimated statistics of batch normalization; None without re-estimation.
 
         Raises:
@@ -100,7 +105,7 @@ class Checkpoints:
         """
         if not is_first_process():
             return
-        metrics = {"score": NOT_EVALUATED if score is None else score}
+        metrics = {"score": self._compute_score(history)}
         arrays = {"state": _copy_to_host(state)}
         if statistics is not None:
             arrays[REESTIMATED] = {"batch_stats": _copy_to_host(statistics)}
@@ -116,7 +121,9 @@ class Checkpoints:
         with self._report_errors("write"):
             self._manager.wait_until_finished()
             _settle_replaced(self._folder)
-            if score is not None and step in self._manager.all_steps():  # Orbax does not save a step twice
+            if (
+                metrics["score"] != NOT_EVALUATED and step in self._manager.all_steps()
+            ):  # Orbax does not save a step twice
                 (self._folder / str(step)).rename(self._folder / f"{step}{_REPLACED}")
                 self._manager.reload()
             self._manager.save(step, args=args, metrics=metrics)
@@ -173,14 +180,42 @@ class Checkpoints:
                 self._manager.delete(newer)
             return restored.state, restored.history
         if damaged:
-            raise WorkdirError(f"no checkpoint in {self._folder} is readable: remove the folder to start over")
+            raise WorkdirError(_describe_unreadable(self._folder))
         return None
+
+    def _repair_scores(self) -> None:
+        """Replaces damaged scores: Orbax would not open any checkpoint otherwise.
+
+        A checkpoint whose history is damaged too is removed, unless it is the only one.
+
+        Raises:
+            OSError: the disk cannot be read now; the checkpoint may be whole.
+            WorkdirError: the only checkpoint is damaged.
+        """
+        for checkpoint, error in find_damaged_scores(self._folder).items():
+            if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+                raise error
+            try:
+                rewrite_score(checkpoint, self._compute_score)
+            except (FileNotFoundError, LookupError, TypeError, ValueError, WeightsError):
+                if [path.name for path in self._folder.iterdir() if path.name.isdigit()] == [checkpoint.name]:
+                    raise WorkdirError(_describe_unreadable(self._folder)) from error
+                _warn_damaged(checkpoint.name, error)
+                shutil.rmtree(checkpoint)
+            else:
+                _logger.warning(
+                    "the score of checkpoint %s was damaged (%s); it is computed again from its history",
+                    checkpoint.name,
+                    get_first_line(error),
+                )
 
     @contextlib.contextmanager
     def _report_errors(self, verb: str) -> Iterator[None]:
         """Raises a WorkdirError for any error of Orbax, which raises whatever its storage raised."""
         try:
             yield
+        except WorkdirError:
+            raise
         except (Exception, asyncio.CancelledError) as error:  # the latter is not an Exception
             raise WorkdirError(
                 f"cannot {verb} a checkpoint in {self._folder} ({get_first_line(error)}): fix the disk and start "
@@ -263,13 +298,8 @@ def _settle_replaced(folder: Path) -> None:
             replaced.rename(checkpoint)
 
 
-def _remove_damaged_scores(folder: Path) -> None:
-    """Removes checkpoints whose score is damaged, with a warning: Orbax would not open any checkpoint then."""
-    for checkpoint, error in find_damaged_scores(folder).items():
-        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
-            raise error  # the disk cannot be read now; the checkpoint may be whole
-        _warn_damaged(checkpoint.name, error)
-        shutil.rmtree(checkpoint)
+def _describe_unreadable(folder: Path) -> str:
+    return f"no checkpoint in {folder} is readable: remove the folder to start over"
 
 
 def _warn_damaged(step: int | str, error: Exception) -> None:

@@ -142,6 +142,17 @@ def compute_score(record: Record, settings: ConfigDict) -> float:
     return -value if is_lower_better(settings.monitor, settings.mode) else value
 
 
+def compute_stored_score(values: dict[str, Any], settings: ConfigDict) -> float:
+    """Returns the score of a checkpoint.
+
+    Args:
+        values: its history, as `History.to_json` returns it. A state in the middle of an epoch was not evaluated.
+        settings: see `compute_score`.
+    """
+    is_evaluated = values["epochs"] and not values["partial"]["objective"]
+    return compute_score(values["epochs"][-1], settings) if is_evaluated else NOT_EVALUATED
+
+
 def find_best(records: Sequence[Record], settings: ConfigDict) -> Record:
     """Returns the record with the highest score; among equal ones the latest, whose checkpoint is kept."""
     return max(records, key=lambda record: (compute_score(record, settings), record["epoch"]))

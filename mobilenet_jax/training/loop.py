@@ -3,6 +3,7 @@
 `train_and_evaluate` is the whole run from top to bottom; the functions below it are its steps.
 """
 
+import functools
 import logging
 import time
 from collections.abc import Callable, Iterable
@@ -27,7 +28,7 @@ from mobilenet_jax.training.config import check_config
 from mobilenet_jax.training.data import add_soft_labels, check_same_data, check_validation, load_examples
 from mobilenet_jax.training.epoch_metrics import compute_epoch_metrics
 from mobilenet_jax.training.feed import BatchFeed
-from mobilenet_jax.training.history import History, Record, compute_score, find_best, find_early_stop
+from mobilenet_jax.training.history import History, Record, compute_stored_score, find_best, find_early_stop
 from mobilenet_jax.training.optimizer import compute_plateau_scale
 from mobilenet_jax.training.preemption import StopRequest
 from mobilenet_jax.training.profiling import Profiler, measure_memory, release_free_memory
@@ -93,10 +94,11 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, profile: bool
     cache = open_cache(config.data.cache, paths, config.data.image_size, get_preprocessing(config.data))
 
     checkpoint_bytes = sum(x.nbytes for x in jax.tree.leaves(state))
+    compute_score = functools.partial(compute_stored_score, settings=config.early_stopping)
     with (
         StopRequest() as stop_request,  # until the last save is complete
         Workdir(workdir, config.to_dict(), MAX_CHECKPOINTS * checkpoint_bytes) as files,
-        Checkpoints(workdir / CHECKPOINTS) as checkpoints,
+        Checkpoints(workdir / CHECKPOINTS, compute_score) as checkpoints,
     ):
         # Resume, if there is a checkpoint; its input scaling is that of all batches.
         if restored := checkpoints.restore(state):
@@ -123,14 +125,14 @@ def train_and_evaluate(config: ConfigDict, workdir: str | Path, *, profile: bool
             val_metrics = compute_validation_metrics(program.eval_step, state, validation_batches, statistics)
             if stop_request.is_set:  # the evaluation may be incomplete: the next start repeats it
                 history.seconds = time.perf_counter() - start
-                checkpoints.save(state, history.to_json(), score=None, statistics=statistics)
+                checkpoints.save(state, history.to_json(), statistics)
                 raise Interrupted(_INTERRUPTED.format(step))
             release_free_memory()  # heap fragmentation otherwise grows by 50 MB in 100,000 steps
             trainer.check_epoch(state, val_metrics, history, scale)
             learning_rate = float(program.schedule(step - 1)) * scale
             record = make_record(history, step, val_metrics, learning_rate, time.perf_counter() - start, speed)
             history.finish_epoch(record)
-            checkpoints.save(state, history.to_json(), compute_score(record, config.early_stopping), statistics)
+            checkpoints.save(state, history.to_json(), statistics)
             files.write_metrics(history.records)
             _logger.info(format_record(record, config.train.epochs))
             if stop_request.is_set and not is_finished(history, config):

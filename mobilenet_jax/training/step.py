@@ -161,7 +161,8 @@ def make_train_step(
         ema = None
         if state.ema is not None:
             step_size = 1 - compute_ema_decay(objective.ema_decay, state.step)
-            ema = optax.incremental_update(params, state.ema, step_size)
+            # In this form, parameters that do not change keep their value to the bit.
+            ema = jax.tree.map(lambda new, old: old + step_size * (new - old), params, state.ema)
         result = _make_result(logits, batch["label"], jnp.ones_like(batch["label"], bool))
         return TrainState(state.step + 1, params, batch_stats, opt_state, ema), result, value
 

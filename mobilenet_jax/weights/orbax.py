@@ -12,7 +12,7 @@ import os
 import stat
 import threading
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -22,6 +22,7 @@ import orbax.checkpoint as ocp
 import tensorstore as ts
 from flax.traverse_util import unflatten_dict
 
+from input_pipeline.atomic_files import write_atomically
 from input_pipeline.errors import get_first_line
 from input_pipeline.preprocessing import Preprocessing
 from mobilenet_jax.errors import WeightsError
@@ -102,6 +103,25 @@ def find_damaged_scores(folder: Path) -> dict[Path, Exception]:
             if path.exists():
                 damaged[checkpoint] = error
     return damaged
+
+
+def rewrite_score(checkpoint: Path, compute_score: Callable[[dict[str, Any]], float]) -> None:
+    """Replaces the score of a checkpoint, and its checksum, by the one that its history gives.
+
+    Args:
+        checkpoint: its folder.
+        compute_score: computes the score from the history, as JSON values.
+
+    Raises:
+        OSError, ValueError, WeightsError: the history or the checksums are missing or damaged.
+    """
+    checksums, history = read_checksums(checkpoint), _read_json(checkpoint / "history" / "metadata")
+    check_json(checkpoint, checksums, "history", history)
+    metrics = {"score": compute_score(history)}
+    write_atomically(checkpoint / "metrics" / "metrics", json.dumps(metrics))
+    if checksums is not None:
+        checksums["metrics"] = compute_json_checksum(metrics)
+        write_atomically(checkpoint / CHECKSUMS / "metadata", json.dumps(checksums))
 
 
 def compute_checksums(item: str, tree: Any) -> dict[str, int]:

@@ -2,6 +2,8 @@ import filecmp
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -62,21 +64,25 @@ def test_an_interrupted_drawing_leaves_nothing_under_the_final_name(tmp_path, mo
     monkeypatch.setattr("input_pipeline.sources.sample.write_sample", fail)
     with pytest.raises(OSError, match="No space"):
         prepare_sample()
-    assert list((tmp_path / "mobilenet-jax").iterdir()) == []
+    assert [path.name for path in (tmp_path / "mobilenet-jax").iterdir()] == ["sample-v1.lock"]
 
 
-def test_a_sample_that_another_process_drew_meanwhile_is_kept(tmp_path, monkeypatch):
+def test_of_processes_that_need_the_sample_at_once_one_draws_it(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    drawn = []
 
     def draw(folder):
+        drawn.append(folder)
         folder.mkdir()
-        other = tmp_path / "mobilenet-jax" / "sample-v1"
-        other.mkdir()
-        (other / "of the other process").touch()
+        for i in range(100):
+            (folder / f"{i}.jpg").write_bytes(b"drawing")
+        time.sleep(0.2)
 
     monkeypatch.setattr("input_pipeline.sources.sample.write_sample", draw)
-    assert [path.name for path in prepare_sample().iterdir()] == ["of the other process"]
-    assert len(list((tmp_path / "mobilenet-jax").iterdir())) == 1
+    with ThreadPoolExecutor(4) as pool:
+        folders = list(pool.map(lambda _: prepare_sample(), range(4)))
+    assert len(drawn) == 1
+    assert [len(list(folder.iterdir())) for folder in folders] == [100] * 4
 
 
 def test_the_picture_in_the_readme_shows_the_sample_as_it_is_drawn(tmp_path):

@@ -117,7 +117,7 @@ def reestimated(data, tmp_path_factory):
 
 def _restore(data, workdir):
     program, state, scaling = build_program(make_config(data, **REESTIMATE), np.arange(7), steps_per_epoch=3)
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
+    with Checkpoints(workdir / "checkpoints", lambda history: 0.0) as checkpoints:
         return program, *checkpoints.restore(state), scaling
 
 

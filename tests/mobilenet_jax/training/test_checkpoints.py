@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mobilenet_jax.errors import WorkdirError
+from mobilenet_jax.errors import WeightsError, WorkdirError
 from mobilenet_jax.training.checkpoints import Checkpoints, _copy_to_host, has_checkpoints
+from mobilenet_jax.training.history import NOT_EVALUATED
 from mobilenet_jax.training.loop import train_and_evaluate
 from mobilenet_jax.training.step import TrainState
 from mobilenet_jax.weights.load import read_weights
+from mobilenet_jax.weights.orbax import find_checkpoint
 from tests.helpers.runs import make_config, read_records
 
 
@@ -100,7 +102,7 @@ def test_a_damaged_newest_checkpoint_is_removed(data, whole, tmp_path):
 def test_a_folder_that_cannot_be_read_leaves_the_event_loops_of_the_program_alone(tmp_path):
     (tmp_path / "checkpoints").touch()
     policy = asyncio.get_event_loop_policy()
-    with pytest.raises(WorkdirError, match="cannot read"), Checkpoints(tmp_path / "checkpoints"):
+    with pytest.raises(WorkdirError, match="cannot read"), _open(tmp_path / "checkpoints"):
         pass
     assert asyncio.get_event_loop_policy() is policy
 
@@ -113,6 +115,54 @@ def test_without_a_readable_checkpoint_the_run_is_refused(data, whole, tmp_path)
         train_and_evaluate(make_config(data, train__epochs=3), workdir)
 
 
+def _change_the_score(checkpoint):
+    (checkpoint / "metrics" / "metrics").write_text('{"score": 0.999}')
+
+
+def _truncate_the_score(checkpoint):
+    (checkpoint / "metrics" / "metrics").write_text('{"sc')
+
+
+def _change_the_checksum_of_the_score(checkpoint):
+    _change_checksum(checkpoint, "metrics")
+
+
+@pytest.mark.parametrize("damage", [_change_the_score, _truncate_the_score, _change_the_checksum_of_the_score])
+def test_a_damaged_score_is_computed_again(data, whole, tmp_path, damage, caplog):
+    workdir = shutil.copytree(whole, tmp_path / "run")
+    for checkpoint in (workdir / "checkpoints").iterdir():
+        damage(checkpoint)
+    with pytest.raises(WeightsError, match="the score of"):
+        read_weights(workdir)
+    train_and_evaluate(make_config(data, train__epochs=3), workdir)
+    steps = _list_names(workdir / "checkpoints")
+    assert steps == _list_names(whole / "checkpoints")
+    messages = [message for message in caplog.messages if "is computed again from its history" in message]
+    assert len(messages) == len(steps)
+    assert read_weights(workdir).identity == read_weights(whole).identity
+
+
+def test_a_state_that_was_not_evaluated_keeps_its_score(tmp_path):
+    with _open(tmp_path) as checkpoints:
+        checkpoints.save(_make_state(3), {"epoch": 0})
+    _truncate_the_score(tmp_path / "3")
+    with _open(tmp_path) as checkpoints:
+        assert checkpoints.restore(_make_state(0))[1] == {"epoch": 0}
+        checkpoints.save(_make_state(4), {"score": 0.1})
+        checkpoints.save(_make_state(5), {"score": 0.0})
+    assert find_checkpoint(tmp_path, "best") == tmp_path / "4"
+
+
+def test_the_only_checkpoint_is_not_removed(tmp_path):
+    with _open(tmp_path) as checkpoints:
+        checkpoints.save(_make_state(3), {"epoch": 0})
+    _change_the_score(tmp_path / "3")
+    _remove_checksums(tmp_path / "3")
+    with pytest.raises(WorkdirError, match=r"^no checkpoint in .* is readable: remove the folder"), _open(tmp_path):
+        pass
+    assert _list_names(tmp_path) == ["3"]
+
+
 def test_a_disk_that_cannot_be_read_now_does_not_remove_a_checkpoint(whole, tmp_path, monkeypatch):
     folder = shutil.copytree(whole, tmp_path / "run") / "checkpoints"
 
@@ -120,7 +170,7 @@ def test_a_disk_that_cannot_be_read_now_does_not_remove_a_checkpoint(whole, tmp_
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr("mobilenet_jax.weights.orbax.check_json", fail)
-    with pytest.raises(WorkdirError, match=r"cannot read a checkpoint .*Input/output error"), Checkpoints(folder):
+    with pytest.raises(WorkdirError, match=r"cannot read a checkpoint .*Input/output error"), _open(folder):
         pass
     assert {path.name for path in folder.iterdir()} == {path.name for path in (whole / "checkpoints").iterdir()}
 
@@ -148,6 +198,10 @@ def test_a_disk_that_fills_up_during_a_save_is_one_error(data, whole, tmp_path, 
     assert [record["step"] for record in read_records(workdir)] == [3, 6, 9, 12]
 
 
+def _open(folder):
+    return Checkpoints(folder, lambda history: history.get("score", NOT_EVALUATED))
+
+
 def _make_state(step):
     return TrainState(jnp.int32(step), {"layer": {"kernel": jnp.full(3, step, jnp.float32)}}, {}, {}, None)
 
@@ -157,17 +211,17 @@ def _list_names(folder):
 
 
 def test_a_state_remains_until_the_evaluated_one_that_replaces_it_is_complete(tmp_path):
-    with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(_make_state(3), {"epoch": 0}, score=None)
+    with _open(tmp_path) as checkpoints:
+        checkpoints.save(_make_state(3), {"epoch": 0})
     (tmp_path / "3").rename(tmp_path / "3.replaced")  # as a kill during the replacement leaves it
     assert has_checkpoints(tmp_path)
-    with Checkpoints(tmp_path) as checkpoints:
+    with _open(tmp_path) as checkpoints:
         assert checkpoints.restore(_make_state(0))[1] == {"epoch": 0}
-        checkpoints.save(_make_state(3), {"epoch": 1}, score=0.5)
+        checkpoints.save(_make_state(3), {"epoch": 1, "score": 0.5})
         assert "3.replaced" in _list_names(tmp_path)
     assert _list_names(tmp_path) == ["3"]
-    with Checkpoints(tmp_path) as checkpoints:
-        assert checkpoints.restore(_make_state(0))[1] == {"epoch": 1}
+    with _open(tmp_path) as checkpoints:
+        assert checkpoints.restore(_make_state(0))[1] == {"epoch": 1, "score": 0.5}
 
 
 def test_a_save_has_copies_of_its_arrays_which_the_next_step_overwrites():
@@ -176,13 +230,13 @@ def test_a_save_has_copies_of_its_arrays_which_the_next_step_overwrites():
 
 
 def test_the_rest_of_a_deleted_checkpoint_does_not_remain(tmp_path):
-    with Checkpoints(tmp_path) as checkpoints:
+    with _open(tmp_path) as checkpoints:
         for step in (1, 2, 3):
-            checkpoints.save(_make_state(step), {}, score=1 / step)
+            checkpoints.save(_make_state(step), {"score": 1 / step})
     shutil.rmtree(tmp_path / "1" / "metrics")  # a kill during the deletion
-    with Checkpoints(tmp_path) as checkpoints:
+    with _open(tmp_path) as checkpoints:
         for step in (4, 5, 6):
-            checkpoints.save(_make_state(step), {}, score=0.4 if step == 4 else 0.0)
+            checkpoints.save(_make_state(step), {"score": 0.4 if step == 4 else 0.0})
     assert _list_names(tmp_path) == ["2", "5", "6"], "the best one, and the latest two"
 
 

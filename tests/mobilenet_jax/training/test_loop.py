@@ -335,7 +335,7 @@ def test_the_weights_of_a_workdir_are_those_of_its_checkpoints(data, finished):
     summary = json.loads((finished / "summary.json").read_text())
     config = make_config(data)
     _, state, _ = build_program(config, np.arange(7), steps_per_epoch=3)
-    with Checkpoints(finished / "checkpoints") as checkpoints:
+    with Checkpoints(finished / "checkpoints", lambda history: 0.0) as checkpoints:
         state, _ = checkpoints.restore(state)
     latest = read_weights(finished, checkpoint="latest")
     assert latest.identity == f"latest checkpoint, step {summary['last']['step']}"
