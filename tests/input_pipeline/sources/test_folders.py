@@ -201,6 +201,29 @@ def test_names_in_lesions_csv_may_write_accents_in_another_form(tmp_path):
     assert set(read_folders(tmp_path).lesions) == {"x"}
 
 
+def test_classes_that_differ_in_the_form_of_an_accent_only_are_refused(tmp_path):
+    for form in ("NFC", "NFD"):
+        folder = tmp_path / unicodedata.normalize(form, "café")
+        folder.mkdir()
+        (folder / f"{form}.jpg").touch()
+    with pytest.raises(DataError, match=r"two folders 'cafe\\u0301' and 'caf\\xe9', two forms of one name"):
+        read_folders(tmp_path)
+
+
+def test_a_copy_is_on_the_disk_before_its_time_marks_it_as_complete(tiny_isic, tmp_path, monkeypatch):
+    events = []
+    monkeypatch.setattr(
+        "input_pipeline.sources.folders.flush_to_disk", lambda path: events.append(("flush", path.name))
+    )
+    utime, replace = os.utime, os.replace
+    monkeypatch.setattr("os.utime", lambda path, **times: (events.append(("time", path.name)), utime(path, **times)))
+    monkeypatch.setattr("os.replace", lambda old, new: (events.append(("rename", "")), replace(old, new)))
+    write_folders(read_isic(tiny_isic), tmp_path / "out")
+    assert events[:2] == [("flush", "ISIC_0000000.jpg"), ("time", "ISIC_0000000.jpg")]
+    assert len(events) == 2 * 42 + 2
+    assert events[-2:] == [("flush", "lesions.csv"), ("rename", "")]
+
+
 def test_blanks_in_file_names_are_kept_in_a_copy(tmp_path):
     for name in ("cat/x.jpg", "cat/x .jpg", "dog/1.jpg"):
         (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)

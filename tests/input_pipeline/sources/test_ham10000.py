@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 from PIL import Image
 
@@ -56,6 +58,20 @@ def test_all_faults_of_the_table_and_of_one_row_are_in_one_report(ham10000):
         f"HAM10000_images_part_1/ISIC_0000000.jpg has no row in {table}",
         f"HAM10000_images_part_2/ISIC_0000003.jpg has no row in {table}",
     ]
+
+
+def test_blanks_around_a_lesion_do_not_make_it_another_one(ham10000):
+    table = ham10000 / "HAM10000_metadata.csv"
+    expected = read_ham10000(ham10000).lesions.tolist()
+    table.write_text(table.read_text().replace("L00,", "L00 ,", 1))
+    assert read_ham10000(ham10000).lesions.tolist() == expected
+
+
+def test_images_of_the_same_name_in_both_parts_are_reported(ham10000):
+    image = "ISIC_0000000.jpg"
+    shutil.copy(ham10000 / "HAM10000_images_part_1" / image, ham10000 / "HAM10000_images_part_2" / image)
+    with pytest.raises(DataError, match=r"part_2/ISIC_0000000\.jpg has the same name as .*part_1/ISIC_0000000\.jpg"):
+        read_ham10000(ham10000)
 
 
 def test_images_without_a_row_are_reported(ham10000):

@@ -124,6 +124,14 @@ def test_each_fault_of_a_row_is_reported_without_its_consequences(tiny_isic):
     ]
 
 
+def test_images_whose_names_differ_in_the_suffix_only_are_reported(tiny_isic):
+    (tiny_isic / IMAGES / "ISIC_0000003.JPG").touch()
+    with pytest.raises(
+        DataError, match=r"ISIC_0000003\.jpg has the same name as .*ISIC_0000003\.JPG: rename or remove"
+    ):
+        read_isic(tiny_isic)
+
+
 def test_a_table_without_valid_rows_is_reported_row_by_row(tiny_isic):
     _edit(TRUTH, lambda text: text.replace("1.0", "0.0"))(tiny_isic)
     assert [int(fault.split(":")[1]) for fault in _faults(tiny_isic)] == list(range(2, 44))

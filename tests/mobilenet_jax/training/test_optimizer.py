@@ -155,6 +155,23 @@ def test_the_optimizer_holds_no_moments_of_frozen_layers(variables):
     assert sum(x.size for x in jax.tree.leaves(optax.tree.get(state, "trace"))) == 256 * 7 + 7
 
 
+def test_the_moving_average_of_frozen_layers_keeps_their_values_to_the_bit(variables, batch):
+    model = MobileNet(0.25, "small", frozen_blocks=13)
+    optimizer = _make_optimizer(model, learning_rate=0.3)
+    step = make_train_step(model, optimizer, jax.random.key(1, impl="rbg"), Objective(ema_decay=0.9))
+    state = _make_state(variables, optimizer, ema=True)
+    start = jax.device_get(state.params)
+    for _ in range(2):
+        state, _, _ = step(state, batch, ONE)
+    changed = {layer for layer, values in start.items() if _differs(values, state.ema[layer])}
+    assert changed == {"predictions"}
+
+
+def _differs(first, second):
+    pairs = zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True)
+    return any(np.asarray(a).tobytes() != np.asarray(b).tobytes() for a, b in pairs)
+
+
 def test_the_moving_average_follows_its_formula_and_is_evaluated(variables, batch):
     optimizer = _make_optimizer(learning_rate=0.3)
     step = make_train_step(MODEL, optimizer, jax.random.key(1, impl="rbg"), Objective(ema_decay=0.15))
