@@ -164,7 +164,7 @@ def test_other_images_are_refused_on_resume(workdir, data, tmp_path):
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_recognizes_its_folder(data, tmp_path, monkeypatch):
-    def die(folder):
+    def die(folder, compute_score):
         folder.mkdir()
         raise KeyboardInterrupt
 
@@ -358,17 +358,22 @@ def test_resuming_does_not_need_the_initial_weights(data, weights, tmp_path):
     assert len(read_records(tmp_path / "run")) == 2
 
 
-def test_a_run_whose_only_checkpoint_is_damaged_does_not_start_over_without_its_initial_weights(
-    data, weights, workdir, caplog
+def test_a_run_whose_checkpoints_disappear_does_not_start_over_without_its_initial_weights(
+    data, weights, workdir, caplog, monkeypatch
 ):
     config = json.loads((workdir / "config.json").read_text())
     changes = {"init__weights": str(weights[0.25]), "init__input_scaling": "weights"}
     config["init"].update(weights=str(weights[0.25]), input_scaling="weights")
     (workdir / "config.json").write_text(json.dumps(config))
-    for file in (workdir / "checkpoints").glob("*/metrics/metrics"):
-        file.write_text("{")
-    with pytest.raises(WorkdirError, match="no checkpoint in .* was readable: start again for a new run"):
-        train_and_evaluate(make_config(data, **changes), workdir)
+
+    def remove_checkpoints(*args, **options):
+        shutil.rmtree(workdir / "checkpoints")
+        return build_program(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mobilenet_jax.training.loop.build_program", remove_checkpoints)
+        with pytest.raises(WorkdirError, match="no checkpoint in .* was readable: start again for a new run"):
+            train_and_evaluate(make_config(data, **changes), workdir)
     caplog.set_level("INFO")
     train_and_evaluate(make_config(data, **changes), workdir)
     assert [message for message in caplog.messages if message.startswith("backbone from")]
