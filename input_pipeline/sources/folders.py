@@ -170,6 +170,7 @@ def _list_folders(folder: Path) -> list[Path]:
 
 
 def _list_classes(folder: Path) -> list[str]:
+    """Returns the names of the class folders, which must differ in more than the form of their accents."""
     classes = [path.name for path in _list_folders(folder)]
     if not classes:
         raise DataError(f"{folder} holds no class folders, such as {folder}/cat")

@@ -121,9 +121,8 @@ class Checkpoints:
         with self._report_errors("write"):
             self._manager.wait_until_finished()
             _settle_replaced(self._folder)
-            if (
-                metrics["score"] != NOT_EVALUATED and step in self._manager.all_steps()
-            ):  # Orbax does not save a step twice
+            is_evaluated = metrics["score"] != NOT_EVALUATED
+            if is_evaluated and step in self._manager.all_steps():  # Orbax does not save a step twice
                 (self._folder / str(step)).rename(self._folder / f"{step}{_REPLACED}")
                 self._manager.reload()
             self._manager.save(step, args=args, metrics=metrics)

@@ -62,7 +62,9 @@ def find_checkpoint(folder: Path, name: CheckpointName) -> Path | None:
     """
     if name == "best" and (damaged := find_damaged_scores(folder)):
         checkpoint, error = next(iter(damaged.items()))
-        raise WeightsError(f"the score of {checkpoint} is damaged ({get_first_line(error)})")
+        raise WeightsError(
+            f"the score of {checkpoint} is damaged ({get_first_line(error)}): start the run again, which repairs it"
+        )
     try:
         return _find_checkpoint(folder, name)
     except FileNotFoundError:  # a run that is being trained has deleted a checkpoint between listing and reading it
