@@ -2,6 +2,7 @@ import gc
 import itertools
 import weakref
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -150,6 +151,12 @@ def test_an_image_that_is_damaged_during_the_run_is_reported_without_the_names_o
         file.truncate(300)
     message = r"^an image changed or disappeared during the run \(Invalid JPEG data.*\): start again for a validation"
     with pytest.raises(DataError, match=message):
+        _evaluate(examples)
+
+
+def test_an_image_that_is_removed_during_the_run_is_reported(examples):
+    Path(examples.paths[3]).unlink()
+    with pytest.raises(DataError, match=r"^an image changed or disappeared during the run \(.*No such file"):
         _evaluate(examples)
 
 

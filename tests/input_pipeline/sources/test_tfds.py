@@ -13,6 +13,7 @@ import tensorflow_datasets as tfds
 from input_pipeline.errors import DataError
 from input_pipeline.image_files import is_address, read_record
 from input_pipeline.sources import isic2018_task3
+from input_pipeline.sources.folders import read_folders, write_folders
 from input_pipeline.sources.isic import GROUND_TRUTH, GROUPINGS, INPUT, read_isic
 from input_pipeline.sources.isic2018_task3 import Isic2018Task3
 from input_pipeline.sources.tfds import prepare_tfds, read_tfds
@@ -126,6 +127,14 @@ def test_records_equal_the_files(prepared, archive, part):
     examples = read_tfds(prepared, part)
     assert len(examples) == PARTS[part]
     _assert_same(examples, read_isic(archive, part))
+
+
+def test_records_become_the_files_of_class_folders(prepared, archive, tmp_path):
+    write_folders(read_tfds(prepared), tmp_path / "folders")
+    copies, files = read_folders(tmp_path / "folders"), read_isic(archive)
+    paths = {Path(path).name: Path(path) for path in files.paths}
+    assert sorted(Path(path).name for path in copies.paths) == sorted(paths)
+    assert all(Path(path).read_bytes() == paths[Path(path).name].read_bytes() for path in copies.paths)
 
 
 def test_real_images_keep_their_bytes(real_data, tmp_path):

@@ -26,6 +26,8 @@ def test_each_class_is_drawn_as_the_first_eight_epochs_see_it(run, tiny_isic, tm
     assert np.abs(_read(out) - first).mean() > 5
     assert _preview(run, tiny_isic, out)[0] == 0
     assert np.array_equal(_read(out), first)
+    assert _preview(run, tiny_isic, out, "--config.seed=1")[0] == 0
+    assert np.abs(_read(out) - first).mean() > 1
 
 
 @pytest.mark.parametrize("name", ["out.jpg", "out", "none/out.png"])

@@ -112,6 +112,31 @@ def test_a_signal_ends_the_jobs_and_can_be_continued(tmp_path, number):
     assert not (tmp_path / "run2.log").exists()
 
 
+def test_a_second_signal_kills_jobs_that_ignore_the_first(tmp_path):
+    run = tmp_path / "run.py"
+    run.write_text(
+        "import pathlib, signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: pathlib.Path(sys.argv[1], 'ignored').touch())\n"
+        "pathlib.Path(sys.argv[1], 'started').touch()\n"
+        "while True: time.sleep(60)"
+    )
+    code = (
+        "import sys; from pathlib import Path; from mobilenet_jax.cli.error_boundary import run_command\n"
+        "from mobilenet_jax.sweeps.runner import Job, Runner\n"
+        "runner = Runner(1, f'{sys.executable} {sys.argv[1]}/run.py {sys.argv[1]} {{command}}')\n"
+        "run_command(lambda: runner.run([Job(Path(sys.argv[1], 'run'), ('evaluate',))]), debug=False)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, tmp_path], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    for file in ("started", "ignored"):
+        deadline = time.monotonic() + 120
+        while not (tmp_path / file).exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60)[1] == "stopped: the same command continues from here\n"
+    assert process.returncode == 75
+
+
 def test_runs_below_a_shell_are_waited_for_after_a_signal(tmp_path):
     """SIGTERM ends the shell at once, while the run below it saves its state."""
     run = tmp_path / "run.py"
