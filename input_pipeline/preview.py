@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from input_pipeline.atomic_files import write_atomically
 from input_pipeline.augment import Augmentation, sample_affine, sample_color
 from input_pipeline.examples import Examples
+from input_pipeline.fonts import find_fonts
 from input_pipeline.image_ops import augment_images, scale_pixels
 from input_pipeline.preprocessing import STRETCH, Preprocessing
 from input_pipeline.tf_graph import decode_images
@@ -53,8 +54,10 @@ def write_preview(
         affine = sample_affine(augmentation, seed, epoch, len(examples), image_size)[indices]
         color = sample_color(augmentation, seed, epoch, len(examples))[indices]
         columns[f"epoch {epoch + 1}"] = augment_images(originals, affine, color, augmentation, _UNIT_RANGE)
-    with matplotlib.rc_context({"text.parse_math": False}):  # the name of a class may contain dollar signs
-        figure = _draw_grid(columns, [examples.class_names[label] for label in labels])
+    names = [examples.class_names[label] for label in labels]
+    # The name of a class may contain dollar signs.
+    with matplotlib.rc_context({"text.parse_math": False, "font.family": find_fonts(names)}):
+        figure = _draw_grid(columns, names)
         figure.savefig(png := io.BytesIO(), format="png", dpi=120)
     write_atomically(path, png.getvalue())
 

@@ -7,7 +7,9 @@ layouts double the time of a figure, so only figures with names of classes or ru
 
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import matplotlib
@@ -19,10 +21,11 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter
 from sklearn.metrics import ConfusionMatrixDisplay, PrecisionRecallDisplay, RocCurveDisplay, confusion_matrix
 
+from input_pipeline.fonts import find_fonts
 from mobilenet_jax.evaluation.metrics import CALIBRATION_BINS, assign_bins
 from mobilenet_jax.evaluation.predictions import Predictions
 
-_STYLE = ("petroff10", {"text.parse_math": False})  # the name of a class may contain dollar signs
+_MAX_NAME = 20  # characters of the name of a class or a run
 _MAX_CURVES = 10  # the color cycle has as many colors
 _MAX_CLASSES = 25  # with a score histogram, or with numbers in the confusion matrix
 _MAX_LABELS = 100  # classes whose names fit beside the confusion matrix
@@ -44,7 +47,7 @@ def draw_figures(predictions: Predictions) -> dict[str, Figure]:
         "reliability": _draw_reliability_diagram,
         "scores": draw_score_histograms,
     }
-    with matplotlib.style.context(_STYLE):
+    with _use_style(predictions.class_names):
         return {name: draw(predictions) for name, draw in drawings.items()}
 
 
@@ -59,7 +62,7 @@ def draw_curves(records: Sequence[Mapping[str, Any]], best_epoch: int | None, *,
     epochs = [r["epoch"] for r in records]
     margins = {"left": 0.04, "right": 0.99, "bottom": 0.14, "top": 0.9, "wspace": 0.13}
     narrow_margins = {"left": 0.1, "right": 0.98, "bottom": 0.05, "top": 0.97, "hspace": 0.35}
-    with matplotlib.style.context(_STYLE):
+    with _use_style():
         figure = Figure(figsize=(5, 10) if narrow else (12, 3.6))
         panels = figure.subplots(*((3, 1) if narrow else (1, 3)), gridspec_kw=narrow_margins if narrow else margins)
         for axes, (metric, title) in zip(panels, _CURVES.items(), strict=True):
@@ -84,14 +87,14 @@ def draw_comparison(
         records: the records of the epochs, as in `metrics.jsonl`, by the name of the run.
         best_epochs: the epoch to mark with a star, by the name of the run; None marks none.
     """
-    with matplotlib.style.context(_STYLE):
+    with _use_style(records):
         figure = Figure(figsize=(12, 3.6), layout="constrained")
         panels = figure.subplots(1, 3)
         for axes, (metric, title) in zip(panels, _CURVES.items(), strict=True):
             for name, run in records.items():
                 epochs = [r["epoch"] for r in run]
                 values = [r.get(f"val_{metric}", math.nan) for r in run]
-                [line] = axes.plot(epochs, values, "o-", markersize=3, label=name)
+                [line] = axes.plot(epochs, values, "o-", markersize=3, label=_format_name(name))
                 axes.plot(epochs, [r[f"train_{metric}"] for r in run], ":", color=line.get_color())
                 best = [r for r in run if r["epoch"] == best_epochs[name]]
                 axes.plot(
@@ -111,8 +114,23 @@ def draw_comparison(
 
 def encode_png(figure: Figure, dpi: int = 110) -> bytes:
     """Renders a figure as a PNG file."""
-    figure.savefig(png := io.BytesIO(), format="png", dpi=dpi)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # `find_fonts` has warned of them
+        figure.savefig(png := io.BytesIO(), format="png", dpi=dpi)
     return png.getvalue()
+
+
+def _use_style(names: Iterable[str] = ()) -> AbstractContextManager[None]:
+    """Returns a context for new figures that contain names of classes or runs; these may contain dollar signs."""
+    return matplotlib.style.context(
+        ("petroff10", {"text.parse_math": False, "font.family": find_fonts(map(_format_name, names))})
+    )
+
+
+def _format_name(name: str) -> str:
+    """Returns the name of a class or a run as a label, with a space before `_`: legends hide labels with that."""
+    short = name if len(name) <= _MAX_NAME else f"{name[: _MAX_NAME - 1]}…"
+    return f" {short}" if short.startswith("_") else short
 
 
 def _label_epochs(axes: Axes, title: str) -> None:
@@ -122,7 +140,7 @@ def _label_epochs(axes: Axes, title: str) -> None:
 
 
 def _draw_confusion_matrix(predictions: Predictions) -> Figure:
-    names = predictions.class_names
+    names = list(map(_format_name, predictions.class_names))
     side = min(max(5.4, 0.75 * len(names)), _MAX_SIDE)  # inches; a cell holds two lines of text
     figure = Figure(figsize=(1.1 * side, side), layout="constrained")
     axes = figure.subplots()
@@ -166,7 +184,8 @@ def _draw_one_vs_rest(predictions: Predictions, draw: Callable[..., object]) -> 
     counts = np.bincount(predictions.labels, minlength=len(predictions.class_names))
     for c in _select_classes(predictions, _MAX_CURVES):
         if 0 < counts[c] < len(predictions):
-            draw(predictions.labels == c, predictions.probabilities[:, c], name=predictions.class_names[c], ax=axes)
+            name = _format_name(predictions.class_names[c])
+            draw(predictions.labels == c, predictions.probabilities[:, c], name=name, ax=axes)
     axes.set_title(_describe_selection(predictions, _MAX_CURVES))
     axes.grid(alpha=0.3)
     return figure, axes
@@ -212,7 +231,7 @@ def draw_score_histograms(predictions: Predictions, *, narrow: bool = False) -> 
         predictions: the predictions.
         narrow: whether at most two panels are beside each other, for phones, instead of four.
     """
-    with matplotlib.style.context(_STYLE):
+    with _use_style(predictions.class_names):
         return _draw_score_panels(predictions, columns=2 if narrow else 4)
 
 
@@ -239,7 +258,7 @@ def _draw_score_panels(predictions: Predictions, columns: int) -> Figure:
             scores = predictions.probabilities[(predictions.labels == c) == is_class, c]
             weights = np.full(len(scores), 1 / max(1, len(scores)))
             axes.hist(scores, edges, weights=weights, histtype="stepfilled", alpha=0.6, color=color)
-        axes.set_title(predictions.class_names[c], fontsize=9)
+        axes.set_title(_format_name(predictions.class_names[c]), fontsize=9)
         axes.tick_params(labelbottom=i + columns >= len(classes))
         axes.set_ylim(0, 1)
         axes.grid(alpha=0.3)

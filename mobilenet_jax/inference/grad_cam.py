@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
 
+from input_pipeline.fonts import find_fonts
 from mobilenet_jax.inference.classifier import Classifier
 
 _MIN_WIDTH = 448  # pixels; smaller images are enlarged by a whole number up to it
@@ -77,7 +78,8 @@ def draw_explanation(pixels: np.ndarray, cam: np.ndarray, title: str) -> Image.I
     height = _TITLE_HEIGHT + max(overlay.height, _MIN_HEIGHT)
     picture = Image.new("RGB", (overlay.width + _SCALE_WIDTH, height), "white")
     picture.paste(overlay, (0, _TITLE_HEIGHT))
-    pen, font = ImageDraw.Draw(picture), ImageFont.truetype(font_manager.findfont("DejaVu Sans"), _FONT_SIZE)
+    pen, file = ImageDraw.Draw(picture), font_manager.findfont(find_fonts([title])[-1])
+    font = ImageFont.truetype(file, _FONT_SIZE)
     pen.text((8, _TITLE_HEIGHT // 2), title, "black", font, anchor="lm")
 
     left, top, bottom = overlay.width + 12, _TITLE_HEIGHT + 2 * _FONT_SIZE, picture.height - 2 * _FONT_SIZE

@@ -49,6 +49,27 @@ def test_names_of_classes_with_dollar_signs_are_text():
         assert encode_png(figure).startswith(b"\x89PNG")
 
 
+def test_names_that_begin_with_an_underscore_are_in_legends():
+    predictions = replace(make_predictions(*sample_outputs()), class_names=("_other", "b", "c", "d"))
+    for name in ("roc", "precision_recall"):
+        legend = draw_figures(predictions)[name].axes[0].get_legend()
+        assert any("_other" in text.get_text() for text in legend.get_texts())
+    [legend] = draw_comparison({"_run": make_records(2), "b": make_records(2)}, {"_run": 1, "b": 1}).legends
+    assert [text.get_text().strip() for text in legend.get_texts()] == ["_run", "b"]
+
+
+def test_long_names_leave_room_for_the_plots():
+    names = tuple(f"{letter}{' long names' * 8}" for letter in "abcd")
+    figures = draw_figures(replace(make_predictions(*sample_outputs()), class_names=names))
+    for name in ("confusion", "roc"):
+        encode_png(figures[name])  # lays it out
+        [axes] = figures[name].axes
+        assert min(axes.get_position().size) > 0.5
+        texts = [*axes.get_yticklabels(), *(axes.get_legend().get_texts() if name == "roc" else [])]
+        boxes = [text.get_window_extent() for text in texts if text.get_text()]
+        assert min(box.x0 for box in boxes) >= 0, "inside of the figure"
+
+
 @pytest.mark.slow
 def test_plots_of_a_thousand_classes_have_a_bounded_size_and_show_the_largest_classes():
     rng = np.random.default_rng(0)
