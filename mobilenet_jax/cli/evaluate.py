@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> None:
     from mobilenet_jax.evaluation.evaluate import evaluate
     from mobilenet_jax.evaluation.trained_run import read_evaluated_model
     from mobilenet_jax.reporting.limits import list_warnings
-    from mobilenet_jax.reporting.report import write_report
+    from mobilenet_jax.reporting.report import check_report_folder, write_report
 
     class_names = args.classes or None
     runs = [read_evaluated_model(path, args.checkpoint, class_names) for path in args.models]
@@ -97,6 +97,7 @@ def run(args: argparse.Namespace) -> None:
     existing = next(path for path in (out, *out.parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):  # found before the images are classified
         raise EvaluationError(f"cannot write to {out}: choose another --out")
+    check_report_folder(out)
     evaluation = evaluate(
         runs,
         data=args.data,
@@ -123,8 +124,9 @@ def print_metrics(metrics: "Metrics", intervals: "Intervals") -> None:
         if name not in metrics:  # top-k accuracy for k classes or fewer
             continue
         low, high = intervals.get(name, (math.nan, math.nan))
+        value = "undefined" if math.isnan(metrics[name]) else f"{metrics[name]:.4f}"
         interval = "" if math.isnan(low) else f"  [{low:.4f}, {high:.4f}]"
-        print(f"{label:<24}{metrics[name]:.4f}{interval}")
+        print(f"{label:<24}{value}{interval}")
 
 
 def _choose_folder(args: argparse.Namespace, split: str) -> Path:

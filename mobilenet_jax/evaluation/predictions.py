@@ -80,6 +80,15 @@ def concatenate_predictions(parts: Sequence[Predictions]) -> Predictions:
     return Predictions(images, lesions, labels, probabilities, parts[0].class_names)
 
 
+def is_table_of_predictions(path: Path) -> bool:
+    """Returns whether a file begins like a table that `Predictions.to_csv` formatted."""
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            return file.readline().startswith(f"{','.join(_COLUMNS)},")
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
 def read_predictions(path: Path) -> Predictions:
     """Reads a table that `Predictions.to_csv` formatted.
 

@@ -25,6 +25,8 @@ from mobilenet_jax.weights.save import write_weights
 
 _CLASS_METRICS = ("recall", "precision", "auc")
 _PLOTS = ("confusion.png", "reliability.png")
+_OTHER_FILES = ("config.json", "model.safetensors", *_PLOTS)  # besides the card
+_COUNTS = ("images", "lesions", "lesions_trained_on", "resamples")
 _MARK = "\n- name: mobilenet-v1-"  # in the header of a card
 
 
@@ -52,6 +54,8 @@ def write_model_card(run: TrainedRun, evaluation: str, out: Path) -> None:
     except (OSError, KeyError, TypeError, ValueError, jinja2.UndefinedError) as error:
         raise EvaluationError(f"cannot read {folder} ({error}): run mobilenet-jax evaluate again") from error
     out.mkdir(parents=True, exist_ok=True)
+    for name in _OTHER_FILES:  # those of an earlier card
+        (out / name).unlink(missing_ok=True)
     write_atomically(out / "README.md", card)  # first, so that an interrupted command can be repeated
     write_weights(out / "model.safetensors", run.weights, force=True)
     write_atomically(out / "config.json", json.dumps(_build_config(run), indent=2) + "\n")
@@ -71,8 +75,7 @@ def _find_other_file(out: Path) -> Path | None:
             return None
     except OSError:  # it is missing, or no file
         pass
-    names = ("README.md", "config.json", "model.safetensors", *_PLOTS)
-    return next((out / name for name in names if os.path.lexists(out / name)), None)
+    return next((out / name for name in ("README.md", *_OTHER_FILES) if os.path.lexists(out / name)), None)
 
 
 def _read_metrics_json(run: TrainedRun, folder: Path) -> dict[str, Any]:
@@ -80,6 +83,8 @@ def _read_metrics_json(run: TrainedRun, folder: Path) -> dict[str, Any]:
     try:
         results: dict[str, Any] = json.loads((folder / "metrics.json").read_text())
         weights, views, correction = (results[name] for name in ("weights", "views", "correction"))
+        if any(type(results[name]) not in (int, type(None)) for name in _COUNTS):
+            raise ValueError("a count is not a number")
     except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise EvaluationError(
             f"cannot read {folder / 'metrics.json'}: run mobilenet-jax evaluate {run.workdir} first, or choose another "

@@ -215,6 +215,32 @@ def test_class_names_of_others_cannot_change_the_page(run, evaluated, monkeypatc
     assert len(re.findall(r"(?<!\\)\|", row)) == 5  # the borders of four cells
 
 
+def test_settings_of_others_cannot_change_the_page(run, evaluated):
+    hostile = "# a <img src=x onerror=alert(1)> [a](javascript:alert(1))"
+    _change_json(evaluated / "config.json", lambda config: config["loss"].update(class_weights=hostile))
+    assert run("card", evaluated)[0] == 0
+    text = (evaluated / "card" / "README.md").read_text()
+    assert "onerror" in text
+    assert re.search(r"(?<!\\)<img", text) is None
+    _change_json(evaluated / METRICS, lambda results: results.update(images=hostile))
+    status, _, err = run("card", evaluated)
+    assert status == 1
+    assert "metrics.json: run mobilenet-jax evaluate" in err
+
+
+def test_an_interrupted_card_is_not_next_to_earlier_weights(run, evaluated, monkeypatch):
+    assert run("card", evaluated)[0] == 0
+
+    def interrupt(*arguments, **options):
+        raise OSError("the disk is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mobilenet_jax.reporting.model_card.write_weights", interrupt)
+        assert run("card", evaluated)[0] == 1
+    assert [path.name for path in (evaluated / "card").iterdir()] == ["README.md"]
+    assert run("card", evaluated)[0] == 0
+
+
 def test_the_hub_parses_the_metadata_of_a_card(run, evaluated):
     """The same checks run on the Hub, which refuses a card that does not pass them."""
     huggingface_hub = pytest.importorskip("huggingface_hub", reason="needs pip install -e '.[hub]'")
