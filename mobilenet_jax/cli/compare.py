@@ -36,6 +36,8 @@ def run(args: argparse.Namespace) -> None:
     out = args.out or args.workdirs[0].parent / "compare.png"
     if out.suffix.lower() != ".png":
         raise EvaluationError(f"{out} must be the name of a PNG file")
+    if not out.parent.is_dir():
+        raise EvaluationError(f"no such folder: {out.parent}")
     comparison = compare(args.workdirs, args.evaluation, args.resamples)
     print(f"{comparison.images} images in common\n\n{comparison.format_table()}")
     if write_curves(args.workdirs, out):

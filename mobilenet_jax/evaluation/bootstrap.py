@@ -46,12 +46,13 @@ def compute_intervals(
             between 0 and 1.
 
     Returns:
-        `(low, high)` by the name of the metric; NaN for metrics that are undefined in more than half of the samples.
+        `(low, high)` by the name of the metric; NaN for metrics that are undefined in more than half of the samples,
+        and for all metrics of a single lesion, whose samples are all the same.
     """
     samples = _compute_samples(lesions, labels, statistic, resamples)
     intervals: Intervals = {name: (math.nan, math.nan) for name in samples}
     for name, values in samples.items():
-        if np.isnan(values).mean() <= _MAX_UNDEFINED:
+        if np.isnan(values).mean() <= _MAX_UNDEFINED and (lesions != lesions[0]).any():
             low, high = np.nanpercentile(values, _PERCENTILES)
             intervals[name] = float(low), float(high)
     biased = [name for name in intervals if name.rpartition(".")[2] == _BIASED_METRIC]

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -44,10 +45,13 @@ class Comparison:
         rows = [["", *self.names], ["---"] * (len(self.names) + 1)]
         for metric, (label, _) in list_overall(self.num_classes).items():
             baseline = self.metrics[0][metric]
-            cells = [f"{baseline:.4f}"]
+            cells = [_format_value(baseline)]
             for values, intervals in zip(self.metrics[1:], self.differences, strict=True):
-                difference = format_difference(values[metric] - baseline, intervals[metric], 4)
-                cells.append(f"{values[metric]:.4f} ({difference})")
+                difference = values[metric] - baseline
+                described = (
+                    "" if math.isnan(difference) else f" ({format_difference(difference, intervals[metric], 4)})"
+                )
+                cells.append(f"{_format_value(values[metric])}{described}")
             rows.append([label, *cells])
         return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
@@ -102,6 +106,10 @@ def write_curves(workdirs: Sequence[Path], out: Path) -> bool:
     best_epochs = {name: find_best_epoch(workdir, records[name]) for name, workdir in workdir_of.items()}
     write_atomically(out, encode_png(draw_comparison(records, best_epochs)))
     return True
+
+
+def _format_value(value: float) -> str:
+    return "undefined" if math.isnan(value) else f"{value:.4f}"
 
 
 def _read_common_images(workdirs: Sequence[Path], evaluation: str) -> list[Predictions]:

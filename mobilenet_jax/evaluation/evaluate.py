@@ -264,7 +264,7 @@ def _concatenate_folds(runs: Sequence[EvaluatedModel], parts: Sequence[Examples]
     """Concatenates the validation splits of the runs, which must not have images in common."""
     examples = parts[0]
     for run, part in zip(runs[1:], parts[1:], strict=True):
-        if shared := set(examples.paths) & set(part.paths):
+        if shared := _intersect(examples.names, part.names):  # the folders may be copies of one data set
             raise EvaluationError(
                 f"{run.path} is not a separate fold: {min(shared)} is in the validation split of another run too"
             )

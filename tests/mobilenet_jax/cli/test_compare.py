@@ -54,6 +54,11 @@ def test_other_options_of_an_evaluation_are_warned_of(run, evaluated, tmp_path):
     )
 
 
+def test_a_missing_folder_is_found_before_the_comparison(run, evaluated, tmp_path):
+    status, out, err = run("compare", evaluated, evaluated, "--out", tmp_path / "none" / "curves.png")
+    assert (status, out, err) == (1, "", f"error: no such folder: {tmp_path / 'none'}\n")
+
+
 def test_curves_do_not_replace_files_of_other_kinds(run, evaluated):
     before = (evaluated / "config.json").read_bytes()
     _, _, err = run("compare", evaluated, evaluated, "--out", evaluated / "config.json")

@@ -18,10 +18,13 @@ from mobilenet_jax.inference.classifier import Classifier
 from mobilenet_jax.training.loop import train_and_evaluate
 from mobilenet_jax.weights.layout import Architecture
 from mobilenet_jax.weights.load import read_weights
+from mobilenet_jax.weights.metadata import Metadata
+from mobilenet_jax.weights.save import write_weights
+from mobilenet_jax.weights.weights import Weights
 from tests.helpers.datasets import add_official_sets, write_photographs
 from tests.helpers.documents import PREPARATIONS, write_photos
 from tests.helpers.runs import make_config, read_records, read_table
-from tests.helpers.weights_files import write_keras_2
+from tests.helpers.weights_files import make_random_tensors, write_keras_2
 
 pytestmark = pytest.mark.usefixtures("unrendered_plots")
 
@@ -128,7 +131,8 @@ def test_a_run_validated_on_the_official_set_is_evaluated_on_it(run, tiny_isic, 
     assert (results["images"], results["lesions"], results["lesions_trained_on"]) == (42, None, None)
     folder = workdir / "evaluation" / "validation"
     assert all(row["image"].startswith("ISIC_1") for row in read_table(folder / "predictions.csv"))
-    for words in ("samples by\nimage", "also in the training set: <b>not known", "isic (isic2018)"):
+    shared = "also in the training set: <b>not known</b>, images: <b>0</b>."
+    for words in ("samples by\nimage", shared, "isic (isic2018)"):
         assert words in (folder / "report.html").read_text()
     assert run("card", workdir)[0] == 0
     assert "not known which of them show the same lesion" in (workdir / "card" / "README.md").read_text()
@@ -157,6 +161,10 @@ def test_in_a_cross_validation_each_image_is_evaluated_by_the_run_that_held_it_o
     elsewhere = ["--folds", f"--out={tmp_path / 'x'}"]
     assert "evaluate one run" in run("evaluate", *folds, *elsewhere, "--split=training")[2]
     assert "is not a separate fold" in run("evaluate", folds[0], folds[0], *elsewhere)[2]
+    copy = shutil.copytree(folds[0], tmp_path / "copy")  # of a run on a copy of the images
+    config = (copy / "config.json").read_text().replace(str(data), str(shutil.copytree(data, tmp_path / "images")))
+    (copy / "config.json").write_text(config)
+    assert "is not a separate fold" in run("evaluate", folds[0], copy, *elsewhere)[2]
     assert "--correct requires a single run" in run("evaluate", *folds, *elsewhere, "--split=all", "--correct=prior")[2]
     assert run("evaluate", *folds, "--folds", "--split=all", f"--out={tmp_path / 'mean'}", "--resamples=0")[0] == 0
 
@@ -365,7 +373,13 @@ def test_images_of_another_size_are_evaluated_and_predicted_consistently(workdir
 
 
 def test_the_articles_head_takes_images_of_one_size_only(data, tmp_path, run):
-    train_and_evaluate(make_config(data, model__head="article", train__epochs=1), tmp_path / "run")
-    assert run("evaluate", tmp_path / "run", "--image-size=48") == (
-        1, "", "error: the head 'article' fits images of one size only\n",
-    )  # fmt: skip
+    architecture, metadata = Architecture(0.25, "article", 2, 1), Metadata((32, 32), classes=("cat", "dog"))
+    weights = Weights("test", "", architecture, make_random_tensors(architecture), metadata)
+    write_weights(tmp_path / "w.safetensors", weights)
+    for command in (
+        ["evaluate", tmp_path / "w.safetensors", "--data", data],
+        ["predict", tmp_path / "w.safetensors", data],
+    ):
+        assert run(*command, "--image-size=48") == (
+            1, "", "error: the head 'article' fits images of one size only\n",
+        )  # fmt: skip

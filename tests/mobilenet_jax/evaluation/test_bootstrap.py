@@ -68,6 +68,12 @@ def test_intervals_of_the_calibration_error_end_at_its_limits():
     assert compute_intervals(np.arange(4).astype(str), ONE_CLASS[:4], statistic, 100)["ece"] == (0.9, 1)
 
 
+def test_a_single_lesion_has_no_intervals():
+    """All samples would be the same, and every difference would have a star."""
+    intervals = compute_intervals(np.array(["a"] * 5), ONE_CLASS[:5], lambda rows: {"accuracy": 1.0, "ece": 0.0}, 20)
+    assert np.isnan([*intervals.values()]).all()
+
+
 def test_a_star_marks_differences_whose_interval_excludes_0():
     assert format_difference(0.02, (0.01, 0.03), 2) == "+0.02 [+0.01, +0.03] *"
     assert format_difference(-0.02, (-0.03, -0.01), 2) == "-0.02 [-0.03, -0.01] *"

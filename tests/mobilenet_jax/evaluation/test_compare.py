@@ -37,6 +37,15 @@ def test_an_interval_that_excludes_zero_is_marked(tmp_path):
     assert row.endswith(" *) |")
 
 
+def test_metrics_of_one_class_are_undefined(tmp_path):
+    y, p = sample_outputs(20)
+    table = make_predictions(np.zeros_like(y), p)
+    runs = [write_evaluation(tmp_path / name, table) for name in ("a", "b")]
+    rows = compare(runs, "validation", resamples=5).format_table().splitlines()
+    assert "| macro AUC | undefined | undefined |" in rows
+    assert "nan" not in "".join(rows)
+
+
 def test_lesions_are_resampled_and_not_their_images(tmp_path):
     y, p = sample_outputs(60)
     runs = []
