@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> None:
         if len(faults) < len(paths):
             print(f"{args.out}: {len(paths) - len(faults)} images")
     else:
-        faults = _print_top_classes(classifier, paths, explain)
+        faults = _print_top_classes(classifier, paths, explain, args.batch_size)
     if faults:
         for fault in faults[:-1]:
             print(make_printable(fault), file=sys.stderr)
@@ -94,8 +94,10 @@ def _read_correction(args: argparse.Namespace, weights: "Weights") -> "Callable[
     return functools.partial(calibration.correct, correction=args.correct)
 
 
-def _print_top_classes(classifier: "Classifier", paths: Sequence[str], explain: "Consumer | None") -> list[str]:
-    """Prints the most probable classes of each file as soon as it is classified, and returns the faults.
+def _print_top_classes(
+    classifier: "Classifier", paths: Sequence[str], explain: "Consumer | None", batch_size: int
+) -> list[str]:
+    """Prints the most probable classes of each file as soon as its batch is classified, and returns the faults.
 
     Draws each explanation as well, if there is a function that does.
     """
@@ -105,7 +107,7 @@ def _print_top_classes(classifier: "Classifier", paths: Sequence[str], explain: 
     from mobilenet_jax.inference.predict_files import classify_files
 
     faults = []
-    for batch in classify_files(classifier, paths, batch_size=1, progress=False):
+    for batch in classify_files(classifier, paths, batch_size, progress=False):
         faults += batch.faults
         if explain:
             explain(batch)

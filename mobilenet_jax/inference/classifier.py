@@ -62,7 +62,7 @@ class Classifier:
         self.model: Any
         self.model, variables = fold_batch_norm(architecture.build_model(), weights.variables)
         self.preprocessing = metadata.preprocessing
-        self._input_scaling, self._views = metadata.input_scaling, views
+        self._input_scaling, self._views, self._source = metadata.input_scaling, views, metadata.source
         self._correct = correct or (lambda probabilities: probabilities)
         self._mesh = sharding.make_data_mesh()
         self.variables: Any = sharding.replicate(self._mesh, variables)
@@ -74,12 +74,19 @@ class Classifier:
             pixels: uint8 `[n, height, width, 3]`.
             batch_size: smaller batches are padded to it, rounded up as by `round_up_batch_size`, so that the model is
                 compiled once. The rounded size is at least n.
+
+        Raises:
+            WeightsError: the network computes infinite values or NaN.
         """
         n, padded_size = len(pixels), self.round_up_batch_size(batch_size)
         padded = np.pad(pixels, [(0, padded_size - n), (0, 0), (0, 0), (0, 0)]) if n < padded_size else pixels
         batch = sharding.shard_batch(self._mesh, {"pixels": padded})
         outputs = _average_views(self.model, self._input_scaling, self._views, self.variables, batch["pixels"])
         probabilities = np.asarray(sharding.gather_to_host(outputs), np.float64)[:n]
+        if not np.isfinite(probabilities).all():
+            raise WeightsError(
+                f"{self._source} computes probabilities that are NaN: its weights are damaged or too large"
+            )
         return self._correct(probabilities / probabilities.sum(1, keepdims=True))
 
     def round_up_batch_size(self, batch_size: int) -> int:

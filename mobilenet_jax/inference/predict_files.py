@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import IO, Literal, NamedTuple
 
 import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
-from input_pipeline.atomic_files import replace_atomically
+from input_pipeline.atomic_files import remove_leftovers, replace_atomically
 from input_pipeline.csv_cells import escape_formula
 from input_pipeline.image_files import IMAGE_SUFFIXES, UNSUPPORTED_SUFFIXES, is_clutter
 from input_pipeline.image_reader import read_images
@@ -26,6 +28,7 @@ Consumer = Callable[["ClassifiedBatch"], None]
 
 _logger = logging.getLogger(__name__)
 
+_EXPLAINER = "mobilenet-jax predict --explain"  # the keyword Software of its pictures
 _MAX_NAME = 60  # bytes of a class name in a file name, whose limit is 255 bytes on most systems
 
 
@@ -56,7 +59,7 @@ def find_images(arguments: Sequence[str]) -> list[str]:
         Paths to different files, in the order of the arguments; those of a folder or pattern are sorted.
 
     Raises:
-        EvaluationError: an argument stands for no file, or is empty.
+        EvaluationError: an argument stands for no file, or is empty, or a folder cannot be read.
     """
     paths: list[str] = []
     for argument in arguments:
@@ -129,11 +132,18 @@ def _walk_files(folder: str) -> Iterator[Path]:
     """Yields the files in a folder and its subfolders; each folder once, by its own name rather than by that of a link.
 
     Links can form a cycle. Those to missing files are yielded too, pipes and devices are not.
+
+    Raises:
+        EvaluationError: a folder cannot be read.
     """
+
+    def refuse(error: OSError) -> None:
+        raise EvaluationError(f"the folder {error.filename} cannot be read ({error.strerror})") from error
+
     visited: set[str] = set()
     pending = [folder]  # links come last
     for start in pending:
-        for top, folders, files in os.walk(start):
+        for top, folders, files in os.walk(start, onerror=refuse):
             real = os.path.realpath(top)
             if real in visited:
                 folders.clear()
@@ -155,16 +165,16 @@ def classify_files(
     Args:
         classifier: the model.
         paths: the files.
-        batch_size: files per batch, rounded up to a multiple of the number of devices.
+        batch_size: files per batch, at most; rounded up to a multiple of the number of devices.
         progress: whether to show a progress bar on a terminal.
     """
     hidden = None if progress else True  # None: shown on a terminal only
     rotated, last_rotated = 0, ""
     with tqdm(total=len(paths), desc="predicting", unit=" images", disable=hidden, leave=False) as bar:
-        rounded = classifier.round_up_batch_size(batch_size)
+        rounded = classifier.round_up_batch_size(min(batch_size, len(paths)))
         for images in read_images(paths, classifier.image_size, rounded, classifier.preprocessing):
             if len(images.positions):
-                probabilities = classifier.compute_probabilities(images.pixels, batch_size)
+                probabilities = classifier.compute_probabilities(images.pixels, rounded)
             else:
                 probabilities = np.zeros((0, len(classifier.class_names)))
             yield ClassifiedBatch([paths[i] for i in images.positions], images.pixels, probabilities, images.faults)
@@ -214,6 +224,7 @@ def write_predictions(
         OSError: the table or a picture cannot be written.
     """
     _check_destination(out)
+    remove_leftovers(Path(os.path.realpath(out)).parent)
     root = find_root(paths) if root is None else root
     if table_format == "isic":
         check_unique_names(paths, [Path(path).stem for path in paths])
@@ -236,11 +247,11 @@ class _NoReadableFile(Exception):  # noqa: N818 (not an error of its own: every 
 
 
 def _check_destination(out: Path) -> None:
+    if out.exists() and not out.is_file():
+        raise EvaluationError(f"cannot write {out}: it exists and is not a regular file")
     out = Path(os.path.realpath(out))  # the file that a symbolic link leads to is the one to be written
     if not out.parent.is_dir():
         raise EvaluationError(f"cannot write {out}: the folder {out.parent} does not exist")
-    if out.exists() and not out.is_file():
-        raise EvaluationError(f"cannot write {out}: it exists and is not a regular file")
     if out.suffix.lower() in (*IMAGE_SUFFIXES, *UNSUPPORTED_SUFFIXES):  # as of `--out DIR/*.jpg`
         raise EvaluationError(f"cannot write {out}: this is the name of an image, not of a table")
 
@@ -292,18 +303,31 @@ def _make_file_name(class_name: str) -> str:
 
 
 def leave_out_pictures(paths: Sequence[str], folder: Path, class_names: Sequence[str]) -> list[str]:
-    """Returns the paths without the pictures that `make_explainer` wrote to `folder` before, which are warned of.
+    """Returns the paths without the pictures that an explainer wrote to `folder` before, which are warned of.
 
     Raises:
         EvaluationError: all of them are such pictures.
     """
     ends, top = tuple(f".{_make_file_name(name)}.png" for name in class_names), folder.resolve()
-    kept = [p for p in paths if not (p.endswith(ends) and Path(p).resolve().is_relative_to(top))]
+    kept = [
+        path
+        for path in paths
+        if not (path.endswith(ends) and Path(path).resolve().is_relative_to(top) and _is_explanation(Path(path)))
+    ]
     if not kept:
         raise EvaluationError(f"all images are pictures that --explain wrote to {folder}")
     if len(kept) < len(paths):
         _logger.warning("leaving out %d pictures that --explain wrote to %s", len(paths) - len(kept), folder)
     return kept
+
+
+def _is_explanation(path: Path) -> bool:
+    """Returns whether a file is a picture that an explainer wrote."""
+    try:
+        with Image.open(path) as picture:
+            return picture.info.get("Software") == _EXPLAINER
+    except (OSError, ValueError, SyntaxError):  # not an image, or a damaged one
+        return False
 
 
 def make_explainer(
@@ -325,7 +349,7 @@ def make_explainer(
 
     Raises:
         EvaluationError: `class_name` is not a class, `folder` is a file, or two images in one folder differ only in
-            their suffix.
+            their suffix. The returned function raises one if it would replace a file that no explainer wrote.
     """
     from mobilenet_jax.inference import grad_cam  # imports Matplotlib, which predictions do not need
 
@@ -338,6 +362,8 @@ def make_explainer(
     stem_of = {path: folder / Path(name_image(path, root)).with_suffix("") for path in paths}
     check_unique_names(paths, list(map(str, stem_of.values())))
     compute_maps = grad_cam.make_grad_cam(classifier)
+    mark = PngInfo()
+    mark.add_text("Software", _EXPLAINER)
 
     def explain(batch: ClassifiedBatch) -> None:
         if not batch.paths:
@@ -349,8 +375,10 @@ def make_explainer(
             row, label, best = batch.probabilities[i], classes[i], predicted[i]
             title = grad_cam.format_explanation(names[label], row[label], names[best], row[best])
             picture = stem_of[path].with_name(f"{stem_of[path].name}.{_make_file_name(names[label])}.png")
+            if os.path.lexists(picture) and not _is_explanation(picture):
+                raise EvaluationError(f"{picture} would be replaced by an explanation: choose another --explain")
             picture.parent.mkdir(parents=True, exist_ok=True)
             with replace_atomically(picture) as unfinished:
-                grad_cam.draw_explanation(batch.pixels[i], maps[i], title).save(unfinished)
+                grad_cam.draw_explanation(batch.pixels[i], maps[i], title).save(unfinished, pnginfo=mark)
 
     return explain

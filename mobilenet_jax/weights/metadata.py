@@ -101,7 +101,9 @@ class Metadata:
 
 def distinguish_names(names: Sequence[str]) -> tuple[str, ...]:
     """Appends the index to each name that occurs more than once: ImageNet has two classes named crane."""
-    return tuple(f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names))
+    distinct = tuple(f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names))
+    # `a`, `a` and `a (0)` become `a (0)` twice.
+    return distinct if len(set(distinct)) == len(distinct) else distinguish_names(distinct)
 
 
 def parse_input_scaling(values: list[Any]) -> InputScaling:

@@ -14,7 +14,7 @@ from mobilenet_jax.inference.classifier import Classifier
 from mobilenet_jax.inference.views import apply_view
 from mobilenet_jax.weights.layout import Architecture
 from mobilenet_jax.weights.load import read_weights
-from mobilenet_jax.weights.metadata import Metadata
+from mobilenet_jax.weights.metadata import Metadata, distinguish_names
 from mobilenet_jax.weights.weights import Weights
 from tests.helpers.runs import read_table, with_devices
 from tests.helpers.weights_files import make_random_tensors
@@ -106,6 +106,16 @@ def test_class_names_that_repeat_get_their_index():
     metadata = Metadata((32, 32), classes=("crane", "cat", "crane"))
     classifier = Classifier(Weights("test", "", architecture, make_random_tensors(architecture), metadata))
     assert classifier.class_names == ("crane (0)", "cat", "crane (2)")
+    assert len(set(distinguish_names(("a", "a", "a (0)", "a (0) (0)")))) == 4
+
+
+def test_weights_whose_probabilities_are_nan_are_refused():
+    architecture = Architecture(0.25, "small", 7, 1)
+    tensors = make_random_tensors(architecture)
+    tensors["params.predictions.kernel"] = np.full_like(tensors["params.predictions.kernel"], 3e38)
+    classifier = Classifier(Weights("test", "", architecture, tensors, Metadata((32, 32), source="huge.safetensors")))
+    with pytest.raises(WeightsError, match=r"huge.safetensors computes probabilities that are NaN"):
+        classifier.compute_probabilities(np.full((1, 32, 32, 3), 200, np.uint8), 1)
 
 
 @pytest.mark.slow

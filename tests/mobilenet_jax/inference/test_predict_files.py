@@ -1,4 +1,5 @@
 import csv
+import errno
 import os
 import shutil
 from dataclasses import replace
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from input_pipeline.sources.isic import INPUT
 from mobilenet_jax.errors import EvaluationError
@@ -38,12 +40,56 @@ def test_folders_and_patterns_stand_for_their_visible_images(tmp_path):
 
 
 def test_pictures_of_an_earlier_prediction_are_left_out(tmp_path, caplog):
-    kept = [str(tmp_path / name) for name in ("1.png", "1.cat.png", "out/2.png", "out/2.bird.png")]
+    kept = [str(tmp_path / name) for name in ("1.png", "1.cat.png", "out/2.png", "out/2.bird.png", "out/3.dog.png")]
     pictures = [str(tmp_path / "out" / name) for name in ("1.cat.png", "of/2.dog.png")]
+    mark = PngInfo()
+    mark.add_text("Software", "mobilenet-jax predict --explain")
+    for path in (*kept, *pictures):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        # The last one to be kept has a name like an explanation's.
+        Image.new("RGB", (8, 8)).save(path, pnginfo=None if path == kept[-1] else mark)
     assert leave_out_pictures([*kept, *pictures], tmp_path / "out", ("cat", "dog")) == kept
     assert f"leaving out 2 pictures that --explain wrote to {tmp_path / 'out'}" in caplog.text
     with pytest.raises(EvaluationError, match=r"all images are pictures that --explain wrote"):
         leave_out_pictures(pictures, tmp_path / "out", ("cat", "dog"))
+
+
+def test_an_image_of_the_user_is_not_replaced_by_an_explanation(trained, data, tmp_path):
+    path = shutil.copy(min((data / IMAGES).iterdir()), tmp_path / "1.jpg")
+    mine = shutil.copy(path, tmp_path / "1.MEL.png")
+    before = Path(mine).read_bytes()
+    classifier = Classifier(read_weights(trained))
+    explain = make_explainer(classifier, [str(path)], tmp_path, class_name="MEL")
+    [batch] = classify_files(classifier, [str(path)], batch_size=1)
+    with pytest.raises(EvaluationError, match=r"1.MEL.png would be replaced by an explanation: choose another"):
+        explain(batch)
+    assert Path(mine).read_bytes() == before
+    Path(mine).unlink()
+    for _ in range(2):
+        explain(batch)
+    assert leave_out_pictures([str(path), str(mine)], tmp_path, classifier.class_names) == [str(path)]
+
+
+def test_a_folder_without_permission_is_reported(tmp_path, monkeypatch):
+    for name in ("a/1.jpg", "secret/2.jpg"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    scandir = os.scandir
+
+    def refuse(path):  # as root, tests can read every folder
+        if Path(path).name == "secret":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(EvaluationError, match=r"the folder .*secret cannot be read \(Permission denied\)"):
+        find_images([str(tmp_path)])
+
+
+def test_a_batch_is_not_larger_than_the_number_of_images(trained, data):
+    path = str(min((data / IMAGES).iterdir()))
+    [batch] = classify_files(Classifier(read_weights(trained)), [path], batch_size=10**9)
+    assert batch.paths == [path]
 
 
 def test_images_in_a_folder_that_cannot_be_read_are_warned_of(tmp_path, caplog):
