@@ -102,9 +102,9 @@ class _Replacement(NamedTuple):
         if not path.parent.is_dir():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path.parent))
         with contextlib.ExitStack() as stack:
+            stack.enter_context(_name_destination(path))
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(_SUFFIX, ".", path.parent)))
             stack.enter_context(_lock(folder))
-            stack.enter_context(_name_destination(path, folder))
             new, old = folder / "new", folder / "old"
             new.mkdir()
             old.mkdir()
@@ -126,13 +126,14 @@ class _Replacement(NamedTuple):
 
 
 @contextlib.contextmanager
-def _name_destination(path: Path, folder: Path) -> Iterator[None]:
+def _name_destination(path: Path) -> Iterator[None]:
     """Makes errors of the disk name the destination, not a temporary name or nothing."""
     try:
         yield
     except OSError as error:
-        in_folder = error.filename is not None and Path(os.fsdecode(error.filename)).is_relative_to(folder)
-        if in_folder or (error.filename is None and error.errno in _DISK_ERRORS):
+        file = Path(os.fsdecode(error.filename)) if error.filename is not None else None
+        is_temporary = file is not None and any(map(is_unfinished, (file, *file.parents)))
+        if is_temporary or (error.filename is None and error.errno in _DISK_ERRORS):
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 

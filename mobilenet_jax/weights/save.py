@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from input_pipeline.atomic_files import get_free_bytes, replace_atomically
+from input_pipeline.atomic_files import get_free_bytes, remove_leftovers, replace_atomically
 from input_pipeline.errors import get_first_line
 from mobilenet_jax.errors import WeightsError
 from mobilenet_jax.model.mobilenet import MobileNet
@@ -97,6 +97,7 @@ def write_weights(path: str | Path, weights: Weights, *, library: Library | None
     check_expressible(architecture, weights.metadata, target)
     _check_free_space(path, architecture)
     try:
+        remove_leftovers(Path(os.path.realpath(path)).parent)
         with replace_atomically(path) as unfinished:
             _write(unfinished, weights, target)
     except Exception as error:  # each library has types of its own for a disk that fails

@@ -204,6 +204,16 @@ def test_an_error_of_the_disk_names_the_destination(tmp_path, file):
     assert caught.value.filename == (other if file == "other" else str(tmp_path / "file"))
 
 
+def test_an_error_of_the_temporary_folder_names_the_destination(tmp_path, monkeypatch):
+    def refuse(path, *arguments):  # as root, tests can write to every folder
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    monkeypatch.setattr(os, "mkdir", refuse)
+    with pytest.raises(PermissionError) as caught, replace_atomically(tmp_path / "file"):
+        pass
+    assert caught.value.filename == str(tmp_path / "file")
+
+
 def test_an_error_that_is_not_of_the_disk_stays_as_it_is(tmp_path):
     with pytest.raises(OSError, match="Connection refused") as caught, replace_atomically(tmp_path / "file"):
         raise OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
