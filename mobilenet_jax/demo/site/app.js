@@ -33,6 +33,7 @@ async function run(task) {
 }
 
 async function start() {
+  setStatus('Loading the model …'); // scripts are blocked if the page was opened as a file
   showWhenOffline();
   try {
     model = await (await import('./model.js')).loadModel();

@@ -1,6 +1,8 @@
 // Opens image files, and reads the pixels of a part of them.
 
 const MAX_MEGAPIXELS = 64;
+const PNG_SIGNATURE = [0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a];
+const PNG_BITS = 24; // the position of the number of bits per channel
 const MAX_NOISE = 2; // of 255 levels
 const MAX_CANVAS = 4e6; // pixels; iOS limits a canvas to 16.8 million, fewer than its photographs have
 
@@ -8,18 +10,28 @@ const MAX_CANVAS = 4e6; // pixels; iOS limits a canvas to 16.8 million, fewer th
  * Opens an image file. Its orientation in EXIF is applied; of an animation, the first frame is used.
  * @param {Blob} file
  * @returns {Promise<ImageBitmap>}
- * @throws {Error} with a message for the user: the file is not an image, is damaged, or is too large.
+ * @throws {Error} with a message for the user: the file is not an image, is damaged, is too large, or has 16 bits per
+ *     channel.
  */
 export async function openPhotograph(file) {
   const {naturalWidth: width, naturalHeight: height} = await readHeader(file);
   if (width * height > MAX_MEGAPIXELS * 1e6) {
     throw new Error(`This image has ${Math.round(width * height / 1e6)} megapixels; the limit is ${MAX_MEGAPIXELS}.`);
   }
+  if (await hasSixteenBits(file)) { // often images of 12 bits, which would be black
+    throw new Error('This image has 16 bits per channel. Convert it to 8 bits first.');
+  }
   try {
     return await createImageBitmap(file, {imageOrientation: 'from-image', colorSpaceConversion: 'none'});
   } catch {
     throw new Error('This image is damaged, or in a format that the browser cannot read.');
   }
+}
+
+/** Returns whether a file is a PNG of 16 bits per channel. */
+async function hasSixteenBits(file) {
+  const header = new Uint8Array(await file.slice(0, PNG_BITS + 1).arrayBuffer());
+  return PNG_SIGNATURE.every((byte, i) => header[i] === byte) && header[PNG_BITS] === 16;
 }
 
 /** Loads a file as an image element, which knows its size before its pixels are decoded. */

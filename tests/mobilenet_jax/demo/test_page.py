@@ -101,6 +101,8 @@ def test_page_says_what_is_wrong_with_a_file_and_stays_usable(page, real_data, t
     assert choose(page, tmp_path / "text.jpg") == "This file is not an image that the browser can read."
     Image.new("1", (10_000, 10_000)).save(tmp_path / "huge.png")
     assert choose(page, tmp_path / "huge.png") == "This image has 100 megapixels; the limit is 64."
+    Image.new("I;16", (40, 40), 4000).save(tmp_path / "deep.png")
+    assert choose(page, tmp_path / "deep.png") == "This image has 16 bits per channel. Convert it to 8 bits first."
     Image.new("RGBA", (40, 40), (200, 100, 50, 254)).save(tmp_path / "glass.png")
     assert choose(page, tmp_path / "glass.png").startswith("This image is transparent in places.")
     assert not page.find_element("id", "result").is_displayed()
