@@ -1,7 +1,9 @@
+import json
 import shutil
 
 import pytest
 
+from mobilenet_jax.weights.save import write_weights
 from tests.helpers.sensitive_weights import make_sensitive_weights
 
 pytest.importorskip("litert_converter", reason="needs pip install -e '.[export]'")
@@ -44,11 +46,7 @@ def test_errors_are_one_line_and_leave_nothing(run, workdir, tmp_path):
 
 
 def test_names_of_classes_are_data(run, tmp_path):
-    from mobilenet_jax.weights.save import write_weights
-
     classes = ("<script>alert(1)</script>", "=1+1", "ü")
     write_weights(tmp_path / "w.safetensors", make_sensitive_weights("small", (32, 32), classes=classes))
-    assert run("export", tmp_path / "w.safetensors", tmp_path / "a.onnx")[0] == 0
-    import json
-
-    assert tuple(json.loads((tmp_path / "a.onnx.json").read_text())["classes"]) == classes
+    assert run("export", tmp_path / "w.safetensors", tmp_path / "a.mlir")[0] == 0
+    assert tuple(json.loads((tmp_path / "a.mlir.json").read_text())["classes"]) == classes
