@@ -24,7 +24,9 @@ def test_totals_equal_the_articles():
     assert sum(row.params for row in summary.rows) == summary.total
 
 
-@pytest.mark.parametrize("alpha", [0.125, 0.25, 0.5, 0.75, 1.0, 1.25])
+@pytest.mark.parametrize(
+    "alpha", [0.125, 0.25, 1.0, *(pytest.param(alpha, marks=pytest.mark.slow) for alpha in (0.5, 0.75, 1.25))]
+)
 @pytest.mark.parametrize("include_top", [False, True])
 def test_the_number_of_parameters_equals_keras(alpha, include_top):
     reference = keras.applications.MobileNet(
