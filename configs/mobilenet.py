@@ -1,4 +1,4 @@
-"""Fine-tunes MobileNet v1 to classify dermoscopic images of skin lesions into seven classes.
+"""Lists all settings. Without a recipe, trains on the bundled synthetic data set, as `sample` does.
 
     python train.py --config=configs/mobilenet.py
         Trains on the bundled synthetic data set, from random weights: about two minutes on two CPU cores.

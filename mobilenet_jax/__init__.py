@@ -2,7 +2,8 @@
 
     from mobilenet_jax import MobileNet, load_pretrained, save_pretrained, train_and_evaluate
 
-Each name is imported on first use: the model and the weights work without TensorFlow, which only training needs.
+Each name is imported on first use: the model and the weights do not need TensorFlow, except for checkpoints of
+TensorFlow 1.
 """
 
 import importlib

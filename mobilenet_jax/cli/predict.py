@@ -25,7 +25,7 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
         "predict",
         help="classify images",
         description="Prints the five most probable classes of each image, or writes a table of all probabilities. "
-        "Images that cannot be read are skipped, listed at the end, and make the exit status 1.",
+        "Images that cannot be read are skipped and listed at the end; the exit status is then 1.",
     )
     parser.add_argument("model", metavar="MODEL", type=parse_model, help="a workdir, or weights with a classifier")
     parser.add_argument("images", metavar="IMAGE", nargs="+", help="files, folders or glob patterns")

@@ -104,7 +104,8 @@ def count_steps_per_epoch(batch_size: int, training_images: int) -> int:
     """
     if batch_size > training_images:
         raise ConfigError(
-            f"config.train.batch_size is {batch_size}, but there are only {training_images} training images: reduce it"
+            f"config.train.batch_size is {batch_size}, but there are only {training_images} training images: "
+            f"use --config.train.batch_size={training_images} or less"
         )
     devices = jax.device_count()
     if batch_size % devices:
