@@ -1,4 +1,4 @@
-"""The user's cache folder, for the sample, decoded images, results of validation, weights and compiled steps."""
+"""The user's cache folder: the sample, decoded images, results of validation, weights, npm packages, compiled steps."""
 
 import os
 import sys

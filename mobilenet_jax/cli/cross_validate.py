@@ -12,14 +12,14 @@ def add_parser(commands: Subparsers) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
         "cross-validate",
         help="train and evaluate the folds of a cross-validation",
-        description="Divides the images into N folds, none of which share a lesion, trains one model per fold on the "
+        description="Divides the images into K folds, none of which share a lesion, trains one model per fold on the "
         "others, and evaluates every image with the model that was not trained on it, after its last epoch. Writes the "
         "runs and the joint evaluation to DIR. The same command resumes unfinished runs.",
         allow_abbrev=False,
     )
     add_config_option(parser)
     parser.add_argument("--out", type=parse_path, metavar="DIR", required=True, help="output folder")
-    parser.add_argument("--folds", type=parse_integer(2), default=5, metavar="N", help="number of folds (default: 5)")
+    parser.add_argument("--folds", type=parse_integer(2), default=5, metavar="K", help="number of folds (default: 5)")
     add_sweep_options(parser)
     return parser
 

@@ -45,7 +45,7 @@ def add_sweep_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--command", default="{command}", metavar="TEMPLATE",
         help="command line that starts a run: {command} stands for its own command, {slot} for a number from 0 to "
-        "N - 1, such as 'env CUDA_VISIBLE_DEVICES={slot} {command}' or 'srun --gres=gpu:1 {command}'",
+        "JOBS - 1, such as 'env CUDA_VISIBLE_DEVICES={slot} {command}' or 'srun --gres=gpu:1 {command}'",
     )  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="print the commands of the runs, one per line")
     add_probability_options(parser)
